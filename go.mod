@@ -1,0 +1,3 @@
+module github.com/dcrouter/dcrouter
+
+go 1.26
