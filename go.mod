@@ -1,3 +1,9 @@
 module github.com/dcrouter/dcrouter
 
-go 1.26
+go 1.26.0
+
+require (
+	github.com/gaissmai/bart v0.30.0 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+)

@@ -1,0 +1,242 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/glob"
+)
+
+// assembly is a routing table in the making. Nothing that serves traffic is
+// touched before commit.
+type assembly struct {
+	p        *Proxy
+	table    *table
+	states   map[string]*routeState
+	targets  map[targetKey]*target
+	policies map[tlsPolicyKey]*tlsPolicy
+	certs    map[*tlsPolicy]*tls.Certificate
+}
+
+// assemble compiles routes that have been validated. It reads the files they
+// name and takes over what the Proxy has in use already.
+func (p *Proxy) assemble(routes []Route) (*assembly, error) {
+	a := &assembly{
+		p:        p,
+		states:   make(map[string]*routeState),
+		targets:  make(map[targetKey]*target),
+		policies: make(map[tlsPolicyKey]*tlsPolicy),
+		certs:    make(map[*tlsPolicy]*tls.Certificate),
+	}
+	known := maps.Clone(p.policies)
+	if known == nil {
+		known = make(map[tlsPolicyKey]*tlsPolicy)
+	}
+	var compiled []*route
+	var problems []error
+	for i := range routes {
+		if !routes[i].enabled() {
+			continue
+		}
+		r, err := a.route(i, routes[i], known)
+		if err != nil {
+			problems = append(problems, conf.Prefix(fmt.Sprintf("routes[%d]", i), err))
+			continue
+		}
+		compiled = append(compiled, r)
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	a.table = newTable(compiled)
+	return a, nil
+}
+
+// route compiles one route.
+func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
+	if err := cfg.unavailable(); err != nil {
+		return nil, err
+	}
+	r := &route{Route: cfg, index: index, key: cfg.identity()}
+	r.streams, r.http = cfg.carries()
+	for _, d := range cfg.Match.Domains {
+		kind, name, _ := domainPattern(d)
+		r.domains = append(r.domains, domain{kind, name})
+	}
+	act := &cfg.Action
+	var errs [6]error
+	r.match, errs[0] = newMatcher(&cfg.Match)
+	r.allow, errs[1] = newIPSet(act.Security.IPAllowList)
+	r.block, errs[2] = newIPSet(act.Security.IPBlockList)
+	if r.terminatesTLS() {
+		var cert *tls.Certificate
+		r.policy, cert, errs[3] = a.p.loadPolicy(act.TLS, known)
+		errs[3] = conf.Prefix("action.tls", errs[3])
+		if r.policy != nil {
+			a.policies[r.policy.key] = r.policy
+			if cert != nil {
+				a.certs[r.policy] = cert
+			}
+		}
+	}
+	switch {
+	case act.Handler != nil:
+		r.handler = act.Handler
+	case act.Type == Forward:
+		r.balancer, errs[4] = a.balancer(act)
+		errs[4] = conf.Prefix("action.tls", errs[4])
+		r.handler = a.p.forwarder
+	case act.Type == Redirect:
+		r.handler = redirect(act.Redirect)
+	case act.Type == Serve:
+		r.handler = static(act.Root)
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	if r.state = a.p.states[r.key]; r.state == nil {
+		if r.state = a.states[r.key]; r.state == nil {
+			r.state = new(routeState)
+		}
+	}
+	a.states[r.key] = r.state
+	return r, nil
+}
+
+// identity tells the same route in another configuration.
+func (r *Route) identity() string {
+	if r.Name != "" {
+		return "name:" + r.Name
+	}
+	return fmt.Sprintf("match:%s %v %v", r.matchKey(), r.Match.Ports, r.Match.Domains)
+}
+
+func newMatcher(m *Match) (matcher, error) {
+	var c matcher
+	var err error
+	if c.clients, err = newIPSet(m.ClientIP); err != nil {
+		return c, err
+	}
+	if c.path, err = newPathPattern(m.Path); err != nil {
+		return c, err
+	}
+	c.methods = slices.Clone(m.Methods)
+	for name, value := range sorted(m.Headers) {
+		pattern, err := glob.Parse(value)
+		if err != nil {
+			return c, err
+		}
+		c.headers = append(c.headers, valuePattern{http.CanonicalHeaderKey(name), pattern})
+	}
+	for name, value := range sorted(m.Query) {
+		pattern, err := glob.Parse(value)
+		if err != nil {
+			return c, err
+		}
+		c.query = append(c.query, valuePattern{name, pattern})
+	}
+	return c, nil
+}
+
+func (a *assembly) balancer(act *Action) (*balancer, error) {
+	base := targetKey{}
+	if h := act.LoadBalancing.HealthCheck; h != nil {
+		base.check, base.hasCheck = h.withDefaults(), true
+	}
+	var tlsConfig *tls.Config
+	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
+		var err error
+		if tlsConfig, base.caPEM, err = act.TLS.Upstream.config(); err != nil {
+			return nil, err
+		}
+		base.reencrypt, base.upstream = true, act.TLS.Upstream
+	}
+	var entries []entry
+	for _, cfg := range act.Targets {
+		key := base
+		key.host, key.port = cfg.Host, cfg.Port
+		if canonical, ok := canonicalHost(cfg.Host); ok {
+			key.host = canonical
+		}
+		if cfg.PortFunc != nil {
+			key.port = PreservePort
+		}
+		t := a.targets[key]
+		if t == nil {
+			t = a.p.targets[key]
+		}
+		if t == nil {
+			t = newTarget(key, tlsConfig, a.p.times)
+		}
+		a.targets[key] = t
+		entries = append(entries, entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc})
+	}
+	return newBalancer(act.LoadBalancing.Algorithm, entries), nil
+}
+
+// commit makes the assembly the Proxy's. It cannot fail. It returns the
+// targets that are no longer in use.
+func (a *assembly) commit() (gone []*target) {
+	p := a.p
+	for policy, cert := range a.certs {
+		policy.cert.Store(cert)
+	}
+	for key, t := range p.targets {
+		if a.targets[key] != t {
+			gone = append(gone, t)
+		}
+	}
+	p.states, p.targets, p.policies = a.states, a.targets, a.policies
+	return gone
+}
+
+// startChecks begins to watch targets that are not watched yet.
+func (r *run) startChecks() {
+	for _, t := range r.p.targets {
+		if !t.key.hasCheck || t.stopCheck != nil {
+			continue
+		}
+		var ctx context.Context
+		ctx, t.stopCheck = context.WithCancel(r.ctx)
+		r.working.Add(1)
+		go func() {
+			defer r.working.Done()
+			t.watch(ctx, r.log)
+		}()
+	}
+}
+
+// retire ends what a target does by itself. Requests under way end by
+// themselves.
+func (t *target) retire() {
+	if t.stopCheck != nil {
+		t.stopCheck()
+		t.stopCheck = nil
+	}
+	t.pool.CloseIdleConnections()
+}
+
+// unavailable names what this version can read but not do.
+func (r *Route) unavailable() error {
+	check := conf.NewChecker()
+	action := check.Field("action")
+	if r.Match.Protocol == "udp" {
+		check.Field("match").Field("protocol").Errorf("forwarding of udp is not available in this version")
+	}
+	if r.Action.ProxyProtocol != nil {
+		action.Field("proxyProtocol").Errorf("the PROXY protocol is not available in this version")
+	}
+	if r.Action.Security.RateLimit != nil {
+		action.Field("security").Field("rateLimit").Errorf("rate limits are not available in this version")
+	}
+	if r.Action.LoadBalancing.Sticky != nil {
+		action.Field("loadBalancing").Field("sticky").Errorf("sticky sessions are not available in this version")
+	}
+	return check.Err()
+}

@@ -1,0 +1,187 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// conn is a client connection from accept to close. As a net.Conn it gives
+// back first what has been read to find its route.
+type conn struct {
+	net.Conn // as accepted
+	run      *run
+	id       uint64
+	port     int // as the routes name it
+	client   netip.AddrPort
+	local    netip.AddrPort
+	head     []byte // read and not yet given back
+
+	// Set when TLS has been terminated.
+	policy     *tlsPolicy
+	serverName string
+	tls        *tls.ConnectionState
+
+	// unread is set while net/http reads a request, to tell afterwards
+	// connections that ended in the middle of one.
+	unread atomic.Bool
+
+	closed   atomic.Bool
+	mu       sync.Mutex
+	sessions []*session
+}
+
+// session is one request or stream in flight. An update of the routes looks at
+// all of them to find what it has removed.
+type session struct {
+	route  *route
+	target atomic.Pointer[target]
+	cancel func() // ends it at once
+}
+
+// Read returns the bytes read ahead, then the connection's.
+func (c *conn) Read(b []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(b, c.head)
+		if c.head = c.head[n:]; len(c.head) == 0 {
+			c.head = nil
+		}
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// CloseWrite ends the client's direction, where the connection can do that.
+func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// Close closes the connection and takes it off the books, once.
+func (c *conn) Close() error {
+	if c.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	err := c.Conn.Close()
+	c.run.forget(c)
+	return err
+}
+
+// begin puts a request or stream on the books.
+func (c *conn) begin(r *route, cancel func()) *session {
+	s := &session{route: r, cancel: cancel}
+	c.mu.Lock()
+	c.sessions = append(c.sessions, s)
+	c.mu.Unlock()
+	return s
+}
+
+// end takes it off.
+func (c *conn) end(s *session) {
+	c.mu.Lock()
+	if i := slices.Index(c.sessions, s); i >= 0 {
+		last := len(c.sessions) - 1
+		c.sessions[i] = c.sessions[last]
+		c.sessions[last] = nil
+		c.sessions = c.sessions[:last]
+	}
+	c.mu.Unlock()
+}
+
+// info describes the connection to code of the host.
+func (c *conn) info(r *route) ConnInfo {
+	info := ConnInfo{
+		ID:         c.name(),
+		Client:     c.client,
+		Local:      c.local,
+		Port:       c.port,
+		ServerName: c.serverName,
+		TLS:        c.tls,
+		Route:      r.Name,
+	}
+	if c.tls != nil {
+		info.ALPN = c.tls.NegotiatedProtocol
+	}
+	return info
+}
+
+// name is the connection's correlation id.
+func (c *conn) name() string { return strconv.FormatUint(c.id, 16) }
+
+// fill reads once, so that head grows. It fails at maxHead bytes.
+func (c *conn) fill(maxHead int) error {
+	if len(c.head) >= maxHead {
+		return errHeadTooLong
+	}
+	if len(c.head) == cap(c.head) {
+		c.head = slices.Grow(c.head, max(2048, len(c.head)))
+	}
+	n, err := c.Conn.Read(c.head[len(c.head):min(cap(c.head), maxHead)])
+	c.head = c.head[:len(c.head)+n]
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// tlsStream is terminated TLS from which bytes have been read to find out
+// whether they are HTTP.
+type tlsStream struct {
+	*tls.Conn
+	conn *conn
+	head []byte
+}
+
+func (s *tlsStream) Read(b []byte) (int, error) {
+	if len(s.head) > 0 {
+		n := copy(b, s.head)
+		if s.head = s.head[n:]; len(s.head) == 0 {
+			s.head = nil
+		}
+		return n, nil
+	}
+	return s.Conn.Read(b)
+}
+
+// clientConn finds the conn below what net/http was given.
+func clientConn(c net.Conn) *conn {
+	switch c := c.(type) {
+	case *conn:
+		return c
+	case *tlsStream:
+		return c.conn
+	case *tls.Conn:
+		return clientConn(c.NetConn())
+	}
+	return nil
+}
+
+// closeWrite ends one direction of a connection.
+func closeWrite(c net.Conn) error {
+	if w, ok := c.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// addrPort reads an address that a listener or connection reports.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	}
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// deadline returns when a timeout that begins now ends; never for zero and
+// negative ones.
+func deadline(timeout time.Duration) time.Time {
+	if timeout <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(timeout)
+}

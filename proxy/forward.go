@@ -1,0 +1,263 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// newForwarder makes the handler of all routes that forward HTTP.
+func newForwarder(p *Proxy) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite:      rewrite,
+		Transport:    balancedTransport{},
+		ErrorHandler: forwardError,
+		ErrorLog:     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		BufferPool:   bufferPool{&p.buffers},
+		ModifyResponse: func(resp *http.Response) error {
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
+				watchUpgrade(resp)
+			}
+			return nil
+		},
+	}
+}
+
+// rewrite makes the request to the target out of the client's. Headers that
+// belong to the connection, Forwarded and X-Forwarded-* are gone by now.
+func rewrite(pr *httputil.ProxyRequest) {
+	x := exchangeFrom(pr.In.Context())
+	out := pr.Out
+	out.Host = pr.In.Host
+	// The path goes out as it came in: the target must see what was matched.
+	if uri := pr.In.RequestURI; strings.HasPrefix(uri, "/") && !strings.HasPrefix(uri, "//") {
+		path, query, _ := strings.Cut(uri, "?")
+		out.URL.Opaque, out.URL.RawQuery = path, query
+		out.URL.ForceQuery = strings.HasSuffix(uri, "?")
+	}
+	forwardedHeaders(pr.In, out, x)
+	x.editHeaders(out.Header, &x.route.Action.Headers.Request)
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = nil // or net/http would introduce itself
+	}
+	if host := x.route.Action.Headers.Request.host(); host != "" {
+		out.Host = x.expand(host)
+	}
+}
+
+// balancedTransport sends a request to one of its route's targets.
+type balancedTransport struct{}
+
+// RoundTrip tries targets until one answers, as long as nothing can have been
+// done twice.
+func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	x := exchangeFrom(req.Context())
+	info := x.conn.info(x.route)
+	body := &onceBody{ReadCloser: req.Body}
+	if req.Body == nil || req.Body == http.NoBody {
+		body = nil
+	}
+	var tried []*target
+	problem := errNoTarget
+	for {
+		e := x.route.balancer.pick(info.Client.Addr(), tried)
+		if e == nil {
+			return nil, problem
+		}
+		t := e.target
+		port, err := e.port(&info)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := t.roundTrip(x, req, body, port)
+		if err == nil {
+			return resp, nil
+		}
+		if req.Context().Err() != nil {
+			return nil, err
+		}
+		if isDialError(err) {
+			t.failed(err)
+		} else {
+			t.failures.Add(1)
+			// The connection broke before an answer came. A request without
+			// side effects and without a body can be sent again.
+			if body != nil || !idempotent(req.Method) || isTimeout(err) || isNetTimeout(err) {
+				return nil, err
+			}
+		}
+		if body != nil && body.read.Load() {
+			return nil, err
+		}
+		problem = err
+		tried = append(tried, t)
+	}
+}
+
+// roundTrip sends a request to this target.
+func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port int) (*http.Response, error) {
+	out := req.Clone(req.Context())
+	if body != nil {
+		out.Body = body
+	}
+	out.URL.Scheme, out.URL.Host = "http", net.JoinHostPort(t.key.host, strconv.Itoa(port))
+	if t.tls != nil {
+		asked, _ := canonicalHost(out.Host)
+		out.URL.Scheme, out.URL.Host = "https", net.JoinHostPort(t.serverName(asked), strconv.Itoa(port))
+	}
+	x.session.target.Store(t)
+	t.total.Add(1)
+	t.active.Add(1)
+	resp, err := t.pool.RoundTrip(out)
+	if err != nil {
+		t.active.Add(-1)
+		return nil, err
+	}
+	t.reached()
+	// The target is busy with the request until the body has been read.
+	done := sync.OnceFunc(func() { t.active.Add(-1) })
+	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
+		resp.Body = &upgradedBody{ReadWriteCloser: rw, done: done, x: x}
+	} else {
+		resp.Body = &responseBody{ReadCloser: resp.Body, done: done}
+	}
+	return resp, nil
+}
+
+// idempotent methods may be repeated, RFC 9110 section 9.2.2. PUT and DELETE
+// would qualify, but the effects of a repetition are rarely what one wants.
+func idempotent(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
+func isNetTimeout(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// onceBody keeps a request body open over several attempts and knows whether
+// any of it has been used.
+type onceBody struct {
+	io.ReadCloser
+	read atomic.Bool
+}
+
+// Read marks the body as used.
+func (b *onceBody) Read(p []byte) (int, error) {
+	b.read.Store(true)
+	return b.ReadCloser.Read(p)
+}
+
+// Close does nothing: an attempt that failed must not close the body.
+func (b *onceBody) Close() error { return nil }
+
+// responseBody reports when the response has been read.
+type responseBody struct {
+	io.ReadCloser
+	done func()
+}
+
+// Close closes the body.
+func (b *responseBody) Close() error {
+	b.done()
+	return b.ReadCloser.Close()
+}
+
+// upgradedBody is the connection to a target after 101 Switching Protocols.
+type upgradedBody struct {
+	io.ReadWriteCloser
+	done func()
+	x    *exchange
+	last atomic.Int64
+}
+
+// Read reads what the target sends to the client.
+func (b *upgradedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadWriteCloser.Read(p)
+	b.moved(n, &b.x.route.state.bytesOut)
+	return n, err
+}
+
+// Write writes what the client sends to the target.
+func (b *upgradedBody) Write(p []byte) (int, error) {
+	n, err := b.ReadWriteCloser.Write(p)
+	b.moved(n, &b.x.route.state.bytesIn)
+	return n, err
+}
+
+func (b *upgradedBody) moved(n int, count *atomic.Uint64) {
+	count.Add(uint64(n))
+	b.last.Store(time.Now().UnixNano())
+}
+
+// Close closes the connection.
+func (b *upgradedBody) Close() error {
+	b.done()
+	return b.ReadWriteCloser.Close()
+}
+
+// CloseWrite passes the end of the client's direction on.
+func (b *upgradedBody) CloseWrite() error {
+	if w, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
+
+// watchUpgrade ends an upgraded connection on which nothing moves.
+func watchUpgrade(resp *http.Response) {
+	b, ok := resp.Body.(*upgradedBody)
+	idle := b.x.run.times.Idle
+	if !ok || idle <= 0 {
+		return
+	}
+	b.last.Store(time.Now().UnixNano())
+	var timer *time.Timer
+	timer = time.AfterFunc(idle, func() {
+		if left := idle - time.Since(time.Unix(0, b.last.Load())); left > 0 {
+			timer.Reset(left)
+			return
+		}
+		b.x.cancel()
+	})
+	done := b.done
+	b.done = func() { timer.Stop(); done() }
+}
+
+// forwardError answers a request that no target has answered.
+func forwardError(w http.ResponseWriter, req *http.Request, err error) {
+	x := exchangeFrom(req.Context())
+	status := http.StatusBadGateway
+	switch {
+	case errors.Is(err, context.Canceled) && req.Context().Err() != nil:
+		// The client left, or the proxy stops: nobody waits for an answer.
+		panic(http.ErrAbortHandler)
+	case errors.Is(err, errNoTarget):
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	case isTimeout(err) || isNetTimeout(err):
+		status = http.StatusGatewayTimeout
+	}
+	x.run.log.Warn("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(),
+		"remote", x.conn.client, "status", status, "err", err)
+	http.Error(w, http.StatusText(status), status)
+}
+
+// bufferPool lends the Proxy's buffers to httputil.
+type bufferPool struct{ pool *sync.Pool }
+
+// Get returns a buffer.
+func (b bufferPool) Get() []byte { return *b.pool.Get().(*[]byte) }
+
+// Put takes it back.
+func (b bufferPool) Put(buf []byte) { b.pool.Put(&buf) }

@@ -1,0 +1,121 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+func (h HealthCheck) withDefaults() HealthCheck {
+	h.Interval = defaultTo(h.Interval, 10*time.Second)
+	h.Timeout = defaultTo(h.Timeout, 2*time.Second)
+	h.HealthyAfter = defaultTo(h.HealthyAfter, 2)
+	h.UnhealthyAfter = defaultTo(h.UnhealthyAfter, 3)
+	return h
+}
+
+// watch probes the target until ctx ends.
+func (t *target) watch(ctx context.Context, log *slog.Logger) {
+	check := t.key.check
+	// Not the target's pool: a probe must open a connection of its own, or it
+	// would say that a server which accepts no more connections is well.
+	client := &http.Client{
+		Transport: &http.Transport{
+			DialContext:       t.dial,
+			TLSClientConfig:   t.tls,
+			DisableKeepAlives: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	var good, bad int
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		err := t.probe(ctx, client)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			good, bad = 0, bad+1
+			text := err.Error()
+			t.lastError.Store(&text)
+			if bad >= check.UnhealthyAfter && !t.unhealthy.Swap(true) {
+				log.Warn("target is unhealthy", "target", t.name, "err", err)
+			}
+		default:
+			good, bad = good+1, 0
+			if !t.unhealthy.Load() {
+				t.reached()
+			} else if good >= check.HealthyAfter {
+				t.reached()
+				t.unhealthy.Store(false)
+				log.Info("target is healthy again", "target", t.name)
+			}
+		}
+		// Up to a tenth earlier, so that probes of many targets spread out.
+		timer.Reset(check.Interval - time.Duration(rand.Int64N(int64(check.Interval)/10+1)))
+	}
+}
+
+// probe asks the target once.
+func (t *target) probe(ctx context.Context, client *http.Client) error {
+	check := t.key.check
+	ctx, cancel := context.WithTimeout(ctx, check.Timeout)
+	defer cancel()
+	port := t.key.port
+	if check.Port != 0 {
+		port = check.Port
+	}
+	if check.Path == "" {
+		conn, err := t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		if err != nil {
+			return err
+		}
+		if t.tls != nil {
+			config := t.tls.Clone()
+			config.ServerName = t.serverName("")
+			err = tls.Client(conn, config).HandshakeContext(ctx)
+		}
+		conn.Close()
+		return err
+	}
+	scheme, host := "http", t.key.host
+	if t.tls != nil {
+		scheme, host = "https", t.serverName("")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, strconv.Itoa(port))+check.Path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "dcrouter-health-check")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	io.CopyN(io.Discard, resp.Body, 4096)
+	if resp.StatusCode < 200 || resp.StatusCode > 399 {
+		return fmt.Errorf("health check answered %s", resp.Status)
+	}
+	return nil
+}
+
+func defaultTo[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}

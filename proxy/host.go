@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+
+	"golang.org/x/net/idna"
+)
+
+// canonicalHost is the one way in which this package reads a host name, be it
+// from a TLS server name, a Host header, an :authority or a configuration:
+// without port, in lower case, without trailing dot, internationalised names
+// as A-labels, addresses in their shortest form and without brackets. It
+// reports false for what is not a host. Nothing else may compare hosts.
+func canonicalHost(s string) (string, bool) {
+	host := s
+	if strings.HasPrefix(host, "[") {
+		end := strings.IndexByte(host, ']')
+		if end < 0 || !validPortSuffix(host[end+1:]) {
+			return "", false
+		}
+		host = host[1:end]
+		if !strings.Contains(host, ":") {
+			return "", false
+		}
+	} else if i := strings.IndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i+1:], ':') < 0 {
+		if !validPortSuffix(host[i:]) {
+			return "", false
+		}
+		host = host[:i]
+	}
+	if strings.Contains(host, ":") {
+		addr, err := netip.ParseAddr(host)
+		if err != nil {
+			return "", false
+		}
+		return addr.Unmap().String(), true
+	}
+	host = strings.TrimSuffix(host, ".")
+
+	lower := true
+	for i := 0; i < len(host); i++ {
+		switch c := host[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_':
+		case 'A' <= c && c <= 'Z':
+			lower = false
+		case c >= 0x80:
+			ascii, err := idna.Lookup.ToASCII(host)
+			if err != nil {
+				return "", false
+			}
+			return ascii, validHostLength(ascii)
+		default:
+			return "", false
+		}
+	}
+	if !lower {
+		host = strings.ToLower(host)
+	}
+	return host, validHostLength(host)
+}
+
+// validHostLength checks the lengths of RFC 1035 section 2.3.4 and that no
+// label is empty. The empty host is valid: a request may come without one.
+func validHostLength(host string) bool {
+	if host == "" {
+		return true
+	}
+	if len(host) > 253 {
+		return false
+	}
+	label := 0
+	for i := 0; i < len(host); i++ {
+		if host[i] != '.' {
+			label++
+			continue
+		}
+		if label == 0 || label > 63 {
+			return false
+		}
+		label = 0
+	}
+	return label > 0 && label <= 63
+}
+
+// validPortSuffix accepts "" and ":" with up to five digits (RFC 3986 allows
+// the port to be empty).
+func validPortSuffix(s string) bool {
+	if s == "" {
+		return true
+	}
+	if s[0] != ':' || len(s) > 6 {
+		return false
+	}
+	for i := 1; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// domainPattern reads a domain of a Match: an exact name (kind exactDomain),
+// a wildcard for one label (wildDomain, whose name is what follows "*."), or
+// "*" (anyDomain).
+func domainPattern(s string) (kind domainKind, name string, ok bool) {
+	if s == "*" {
+		return anyDomain, "", true
+	}
+	kind = exactDomain
+	if rest, wild := strings.CutPrefix(s, "*."); wild {
+		kind, s = wildDomain, rest
+	}
+	if strings.Contains(s, ":") && !strings.HasPrefix(s, "[") {
+		// A port has no place in a domain; only an IPv6 address has colons.
+		if _, err := netip.ParseAddr(s); err != nil {
+			return 0, "", false
+		}
+	}
+	name, ok = canonicalHost(s)
+	return kind, name, ok && name != ""
+}
+
+// domainKind orders domain patterns from the least to the most specific.
+type domainKind int
+
+const (
+	anyDomain domainKind = iota
+	wildDomain
+	exactDomain
+)

@@ -1,0 +1,192 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// newHTTPServer makes the server that all HTTP of a run goes through. Its
+// connections come out of the queue, routed as far as that goes without
+// reading a request.
+func (r *run) newHTTPServer() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           http.HandlerFunc(r.serveHTTP),
+		ReadHeaderTimeout: max(r.times.RequestHead, 0),
+		IdleTimeout:       max(r.times.KeepAlive, 0),
+		MaxHeaderBytes:    defaultTo(r.p.cfg.MaxHeaderBytes, 16<<10),
+		Protocols:         protocols,
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return r.ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, clientConn(c))
+		},
+		ConnState: r.connState,
+	}
+}
+
+type connKey struct{}
+
+var errBadRequest = errors.New("ended in the middle of a request head, or the head was malformed or too long")
+
+// connState finds connections that end in the middle of a request head: a
+// head that is malformed, too large or too slow never reaches the handler.
+func (r *run) connState(nc net.Conn, state http.ConnState) {
+	c := clientConn(nc)
+	switch state {
+	case http.StateActive:
+		c.unread.Store(true)
+	case http.StateIdle:
+		c.unread.Store(false)
+	case http.StateHijacked:
+		r.working.Done() // the handler is still counted
+	case http.StateClosed:
+		defer r.working.Done()
+		if c.unread.Load() {
+			r.reject(c, &r.p.stats.badRequest, errBadRequest)
+		}
+		c.Close()
+	}
+}
+
+// http hands a connection without TLS to the HTTP server.
+func (r *run) http(c *conn, stream net.Conn) {
+	stream.SetDeadline(time.Time{})
+	r.working.Add(1) // until connState hears of its end
+	if !r.queue.push(stream) {
+		r.working.Done()
+		c.Close()
+	}
+}
+
+// httpTLS hands over terminated TLS. Where nothing has been read ahead,
+// net/http gets the *tls.Conn itself, which it needs for HTTP/2.
+func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
+	if head == nil {
+		r.http(c, tc)
+		return
+	}
+	r.http(c, &tlsStream{Conn: tc, conn: c, head: head})
+}
+
+// serveHTTP routes one request.
+func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
+	if r.ctx.Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	r.working.Add(1)
+	defer r.working.Done()
+
+	c := req.Context().Value(connKey{}).(*conn)
+	c.unread.Store(false)
+	host, ok := canonicalHost(req.Host)
+	if !ok {
+		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
+		return
+	}
+	q := query{client: c.client.Addr(), host: host, req: req}
+	if q.path, ok = canonicalPath(req.URL.EscapedPath()); !ok {
+		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous path")
+		return
+	}
+	p := r.table.Load().ports[c.port]
+	if p == nil {
+		// The port has been removed. Keep-alive connections end with it.
+		w.Header().Set("Connection", "close")
+		r.refuse(w, &r.p.stats.noRoute, http.StatusNotFound, "no route for this request")
+		return
+	}
+	index := &p.plain
+	if c.tls != nil {
+		index = &p.terminated
+		// What the client was asked for in the handshake holds for the name it
+		// gave there. Under a name with other rules the request needs another
+		// connection (RFC 9110 section 15.5.20).
+		if host != c.serverName {
+			named := query{client: q.client, host: host}
+			if rt := p.hello.find(&named, anyTraffic); rt != nil && rt.policy != c.policy {
+				r.refuse(w, &r.p.stats.misdirected, http.StatusMisdirectedRequest, "this name needs a connection of its own")
+				return
+			}
+		}
+	}
+	rt := index.find(&q, httpTraffic)
+	if rt == nil {
+		r.refuse(w, &r.p.stats.noRoute, http.StatusNotFound, "no route for this request")
+		return
+	}
+	if c.tls != nil && rt.policy != c.policy {
+		// An update has changed what the name asks of clients.
+		r.refuse(w, &r.p.stats.misdirected, http.StatusMisdirectedRequest, "this name needs a connection of its own")
+		return
+	}
+	if !rt.permits(c.client.Addr()) {
+		rt.state.blocked.Add(1)
+		r.refuse(w, &r.p.stats.blocked, http.StatusForbidden, "not permitted from this address")
+		return
+	}
+	if !rt.acquire() {
+		rt.state.blocked.Add(1)
+		w.Header().Set("Retry-After", "1")
+		r.refuse(w, &r.p.stats.routeFull, http.StatusServiceUnavailable, "too many requests at once")
+		return
+	}
+	defer rt.release()
+	r.p.stats.requests.Add(1)
+	rt.state.requests.Add(1)
+
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	x := &exchange{run: r, conn: c, route: rt, host: req.Host, cancel: cancel}
+	x.session = c.begin(rt, cancel)
+	defer c.end(x.session)
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.editResponse}
+	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
+
+	if rt.Action.Handler != nil {
+		ctx = context.WithValue(ctx, connInfoKey{}, c.info(rt))
+	}
+	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+	}
+	rt.handler.ServeHTTP(&x.writer, req)
+}
+
+// exchange is one HTTP request and its response.
+type exchange struct {
+	run     *run
+	conn    *conn
+	route   *route
+	host    string // as the client sent it
+	session *session
+	cancel  context.CancelFunc
+	writer  responseWriter
+}
+
+type exchangeKey struct{}
+
+func exchangeFrom(ctx context.Context) *exchange {
+	return ctx.Value(exchangeKey{}).(*exchange)
+}
+
+// scheme is the scheme that the client used.
+func (x *exchange) scheme() string {
+	if x.conn.tls != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// refuse answers a request that no route takes.
+func (r *run) refuse(w http.ResponseWriter, reason *rejection, status int, text string) {
+	reason.count.Add(1)
+	http.Error(w, http.StatusText(status)+": "+text, status)
+}

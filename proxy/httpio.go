@@ -1,0 +1,97 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// responseWriter counts what is sent, applies the route's edits to the headers
+// and gives a client that does not read a limit.
+type responseWriter struct {
+	http.ResponseWriter
+	idle    time.Duration
+	bytes   *atomic.Uint64
+	edit    func(http.Header)
+	status  int
+	writeBy time.Time
+}
+
+// WriteHeader sends the head of the response.
+func (w *responseWriter) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+		w.edit(w.Header())
+	}
+	w.extend()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write sends a part of the body.
+func (w *responseWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.extend()
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes.Add(uint64(n))
+	return n, err
+}
+
+// Unwrap gives http.ResponseController the rest of the connection's abilities.
+func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Flush is for handlers that look for http.Flusher themselves.
+func (w *responseWriter) Flush() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.extend()
+	http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Hijack is for handlers that look for http.Hijacker themselves.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return c, rw, err
+}
+
+func (w *responseWriter) extend() {
+	w.writeBy = extend(w.writeBy, w.idle, http.NewResponseController(w.ResponseWriter).SetWriteDeadline)
+}
+
+// class is the class of the status sent, 0 if none was.
+func (w *responseWriter) class() int {
+	if class := w.status / 100; class < 6 {
+		return class
+	}
+	return 0
+}
+
+// requestBody counts what is received and gives a client that stops sending a
+// limit.
+type requestBody struct {
+	io.ReadCloser
+	writer http.ResponseWriter
+	idle   time.Duration
+	bytes  *atomic.Uint64
+	readBy time.Time
+}
+
+// Read reads a part of the body.
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.readBy = extend(b.readBy, b.idle, http.NewResponseController(b.writer).SetReadDeadline)
+	n, err := b.ReadCloser.Read(p)
+	b.bytes.Add(uint64(n))
+	if err != nil {
+		// net/http goes on reading to notice when the client leaves.
+		http.NewResponseController(b.writer).SetReadDeadline(time.Time{})
+	}
+	return n, err
+}

@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/dcrouter/dcrouter/internal/glob"
+)
+
+// matcher holds the conditions of a Match beside port and domain, compiled.
+type matcher struct {
+	clients *ipSet // nil: any
+	methods []string
+	path    pathPattern
+	headers []valuePattern
+	query   []valuePattern
+}
+
+// valuePattern is a condition on one header or query parameter.
+type valuePattern struct {
+	name  string
+	value glob.Pattern
+}
+
+// matchesClient checks what is known before any byte has been read.
+func (m *matcher) matchesClient(client netip.Addr) bool {
+	return m.clients == nil || m.clients.contains(client)
+}
+
+// matchesRequest checks the conditions on HTTP; path is the request's path in
+// the form of canonicalPath.
+func (m *matcher) matchesRequest(r *http.Request, path string) bool {
+	if len(m.methods) > 0 && !slices.Contains(m.methods, r.Method) {
+		return false
+	}
+	if !m.path.matches(path) {
+		return false
+	}
+	for _, h := range m.headers {
+		// The Host header is not part of the request's header map.
+		if h.name == "Host" {
+			if !h.value.Match(r.Host) {
+				return false
+			}
+		} else if !slices.ContainsFunc(r.Header[h.name], h.value.Match) {
+			return false
+		}
+	}
+	if len(m.query) > 0 {
+		values := r.URL.Query()
+		for _, q := range m.query {
+			if !slices.ContainsFunc(values[q.name], q.value.Match) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isHTTP reports whether any condition is about HTTP.
+func (m *Match) isHTTP() bool {
+	return m.Path != "" || len(m.Methods) > 0 || len(m.Headers) > 0 || len(m.Query) > 0 || m.Protocol == "http"
+}
+
+// pathKind orders path patterns from the least to the most specific.
+type pathKind int
+
+const (
+	anyPath pathKind = iota
+	globPath
+	regexPath
+	exactPath
+)
+
+// pathPattern is a compiled Match.Path.
+type pathPattern struct {
+	kind  pathKind
+	exact string         // exactPath; for globPath the text before the first wildcard
+	regex *regexp.Regexp // regexPath; for globPath nil if a single * ends it
+}
+
+func newPathPattern(s string) (pathPattern, error) {
+	switch {
+	case s == "":
+		return pathPattern{}, nil
+	case s[0] == '~':
+		re, err := regexp.Compile(s[1:])
+		if err != nil {
+			return pathPattern{}, fmt.Errorf("%q is not a regular expression: %w", s[1:], err)
+		}
+		return pathPattern{kind: regexPath, regex: re}, nil
+	case s[0] != '/' && s[0] != '*':
+		return pathPattern{}, fmt.Errorf("%q must begin with / (or with ~ as a regular expression)", s)
+	}
+	i := strings.IndexAny(s, "*?")
+	if i < 0 {
+		return pathPattern{kind: exactPath, exact: s}, nil
+	}
+	p := pathPattern{kind: globPath, exact: s[:i]}
+	if s[i:] != "*" {
+		// Not package glob: there "/.../" is a regular expression, here a path.
+		expr := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(s))
+		re, err := regexp.Compile("^(?s:" + expr + ")$")
+		if err != nil {
+			return pathPattern{}, err
+		}
+		p.regex = re
+	}
+	return p, nil
+}
+
+func (p *pathPattern) matches(path string) bool {
+	switch p.kind {
+	case anyPath:
+		return true
+	case exactPath:
+		return path == p.exact
+	case regexPath:
+		return p.regex.MatchString(path)
+	default:
+		return strings.HasPrefix(path, p.exact) && (p.regex == nil || p.regex.MatchString(path))
+	}
+}
+
+// canonicalPath brings the path of a request, as sent, into the form that
+// paths are matched in: percent-encoding is undone, except of the characters
+// whose decoding would change the meaning of the path ("/", "\", "%" and
+// control characters), which stay encoded with upper-case digits. It reports
+// false for paths that servers are known to read in different ways, so that
+// what was matched is not what was meant: dot segments, NUL, broken encoding.
+func canonicalPath(raw string) (string, bool) {
+	path := raw
+	if strings.IndexByte(raw, '%') >= 0 {
+		var b strings.Builder
+		b.Grow(len(raw))
+		for i := 0; i < len(raw); i++ {
+			if raw[i] != '%' {
+				b.WriteByte(raw[i])
+				continue
+			}
+			if i+2 >= len(raw) {
+				return "", false
+			}
+			hi, lo := unhex(raw[i+1]), unhex(raw[i+2])
+			if hi < 0 || lo < 0 {
+				return "", false
+			}
+			switch c := byte(hi<<4 | lo); {
+			case c == 0:
+				return "", false
+			case c == '/', c == '\\', c == '%', c < 0x20, c == 0x7f:
+				b.WriteString(strings.ToUpper(raw[i : i+3]))
+			default:
+				b.WriteByte(c)
+			}
+			i += 2
+		}
+		path = b.String()
+	}
+	if strings.IndexByte(path, '.') >= 0 && hasDotSegment(path) {
+		return "", false
+	}
+	return path, true
+}
+
+// hasDotSegment finds "." and ".." between separators, a backslash counting
+// as one, encoded or not, because some servers treat it so.
+func hasDotSegment(path string) bool {
+	path = strings.NewReplacer("\\", "/", "%5C", "/", "%2F", "/").Replace(path)
+	for segment := range strings.SplitSeq(path, "/") {
+		// Servlet containers cut path parameters off before they resolve dots.
+		segment, _, _ = strings.Cut(segment, ";")
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}

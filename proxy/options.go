@@ -1,0 +1,41 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+)
+
+// An Option gives a [Proxy] what cannot be written as JSON.
+type Option func(*options)
+
+type options struct {
+	log            *slog.Logger
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	listeners      map[string]net.Listener
+}
+
+// WithLogger sets the logger. The default discards everything.
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
+}
+
+// WithGetCertificate sets the source of certificates for routes with
+// certificate "auto". It has the contract of [tls.Config.GetCertificate].
+func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
+	return func(o *options) { o.getCertificate = get }
+}
+
+// WithListener makes the Proxy accept from ln instead of binding addr, which
+// is written as ListenHost and port: "127.0.0.1:443", or ":443" where
+// ListenHost is empty. Connections of a listener that is not TCP work, if
+// their addresses are IP addresses. The Proxy closes ln when no route needs
+// addr any more, at the latest when it stops.
+func WithListener(addr string, ln net.Listener) Option {
+	return func(o *options) {
+		if o.listeners == nil {
+			o.listeners = make(map[string]net.Listener)
+		}
+		o.listeners[addr] = ln
+	}
+}

@@ -1,0 +1,339 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// ErrRunning is returned by Start when the Proxy is running or still stopping.
+var ErrRunning = errors.New("proxy: already running")
+
+// Proxy routes connections and requests. Make one with [New]. Its methods may
+// be called from several goroutines.
+type Proxy struct {
+	cfg       Config // Routes aside, fixed by New
+	times     Timeouts
+	opts      options
+	log       *slog.Logger
+	trusted   *ipSet
+	forwarder http.Handler
+	buffers   sync.Pool // *[]byte, for copying
+	stats     counters
+
+	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
+	// what follows.
+	update    sync.Mutex
+	routes    []Route
+	states    map[string]*routeState
+	targets   map[targetKey]*target
+	policies  map[tlsPolicyKey]*tlsPolicy
+	listeners map[string]net.Listener // given by the host, not in use yet
+
+	// mu guards run for those who only look at it.
+	mu  sync.Mutex
+	run *run // nil before Start; kept after Stop for Wait
+}
+
+// New makes a Proxy. It checks the whole configuration and does no I/O; the
+// error joins all mistakes, each a [*FieldError].
+func New(cfg Config, opts ...Option) (*Proxy, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{cfg: cfg, times: cfg.Timeouts.withDefaults(), routes: cloneRoutes(cfg.Routes)}
+	p.cfg.Routes = nil
+	for _, o := range opts {
+		o(&p.opts)
+	}
+	p.log = p.opts.log
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	p.log = p.log.With("component", "proxy")
+	p.listeners = maps.Clone(p.opts.listeners)
+	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
+	p.stats.init()
+	p.forwarder = newForwarder(p)
+	return p, nil
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	t.Route = defaultTo(t.Route, 10*time.Second)
+	t.RequestHead = defaultTo(t.RequestHead, 10*time.Second)
+	t.KeepAlive = defaultTo(t.KeepAlive, 2*time.Minute)
+	t.Connect = defaultTo(t.Connect, 5*time.Second)
+	t.ResponseHead = defaultTo(t.ResponseHead, time.Minute)
+	t.Idle = defaultTo(t.Idle, time.Hour)
+	t.Drain = defaultTo(t.Drain, 30*time.Second)
+	return t
+}
+
+// Check does what Start does short of listening: it reads the files that the
+// configuration names and looks for what this version cannot do. Like
+// validation it returns all mistakes at once.
+func (p *Proxy) Check() error {
+	p.update.Lock()
+	defer p.update.Unlock()
+	_, err := p.assemble(p.routes)
+	return err
+}
+
+// Start begins to serve. It returns when all ports are bound; if one cannot
+// be, it takes everything back. ctx limits the start alone. A Proxy that has
+// stopped can be started again.
+func (p *Proxy) Start(ctx context.Context) error {
+	p.update.Lock()
+	defer p.update.Unlock()
+	if p.run != nil {
+		select {
+		case <-p.run.stopped:
+		default:
+			return ErrRunning
+		}
+	}
+	a, err := p.assemble(p.routes)
+	if err != nil {
+		return err
+	}
+	r := newRun(p)
+	opened, err := r.bind(ctx, a.table)
+	if err == nil && ctx.Err() != nil {
+		closeAll(opened)
+		err = ctx.Err()
+	}
+	if err != nil {
+		r.cancel()
+		return err
+	}
+	a.commit()
+	r.table.Store(a.table)
+	r.working.Add(1)
+	go func() {
+		defer r.working.Done()
+		if err := r.server.Serve(r.queue); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			r.fail(err)
+		}
+	}()
+	r.startChecks()
+	r.listen(opened)
+	p.mu.Lock()
+	p.run = r
+	p.mu.Unlock()
+	return nil
+}
+
+// current returns the run that is serving, or nil.
+func (p *Proxy) current() *run {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.run == nil || p.run.isStopping() {
+		return nil
+	}
+	return p.run
+}
+
+// Stop stops accepting at once and waits for open connections to finish until
+// ctx ends, or for as long as Timeouts.Drain if ctx has no deadline; then it
+// closes them and returns an error. Afterwards no goroutine of the Proxy is
+// left. It may be called at any time, also several times at once.
+func (p *Proxy) Stop(ctx context.Context) error {
+	p.update.Lock() // a Start or update under way is brought to its end
+	p.mu.Lock()
+	r := p.run
+	p.mu.Unlock()
+	first := r != nil && r.beginStop()
+	p.update.Unlock()
+	if r == nil {
+		return nil
+	}
+	if !first {
+		select {
+		case <-r.stopped:
+		case <-ctx.Done():
+			// This caller's patience ends before that of the first one.
+			r.cancel()
+			r.closeConns()
+			<-r.stopped
+		}
+		return nil
+	}
+	err := r.stop(ctx)
+	p.update.Lock()
+	for _, t := range p.targets {
+		t.retire()
+	}
+	p.update.Unlock()
+	close(r.stopped)
+	return err
+}
+
+// Wait blocks until the Proxy has stopped or cannot go on, and returns the
+// error in the latter case. Before Start it returns nil at once.
+func (p *Proxy) Wait() error {
+	p.mu.Lock()
+	r := p.run
+	p.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	select {
+	case err := <-r.fatal:
+		return err
+	case <-r.stopped:
+		return nil
+	}
+}
+
+// UpdateRoutes replaces all routes. It reads the files that they name, binds
+// new ports, switches over in one step and then closes the ports that no route
+// names any more. On any error everything stays as it was; the error joins all
+// mistakes, each a [*FieldError] where it is about a field.
+//
+// A route is the same as before if its name is, or without a name its match.
+// Such a route keeps its counters and limits. Targets keep their connections,
+// health and counters as long as any route has them. Connections and requests
+// under way go on; only those whose route, or target in their route, is gone
+// have Timeouts.Drain to finish.
+//
+// Before Start it sets the routes to start with.
+func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
+	check := conf.NewChecker()
+	validateRoutes(check, routes)
+	if err := check.Err(); err != nil {
+		return err
+	}
+	routes = cloneRoutes(routes)
+
+	p.update.Lock()
+	defer p.update.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r := p.current()
+	if r == nil {
+		p.routes = routes
+		return nil
+	}
+	a, err := p.assemble(routes)
+	if err != nil {
+		return err
+	}
+	opened, err := r.bind(ctx, a.table)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		closeAll(opened)
+		return err
+	}
+	gone := a.commit()
+	p.routes = routes
+	r.table.Store(a.table)
+	r.startChecks()
+	r.listen(opened)
+	r.unlisten(a.table)
+	for _, t := range gone {
+		t.retire()
+	}
+	r.drain()
+	return nil
+}
+
+// Routes returns a copy of the routes.
+func (p *Proxy) Routes() []Route {
+	p.update.Lock()
+	defer p.update.Unlock()
+	return cloneRoutes(p.routes)
+}
+
+// Addrs returns the addresses that the Proxy listens on, in the order of the
+// ports as configured.
+func (p *Proxy) Addrs() []net.Addr {
+	r := p.current()
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var addrs []net.Addr
+	for _, port := range slices.Sorted(maps.Keys(r.listeners)) {
+		addrs = append(addrs, r.listeners[port].Addr())
+	}
+	return addrs
+}
+
+// takeListener returns the listener that the host gave for addr, once.
+func (p *Proxy) takeListener(addr string) net.Listener {
+	ln := p.listeners[addr]
+	delete(p.listeners, addr)
+	return ln
+}
+
+// cloneRoutes makes routes independent of the caller's slices and maps.
+func cloneRoutes(routes []Route) []Route {
+	list := slices.Clone(routes)
+	for i := range list {
+		r := &list[i]
+		r.Enabled = clonePtr(r.Enabled)
+		m := &r.Match
+		m.Ports, m.Domains, m.Methods, m.ClientIP = slices.Clone(m.Ports), slices.Clone(m.Domains), slices.Clone(m.Methods), slices.Clone(m.ClientIP)
+		m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
+		a := &r.Action
+		a.Targets = slices.Clone(a.Targets)
+		a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+		if a.TLS = clonePtr(a.TLS); a.TLS != nil {
+			a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
+		}
+		for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
+			e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
+		}
+		a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
+		a.Security.RateLimit = clonePtr(a.Security.RateLimit)
+		if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
+			a.ProxyProtocol.Accept = slices.Clone(a.ProxyProtocol.Accept)
+		}
+	}
+	return list
+}
+
+func clonePtr[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+func closeAll(listeners map[int]net.Listener) {
+	for _, ln := range listeners {
+		ln.Close()
+	}
+}
+
+// Addr returns the address bound for a port as the routes name it, or nil.
+func (p *Proxy) Addr(port int) net.Addr {
+	if r := p.current(); r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if ln := r.listeners[port]; ln != nil {
+			return ln.Addr()
+		}
+	}
+	return nil
+}
+
+// listenAddr is how options and errors write the address of a port.
+func (p *Proxy) listenAddr(port int) string {
+	return net.JoinHostPort(p.cfg.ListenHost, strconv.Itoa(port))
+}

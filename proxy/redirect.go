@@ -1,0 +1,39 @@
+package proxy
+
+import (
+	"net/http"
+	"strings"
+)
+
+// redirect answers with a new location.
+func redirect(to RedirectTo) http.Handler {
+	status := defaultTo(to.Status, http.StatusPermanentRedirect)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		x := exchangeFrom(req.Context())
+		location := expand(to.To, func(name string) string {
+			host, port := hostPort(x.conn, req.Host)
+			path, query, _ := strings.Cut(req.URL.RequestURI(), "?")
+			switch name {
+			case "scheme":
+				return x.scheme()
+			case "host":
+				return host
+			case "port":
+				return port
+			case "uri":
+				return req.URL.RequestURI()
+			case "path":
+				return path
+			default:
+				return query
+			}
+		})
+		// A client that chose a path like //evil.example must not choose the
+		// host it is sent to.
+		if strings.HasPrefix(location, "//") && !strings.HasPrefix(to.To, "//") {
+			location = "/" + strings.TrimLeft(location, "/")
+		}
+		w.Header().Set("Location", location)
+		w.WriteHeader(status)
+	})
+}

@@ -1,0 +1,137 @@
+package proxy
+
+import (
+	"cmp"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+)
+
+// route is a compiled Route. It is immutable; what changes while it serves
+// lives in its state and targets, which survive updates of the routing table.
+type route struct {
+	Route          // the configuration, a copy of our own
+	index   int    // position in the configuration
+	key     string // identity across updates
+	match   matcher
+	domains []domain
+	streams bool // may carry a stream that is not looked into
+	http    bool // may carry HTTP requests
+
+	policy   *tlsPolicy // nil unless TLS is terminated
+	allow    *ipSet     // nil: everyone
+	block    *ipSet
+	balancer *balancer // nil unless the route forwards
+	handler  http.Handler
+	state    *routeState
+}
+
+// domain is a compiled domain pattern.
+type domain struct {
+	kind domainKind
+	name string
+}
+
+// routeState is what is counted and limited by route. It belongs to the
+// route's identity and outlives routing tables.
+type routeState struct {
+	active    atomic.Int64 // streams and requests in flight
+	streams   atomic.Uint64
+	requests  atomic.Uint64
+	responses [6]atomic.Uint64 // by status class; 0: no response was sent
+	bytesIn   atomic.Uint64    // from clients
+	bytesOut  atomic.Uint64    // to clients
+	blocked   atomic.Uint64    // refused by Security
+}
+
+// permits checks the client's address against the route's lists.
+func (r *route) permits(client netip.Addr) bool {
+	return (r.allow == nil || r.allow.contains(client)) && !r.block.contains(client)
+}
+
+// acquire takes one place of the route's limit; release gives it back.
+func (r *route) acquire() bool {
+	n := r.state.active.Add(1)
+	if limit := r.Action.Security.MaxConnections; limit > 0 && n > int64(limit) {
+		r.state.active.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (r *route) release() { r.state.active.Add(-1) }
+
+// hasTarget reports whether the route sends traffic to t, or t is nil.
+func (r *route) hasTarget(t *target) bool {
+	if t == nil {
+		return true
+	}
+	return r.balancer != nil && slices.ContainsFunc(r.balancer.entries, func(e entry) bool { return e.target.key == t.key })
+}
+
+// carries tells which traffic a route may carry, from its configuration alone.
+func (r *Route) carries() (streams, http bool) {
+	a := &r.Action
+	h := &a.Headers
+	switch {
+	case a.SocketHandler != nil || a.TLS != nil && a.TLS.Mode == Passthrough:
+		return true, false
+	case a.Handler != nil || a.Type == Redirect || a.Type == Serve || r.Match.isHTTP(),
+		!h.Request.isZero(), !h.Response.isZero(),
+		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil:
+		return false, true
+	case r.Match.Protocol == "tcp" && (a.TLS != nil || !r.Match.hasDomains()):
+		return true, false
+	}
+	return true, true
+}
+
+// hasDomains reports whether the route is limited to certain domains.
+func (m *Match) hasDomains() bool {
+	return len(m.Domains) > 0 && !slices.Contains(m.Domains, "*")
+}
+
+func (e *HeaderEdit) isZero() bool {
+	return len(e.Set) == 0 && len(e.Add) == 0 && len(e.Remove) == 0
+}
+
+// terminatesTLS reports whether clients' TLS ends here.
+func (r *Route) terminatesTLS() bool {
+	return r.Action.TLS != nil && r.Action.TLS.Mode != Passthrough
+}
+
+func (r *Route) enabled() bool { return r.Enabled == nil || *r.Enabled }
+
+func (r *Route) tlsMode() string {
+	if r.Action.TLS == nil {
+		return ""
+	}
+	return r.Action.TLS.Mode
+}
+
+// compareRoutes orders the routes of one domain pattern: priority, routes for
+// TLS before those that would take it as any other stream, path, number of
+// conditions, order given.
+func compareRoutes(a, b *route) int {
+	return cmp.Or(
+		cmp.Compare(b.Priority, a.Priority),
+		-cmp.Compare(len(a.tlsMode()), 0)+cmp.Compare(len(b.tlsMode()), 0),
+		cmp.Compare(b.match.path.kind, a.match.path.kind),
+		cmp.Compare(len(b.match.path.exact), len(a.match.path.exact)),
+		cmp.Compare(b.match.conditions(), a.match.conditions()),
+		cmp.Compare(a.index, b.index),
+	)
+}
+
+// conditions counts the kinds of conditions beside domain and path.
+func (m *matcher) conditions() int {
+	n := len(m.headers) + len(m.query)
+	if len(m.methods) > 0 {
+		n++
+	}
+	if m.clients != nil {
+		n++
+	}
+	return n
+}

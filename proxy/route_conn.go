@@ -1,0 +1,275 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+var (
+	errHeadTooLong = errors.New("too many bytes before the connection could be routed")
+	errNoRoute     = errors.New("no route takes this connection")
+)
+
+// maxHead is how much is read to find a route: the largest ClientHello, in the
+// smallest records it may reasonably come in.
+const maxHead = 2 * maxHello
+
+// serve finds out where a connection wants to go and takes it there. One
+// deadline holds from accept until its route is known.
+func (r *run) serve(c *conn) {
+	t := r.table.Load()
+	p := t.ports[c.port]
+	if p == nil {
+		r.reject(c, &r.p.stats.noRoute, errNoRoute)
+		return
+	}
+	q := query{client: c.client.Addr()}
+	if p.direct {
+		rt := p.plain.find(&q, streamTraffic)
+		if rt == nil {
+			r.reject(c, &r.p.stats.noRoute, errNoRoute)
+			return
+		}
+		r.stream(c, c.Conn, nil, rt)
+		return
+	}
+
+	c.SetDeadline(deadline(r.times.Route))
+	kind, err := c.sniff()
+	switch {
+	case err != nil && isTimeout(err) && len(c.head) == 0:
+		// Silence may mean that the server is to speak first.
+		if rt := p.plain.find(&q, streamTraffic); rt != nil {
+			r.stream(c, c.Conn, nil, rt)
+			return
+		}
+		r.reject(c, &r.p.stats.silent, err)
+	case err != nil:
+		r.reject(c, &r.p.stats.silent, err)
+	case kind == looksTLS && p.hasTLS:
+		r.serveTLS(c, p, q)
+	case kind == looksHTTP && p.plainHTTP:
+		r.http(c, c)
+	default:
+		rt := p.plain.find(&q, streamTraffic)
+		if rt == nil {
+			if kind == looksHTTP && p.hasTLS {
+				// What net/http says in this case.
+				io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+			}
+			r.reject(c, &r.p.stats.noRoute, errNoRoute)
+			return
+		}
+		r.stream(c, c.Conn, c.takeHead(), rt)
+	}
+}
+
+// serveTLS routes by the ClientHello and terminates TLS if the route does.
+func (r *run) serveTLS(c *conn, p *portRoutes, q query) {
+	hello, err := c.readHello()
+	if err != nil {
+		r.reject(c, &r.p.stats.badTLS, err)
+		return
+	}
+	host, ok := canonicalHost(hello.serverName)
+	if !ok {
+		c.Conn.Write(unrecognizedName())
+		r.reject(c, &r.p.stats.badTLS, errUnknownName)
+		return
+	}
+	c.serverName = host
+	q.host = host
+	rt := p.hello.find(&q, anyTraffic)
+	if rt == nil {
+		c.Conn.Write(unrecognizedName())
+		r.reject(c, &r.p.stats.unknownName, errUnknownName)
+		return
+	}
+	if !rt.terminatesTLS() {
+		r.stream(c, c.Conn, c.takeHead(), rt)
+		return
+	}
+
+	// The route says which policy; what the stream turns out to carry may
+	// belong to another route with the same name.
+	carriesHTTP := p.terminated.find(&q, httpTraffic) != nil
+	streamRoute := p.terminated.find(&q, streamTraffic)
+	tc := tls.Server(c, rt.policy.config(hello, carriesHTTP, streamRoute != nil))
+	ctx, cancel := r.routeContext()
+	err = tc.HandshakeContext(ctx)
+	cancel()
+	if err != nil {
+		r.reject(c, &r.p.stats.badTLS, err)
+		return
+	}
+	state := tc.ConnectionState()
+	c.policy, c.tls = rt.policy, &state
+
+	switch {
+	case streamRoute == nil:
+		r.httpTLS(c, tc, nil)
+	case state.NegotiatedProtocol == "h2" || state.NegotiatedProtocol == "http/1.1":
+		r.httpTLS(c, tc, nil)
+	case !carriesHTTP:
+		r.stream(c, tc, nil, streamRoute)
+	default:
+		head, kind, err := sniff(tc, nil)
+		switch {
+		case err != nil && !(isTimeout(err) && len(head) == 0):
+			r.reject(c, &r.p.stats.silent, err)
+		case err == nil && kind == looksHTTP:
+			r.httpTLS(c, tc, head)
+		default:
+			r.stream(c, tc, head, streamRoute)
+		}
+	}
+}
+
+// routeContext is a context with the time that is left to find a route.
+func (r *run) routeContext() (context.Context, context.CancelFunc) {
+	if r.times.Route <= 0 {
+		return context.WithCancel(r.ctx)
+	}
+	return context.WithTimeout(r.ctx, r.times.Route)
+}
+
+// reject closes a connection that went nowhere and counts why. Strangers cause
+// these, so they are logged at debug level only and not without limit.
+func (r *run) reject(c *conn, reason *rejection, err error) {
+	reason.count.Add(1)
+	if r.log.Enabled(r.ctx, slog.LevelDebug) {
+		if skipped, ok := reason.mayLog(time.Now()); ok {
+			r.log.Debug("connection refused", "conn_id", c.name(), "remote", c.client, "port", c.port,
+				"reason", reason.name, "err", err, "not_logged", skipped)
+		}
+	}
+	c.Close()
+}
+
+// takeHead returns what has been read ahead; the connection forgets it.
+func (c *conn) takeHead() []byte {
+	head := c.head
+	c.head = nil
+	return head
+}
+
+// What the first bytes of a stream look like.
+type looks int
+
+const (
+	looksOther looks = iota
+	looksTLS
+	looksHTTP
+)
+
+// sniff reads until it is clear what the connection speaks.
+func (c *conn) sniff() (looks, error) {
+	for {
+		if kind, sure := look(c.head); sure {
+			return kind, nil
+		}
+		if err := c.fill(maxHead); err != nil {
+			if err == io.EOF && len(c.head) > 0 {
+				return looksOther, nil
+			}
+			return 0, err
+		}
+	}
+}
+
+// sniff does the same on a stream that has no place to keep what was read.
+func sniff(c net.Conn, head []byte) ([]byte, looks, error) {
+	buf := make([]byte, 4096)
+	for {
+		if kind, sure := look(head); sure {
+			return head, kind, nil
+		}
+		n, err := c.Read(buf)
+		head = append(head, buf[:n]...)
+		if n == 0 && err != nil {
+			if err == io.EOF && len(head) > 0 {
+				return head, looksOther, nil
+			}
+			return head, 0, err
+		}
+	}
+}
+
+// look tells what a stream that begins with b is, if b is long enough to be
+// sure. An HTTP request begins with a method, a space and a path; "PRI * " is
+// HTTP/2 with prior knowledge.
+func look(b []byte) (kind looks, sure bool) {
+	if len(b) == 0 {
+		return 0, false
+	}
+	if b[0] == recordTypeHandshake {
+		if len(b) == 1 {
+			return 0, false
+		}
+		if b[1] == 3 {
+			return looksTLS, true
+		}
+		return looksOther, true
+	}
+	const maxMethod = 24 // the longest registered one has 17 letters
+	for i, c := range b {
+		switch {
+		case 'A' <= c && c <= 'Z' || i > 0 && (c == '-' || c == '_'):
+			if i == maxMethod {
+				return looksOther, true
+			}
+		case c == ' ' && i > 2:
+			if len(b) == i+1 {
+				return 0, false
+			}
+			return lookTarget(string(b[:i]), b[i+1:])
+		default:
+			return looksOther, true
+		}
+	}
+	return 0, false
+}
+
+// lookTarget looks at what follows a word in capitals and a space: in HTTP a
+// request target (RFC 9112 section 3.2), in other protocols something else,
+// as in "HELO example.com".
+func lookTarget(method string, target []byte) (kind looks, sure bool) {
+	if target[0] == '/' || target[0] == '*' || method == "CONNECT" {
+		return looksHTTP, true
+	}
+	for _, scheme := range []string{"http://", "https://"} {
+		n := min(len(scheme), len(target))
+		if strings.EqualFold(scheme[:n], string(target[:n])) {
+			return looksHTTP, n == len(scheme)
+		}
+	}
+	return looksOther, true
+}
+
+// readHello reads until the ClientHello is complete.
+func (c *conn) readHello() (*clientHello, error) {
+	var h helloReader
+	for {
+		done, err := h.read(c.head)
+		if err != nil {
+			return nil, err
+		}
+		if done {
+			return h.parse()
+		}
+		if err := c.fill(maxHead); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}

@@ -1,0 +1,395 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// run is a Proxy between one Start and its Stop: listeners, connections and
+// all goroutines.
+type run struct {
+	p     *Proxy
+	log   *slog.Logger
+	times Timeouts
+	table atomic.Pointer[table]
+
+	ctx    context.Context // ends when what is left at Stop must go
+	cancel context.CancelFunc
+
+	server    *http.Server
+	queue     *queueListener // connections on their way to server
+	connID    atomic.Uint64
+	accepting sync.WaitGroup // accept loops
+	working   sync.WaitGroup // everything else that Stop waits for
+
+	mu        sync.Mutex
+	stopping  bool
+	conns     map[*conn]struct{}
+	empty     chan struct{} // closed when stopping and no connection is left
+	perIP     map[netip.Addr]int
+	listeners map[int]net.Listener
+
+	stopped chan struct{} // closed when Stop is through
+	fatal   chan error    // the first error that ends serving
+}
+
+func newRun(p *Proxy) *run {
+	r := &run{
+		p:         p,
+		log:       p.log,
+		times:     p.times,
+		queue:     newQueueListener(),
+		conns:     make(map[*conn]struct{}),
+		empty:     make(chan struct{}),
+		perIP:     make(map[netip.Addr]int),
+		listeners: make(map[int]net.Listener),
+		stopped:   make(chan struct{}),
+		fatal:     make(chan error, 1),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.connID.Store(rand.Uint64())
+	r.server = r.newHTTPServer()
+	return r
+}
+
+// bind opens listeners for the ports of t that have none yet. On an error it
+// closes those it opened.
+func (r *run) bind(ctx context.Context, t *table) (opened map[int]net.Listener, err error) {
+	opened = make(map[int]net.Listener)
+	var problems []error
+	for port := range t.ports {
+		if r.listeners[port] != nil {
+			continue
+		}
+		ln, err := r.p.listen(ctx, port)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		opened[port] = ln
+	}
+	if len(problems) > 0 {
+		for _, ln := range opened {
+			ln.Close()
+		}
+		return nil, errors.Join(problems...)
+	}
+	return opened, nil
+}
+
+// listen opens the listener of one port.
+func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
+	addr := p.listenAddr(port)
+	if ln := p.takeListener(addr); ln != nil {
+		return ln, nil
+	}
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
+	}
+	return ln, nil
+}
+
+// accept serves a listener until it is closed.
+func (r *run) accept(port int, ln net.Listener) {
+	defer r.accepting.Done()
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		if err == nil {
+			pause = 0
+			r.admit(port, nc)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || r.ctx.Err() != nil {
+			return
+		}
+		// Most often there are no file descriptors left. Those of others, or
+		// our own once connections end, will come back.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		r.log.Error("cannot accept connections, will try again", "port", port, "err", err, "in", pause)
+		select {
+		case <-time.After(pause):
+		case <-r.ctx.Done():
+			return
+		}
+		r.mu.Lock()
+		gone := r.listeners[port] != ln
+		r.mu.Unlock()
+		if gone {
+			return
+		}
+	}
+}
+
+// admit applies the limits and starts to serve a connection.
+func (r *run) admit(port int, nc net.Conn) {
+	c := &conn{
+		Conn:   nc,
+		run:    r,
+		id:     r.connID.Add(1),
+		port:   port,
+		client: addrPort(nc.RemoteAddr()),
+		local:  addrPort(nc.LocalAddr()),
+	}
+	ip := c.client.Addr()
+	r.mu.Lock()
+	var reason *rejection
+	switch {
+	case r.stopping:
+		reason = &r.p.stats.stopping
+	case r.p.cfg.MaxConnections > 0 && len(r.conns) >= r.p.cfg.MaxConnections:
+		reason = &r.p.stats.tooMany
+	case r.p.cfg.MaxConnectionsPerIP > 0 && r.perIP[ip] >= r.p.cfg.MaxConnectionsPerIP:
+		reason = &r.p.stats.tooManyPerIP
+	default:
+		r.conns[c] = struct{}{}
+		if r.p.cfg.MaxConnectionsPerIP > 0 {
+			r.perIP[ip]++
+		}
+		r.working.Add(1)
+	}
+	r.mu.Unlock()
+	r.p.stats.connections.Add(1)
+	if reason != nil {
+		r.reject(c, reason, errLimit)
+		return
+	}
+	go func() {
+		defer r.working.Done()
+		r.serve(c)
+	}()
+}
+
+var errLimit = errors.New("limit of connections reached")
+
+// forget takes a closed connection off the books.
+func (r *run) forget(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.conns[c]; !ok {
+		return
+	}
+	delete(r.conns, c)
+	if r.stopping && len(r.conns) == 0 {
+		close(r.empty)
+	}
+	if r.p.cfg.MaxConnectionsPerIP > 0 {
+		ip := c.client.Addr()
+		if r.perIP[ip]--; r.perIP[ip] <= 0 {
+			delete(r.perIP, ip)
+		}
+	}
+}
+
+// open returns the connections that are open now.
+func (r *run) open() []*conn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]*conn, 0, len(r.conns))
+	for c := range r.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// drain gives the sessions that an update has orphaned time to end, then ends
+// those that are left.
+func (r *run) drain() {
+	if len(r.orphans()) == 0 {
+		return
+	}
+	r.mu.Lock()
+	if r.stopping {
+		r.mu.Unlock()
+		return
+	}
+	r.working.Add(1)
+	r.mu.Unlock()
+	go func() {
+		defer r.working.Done()
+		var over <-chan time.Time
+		if r.times.Drain >= 0 {
+			timer := time.NewTimer(r.times.Drain)
+			defer timer.Stop()
+			over = timer.C
+		}
+		select {
+		case <-over:
+			// By now the route may have come back.
+			for _, s := range r.orphans() {
+				s.cancel()
+			}
+		case <-r.ctx.Done():
+		}
+	}()
+}
+
+// orphans returns the sessions whose route or target is not in the table.
+func (r *run) orphans() []*session {
+	t := r.table.Load()
+	var list []*session
+	for _, c := range r.open() {
+		c.mu.Lock()
+		for _, s := range c.sessions {
+			if rt := t.byKey[s.route.key]; rt == nil || !rt.hasTarget(s.target.Load()) {
+				list = append(list, s)
+			}
+		}
+		c.mu.Unlock()
+	}
+	return list
+}
+
+// listen puts opened listeners into service.
+func (r *run) listen(opened map[int]net.Listener) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for port, ln := range opened {
+		r.listeners[port] = ln
+		r.accepting.Add(1)
+		go r.accept(port, ln)
+	}
+}
+
+// unlisten closes the listeners of ports that t has no routes for.
+func (r *run) unlisten(t *table) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for port, ln := range r.listeners {
+		if t.ports[port] == nil {
+			ln.Close()
+			delete(r.listeners, port)
+		}
+	}
+}
+
+// fail reports that the run cannot go on.
+func (r *run) fail(err error) {
+	select {
+	case r.fatal <- err:
+	default:
+	}
+}
+
+func (r *run) isStopping() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopping
+}
+
+// beginStop ends accepting. It reports whether it is the first to do so.
+func (r *run) beginStop() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		return false
+	}
+	r.stopping = true
+	if len(r.conns) == 0 {
+		close(r.empty)
+	}
+	for port, ln := range r.listeners {
+		ln.Close()
+		delete(r.listeners, port)
+	}
+	return true
+}
+
+func (r *run) closeConns() {
+	for _, c := range r.open() {
+		c.Close()
+	}
+}
+
+// stop waits for connections after beginStop until ctx ends, then closes those
+// that are left. It returns when nothing is.
+func (r *run) stop(ctx context.Context) error {
+	if _, ok := ctx.Deadline(); !ok && r.times.Drain >= 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.times.Drain)
+		defer cancel()
+	}
+	r.accepting.Wait()
+
+	err := r.server.Shutdown(ctx)
+	if err == nil {
+		// net/http has finished its part. What carries nothing now was still
+		// looking for its route; the rest are streams, which end by themselves.
+		for _, c := range r.open() {
+			if c.idle() {
+				c.Close()
+			}
+		}
+		select {
+		case <-r.empty:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	r.cancel()
+	r.server.Close()
+	r.queue.Close()
+	r.closeConns()
+	r.working.Wait()
+	if err != nil {
+		return fmt.Errorf("connections were still open and have been closed: %w", err)
+	}
+	return nil
+}
+
+// idle reports whether the connection carries nothing.
+func (c *conn) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.sessions) == 0
+}
+
+// queueListener hands connections to an http.Server.
+type queueListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newQueueListener() *queueListener {
+	return &queueListener{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (q *queueListener) push(c net.Conn) bool {
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.done:
+		return false
+	}
+}
+
+// Accept returns the next connection.
+func (q *queueListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept.
+func (q *queueListener) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+// Addr returns a placeholder: the connections come from many ports.
+func (q *queueListener) Addr() net.Addr { return &net.TCPAddr{} }

@@ -1,0 +1,129 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"mime"
+	"net/http"
+	"os"
+	"path"
+	"strings"
+)
+
+// static serves the files below a folder. It opens the folder at each request,
+// so that it may appear later or be exchanged as a whole, and never leaves it:
+// not by dot-dot and not by a symbolic link.
+func static(folder string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method != http.MethodGet && req.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+			return
+		}
+		root, err := os.OpenRoot(folder)
+		if err != nil {
+			x := exchangeFrom(req.Context())
+			x.run.log.Warn("cannot open the folder to serve", "route", x.route.Name, "err", err)
+			http.Error(w, "Not Found", http.StatusNotFound)
+			return
+		}
+		defer root.Close()
+		name := strings.TrimPrefix(path.Clean(req.URL.Path), "/")
+		if name == "" {
+			name = "."
+		}
+		f, info, err := openFile(root, name)
+		if err == nil && info.IsDir() {
+			f.Close()
+			if !strings.HasSuffix(req.URL.Path, "/") {
+				location := "/" + strings.TrimLeft(req.URL.EscapedPath(), "/") + "/"
+				if req.URL.RawQuery != "" {
+					location += "?" + req.URL.RawQuery
+				}
+				w.Header().Set("Location", location)
+				w.WriteHeader(http.StatusMovedPermanently)
+				return
+			}
+			name = path.Join(name, "index.html")
+			f, info, err = openFile(root, name)
+		} else if err == nil && strings.HasSuffix(req.URL.Path, "/") {
+			f.Close()
+			err = fs.ErrNotExist // a file is not a folder
+		}
+		if err == nil && !info.Mode().IsRegular() {
+			f.Close()
+			err = fs.ErrNotExist
+		}
+		if err != nil {
+			status := http.StatusNotFound
+			if errors.Is(err, fs.ErrPermission) {
+				status = http.StatusForbidden
+			}
+			http.Error(w, http.StatusText(status), status)
+			return
+		}
+		serveFile(w, req, root, name, f, info)
+	})
+}
+
+// serveFile sends a file, or a compressed sibling of it that the client takes.
+func serveFile(w http.ResponseWriter, req *http.Request, root *os.Root, name string, f *os.File, info fs.FileInfo) {
+	h := w.Header()
+	for _, c := range []struct{ coding, suffix string }{{"zstd", ".zst"}, {"br", ".br"}, {"gzip", ".gz"}} {
+		if !acceptsCoding(req.Header.Values("Accept-Encoding"), c.coding) {
+			continue
+		}
+		z, zinfo, err := openFile(root, name+c.suffix)
+		if err != nil {
+			continue
+		}
+		// An older sibling was made from another version of the file.
+		if !zinfo.Mode().IsRegular() || zinfo.ModTime().Before(info.ModTime()) {
+			z.Close()
+			continue
+		}
+		f.Close()
+		f, info = z, zinfo
+		h.Set("Content-Encoding", c.coding)
+		if mime.TypeByExtension(path.Ext(name)) == "" {
+			h.Set("Content-Type", "application/octet-stream") // not what compressed bytes look like
+		}
+		break
+	}
+	defer f.Close()
+	h.Add("Vary", "Accept-Encoding")
+	h.Set("Etag", fmt.Sprintf(`"%x-%x%s"`, info.ModTime().UnixNano(), info.Size(), strings.TrimSuffix("-"+h.Get("Content-Encoding"), "-")))
+	// The name decides the type, also of a compressed file.
+	http.ServeContent(w, req, name, info.ModTime(), f)
+}
+
+func openFile(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	// Not blocking: a named pipe must not hold the request up.
+	f, err := root.OpenFile(name, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// acceptsCoding reads Accept-Encoding (RFC 9110 section 12.5.3) as far as
+// needed: a coding is accepted if it is named without q=0.
+func acceptsCoding(values []string, coding string) bool {
+	for _, value := range values {
+		for item := range strings.SplitSeq(value, ",") {
+			name, params, _ := strings.Cut(item, ";")
+			if !strings.EqualFold(strings.TrimSpace(name), coding) {
+				continue
+			}
+			q := strings.ReplaceAll(params, " ", "")
+			return q != "q=0" && !strings.HasPrefix(q, "q=0.000") && q != "q=0.0" && q != "q=0.00"
+		}
+	}
+	return false
+}

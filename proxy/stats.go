@@ -1,0 +1,172 @@
+package proxy
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Stats is a snapshot of a Proxy's counters. They count from New on.
+type Stats struct {
+	// ActiveConnections are the client connections open now.
+	ActiveConnections int `json:"activeConnections"`
+	// Connections is how many were accepted.
+	Connections uint64 `json:"connections"`
+	// Requests is how many HTTP requests a route took.
+	Requests uint64 `json:"requests"`
+	// Refused counts connections and requests that went nowhere, by reason.
+	Refused map[string]uint64 `json:"refused"`
+	// Routes are in the order of the configuration, enabled ones only.
+	Routes []RouteStats `json:"routes"`
+	// Targets are ordered by name.
+	Targets []TargetStats `json:"targets"`
+}
+
+// RouteStats are the counters of one route.
+type RouteStats struct {
+	Name string `json:"name"`
+	// Active are streams and requests in flight.
+	Active   int64  `json:"active"`
+	Streams  uint64 `json:"streams"`
+	Requests uint64 `json:"requests"`
+	// Responses counts by status class, from 1xx at index 1 to 5xx at index 5;
+	// index 0 has requests that got no response.
+	Responses [6]uint64 `json:"responses"`
+	// BytesIn and BytesOut are contents received from and sent to clients.
+	BytesIn  uint64 `json:"bytesIn"`
+	BytesOut uint64 `json:"bytesOut"`
+	// Blocked is what Security refused.
+	Blocked uint64 `json:"blocked"`
+}
+
+// TargetStats are the counters of one target.
+type TargetStats struct {
+	// Name is host:port.
+	Name string `json:"name"`
+	// Healthy is false if health checks fail or the target could just now not
+	// be reached.
+	Healthy bool `json:"healthy"`
+	// Active are streams and requests in flight.
+	Active int64 `json:"active"`
+	// Total is how many were sent to it, Failures how many of them could not
+	// be, or got no answer.
+	Total    uint64 `json:"total"`
+	Failures uint64 `json:"failures"`
+	// LastError is the last failure, also after recovery.
+	LastError string `json:"lastError,omitempty"`
+}
+
+// counters are those of the Proxy as a whole.
+type counters struct {
+	connections atomic.Uint64
+	requests    atomic.Uint64
+
+	silent, badTLS, badRequest, unknownName, noRoute, blocked,
+	misdirected, routeFull, tooMany, tooManyPerIP, stopping rejection
+}
+
+// rejection counts one reason to refuse.
+type rejection struct {
+	name  string
+	count atomic.Uint64
+
+	second  atomic.Int64 // the second that logged counts in
+	logged  atomic.Int64
+	skipped atomic.Uint64
+}
+
+// all lists the reasons under their public names.
+func (c *counters) all() []*rejection {
+	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
+		&c.misdirected, &c.routeFull, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+}
+
+func (c *counters) init() {
+	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
+		"misdirected", "routeFull", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		c.all()[i].name = name
+	}
+}
+
+// logsPerSecond bounds what one reason may write to the log.
+const logsPerSecond = 10
+
+// mayLog reports whether another line may be written now, and how many have
+// been left out since the last one.
+func (r *rejection) mayLog(now time.Time) (skipped uint64, ok bool) {
+	if second := now.Unix(); r.second.Swap(second) != second {
+		r.logged.Store(0)
+	}
+	if r.logged.Add(1) > logsPerSecond {
+		r.skipped.Add(1)
+		return 0, false
+	}
+	return r.skipped.Swap(0), true
+}
+
+// Stats returns a snapshot of the counters.
+func (p *Proxy) Stats() Stats {
+	s := Stats{
+		Connections: p.stats.connections.Load(),
+		Requests:    p.stats.requests.Load(),
+		Refused:     make(map[string]uint64),
+	}
+	for _, r := range p.stats.all() {
+		s.Refused[r.name] = r.count.Load()
+	}
+	r := p.current()
+	if r == nil {
+		return s
+	}
+	r.mu.Lock()
+	s.ActiveConnections = len(r.conns)
+	r.mu.Unlock()
+
+	now := time.Now().UnixNano()
+	seen := make(map[*target]bool)
+	for _, rt := range r.table.Load().routes {
+		s.Routes = append(s.Routes, rt.stats())
+		if rt.balancer == nil {
+			continue
+		}
+		for _, e := range rt.balancer.entries {
+			if !seen[e.target] {
+				seen[e.target] = true
+				s.Targets = append(s.Targets, e.target.stats(now))
+			}
+		}
+	}
+	slices.SortStableFunc(s.Targets, func(a, b TargetStats) int { return cmp.Compare(a.Name, b.Name) })
+	return s
+}
+
+func (r *route) stats() RouteStats {
+	s := RouteStats{
+		Name:     r.Name,
+		Active:   r.state.active.Load(),
+		Streams:  r.state.streams.Load(),
+		Requests: r.state.requests.Load(),
+		BytesIn:  r.state.bytesIn.Load(),
+		BytesOut: r.state.bytesOut.Load(),
+		Blocked:  r.state.blocked.Load(),
+	}
+	for i := range s.Responses {
+		s.Responses[i] = r.state.responses[i].Load()
+	}
+	return s
+}
+
+func (t *target) stats(now int64) TargetStats {
+	s := TargetStats{
+		Name:     t.name,
+		Healthy:  !t.unhealthy.Load() && !t.paused(now),
+		Active:   t.active.Load(),
+		Total:    t.total.Load(),
+		Failures: t.failures.Load(),
+	}
+	if text := t.lastError.Load(); text != nil {
+		s.LastError = *text
+	}
+	return s
+}

@@ -1,0 +1,228 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// stream serves a connection whose bytes are not looked into. client is what
+// to read from and write to: the connection itself or the TLS on top of it.
+// head has been read from it already.
+func (r *run) stream(c *conn, client net.Conn, head []byte, rt *route) {
+	defer c.Close()
+	client.SetDeadline(time.Time{})
+	if !rt.permits(c.client.Addr()) {
+		rt.state.blocked.Add(1)
+		r.reject(c, &r.p.stats.blocked, fmt.Errorf("route %q does not permit this address", rt.Name))
+		return
+	}
+	if !rt.acquire() {
+		rt.state.blocked.Add(1)
+		r.reject(c, &r.p.stats.routeFull, fmt.Errorf("route %q has its maximum of connections", rt.Name))
+		return
+	}
+	defer rt.release()
+	rt.state.streams.Add(1)
+
+	ctx, cancel := context.WithCancel(r.ctx)
+	defer cancel()
+	// A cancelled context must end reads and writes too.
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	s := c.begin(rt, cancel)
+	defer c.end(s)
+
+	info := c.info(rt)
+	if h := rt.Action.SocketHandler; h != nil {
+		if len(head) > 0 {
+			client = &headConn{Conn: client, head: head}
+		}
+		defer client.Close()
+		r.serveSocket(ctx, h, client, info)
+		return
+	}
+
+	t, upstream, err := r.dialStream(ctx, rt, &info)
+	if err != nil {
+		if ctx.Err() == nil {
+			r.log.Warn("no target could be reached", "route", rt.Name, "conn_id", info.ID, "remote", info.Client, "err", err)
+		}
+		return
+	}
+	defer upstream.Close()
+	stopUpstream := context.AfterFunc(ctx, func() { upstream.Close() })
+	defer stopUpstream()
+	s.target.Store(t)
+	t.total.Add(1)
+	t.active.Add(1)
+	defer t.active.Add(-1)
+
+	rt.state.bytesIn.Add(uint64(len(head)))
+	if len(head) > 0 {
+		upstream.SetWriteDeadline(deadline(r.times.Idle))
+		if _, err := upstream.Write(head); err != nil {
+			t.failures.Add(1)
+			return
+		}
+	}
+	relay(client, upstream, r.times.Idle, &rt.state.bytesIn, &rt.state.bytesOut, &r.p.buffers)
+}
+
+// serveSocket runs code of the host; its panic ends the connection, not the
+// process.
+func (r *run) serveSocket(ctx context.Context, h SocketHandler, c net.Conn, info ConnInfo) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.log.Error("socket handler panicked", "route", info.Route, "conn_id", info.ID, "remote", info.Client, "panic", v)
+		}
+	}()
+	h.ServeConn(ctx, c, info)
+}
+
+// dialStream connects to a target of the route, trying others when one cannot
+// be reached.
+func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*target, net.Conn, error) {
+	var tried []*target
+	problem := errNoTarget
+	for {
+		e := rt.balancer.pick(info.Client.Addr(), tried)
+		if e == nil {
+			return nil, nil, problem
+		}
+		port, err := e.port(info)
+		if err != nil {
+			return nil, nil, err
+		}
+		upstream, err := e.target.dialStream(ctx, port, info.ServerName, r.times.Connect)
+		if err == nil {
+			e.target.reached()
+			return e.target, upstream, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		e.target.failed(err)
+		problem = err
+		tried = append(tried, e.target)
+	}
+}
+
+// headConn gives back first what was read ahead.
+type headConn struct {
+	net.Conn
+	head []byte
+}
+
+func (c *headConn) Read(b []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(b, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	return c.Conn.Read(b)
+}
+
+// CloseWrite passes the end of one direction on.
+func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// relay copies both ways until both have ended. When one side ends its
+// direction, that end is passed on and the other direction goes on. Where a
+// connection breaks, both are reset, so that nobody takes a broken transfer for
+// a complete one. in and out count bytes from and to the client.
+func relay(client, upstream net.Conn, idle time.Duration, in, out *atomic.Uint64, buffers *sync.Pool) {
+	var last atomic.Int64 // when bytes last moved in either direction, Unix nanoseconds
+	last.Store(time.Now().UnixNano())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyHalf(upstream, client, idle, &last, in, buffers)
+	}()
+	copyHalf(client, upstream, idle, &last, out, buffers)
+	<-done
+}
+
+// copyHalf copies one direction and passes on how it ended.
+func copyHalf(dst, src net.Conn, idle time.Duration, last *atomic.Int64, count *atomic.Uint64, buffers *sync.Pool) {
+	err := copyStream(dst, src, idle, last, count, buffers)
+	if err == nil {
+		err = closeWrite(dst)
+		if err == nil {
+			return
+		}
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		reset(dst)
+		reset(src)
+	}
+	dst.Close()
+	src.Close()
+}
+
+// copyStream copies until src ends, which is no error. A direction may be
+// silent as long as the other is not.
+func copyStream(dst, src net.Conn, idle time.Duration, last *atomic.Int64, count *atomic.Uint64, buffers *sync.Pool) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	var readBy, writeBy time.Time
+	for {
+		readBy = extend(readBy, idle, src.SetReadDeadline)
+		n, err := src.Read(*buf)
+		if n > 0 {
+			last.Store(time.Now().UnixNano())
+			count.Add(uint64(n))
+			writeBy = extend(writeBy, idle, dst.SetWriteDeadline)
+			if _, err := dst.Write((*buf)[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == nil:
+		case err == io.EOF:
+			return nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(time.Unix(0, last.Load())) < idle:
+			readBy = time.Time{}
+		default:
+			return err
+		}
+	}
+}
+
+// extend moves a deadline on, but not at every call: setting it costs about as
+// much as a small read.
+func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Time {
+	if idle <= 0 {
+		return by
+	}
+	next := time.Now().Add(idle)
+	if next.Sub(by) < idle/8 {
+		return by
+	}
+	set(next)
+	return next
+}
+
+// reset makes the close of a connection a reset.
+func reset(c net.Conn) {
+	for {
+		switch inner := c.(type) {
+		case interface{ SetLinger(int) error }:
+			inner.SetLinger(0)
+			return
+		case interface{ NetConn() net.Conn }:
+			c = inner.NetConn()
+		case *conn:
+			c = inner.Conn
+		case *headConn:
+			c = inner.Conn
+		default:
+			return
+		}
+	}
+}

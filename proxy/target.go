@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// failPause is how long a target that could not be reached is left alone while
+// there are others, unless a health check finds it well before.
+const failPause = 10 * time.Second
+
+// target is one server behind the proxy, with everything about it that must
+// survive updates of the routing table: connections, health, counters. Routes
+// that send to the same server on the same terms share it.
+type target struct {
+	key  targetKey
+	name string // host:port, for logs and statistics
+	tls  *tls.Config
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	pool *http.Transport // idle HTTP connections
+
+	active   atomic.Int64
+	total    atomic.Uint64 // streams and requests
+	failures atomic.Uint64 // could not be reached, or broke off
+
+	unhealthy   atomic.Bool  // by health checks
+	pausedUntil atomic.Int64 // Unix nanoseconds, after a failure to connect
+	lastError   atomic.Pointer[string]
+
+	stopCheck context.CancelFunc
+}
+
+// targetKey is the identity of a target.
+type targetKey struct {
+	host      string
+	port      int // PreservePort if it depends on the connection
+	reencrypt bool
+	upstream  UpstreamTLS
+	caPEM     string // contents of upstream.CAPath
+	check     HealthCheck
+	hasCheck  bool
+}
+
+func newTarget(key targetKey, tlsConfig *tls.Config, times Timeouts) *target {
+	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
+	t := &target{key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
+	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		// With TLS to the target the pool's address carries the server name,
+		// so that connections for different names are not mixed up. Where to
+		// connect to is the target's business alone.
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := dialer.DialContext(ctx, network, net.JoinHostPort(key.host, port))
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return conn, nil
+	}
+	t.pool = &http.Transport{
+		DialContext:            t.dial,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    max(times.Connect, 0),
+		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConns:           1024,
+		MaxIdleConnsPerHost:    256,
+		MaxResponseHeaderBytes: 256 << 10,
+		DisableCompression:     true,
+		WriteBufferSize:        8 << 10,
+		ReadBufferSize:         8 << 10,
+	}
+	return t
+}
+
+// dialError marks failures before a connection was there: nothing can have
+// been sent, so another target may be tried.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+func isDialError(err error) bool {
+	var d *dialError
+	return errors.As(err, &d)
+}
+
+// dialStream opens a connection for a stream, with TLS if the route asks for
+// it. serverName is the name the client asked for.
+func (t *target) dialStream(ctx context.Context, port int, serverName string, timeout time.Duration) (net.Conn, error) {
+	conn, err := t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if err != nil || t.tls == nil {
+		return conn, err
+	}
+	config := t.tls.Clone()
+	config.ServerName = t.serverName(serverName)
+	if timeout > 0 {
+		conn.SetDeadline(time.Now().Add(timeout))
+	}
+	secure := tls.Client(conn, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, &dialError{fmt.Errorf("TLS with %s: %w", t.name, err)}
+	}
+	conn.SetDeadline(time.Time{})
+	return secure, nil
+}
+
+// serverName is the name to expect of the target: the configured one, or its
+// host, or if that is an address the one the client asked for.
+func (t *target) serverName(asked string) string {
+	switch {
+	case t.key.upstream.ServerName != "":
+		return t.key.upstream.ServerName
+	case asked == "":
+		return t.key.host
+	}
+	if _, err := netip.ParseAddr(t.key.host); err == nil {
+		return asked
+	}
+	return t.key.host
+}
+
+// failed notes that the target could not be reached.
+func (t *target) failed(err error) {
+	t.failures.Add(1)
+	text := err.Error()
+	t.lastError.Store(&text)
+	t.pausedUntil.Store(time.Now().Add(failPause).UnixNano())
+}
+
+// reached notes that it could.
+func (t *target) reached() {
+	if t.pausedUntil.Load() != 0 {
+		t.pausedUntil.Store(0)
+	}
+}
+
+func (t *target) paused(now int64) bool {
+	until := t.pausedUntil.Load()
+	return until != 0 && now < until
+}
+
+func portName(port int) string {
+	if port == PreservePort {
+		return "preserve"
+	}
+	return strconv.Itoa(port)
+}

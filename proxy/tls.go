@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync/atomic"
+)
+
+// tlsPolicy is one way to terminate TLS: a certificate and what is asked of
+// clients. Routes with equal settings share a policy, and it survives updates,
+// because its session ticket keys do: a new tls.Config would make every client
+// do a full handshake, and sharing keys between policies would let a session
+// of one be resumed under another.
+type tlsPolicy struct {
+	key tlsPolicyKey
+	// cert is replaced when the files have changed. Nil for "auto".
+	cert atomic.Pointer[tls.Certificate]
+	// http offers HTTP in ALPN, stream offers nothing.
+	http, stream *tls.Config
+}
+
+type tlsPolicyKey struct {
+	certPath, keyPath string // "" for "auto"
+	clientCA          string // the PEM text itself: other authorities, other policy
+}
+
+// loadPolicy returns the policy for t, the one in known where there is one,
+// and the certificate to put into it once the update that asks for it is
+// certain to take place.
+func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, *tls.Certificate, error) {
+	key := tlsPolicyKey{certPath: t.Certificate.CertPath, keyPath: t.Certificate.KeyPath}
+	var clientCAs *x509.CertPool
+	if t.ClientAuth != nil {
+		pem, pool, err := loadCAs(t.ClientAuth.CAPath)
+		if err != nil {
+			return nil, nil, &FieldError{Path: "clientAuth.caPath", Msg: err.Error()}
+		}
+		key.clientCA, clientCAs = pem, pool
+	}
+
+	var cert *tls.Certificate
+	if !t.Certificate.Auto {
+		c, err := loadCertificate(t.Certificate)
+		if err != nil {
+			return nil, nil, err
+		}
+		cert = c
+	} else if p.opts.getCertificate == nil {
+		return nil, nil, &FieldError{Path: "certificate", Msg: `"auto" needs a source of certificates, and none is available: give certPath and keyPath, or WithGetCertificate`}
+	}
+	if policy := known[key]; policy != nil {
+		return policy, cert, nil
+	}
+
+	policy := &tlsPolicy{key: key}
+	if cert != nil {
+		policy.cert.Store(cert)
+	}
+	getCertificate := p.opts.getCertificate
+	if !t.Certificate.Auto {
+		getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return policy.cert.Load(), nil }
+	}
+	config := func(protocols ...string) *tls.Config {
+		c := &tls.Config{
+			MinVersion:             tls.VersionTLS12,
+			GetCertificate:         getCertificate,
+			NextProtos:             protocols,
+			SessionTicketsDisabled: p.cfg.AllowSessionTicket != nil && !*p.cfg.AllowSessionTicket,
+		}
+		if clientCAs != nil {
+			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clientCAs
+		}
+		return c
+	}
+	policy.http, policy.stream = config("h2", "http/1.1"), config()
+	known[key] = policy
+	return policy, cert, nil
+}
+
+// config returns the configuration for a connection that may carry HTTP,
+// streams or both.
+func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
+	offersHTTP := slices.Contains(hello.protocols, "h2") || slices.Contains(hello.protocols, "http/1.1")
+	if http && (offersHTTP || !streams) {
+		return p.http
+	}
+	return p.stream
+}
+
+// loadCertificate reads a key pair; errors name the field at fault.
+func loadCertificate(c Certificate) (*tls.Certificate, error) {
+	certPEM, err := os.ReadFile(c.CertPath)
+	if err != nil {
+		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error()}
+	}
+	keyPEM, err := os.ReadFile(c.KeyPath)
+	if err != nil {
+		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error()}
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, &FieldError{Path: "certificate", Msg: fmt.Sprintf("%s and %s are not a certificate and its key: %v", c.CertPath, c.KeyPath, err)}
+	}
+	return &cert, nil
+}
+
+// loadCAs reads a PEM file of certification authorities.
+func loadCAs(path string) (string, *x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot read the authorities: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return "", nil, fmt.Errorf("%s has no certificate in PEM form", path)
+	}
+	return string(pem), pool, nil
+}
+
+// upstreamTLS makes the client side for targets of TerminateAndReencrypt.
+// It returns the text of CAPath as well, because a target that is checked
+// against other authorities is another target.
+func (u UpstreamTLS) config() (c *tls.Config, caPEM string, err error) {
+	c = &tls.Config{
+		ServerName:         u.ServerName,
+		InsecureSkipVerify: u.InsecureSkipVerify,
+		ClientSessionCache: tls.NewLRUClientSessionCache(32),
+	}
+	if u.CAPath != "" {
+		if caPEM, c.RootCAs, err = loadCAs(u.CAPath); err != nil {
+			return nil, "", &FieldError{Path: "upstream.caPath", Msg: err.Error()}
+		}
+	}
+	return c, caPEM, nil
+}
+
+// unrecognizedName is the fatal alert for a server name that no route has
+// (RFC 6066 section 3), in a record that any version understands.
+func unrecognizedName() []byte { return []byte{21, 3, 1, 0, 2, 2, 112} }
+
+var errUnknownName = errors.New("no route has this server name")

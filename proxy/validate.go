@@ -1,0 +1,442 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/glob"
+)
+
+// FieldError is a mistake in a configuration: the path of the field, such as
+// "routes[3].action.targets[0].port", and what is wrong with it. Validation
+// errors unwrap to all of them.
+type FieldError = conf.FieldError
+
+// maxRoutePorts bounds the listeners that one route can ask for.
+const maxRoutePorts = 4096
+
+// Validate checks everything that can be told without I/O and returns all
+// mistakes at once, each a [*FieldError].
+func (c *Config) Validate() error {
+	check := conf.NewChecker()
+	if h := c.ListenHost; h != "" && strings.Trim(h, "[]") != "localhost" {
+		if _, err := netip.ParseAddr(h); err != nil {
+			check.Field("listenHost").Errorf("%q is not an IP address; leave it empty for all interfaces", h)
+		}
+	}
+	checkIPs(check.Field("trustedProxies"), c.TrustedProxies)
+	checkNotNegative(check.Field("maxConnections"), c.MaxConnections)
+	checkNotNegative(check.Field("maxConnectionsPerIp"), c.MaxConnectionsPerIP)
+	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
+		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
+	}
+	if c.ACME != nil {
+		c.ACME.validate(check.Field("acme"))
+	}
+	validateRoutes(check, c.Routes)
+	return check.Err()
+}
+
+func (a *ACME) validate(check *conf.Checker) {
+	for i, ch := range a.Challenges {
+		switch ch {
+		case "dns-01", "tls-alpn-01", "http-01":
+		default:
+			check.Field("challenges").Index(i).Errorf("%q is not a challenge type; use dns-01, tls-alpn-01 or http-01", ch)
+		}
+	}
+	if a.CADirectory != "" && !strings.HasPrefix(a.CADirectory, "https://") {
+		check.Field("caDirectory").Errorf("%q must be an https:// URL", a.CADirectory)
+	}
+	if a.Email != "" && !strings.Contains(a.Email, "@") {
+		check.Field("email").Errorf("%q is not an e-mail address", a.Email)
+	}
+}
+
+// validateRoutes checks each route and then what they are to each other.
+func validateRoutes(check *conf.Checker, routes []Route) {
+	check = check.Field("routes")
+	names := make(map[string]int)
+	for i := range routes {
+		r := &routes[i]
+		at := check.Index(i)
+		if r.Name != "" {
+			if first, ok := names[r.Name]; ok {
+				at.Field("name").Errorf("%q is the name of routes[%d] already", r.Name, first)
+			} else {
+				names[r.Name] = i
+			}
+		}
+		r.Match.validate(at.Field("match"))
+		r.validateAction(at.Field("action"))
+	}
+	validateTogether(check, routes)
+}
+
+func (m *Match) validate(check *conf.Checker) {
+	if len(m.Ports) == 0 {
+		check.Field("ports").Errorf("missing: give at least one port")
+	}
+	for i, p := range m.Ports {
+		at := check.Field("ports").Index(i)
+		switch {
+		case p.From < 0 || p.From > 65535:
+			at.Errorf("%d is not a port (1-65535, or 0 for any free one)", p.From)
+		case p.To < 0 || p.To > 65535:
+			at.Errorf("%d is not a port (1-65535, or 0 for any free one)", p.To)
+		case p.To < p.From:
+			at.Errorf("range from %d to %d is empty", p.From, p.To)
+		case p.From == 0 && p.To != 0:
+			at.Errorf("a range cannot begin at port 0")
+		case p.To-p.From >= maxRoutePorts:
+			at.Errorf("range of %d ports; at most %d fit in one range", p.To-p.From+1, maxRoutePorts)
+		}
+	}
+	for i, d := range m.Domains {
+		if _, _, ok := domainPattern(d); !ok {
+			check.Field("domains").Index(i).Errorf("%q is not a domain; use a name, \"*.\" and a name, or \"*\"", d)
+		}
+	}
+	if _, err := newPathPattern(m.Path); err != nil {
+		check.Field("path").Errorf("%v", err)
+	}
+	for i, method := range m.Methods {
+		if !httpguts.ValidHeaderFieldName(method) {
+			check.Field("methods").Index(i).Errorf("%q is not an HTTP method", method)
+		}
+	}
+	checkPatterns(check.Field("headers"), m.Headers, true)
+	checkPatterns(check.Field("query"), m.Query, false)
+	checkIPs(check.Field("clientIp"), m.ClientIP)
+	switch m.Protocol {
+	case "", "tcp", "http":
+	case "udp":
+		if m.Path != "" || len(m.Methods) > 0 || len(m.Headers) > 0 || len(m.Query) > 0 || len(m.Domains) > 0 {
+			check.Field("protocol").Errorf("udp has no domains and no HTTP to match")
+		}
+	default:
+		check.Field("protocol").Errorf("%q is not a protocol; use tcp, http or udp", m.Protocol)
+	}
+}
+
+func (r *Route) validateAction(check *conf.Checker) {
+	a := &r.Action
+	switch {
+	case a.Handler != nil && a.SocketHandler != nil:
+		check.Errorf("has both a Handler and a SocketHandler")
+	case (a.Handler != nil || a.SocketHandler != nil) && a.Type != "":
+		check.Field("type").Errorf("%q and a handler exclude each other", a.Type)
+	case a.Handler != nil || a.SocketHandler != nil:
+	case a.Type == Forward:
+		if len(a.Targets) == 0 {
+			check.Field("targets").Errorf("missing: forward needs at least one target")
+		}
+	case a.Type == Redirect:
+		a.Redirect.validate(check.Field("redirect"))
+	case a.Type == Serve:
+		if a.Root == "" {
+			check.Field("root").Errorf("missing: serve needs a folder")
+		}
+	case a.Type == "":
+		check.Field("type").Errorf("missing: use forward, redirect or serve")
+	default:
+		check.Field("type").Errorf("%q is not an action; use forward, redirect or serve", a.Type)
+	}
+	if a.Type != Forward && len(a.Targets) > 0 {
+		check.Field("targets").Errorf("only forward has targets")
+	}
+	for i := range a.Targets {
+		a.Targets[i].validate(check.Field("targets").Index(i), r)
+	}
+	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
+	if a.TLS != nil {
+		r.validateTLS(check.Field("tls"))
+	}
+	a.Headers.Request.validate(check.Field("headers").Field("request"))
+	a.Headers.Response.validate(check.Field("headers").Field("response"))
+	s := check.Field("security")
+	checkIPs(s.Field("ipAllowList"), a.Security.IPAllowList)
+	checkIPs(s.Field("ipBlockList"), a.Security.IPBlockList)
+	checkNotNegative(s.Field("maxConnections"), a.Security.MaxConnections)
+	if l := a.Security.RateLimit; l != nil {
+		if !(l.RequestsPerSecond > 0) {
+			s.Field("rateLimit").Field("requestsPerSecond").Errorf("must be more than 0")
+		}
+		checkNotNegative(s.Field("rateLimit").Field("burst"), l.Burst)
+	}
+	if p := a.ProxyProtocol; p != nil {
+		checkIPs(check.Field("proxyProtocol").Field("accept"), p.Accept)
+		if p.Send < 0 || p.Send > 2 {
+			check.Field("proxyProtocol").Field("send").Errorf("%d is not a version; use 1 or 2", p.Send)
+		}
+	}
+	if streams, _ := r.carries(); !streams && r.Match.Protocol == "udp" {
+		check.Errorf("udp can only be forwarded")
+	}
+}
+
+func (t *Target) validate(check *conf.Checker, r *Route) {
+	if host, ok := canonicalHost(t.Host); !ok || host == "" {
+		check.Field("host").Errorf("%q is not a host name or address", t.Host)
+	} else if strings.Contains(t.Host, ":") && !strings.Contains(host, ":") {
+		check.Field("host").Errorf("%q contains a port; it has a field of its own", t.Host)
+	}
+	switch {
+	case t.PortFunc != nil && t.Port != 0:
+		check.Field("port").Errorf("Port and PortFunc exclude each other")
+	case t.PortFunc != nil || t.Port == PreservePort:
+	case t.Port == 0:
+		check.Field("port").Errorf("missing: give a port (1-65535) or \"preserve\"")
+	case t.Port < 0 || t.Port > 65535:
+		check.Field("port").Errorf("%d is not a port (1-65535)", t.Port)
+	}
+	if t.Weight < 0 || t.Weight > 1000 {
+		check.Field("weight").Errorf("%d is not between 1 and 1000", t.Weight)
+	}
+}
+
+func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
+	switch l.Algorithm {
+	case "", RoundRobin, LeastConnections, PowerOfTwo, IPHash:
+	default:
+		check.Field("algorithm").Errorf("%q is not an algorithm; use round-robin, least-connections, p2c or ip-hash", l.Algorithm)
+	}
+	if l.Sticky != nil && !httpguts.ValidHeaderFieldName(l.Sticky.Cookie) {
+		check.Field("sticky").Field("cookie").Errorf("%q is not a cookie name", l.Sticky.Cookie)
+	}
+	h := l.HealthCheck
+	if h == nil {
+		return
+	}
+	check = check.Field("healthCheck")
+	if h.Path != "" && (h.Path[0] != '/' || strings.ContainsFunc(h.Path, func(r rune) bool { return r <= ' ' || r == 0x7f })) {
+		check.Field("path").Errorf("%q is not a path; it begins with / and has no spaces", h.Path)
+	}
+	if h.Port < 0 || h.Port > 65535 {
+		check.Field("port").Errorf("%d is not a port (1-65535)", h.Port)
+	}
+	if h.Port == 0 && slices.ContainsFunc(targets, func(t Target) bool { return t.Port == PreservePort || t.PortFunc != nil }) {
+		check.Field("port").Errorf("missing: a target has no fixed port, so say which to check")
+	}
+	checkDuration(check.Field("interval"), h.Interval)
+	checkDuration(check.Field("timeout"), h.Timeout)
+	checkNotNegative(check.Field("healthyAfter"), h.HealthyAfter)
+	checkNotNegative(check.Field("unhealthyAfter"), h.UnhealthyAfter)
+}
+
+func (r *Route) validateTLS(check *conf.Checker) {
+	t, a := r.Action.TLS, &r.Action
+	c := t.Certificate
+	hasFiles := c.CertPath != "" || c.KeyPath != ""
+	switch t.Mode {
+	case Terminate, TerminateAndReencrypt:
+		switch {
+		case c.Auto && hasFiles:
+			check.Field("certificate").Errorf("\"auto\" and files exclude each other")
+		case c.Auto:
+		case !hasFiles:
+			check.Field("certificate").Errorf("missing: use \"auto\", or certPath and keyPath")
+		case c.CertPath == "":
+			check.Field("certificate").Field("certPath").Errorf("missing")
+		case c.KeyPath == "":
+			check.Field("certificate").Field("keyPath").Errorf("missing")
+		}
+	case Passthrough:
+		if c.Auto || hasFiles {
+			check.Field("certificate").Errorf("passthrough does not terminate TLS and has no certificate")
+		}
+		if t.ClientAuth != nil {
+			check.Field("clientAuth").Errorf("passthrough does not terminate TLS and cannot ask for a certificate")
+		}
+		if a.Type != Forward && a.SocketHandler == nil {
+			check.Field("mode").Errorf("only forward can pass TLS through")
+		}
+		if r.Match.isHTTP() || !a.Headers.Request.isZero() || !a.Headers.Response.isZero() {
+			check.Field("mode").Errorf("passthrough cannot see HTTP, which match or headers ask for; use terminate")
+		}
+	case "":
+		check.Field("mode").Errorf("missing: use terminate, passthrough or terminate-and-reencrypt")
+	default:
+		check.Field("mode").Errorf("%q is not a mode; use terminate, passthrough or terminate-and-reencrypt", t.Mode)
+	}
+	if t.Mode == TerminateAndReencrypt && a.Type != Forward {
+		check.Field("mode").Errorf("only forward has targets to speak TLS to; use terminate")
+	}
+	if t.ClientAuth != nil && t.ClientAuth.CAPath == "" {
+		check.Field("clientAuth").Field("caPath").Errorf("missing: without it any client would be refused")
+	}
+	if t.Upstream != (UpstreamTLS{}) && t.Mode != TerminateAndReencrypt {
+		check.Field("upstream").Errorf("needs mode terminate-and-reencrypt")
+	}
+	if n := t.Upstream.ServerName; n != "" {
+		if host, ok := canonicalHost(n); !ok || host == "" {
+			check.Field("upstream").Field("serverName").Errorf("%q is not a host name", n)
+		}
+	}
+	if r.Match.Protocol == "udp" {
+		check.Errorf("udp has no TLS to handle")
+	}
+}
+
+func (r *RedirectTo) validate(check *conf.Checker) {
+	if r.To == "" {
+		check.Field("to").Errorf("missing: say where to redirect to, for example https://{host}{uri}")
+	} else if err := checkTemplate(r.To, redirectVariables); err != nil {
+		check.Field("to").Errorf("%v", err)
+	}
+	switch r.Status {
+	case 0, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+	default:
+		check.Field("status").Errorf("%d is not a redirection; use 301, 302, 303, 307 or 308", r.Status)
+	}
+}
+
+func (e *HeaderEdit) validate(check *conf.Checker) {
+	checkHeaders := func(check *conf.Checker, headers map[string]string) {
+		for name, value := range sorted(headers) {
+			if !httpguts.ValidHeaderFieldName(name) {
+				check.Key(name).Errorf("not a header name")
+			} else if isHopByHop(name) || strings.EqualFold(name, "Content-Length") {
+				check.Key(name).Errorf("belongs to the connection and cannot be set")
+			} else if err := checkTemplate(value, headerVariables); err != nil {
+				check.Key(name).Errorf("%v", err)
+			}
+		}
+	}
+	checkHeaders(check.Field("set"), e.Set)
+	checkHeaders(check.Field("add"), e.Add)
+	for i, name := range e.Remove {
+		if !httpguts.ValidHeaderFieldName(name) {
+			check.Field("remove").Index(i).Errorf("%q is not a header name", name)
+		}
+	}
+}
+
+// validateTogether finds routes that exclude each other.
+func validateTogether(check *conf.Checker, routes []Route) {
+	type place struct {
+		port   int
+		domain domain
+		rest   string
+	}
+	same := make(map[place]int) // the first route with just this match and priority
+	tls := make(map[place]int)  // the first route that says what happens to TLS there
+	for i := range routes {
+		r := &routes[i]
+		if !r.enabled() || r.Match.Protocol == "udp" {
+			continue
+		}
+		domains := []domain{{kind: anyDomain}}
+		if len(r.Match.Domains) > 0 {
+			domains = domains[:0]
+			for _, d := range r.Match.Domains {
+				kind, name, ok := domainPattern(d)
+				if !ok {
+					return // said already; comparing would only confuse
+				}
+				domains = append(domains, domain{kind, name})
+			}
+		}
+		exact := r.matchKey()
+		clients := fmt.Sprintf("%q", slices.Sorted(slices.Values(r.Match.ClientIP)))
+		for _, pr := range r.Match.Ports {
+			if pr.From < 0 || pr.To > 65535 || pr.To-pr.From >= maxRoutePorts {
+				return
+			}
+			conflict := false
+			for port := pr.From; port <= pr.To && !conflict; port++ {
+				for _, d := range domains {
+					if first, ok := same[place{port, d, exact}]; ok && first != i {
+						check.Index(i).Field("match").Errorf("on port %d the same as of routes[%d]%s, and so is the priority: it could never be reached",
+							port, first, quotedName(routes[first].Name))
+						conflict = true
+						break
+					}
+					same[place{port, d, exact}] = i
+					if r.Action.TLS == nil {
+						continue
+					}
+					at := place{port, d, clients}
+					if first, ok := tls[at]; ok && !sameTLS(r.Action.TLS, routes[first].Action.TLS) {
+						check.Index(i).Field("action").Field("tls").Errorf("differs from that of routes[%d]%s, which has the same port %d and domain: TLS is decided before any request is seen",
+							first, quotedName(routes[first].Name), port)
+						conflict = true
+						break
+					} else if !ok {
+						tls[at] = i
+					}
+				}
+			}
+		}
+	}
+}
+
+// matchKey is equal for routes that match the same traffic, ports and domains
+// aside, with the same priority. Routes for TLS and for plaintext differ.
+func (r *Route) matchKey() string {
+	m := &r.Match
+	protocol := m.Protocol
+	if protocol == "http" || protocol == "tcp" {
+		protocol = ""
+	}
+	return fmt.Sprintf("%d %t %q %q %q %q %q %q", r.Priority, r.Action.TLS != nil, m.Path, m.Methods,
+		m.Headers, m.Query, slices.Sorted(slices.Values(m.ClientIP)), protocol)
+}
+
+// sameTLS reports whether two routes treat clients' TLS alike; what they do
+// towards targets may differ.
+func sameTLS(a, b *TLS) bool {
+	if (a.Mode == Passthrough) != (b.Mode == Passthrough) || a.Certificate != b.Certificate {
+		return false
+	}
+	if a.ClientAuth == nil || b.ClientAuth == nil {
+		return a.ClientAuth == b.ClientAuth
+	}
+	return *a.ClientAuth == *b.ClientAuth
+}
+
+func quotedName(name string) string {
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%q)", name)
+}
+
+func checkIPs(check *conf.Checker, list []string) {
+	for i, s := range list {
+		if _, err := parsePrefix(s); err != nil {
+			check.Index(i).Errorf("%v", err)
+		}
+	}
+}
+
+func checkPatterns(check *conf.Checker, patterns map[string]string, header bool) {
+	for name, value := range sorted(patterns) {
+		if header && !httpguts.ValidHeaderFieldName(name) {
+			check.Key(name).Errorf("not a header name")
+		}
+		if _, err := glob.Parse(value); err != nil {
+			check.Key(name).Errorf("%v", err)
+		}
+	}
+}
+
+func checkNotNegative(check *conf.Checker, n int) {
+	if n < 0 {
+		check.Errorf("%d is negative", n)
+	}
+}
+
+func checkDuration(check *conf.Checker, d time.Duration) {
+	if d < 0 {
+		check.Errorf("%v is negative", d)
+	}
+}
