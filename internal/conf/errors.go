@@ -1,0 +1,88 @@
+package conf
+
+import (
+	"errors"
+	"strings"
+)
+
+// FieldError is a problem with one field of a configuration.
+type FieldError struct {
+	// Path leads to the field, as in routes[3].action.targets[0].port. It is
+	// empty where the problem concerns the whole.
+	Path string
+	// Msg says what is wrong.
+	Msg string
+}
+
+// Error returns the path and the message.
+func (e *FieldError) Error() string {
+	if e.Path == "" {
+		return e.Msg
+	}
+	return e.Path + ": " + e.Msg
+}
+
+// maxErrors bounds what one call reports. A document with more problems than
+// that is not the configuration that its author meant.
+const maxErrors = 1000
+
+// errorList collects problems up to maxErrors.
+type errorList struct {
+	errs []error
+}
+
+// add reports whether there is room for more.
+func (l *errorList) add(path, msg string) bool {
+	switch {
+	case len(l.errs) > maxErrors:
+		return false
+	case len(l.errs) == maxErrors:
+		l.errs = append(l.errs, &FieldError{Msg: "too many problems, the rest is not shown"})
+		return false
+	}
+	l.errs = append(l.errs, &FieldError{Path: path, Msg: msg})
+	return true
+}
+
+func (l *errorList) err() error {
+	return errors.Join(l.errs...)
+}
+
+// Fields flattens joined errors, in order. An error that is no [FieldError]
+// becomes one without a path.
+func Fields(err error) []*FieldError {
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case *FieldError:
+		return []*FieldError{e}
+	case interface{ Unwrap() []error }:
+		var all []*FieldError
+		for _, one := range e.Unwrap() {
+			all = append(all, Fields(one)...)
+		}
+		return all
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		if field := (*FieldError)(nil); errors.As(inner, &field) {
+			return Fields(inner)
+		}
+	}
+	return []*FieldError{{Msg: err.Error()}}
+}
+
+// Prefix puts path in front of the path of every [FieldError] inside err.
+func Prefix(path string, err error) error {
+	var moved []error
+	for _, e := range Fields(err) {
+		moved = append(moved, &FieldError{Path: join(path, e.Path), Msg: e.Msg})
+	}
+	return errors.Join(moved...)
+}
+
+func join(path, rest string) string {
+	if path == "" || rest == "" || strings.HasPrefix(rest, "[") {
+		return path + rest
+	}
+	return path + "." + rest
+}
