@@ -1,0 +1,63 @@
+package dnsserver
+
+import "github.com/dcrouter/dcrouter/internal/conf"
+
+// FieldError is a mistake in a configuration, with the path of its field.
+type FieldError = conf.FieldError
+
+// DefaultPort is that of RFC 1035 section 4.2.
+const DefaultPort = 53
+
+// Config is everything about the DNS server that can be written as JSON.
+type Config struct {
+	// ListenHost is the address that Port binds on, by UDP and TCP. The
+	// default "" means all interfaces, IPv4 and IPv6.
+	ListenHost string `json:"listenHost"`
+	// Port is the port to listen on. The default nil means 53; 0 binds any
+	// free port, the same for UDP and TCP.
+	Port *int `json:"port"`
+	// Authoritative marks answers as coming from the source (the AA bit, RFC
+	// 1035 section 4.1.1). The default nil means true.
+	Authoritative *bool `json:"authoritative"`
+	// Records are served beside those of Zones.
+	Records []Record `json:"records"`
+	// Zones are the zones that the server is the source of. One that holds
+	// nothing but Records need not be named here.
+	Zones []Zone `json:"zones"`
+}
+
+// Record is a resource record (RFC 1035 section 3.2).
+type Record struct {
+	// Name is the fully qualified owner name, with or without final dot. Its
+	// first label may be * (RFC 4592). Required.
+	Name string `json:"name"`
+	// Type is the mnemonic of the record type, as "A" or "MX". "ALIAS" stands
+	// for the addresses of another name, and may be at the top of a zone.
+	// Required.
+	Type string `json:"type"`
+	// Value is the data, as in a zone file: "10 mail.example.com" for MX. Names
+	// are fully qualified, with or without final dot. The text of a TXT record
+	// needs no quotes; quoted, it is a list of strings. Required.
+	Value string `json:"value"`
+	// TTL is how long others may remember the record, in seconds. The default
+	// 0 means 3600.
+	TTL int `json:"ttl"`
+}
+
+// Zone is a zone that the server is the source of.
+type Zone struct {
+	// Name is the domain at the top. Required.
+	Name string `json:"name"`
+	// File is a zone file (RFC 1035 section 5). Empty means that the zone
+	// consists of [Config.Records] and what is added while the server runs.
+	File string `json:"file"`
+	// DNSSEC signs the zone (RFC 4033). Nil means not to.
+	DNSSEC *DNSSEC `json:"dnssec"`
+}
+
+// DNSSEC is about signing a zone.
+type DNSSEC struct {
+	// Enabled turns signing on. The default nil means true where the section
+	// is present.
+	Enabled *bool `json:"enabled"`
+}

@@ -1,0 +1,94 @@
+package dnsserver
+
+import (
+	"strings"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// Validate checks everything that can be told without I/O and returns all
+// mistakes at once, each a [*FieldError].
+func (c *Config) Validate() error {
+	check := conf.NewChecker()
+	check.Field("listenHost").ListenHost(c.ListenHost)
+	if c.Port != nil {
+		check.Field("port").ListenPort(*c.Port)
+	}
+	validateRecords(check.Field("records"), c.Records)
+	first := map[string]int{}
+	for i, z := range c.Zones {
+		at := check.Field("zones").Index(i).Field("name")
+		checkName(at, z.Name, z.Name)
+		at.Unique(first, canonical(z.Name), "zones", i)
+	}
+	return check.Err()
+}
+
+// canonical is one way to write a name, for comparing.
+func canonical(name string) string {
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+func validateRecords(check *conf.Checker, records []Record) {
+	same := map[string]int{}
+	for i, r := range records {
+		at := check.Index(i)
+		r.validate(at)
+		at.Unique(same, canonical(r.Name)+" "+strings.ToUpper(r.Type)+" "+r.Value, "records", i)
+	}
+	validateAliases(check, records)
+}
+
+func (r *Record) validate(check *conf.Checker) {
+	// The asterisk of a wildcard stands for a label.
+	name := r.Name
+	if rest, wild := strings.CutPrefix(name, "*."); wild {
+		name = rest
+	}
+	checkName(check.Field("name"), r.Name, name)
+	check.Field("ttl").Range(r.TTL, 0, 1<<31-1) // RFC 2181 section 8
+	shape, known := shapeOf(strings.ToUpper(r.Type))
+	switch {
+	case r.Type == "":
+		check.Field("type").Errorf("missing: give a record type such as A")
+	case !known:
+		at := check.Field("type")
+		if near := conf.Nearest(r.Type, recordTypes()); near != "" {
+			at.Errorf("%q is not a known record type, did you mean %q?", r.Type, near)
+		} else {
+			at.Errorf("%q is not a known record type", r.Type)
+		}
+	case r.Value == "":
+		check.Field("value").Errorf("missing: want %s", shape.want)
+	default:
+		if !shape.ok(r.Value) {
+			check.Field("value").Errorf("%.60q is not the value of a record of type %s: want %s", r.Value, strings.ToUpper(r.Type), shape.want)
+		}
+	}
+}
+
+// checkName wants a domain name, of which significant is what must be one.
+func checkName(check *conf.Checker, name, significant string) {
+	switch {
+	case name == "":
+		check.Errorf("missing: give a domain name")
+	case !isName(significant):
+		check.Errorf("%.60q is not a domain name", name)
+	}
+}
+
+// validateAliases keeps CNAME records alone (RFC 1034 section 3.6.2).
+func validateAliases(check *conf.Checker, records []Record) {
+	cname := map[string]int{}
+	for i, r := range records {
+		if strings.EqualFold(r.Type, "CNAME") {
+			check.Index(i).Field("name").Unique(cname, canonical(r.Name), "records", i)
+		}
+	}
+	for i, r := range records {
+		at, ok := cname[canonical(r.Name)]
+		if ok && !strings.EqualFold(r.Type, "CNAME") {
+			check.Index(i).Field("name").Errorf("%q has a CNAME record, records[%d], and so no other", r.Name, at)
+		}
+	}
+}

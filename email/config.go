@@ -1,0 +1,222 @@
+package email
+
+import (
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// Secret is a password or key. It prints as *** wherever it is shown; its
+// Reveal method gives the value.
+type Secret = conf.Secret
+
+// FieldError is a mistake in a configuration, with the path of its field.
+type FieldError = conf.FieldError
+
+// Config is everything about the mail server that can be written as JSON.
+type Config struct {
+	// ListenHost is the address that Ports bind on. The default "" means all
+	// interfaces, IPv4 and IPv6.
+	ListenHost string `json:"listenHost"`
+	// Ports are the ports to receive mail on; see [Port]. At least one is
+	// needed.
+	Ports []Port `json:"ports"`
+	// Hostname is the name by which the server greets and introduces itself
+	// (RFC 5321 section 4.1.1.1). Required.
+	Hostname string `json:"hostname"`
+	// Domains are the domains that this server is responsible for.
+	Domains []Domain `json:"domains"`
+	// Routes decides what happens to mail; see [Route]. Mail that no route
+	// takes is refused.
+	Routes []Route `json:"routes"`
+	// Auth is about clients that sign in (RFC 4954). Nil means that nobody
+	// can.
+	Auth *Auth `json:"auth"`
+	// TLS names the server's certificate, for STARTTLS (RFC 3207) and
+	// implicit TLS (RFC 8314). Nil means what certificate automation has for
+	// Hostname, or else no TLS.
+	TLS *TLS `json:"tls"`
+	// MaxMessageSize limits a message, in bytes, and is announced with SIZE
+	// (RFC 1870). The default 0 means 50 MiB.
+	MaxMessageSize int64 `json:"maxMessageSize"`
+	// RateLimits applies to the server as a whole.
+	RateLimits RateLimits `json:"rateLimits"`
+	// UseSocketHandler binds no ports: the proxy does, and hands connections
+	// over.
+	UseSocketHandler bool `json:"useSocketHandler"`
+	// Defaults are for all Domains that do not say otherwise.
+	Defaults Defaults `json:"defaults"`
+	// Queue is about mail on its way out.
+	Queue Queue `json:"queue"`
+	// SmartHost is where the action [Process] sends mail instead of looking up
+	// the MX records of its destination. Nil, or one without Host, means none.
+	SmartHost *SmartHost `json:"smartHost"`
+	// Scanners look at the content of mail for actions with Scan, in this
+	// order.
+	Scanners []Scanner `json:"scanners"`
+	// IPReputation asks block lists about clients. Nil means not to.
+	IPReputation *IPReputation `json:"ipReputation"`
+}
+
+// Values of [Port.Mode].
+const (
+	// SMTP is for mail from other servers (RFC 5321), with STARTTLS.
+	SMTP = "smtp"
+	// Submission is for mail from users (RFC 6409), with STARTTLS. They sign
+	// in.
+	Submission = "submission"
+	// SMTPS is Submission over implicit TLS (RFC 8314 section 3.3).
+	SMTPS = "smtps"
+)
+
+// Port is a port to receive mail on. Written as JSON it is a number, or an
+// object with port and mode.
+type Port struct {
+	// Port is the number. 0 binds any free port.
+	Port int `json:"port"`
+	// Mode is [SMTP], [Submission] or [SMTPS]. The default "" is what the
+	// number means on the internet: 587 submission, 465 smtps, any other smtp.
+	Mode string `json:"mode"`
+}
+
+// Ports makes a list of ports with their usual modes.
+func Ports(ports ...int) []Port {
+	list := make([]Port, len(ports))
+	for i, p := range ports {
+		list[i] = Port{Port: p}
+	}
+	return list
+}
+
+// Auth is about clients that sign in.
+type Auth struct {
+	// Users may sign in, by PLAIN, LOGIN or SCRAM-SHA-256 and only under TLS.
+	Users []User `json:"users"`
+}
+
+// User is someone who may sign in.
+type User struct {
+	// Username is compared exactly. Required.
+	Username string `json:"username" conf:"key"`
+	// Password is the password itself, its bcrypt hash ("$2b$...") or its
+	// argon2id hash ("$argon2id$...", PHC string format). Required. Of a hash,
+	// SCRAM is not possible.
+	Password Secret `json:"password"`
+}
+
+// TLS names a certificate.
+type TLS struct {
+	// CertPath is a PEM file with the certificate and its chain.
+	CertPath string `json:"certPath"`
+	// KeyPath is a PEM file with the private key.
+	KeyPath string `json:"keyPath"`
+}
+
+// RateLimits bounds traffic. What exceeds it is put off with a 4xx reply, not
+// refused for good.
+type RateLimits struct {
+	// Inbound is mail received.
+	Inbound InboundLimits `json:"inbound"`
+	// Outbound is mail sent.
+	Outbound OutboundLimits `json:"outbound"`
+}
+
+// InboundLimits bounds mail received. In each field, 0 means what
+// [Config.Defaults] say for a domain, and no limit otherwise.
+type InboundLimits struct {
+	// MessagesPerMinute is over all clients.
+	MessagesPerMinute int `json:"messagesPerMinute"`
+	// ConnectionsPerIP is how many connections one address may have open.
+	ConnectionsPerIP int `json:"connectionsPerIp"`
+	// RecipientsPerMessage is how many RCPT commands one message may have.
+	// RFC 5321 section 4.5.3.1.8 wants at least 100.
+	RecipientsPerMessage int `json:"recipientsPerMessage"`
+}
+
+// OutboundLimits bounds mail sent, with 0 as in [InboundLimits].
+type OutboundLimits struct {
+	MessagesPerHour int `json:"messagesPerHour"`
+	MessagesPerDay  int `json:"messagesPerDay"`
+}
+
+// Queue is about mail on its way out.
+type Queue struct {
+	// Concurrency is how many deliveries go on at once. The default 0 means
+	// 10.
+	Concurrency int `json:"concurrency"`
+	// MaxRetries is how often a failed delivery is tried again before the
+	// sender is told (RFC 5321 section 4.5.4.1). The default nil means as often as
+	// fits into five days; 0 means never.
+	MaxRetries *int `json:"maxRetries"`
+	// RetryDelay is the time before the first retry; each further one waits
+	// longer. The default 0 means 5m.
+	RetryDelay time.Duration `json:"retryDelay"`
+}
+
+// SmartHost is a server that takes all mail going out.
+type SmartHost struct {
+	// Host is a name or an address.
+	Host string `json:"host"`
+	// Port is the port there. The default 0 means 25.
+	Port int `json:"port"`
+	// Auth signs in there.
+	Auth *Credentials `json:"auth"`
+	// TLS is about TLS on the way there.
+	TLS ClientTLS `json:"tls"`
+}
+
+// Credentials sign in at another server.
+type Credentials struct {
+	// Username and Password are both required.
+	Username string `json:"username"`
+	Password Secret `json:"password"`
+}
+
+// Values of [ClientTLS.Mode].
+const (
+	// Opportunistic uses STARTTLS where the server offers it, whatever its
+	// certificate (RFC 7435).
+	Opportunistic = "opportunistic"
+	// StartTLS insists on STARTTLS with a valid certificate.
+	StartTLS = "starttls"
+	// ImplicitTLS begins with TLS and insists on a valid certificate.
+	ImplicitTLS = "implicit"
+	// NoTLS speaks plaintext.
+	NoTLS = "none"
+)
+
+// ClientTLS is about TLS on the way to another server.
+type ClientTLS struct {
+	// Mode is [Opportunistic], [StartTLS], [ImplicitTLS] or [NoTLS]. The
+	// default "" means implicit on port 465, starttls where there are
+	// credentials to protect, and opportunistic otherwise.
+	Mode string `json:"mode"`
+	// ServerName is the name that the certificate must be for. The default is
+	// the host that is connected to.
+	ServerName string `json:"serverName"`
+	// CAPath is a PEM file with the authorities to trust instead of the
+	// system's.
+	CAPath string `json:"caPath"`
+	// InsecureSkipVerify accepts any certificate.
+	InsecureSkipVerify bool `json:"insecureSkipVerify"`
+}
+
+// IPReputation asks DNS block lists (RFC 5782) about the addresses of clients.
+type IPReputation struct {
+	// Providers are the lists to ask: "spamhaus", "barracuda", "surbl", or the
+	// domain of any other.
+	Providers []string `json:"providers"`
+	// CacheTimeout is how long an answer is remembered. The default 0 means
+	// 1h.
+	CacheTimeout time.Duration `json:"cacheTimeout"`
+	// Threshold is the score from which a client is refused: 0 is one that no
+	// list knows, 1 one that all list. The default 0 means 0.7.
+	Threshold float64 `json:"threshold"`
+	// Timeout bounds the questions about one client; without an answer it is
+	// let in. The default 0 means 2s.
+	Timeout time.Duration `json:"timeout"`
+	// AllowList are addresses and CIDR blocks that are always let in.
+	AllowList []string `json:"allowList"`
+	// BlockList are addresses and CIDR blocks that never are.
+	BlockList []string `json:"blockList"`
+}

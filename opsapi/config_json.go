@@ -1,0 +1,11 @@
+package opsapi
+
+import "github.com/dcrouter/dcrouter/internal/conf"
+
+// MarshalJSON writes the configuration in its documented form, with secrets
+// replaced by ***.
+func (c Config) MarshalJSON() ([]byte, error) { return conf.Encode(c, false) }
+
+// UnmarshalJSON reads the documented form strictly: an unknown field is an
+// error. All problems come back at once, each with the path of its field.
+func (c *Config) UnmarshalJSON(data []byte) error { return conf.Decode(data, c) }

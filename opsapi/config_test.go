@@ -1,0 +1,75 @@
+package opsapi
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"testing"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+func TestReferenceConfigs(t *testing.T) {
+	for _, name := range []string{"ops-dashboard", "enterprise"} {
+		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file struct {
+			Ops json.RawMessage `json:"opsServerConfig"`
+		}
+		if err := json.Unmarshal(data, &file); err != nil {
+			t.Fatal(err)
+		}
+		var c, back Config
+		if err := conf.Decode(file.Ops, &c); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		again, err := conf.Encode(c, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(again, &back); err != nil || !reflect.DeepEqual(c, back) {
+			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
+		}
+	}
+}
+
+func TestPasswordIsNotShown(t *testing.T) {
+	shown, err := json.Marshal(Config{Port: new(0), Admin: Admin{"root", "hunter2"}})
+	if want := `{"port":0,"admin":{"username":"root","password":"***"}}`; err != nil || string(shown) != want {
+		t.Errorf("got %s, %v", shown, err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	admin := `"admin":{"username":"a","password":"p"}`
+	tests := []struct{ name, config, want string }{
+		{"nothing", `{}`, "admin.username: missing\nadmin.password: missing"},
+		{"least", `{` + admin + `}`, ``},
+		{"any port", `{"port":0,"listenHost":"::",` + admin + `}`, ``},
+		{"bad port", `{"port":65536,` + admin + `}`, `port: 65536 is not a port (1-65535, or 0 for any free one)`},
+		{"bad host", `{"listenHost":"0.0.0.0:80",` + admin + `}`, `listenHost: "0.0.0.0:80" is not an IP address`},
+		{"empty password", `{"admin":{"username":"a","password":""}}`, `admin.password: missing`},
+		{"redacted password", `{"admin":{"username":"a","password":"***"}}`, `admin.password: *** is what is shown in place of a secret: give its value`},
+		{"line break", `{"admin":{"username":"a\nb","password":"p"}}`, `admin.username: "a\nb" has a line break or another control character in it`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var c Config
+			if err := conf.Decode([]byte(test.config), &c); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := c.Validate(); err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got\n%s\nwant\n%s", got, test.want)
+			}
+		})
+	}
+}

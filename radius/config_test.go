@@ -1,0 +1,138 @@
+package radius
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+func TestReferenceConfigs(t *testing.T) {
+	for _, name := range []string{"radius-basic", "radius-mab", "radius-vlan", "enterprise"} {
+		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var file struct {
+			RADIUS json.RawMessage `json:"radiusConfig"`
+		}
+		if err := json.Unmarshal(data, &file); err != nil {
+			t.Fatal(err)
+		}
+		var c, back Config
+		if err := conf.Decode(file.RADIUS, &c); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		again, err := conf.Encode(c, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conf.Decode(again, &back); err != nil || !reflect.DeepEqual(c, back) {
+			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
+		}
+	}
+}
+
+func TestDecoded(t *testing.T) {
+	var c Config
+	err := json.Unmarshal([]byte(`{"port":0,"secret":"s","clients":{"ip":"10.0.0.0/8","requireMessageAuthenticator":true},
+		"macAuth":{"allowedMacs":"aa*","guestVlan":9},"vlanAssignment":[{"match":{"mac":"bb*"},"vlan":1},{"match":{"default":true},"vlan":2}]}`), &c)
+	want := Config{Port: new(0), Secret: "s", Clients: []Client{{IP: "10.0.0.0/8", RequireMessageAuthenticator: new(true)}},
+		MACAuth:        &MACAuth{AllowedMACs: []string{"aa*"}, GuestVLAN: 9},
+		VLANAssignment: []VLANRule{{VLANMatch{MAC: "bb*"}, 1}, {VLANMatch{Default: true}, 2}}}
+	if err != nil || !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v, %v", c, err)
+	}
+	shown, err := json.Marshal(Config{Secret: "hunter2", Clients: []Client{{IP: "::1", Secret: "hunter2"}}})
+	if want := `{"secret":"***","clients":[{"ip":"::1","secret":"***"}]}`; err != nil || string(shown) != want {
+		t.Errorf("got %s, %v", shown, err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	tests := []struct{ name, config, want string }{
+		{"nothing", `{}`, `secret: missing: give one here, or clients with their own`},
+		{"clients with their own", `{"clients":[{"ip":"::1","secret":"a"}]}`, ``},
+		{"client without", `{"clients":[{"ip":"::1","secret":"a"},{"ip":"::2"}]}`, `clients[1].secret: missing: give one here, or one for all clients`},
+		{"redacted", `{"secret":"***","clients":[{"ip":"::1","secret":"***"}]}`,
+			"secret: *** is what is shown in place of a secret: give its value\nclients[0].secret: *** is what is shown in place of a secret: give its value"},
+		{"weak", `{"secret":"short","allowWeakSecret":false,"clients":[{"ip":"::1","secret":"0123456789abcdef"},{"ip":"::2","secret":"0123456789abcde"}]}`,
+			"secret: 5 octets are too few, the least is 16\nclients[1].secret: 15 octets are too few, the least is 16"},
+		{"weak but allowed", `{"secret":"short","allowWeakSecret":true}`, ``},
+		{"host", `{"secret":"s","listenHost":"all"}`, `listenHost: "all" is not an IP address`},
+		{"ports", `{"secret":"s","port":70000,"accountingPort":-1}`,
+			"port: 70000 is not a port (1-65535, or 0 for any free one)\naccountingPort: -1 is not a port (1-65535, or 0 for any free one)"},
+		{"one port", `{"secret":"s","port":1813}`, `accountingPort: 1813 is that of port already`},
+		{"any ports", `{"secret":"s","port":0,"accountingPort":0}`, ``},
+		{"address", `{"secret":"s","clients":[{"ip":"10.0.0.0/33"},{}]}`,
+			"clients[0].ip: \"10.0.0.0/33\" is not an IP address or CIDR block\nclients[1].ip: \"\" is not an IP address or CIDR block"},
+		{"address twice", `{"secret":"s","clients":[{"ip":"10.0.0.1"},{"ip":"10.0.0.2"},{"ip":"10.0.0.1/32"}]}`,
+			`clients[2].ip: "10.0.0.1/32" is that of clients[0] already`},
+		{"block twice", `{"secret":"s","clients":[{"ip":"10.0.0.0/8"},{"ip":"10.1.2.3/8"}]}`, `clients[1].ip: "10.0.0.0/8" is that of clients[0] already`},
+		{"name twice", `{"secret":"s","clients":[{"name":"a","ip":"::1"},{"name":"a","ip":"::2"}]}`, `clients[1].name: "a" is that of clients[0] already`},
+		{"MACs", `{"secret":"s","macAuth":{"allowedMacs":["aa:bb:cc:dd:ee","*","gg*"]}}`,
+			"macAuth.allowedMacs[0]: \"aa:bb:cc:dd:ee\" is not a MAC address such as aa:bb:cc:dd:ee:ff, or a prefix such as aa:bb:cc:*\n" +
+				"macAuth.allowedMacs[2]: \"gg*\" is not a MAC address such as aa:bb:cc:dd:ee:ff, or a prefix such as aa:bb:cc:*"},
+		{"VLANs", `{"secret":"s","macAuth":{"defaultVlan":5000,"guestVlan":-1},"vlanAssignment":[{"match":{"mac":"*"}},{"match":{"default":true},"vlan":4095}]}`,
+			"macAuth.defaultVlan: 5000 is not a VLAN (1-4094)\nmacAuth.guestVlan: -1 is not a VLAN (1-4094)\n" +
+				"vlanAssignment[0].vlan: 0 is not a VLAN (1-4094)\nvlanAssignment[1].vlan: 4095 is not a VLAN (1-4094)"},
+		{"rule without match", `{"secret":"s","vlanAssignment":{"vlan":1}}`, `vlanAssignment[0].match: missing: give mac or default`},
+		{"rule with two", `{"secret":"s","vlanAssignment":{"match":{"mac":"*","default":true},"vlan":1}}`, `vlanAssignment[0].match: mac and default exclude each other`},
+		{"default first", `{"secret":"s","vlanAssignment":[{"match":{"default":true},"vlan":1},{"match":{"mac":"aa*"},"vlan":1}]}`,
+			`vlanAssignment[0].match.default: the rule for all devices comes last`},
+		{"bad MAC in a rule", `{"secret":"s","vlanAssignment":[{"match":{"mac":"zz"},"vlan":1}]}`,
+			`vlanAssignment[0].match.mac: "zz" is not a MAC address such as aa:bb:cc:dd:ee:ff, or a prefix such as aa:bb:cc:*`},
+		{"unreachable rule", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:*"},"vlan":1},{"match":{"mac":"AABB.CC*"},"vlan":2},{"match":{"mac":"aa:*"},"vlan":3}]}`,
+			`vlanAssignment[1].match.mac: "AABB.CC*" is never reached: vlanAssignment[0] takes it before`},
+		{"same MAC twice", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:cc:dd:ee:ff"},"vlan":1},{"match":{"mac":"aabbccddeeff"},"vlan":2}]}`,
+			`vlanAssignment[1].match.mac: "aabbccddeeff" is never reached: vlanAssignment[0] takes it before`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var c Config
+			if err := conf.Decode([]byte(test.config), &c); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := c.Validate(); err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got\n%s\nwant\n%s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestMACPatterns(t *testing.T) {
+	for s, want := range map[string]string{
+		"aa:bb:cc:dd:ee:ff": "aabbccddeeff", "AA-BB-CC-DD-EE-FF": "aabbccddeeff", "aabb.ccdd.eeff": "aabbccddeeff", "AABBCC-DDEEFF": "aabbccddeeff",
+		"001122334455": "001122334455", "aa:bb:cc:*": "aabbcc*", "aabbcc*": "aabbcc*", "AA-BB-CC-*-*-*": "aabbcc*", "*": "*", "aa:b*": "aab*",
+		"": "", "aa": "", "aa:bb:cc:dd:ee:ff:00": "", "aa:bb:cc:dd:ee:ff*": "", "aa:*:cc": "", "aa bb cc dd ee ff": "", "gg:*": "", "::::": "",
+	} {
+		p, ok := parseMACPattern(s)
+		got := p.digits
+		if p.prefix {
+			got += "*"
+		}
+		if !ok {
+			got = ""
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestUnknownField(t *testing.T) {
+	err := json.Unmarshal([]byte(`{"secrets":"x"}`), new(Config))
+	if err == nil || !strings.Contains(err.Error(), `secrets: unknown field, did you mean "secret"?`) {
+		t.Error(err)
+	}
+}
