@@ -60,9 +60,6 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 
 // route compiles one route.
 func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
-	if err := cfg.unavailable(); err != nil {
-		return nil, err
-	}
 	r := &route{Route: cfg, index: index, key: cfg.identity()}
 	r.streams, r.http = cfg.carries()
 	for _, d := range cfg.Match.Domains {
@@ -220,23 +217,4 @@ func (t *target) retire() {
 		t.stopCheck = nil
 	}
 	t.pool.CloseIdleConnections()
-}
-
-// unavailable names what this version can read but not do.
-func (r *Route) unavailable() error {
-	check := conf.NewChecker()
-	action := check.Field("action")
-	if r.Match.Protocol == "udp" {
-		check.Field("match").Field("protocol").Errorf("forwarding of udp is not available in this version")
-	}
-	if r.Action.ProxyProtocol != nil {
-		action.Field("proxyProtocol").Errorf("the PROXY protocol is not available in this version")
-	}
-	if r.Action.Security.RateLimit != nil {
-		action.Field("security").Field("rateLimit").Errorf("rate limits are not available in this version")
-	}
-	if r.Action.LoadBalancing.Sticky != nil {
-		action.Field("loadBalancing").Field("sticky").Errorf("sticky sessions are not available in this version")
-	}
-	return check.Err()
 }

@@ -79,14 +79,21 @@ func (t Timeouts) withDefaults() Timeouts {
 	return t
 }
 
-// Check does what Start does short of listening: it reads the files that the
-// configuration names and looks for what this version cannot do. Like
-// validation it returns all mistakes at once.
+// Check reads the files that the configuration names, as Start would, and
+// returns all mistakes in them at once.
 func (p *Proxy) Check() error {
 	p.update.Lock()
 	defer p.update.Unlock()
 	_, err := p.assemble(p.routes)
 	return err
+}
+
+// Unavailable names what the routes ask for and this version does not have.
+// Start and UpdateRoutes refuse such routes with the same error.
+func (p *Proxy) Unavailable() error {
+	p.update.Lock()
+	defer p.update.Unlock()
+	return p.unavailable(p.routes)
 }
 
 // Start begins to serve. It returns when all ports are bound; if one cannot
@@ -101,6 +108,9 @@ func (p *Proxy) Start(ctx context.Context) error {
 		default:
 			return ErrRunning
 		}
+	}
+	if err := p.unavailable(p.routes); err != nil {
+		return err
 	}
 	a, err := p.assemble(p.routes)
 	if err != nil {
@@ -224,6 +234,9 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	if r == nil {
 		p.routes = routes
 		return nil
+	}
+	if err := p.unavailable(routes); err != nil {
+		return err
 	}
 	a, err := p.assemble(routes)
 	if err != nil {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type Stats struct {
 
 // RouteStats are the counters of one route.
 type RouteStats struct {
+	// Name is the route's, or where it has none its place, as in "routes[3]".
 	Name string `json:"name"`
 	// Active are streams and requests in flight.
 	Active   int64  `json:"active"`
@@ -143,7 +145,7 @@ func (p *Proxy) Stats() Stats {
 
 func (r *route) stats() RouteStats {
 	s := RouteStats{
-		Name:     r.Name,
+		Name:     cmp.Or(r.Name, fmt.Sprintf("routes[%d]", r.index)),
 		Active:   r.state.active.Load(),
 		Streams:  r.state.streams.Load(),
 		Requests: r.state.requests.Load(),

@@ -49,8 +49,6 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 			return nil, nil, err
 		}
 		cert = c
-	} else if p.opts.getCertificate == nil {
-		return nil, nil, &FieldError{Path: "certificate", Msg: `"auto" needs a source of certificates, and none is available: give certPath and keyPath, or WithGetCertificate`}
 	}
 	if policy := known[key]; policy != nil {
 		return policy, cert, nil

@@ -1,12 +1,9 @@
 package proxy
 
 import (
-	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -26,14 +23,10 @@ const maxRoutePorts = 4096
 // mistakes at once, each a [*FieldError].
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
-	if h := c.ListenHost; h != "" && strings.Trim(h, "[]") != "localhost" {
-		if _, err := netip.ParseAddr(h); err != nil {
-			check.Field("listenHost").Errorf("%q is not an IP address; leave it empty for all interfaces", h)
-		}
-	}
-	checkIPs(check.Field("trustedProxies"), c.TrustedProxies)
-	checkNotNegative(check.Field("maxConnections"), c.MaxConnections)
-	checkNotNegative(check.Field("maxConnectionsPerIp"), c.MaxConnectionsPerIP)
+	check.Field("listenHost").ListenHost(c.ListenHost)
+	check.Field("trustedProxies").CIDRs(c.TrustedProxies)
+	check.Field("maxConnections").NotNegative(c.MaxConnections)
+	check.Field("maxConnectionsPerIp").NotNegative(c.MaxConnectionsPerIP)
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
@@ -46,17 +39,13 @@ func (c *Config) Validate() error {
 
 func (a *ACME) validate(check *conf.Checker) {
 	for i, ch := range a.Challenges {
-		switch ch {
-		case "dns-01", "tls-alpn-01", "http-01":
-		default:
-			check.Field("challenges").Index(i).Errorf("%q is not a challenge type; use dns-01, tls-alpn-01 or http-01", ch)
-		}
+		check.Field("challenges").Index(i).OneOf(ch, "dns-01", "tls-alpn-01", "http-01")
 	}
 	if a.CADirectory != "" && !strings.HasPrefix(a.CADirectory, "https://") {
 		check.Field("caDirectory").Errorf("%q must be an https:// URL", a.CADirectory)
 	}
-	if a.Email != "" && !strings.Contains(a.Email, "@") {
-		check.Field("email").Errorf("%q is not an e-mail address", a.Email)
+	if a.Email != "" {
+		check.Field("email").Mailbox(a.Email)
 	}
 }
 
@@ -114,7 +103,7 @@ func (m *Match) validate(check *conf.Checker) {
 	}
 	checkPatterns(check.Field("headers"), m.Headers, true)
 	checkPatterns(check.Field("query"), m.Query, false)
-	checkIPs(check.Field("clientIp"), m.ClientIP)
+	check.Field("clientIp").CIDRs(m.ClientIP)
 	switch m.Protocol {
 	case "", "tcp", "http":
 	case "udp":
@@ -122,7 +111,7 @@ func (m *Match) validate(check *conf.Checker) {
 			check.Field("protocol").Errorf("udp has no domains and no HTTP to match")
 		}
 	default:
-		check.Field("protocol").Errorf("%q is not a protocol; use tcp, http or udp", m.Protocol)
+		check.Field("protocol").OneOf(m.Protocol, "tcp", "http", "udp")
 	}
 }
 
@@ -144,10 +133,8 @@ func (r *Route) validateAction(check *conf.Checker) {
 		if a.Root == "" {
 			check.Field("root").Errorf("missing: serve needs a folder")
 		}
-	case a.Type == "":
-		check.Field("type").Errorf("missing: use forward, redirect or serve")
 	default:
-		check.Field("type").Errorf("%q is not an action; use forward, redirect or serve", a.Type)
+		check.Field("type").OneOf(a.Type, Forward, Redirect, Serve)
 	}
 	if a.Type != Forward && len(a.Targets) > 0 {
 		check.Field("targets").Errorf("only forward has targets")
@@ -162,17 +149,17 @@ func (r *Route) validateAction(check *conf.Checker) {
 	a.Headers.Request.validate(check.Field("headers").Field("request"))
 	a.Headers.Response.validate(check.Field("headers").Field("response"))
 	s := check.Field("security")
-	checkIPs(s.Field("ipAllowList"), a.Security.IPAllowList)
-	checkIPs(s.Field("ipBlockList"), a.Security.IPBlockList)
-	checkNotNegative(s.Field("maxConnections"), a.Security.MaxConnections)
+	s.Field("ipAllowList").CIDRs(a.Security.IPAllowList)
+	s.Field("ipBlockList").CIDRs(a.Security.IPBlockList)
+	s.Field("maxConnections").NotNegative(a.Security.MaxConnections)
 	if l := a.Security.RateLimit; l != nil {
 		if !(l.RequestsPerSecond > 0) {
 			s.Field("rateLimit").Field("requestsPerSecond").Errorf("must be more than 0")
 		}
-		checkNotNegative(s.Field("rateLimit").Field("burst"), l.Burst)
+		s.Field("rateLimit").Field("burst").NotNegative(l.Burst)
 	}
 	if p := a.ProxyProtocol; p != nil {
-		checkIPs(check.Field("proxyProtocol").Field("accept"), p.Accept)
+		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)
 		if p.Send < 0 || p.Send > 2 {
 			check.Field("proxyProtocol").Field("send").Errorf("%d is not a version; use 1 or 2", p.Send)
 		}
@@ -194,8 +181,8 @@ func (t *Target) validate(check *conf.Checker, r *Route) {
 	case t.PortFunc != nil || t.Port == PreservePort:
 	case t.Port == 0:
 		check.Field("port").Errorf("missing: give a port (1-65535) or \"preserve\"")
-	case t.Port < 0 || t.Port > 65535:
-		check.Field("port").Errorf("%d is not a port (1-65535)", t.Port)
+	default:
+		check.Field("port").Port(t.Port)
 	}
 	if t.Weight < 0 || t.Weight > 1000 {
 		check.Field("weight").Errorf("%d is not between 1 and 1000", t.Weight)
@@ -203,10 +190,8 @@ func (t *Target) validate(check *conf.Checker, r *Route) {
 }
 
 func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
-	switch l.Algorithm {
-	case "", RoundRobin, LeastConnections, PowerOfTwo, IPHash:
-	default:
-		check.Field("algorithm").Errorf("%q is not an algorithm; use round-robin, least-connections, p2c or ip-hash", l.Algorithm)
+	if l.Algorithm != "" {
+		check.Field("algorithm").OneOf(l.Algorithm, RoundRobin, LeastConnections, PowerOfTwo, IPHash)
 	}
 	if l.Sticky != nil && !httpguts.ValidHeaderFieldName(l.Sticky.Cookie) {
 		check.Field("sticky").Field("cookie").Errorf("%q is not a cookie name", l.Sticky.Cookie)
@@ -219,16 +204,16 @@ func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	if h.Path != "" && (h.Path[0] != '/' || strings.ContainsFunc(h.Path, func(r rune) bool { return r <= ' ' || r == 0x7f })) {
 		check.Field("path").Errorf("%q is not a path; it begins with / and has no spaces", h.Path)
 	}
-	if h.Port < 0 || h.Port > 65535 {
-		check.Field("port").Errorf("%d is not a port (1-65535)", h.Port)
+	if h.Port != 0 {
+		check.Field("port").Port(h.Port)
 	}
 	if h.Port == 0 && slices.ContainsFunc(targets, func(t Target) bool { return t.Port == PreservePort || t.PortFunc != nil }) {
 		check.Field("port").Errorf("missing: a target has no fixed port, so say which to check")
 	}
-	checkDuration(check.Field("interval"), h.Interval)
-	checkDuration(check.Field("timeout"), h.Timeout)
-	checkNotNegative(check.Field("healthyAfter"), h.HealthyAfter)
-	checkNotNegative(check.Field("unhealthyAfter"), h.UnhealthyAfter)
+	check.Field("interval").Wait(h.Interval)
+	check.Field("timeout").Wait(h.Timeout)
+	check.Field("healthyAfter").NotNegative(h.HealthyAfter)
+	check.Field("unhealthyAfter").NotNegative(h.UnhealthyAfter)
 }
 
 func (r *Route) validateTLS(check *conf.Checker) {
@@ -261,10 +246,8 @@ func (r *Route) validateTLS(check *conf.Checker) {
 		if r.Match.isHTTP() || !a.Headers.Request.isZero() || !a.Headers.Response.isZero() {
 			check.Field("mode").Errorf("passthrough cannot see HTTP, which match or headers ask for; use terminate")
 		}
-	case "":
-		check.Field("mode").Errorf("missing: use terminate, passthrough or terminate-and-reencrypt")
 	default:
-		check.Field("mode").Errorf("%q is not a mode; use terminate, passthrough or terminate-and-reencrypt", t.Mode)
+		check.Field("mode").OneOf(t.Mode, Terminate, Passthrough, TerminateAndReencrypt)
 	}
 	if t.Mode == TerminateAndReencrypt && a.Type != Forward {
 		check.Field("mode").Errorf("only forward has targets to speak TLS to; use terminate")
@@ -320,104 +303,6 @@ func (e *HeaderEdit) validate(check *conf.Checker) {
 	}
 }
 
-// validateTogether finds routes that exclude each other.
-func validateTogether(check *conf.Checker, routes []Route) {
-	type place struct {
-		port   int
-		domain domain
-		rest   string
-	}
-	same := make(map[place]int) // the first route with just this match and priority
-	tls := make(map[place]int)  // the first route that says what happens to TLS there
-	for i := range routes {
-		r := &routes[i]
-		if !r.enabled() || r.Match.Protocol == "udp" {
-			continue
-		}
-		domains := []domain{{kind: anyDomain}}
-		if len(r.Match.Domains) > 0 {
-			domains = domains[:0]
-			for _, d := range r.Match.Domains {
-				kind, name, ok := domainPattern(d)
-				if !ok {
-					return // said already; comparing would only confuse
-				}
-				domains = append(domains, domain{kind, name})
-			}
-		}
-		exact := r.matchKey()
-		clients := fmt.Sprintf("%q", slices.Sorted(slices.Values(r.Match.ClientIP)))
-		for _, pr := range r.Match.Ports {
-			if pr.From < 0 || pr.To > 65535 || pr.To-pr.From >= maxRoutePorts {
-				return
-			}
-			conflict := false
-			for port := pr.From; port <= pr.To && !conflict; port++ {
-				for _, d := range domains {
-					if first, ok := same[place{port, d, exact}]; ok && first != i {
-						check.Index(i).Field("match").Errorf("on port %d the same as of routes[%d]%s, and so is the priority: it could never be reached",
-							port, first, quotedName(routes[first].Name))
-						conflict = true
-						break
-					}
-					same[place{port, d, exact}] = i
-					if r.Action.TLS == nil {
-						continue
-					}
-					at := place{port, d, clients}
-					if first, ok := tls[at]; ok && !sameTLS(r.Action.TLS, routes[first].Action.TLS) {
-						check.Index(i).Field("action").Field("tls").Errorf("differs from that of routes[%d]%s, which has the same port %d and domain: TLS is decided before any request is seen",
-							first, quotedName(routes[first].Name), port)
-						conflict = true
-						break
-					} else if !ok {
-						tls[at] = i
-					}
-				}
-			}
-		}
-	}
-}
-
-// matchKey is equal for routes that match the same traffic, ports and domains
-// aside, with the same priority. Routes for TLS and for plaintext differ.
-func (r *Route) matchKey() string {
-	m := &r.Match
-	protocol := m.Protocol
-	if protocol == "http" || protocol == "tcp" {
-		protocol = ""
-	}
-	return fmt.Sprintf("%d %t %q %q %q %q %q %q", r.Priority, r.Action.TLS != nil, m.Path, m.Methods,
-		m.Headers, m.Query, slices.Sorted(slices.Values(m.ClientIP)), protocol)
-}
-
-// sameTLS reports whether two routes treat clients' TLS alike; what they do
-// towards targets may differ.
-func sameTLS(a, b *TLS) bool {
-	if (a.Mode == Passthrough) != (b.Mode == Passthrough) || a.Certificate != b.Certificate {
-		return false
-	}
-	if a.ClientAuth == nil || b.ClientAuth == nil {
-		return a.ClientAuth == b.ClientAuth
-	}
-	return *a.ClientAuth == *b.ClientAuth
-}
-
-func quotedName(name string) string {
-	if name == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (%q)", name)
-}
-
-func checkIPs(check *conf.Checker, list []string) {
-	for i, s := range list {
-		if _, err := parsePrefix(s); err != nil {
-			check.Index(i).Errorf("%v", err)
-		}
-	}
-}
-
 func checkPatterns(check *conf.Checker, patterns map[string]string, header bool) {
 	for name, value := range sorted(patterns) {
 		if header && !httpguts.ValidHeaderFieldName(name) {
@@ -426,17 +311,5 @@ func checkPatterns(check *conf.Checker, patterns map[string]string, header bool)
 		if _, err := glob.Parse(value); err != nil {
 			check.Key(name).Errorf("%v", err)
 		}
-	}
-}
-
-func checkNotNegative(check *conf.Checker, n int) {
-	if n < 0 {
-		check.Errorf("%d is negative", n)
-	}
-}
-
-func checkDuration(check *conf.Checker, d time.Duration) {
-	if d < 0 {
-		check.Errorf("%v is negative", d)
 	}
 }

@@ -1,0 +1,239 @@
+package dcrouter
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/opsapi"
+	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
+)
+
+// Secret is a password or key. It prints as *** wherever it is shown; its
+// Reveal method gives the value.
+type Secret = conf.Secret
+
+// Config is everything about a [Router] that can be written as JSON. A section
+// that is nil is a subsystem that does not run.
+type Config struct {
+	// Proxy routes HTTP, HTTPS, TLS, TCP and UDP.
+	Proxy *proxy.Config `json:"smartProxyConfig"`
+	// Email is the mail system.
+	Email *email.Config `json:"emailConfig"`
+	// DNS is the DNS server. It runs with its defaults where DNSDomain or
+	// DNSNSDomains are given without it.
+	DNS *dnsserver.Config `json:"dnsServerConfig"`
+	// DNSDomain is the name under which DNS over HTTPS is served (RFC 8484),
+	// by the proxy at /dns-query and /resolve.
+	DNSDomain string `json:"dnsDomain"`
+	// DNSNSDomains are the names of this name server, which NS records carry.
+	// The first is the primary one.
+	DNSNSDomains []string `json:"dnsNsDomains"`
+	// DNSScopes are the zones that the DNS server is the source of. Empty means
+	// every zone of DNS, and for a record, mail domain or name server outside
+	// them its registrable domain by the public suffix list.
+	DNSScopes []string `json:"dnsScopes"`
+	// PublicIP are the addresses under which this machine is reached. They are
+	// published for what we publish ourselves (name servers, DNSDomain, the mail
+	// host) where no record says otherwise.
+	PublicIP []string `json:"publicIp"`
+	// RADIUS is the RADIUS server.
+	RADIUS *radius.Config `json:"radiusConfig"`
+	// Ops is the operations API and the dashboard.
+	Ops *opsapi.Config `json:"opsServerConfig"`
+	// TLS is about certificates for no route in particular.
+	TLS *TLSConfig `json:"tls"`
+	// DNSChallenge answers ACME's DNS-01 challenges (RFC 8555 section 8.4) in
+	// zones that are hosted elsewhere.
+	DNSChallenge *DNSChallenge `json:"dnsChallenge"`
+	// Storage is where the Router keeps what must outlive it. Nil means in
+	// memory, unless an [Option] says otherwise.
+	Storage *StorageConfig `json:"storage"`
+}
+
+// TLSConfig is about certificates for no route in particular.
+type TLSConfig struct {
+	// ContactEmail is the contact of the ACME account where the proxy's
+	// section names none.
+	ContactEmail string `json:"contactEmail"`
+	// Domain is a name to obtain a certificate for even if no route has it.
+	Domain string `json:"domain"`
+}
+
+// DNSChallenge has the keys of DNS hosters.
+type DNSChallenge struct {
+	// CloudflareAPIKey is an API token that may edit the zones' records.
+	// Required.
+	CloudflareAPIKey Secret `json:"cloudflareApiKey"`
+}
+
+// StorageConfig says where to keep what must outlive the Router.
+type StorageConfig struct {
+	// FSPath is a folder. The default "" means in memory.
+	FSPath string `json:"fsPath"`
+}
+
+// maxConfigSize bounds what LoadConfig reads, in bytes.
+const maxConfigSize = 8 << 20
+
+// LoadConfig reads a configuration from JSON, strictly, and validates it. All
+// mistakes come back at once, each with the path of its field; see
+// [FieldErrors]. With an error it returns what it could read.
+func LoadConfig(r io.Reader) (Config, error) {
+	var c Config
+	data, err := io.ReadAll(io.LimitReader(r, maxConfigSize+1))
+	if err != nil {
+		return c, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if len(data) > maxConfigSize {
+		return c, &FieldError{Msg: fmt.Sprintf("larger than %d bytes", maxConfigSize)}
+	}
+	decoding := conf.Decode(data, &c)
+	return c, errors.Join(decoding, withoutConsequences(c.Validate(), decoding))
+}
+
+// withoutConsequences drops from the mistakes in err those about fields that
+// could not be read to begin with.
+func withoutConsequences(err, decoding error) error {
+	broken := conf.Fields(decoding)
+	var rest []error
+	for _, e := range conf.Fields(err) {
+		consequence := false
+		for _, b := range broken {
+			consequence = consequence || within(e.Path, b.Path) || within(b.Path, e.Path)
+		}
+		if !consequence {
+			rest = append(rest, e)
+		}
+	}
+	return errors.Join(rest...)
+}
+
+// within reports whether path is outer or lies below it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || outer == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// WriteConfig writes c as indented JSON that LoadConfig reads, secrets
+// included.
+func WriteConfig(w io.Writer, c Config) error {
+	data, err := conf.Encode(c, true)
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, data, "", "  "); err != nil {
+		return err
+	}
+	out.WriteByte('\n')
+	_, err = w.Write(out.Bytes())
+	return err
+}
+
+// MarshalJSON writes the configuration in its documented form, with secrets
+// replaced by ***. [WriteConfig] writes them.
+func (c Config) MarshalJSON() ([]byte, error) { return conf.Encode(c, false) }
+
+// UnmarshalJSON reads the documented form strictly: an unknown field is an
+// error. All problems come back at once, each with the path of its field. It
+// does not validate.
+func (c *Config) UnmarshalJSON(data []byte) error { return conf.Decode(data, c) }
+
+// KeepSecrets gives every secret of c that is *** the value of the secret at
+// the same place in prev, so that a client that was shown only *** can send a
+// configuration back. In lists the same place means: under the same name,
+// address or domain. A secret without a counterpart is an error.
+func (c *Config) KeepSecrets(prev Config) error { return conf.KeepSecrets(c, prev) }
+
+// Validate checks everything that can be told without I/O, each section and
+// what they are to each other, and returns all mistakes at once, each a
+// [*FieldError].
+func (c *Config) Validate() error {
+	check := conf.NewChecker()
+	if c.Proxy != nil {
+		check.Field("smartProxyConfig").Add(c.Proxy.Validate())
+	}
+	if c.Email != nil {
+		check.Field("emailConfig").Add(c.Email.Validate())
+		c.checkMailDNS(check.Field("emailConfig"))
+	}
+	if c.DNS != nil {
+		check.Field("dnsServerConfig").Add(c.DNS.Validate())
+	}
+	c.checkNames(check)
+	if c.RADIUS != nil {
+		check.Field("radiusConfig").Add(c.RADIUS.Validate())
+	}
+	if c.Ops != nil {
+		check.Field("opsServerConfig").Add(c.Ops.Validate())
+	}
+	if c.TLS != nil {
+		c.TLS.validate(check.Field("tls"))
+	}
+	if c.DNSChallenge != nil {
+		check.Field("dnsChallenge").Field("cloudflareApiKey").RequiredSecret(c.DNSChallenge.CloudflareAPIKey)
+	}
+	if c.Storage != nil {
+		check.Field("storage").Field("fsPath").Line(c.Storage.FSPath)
+	}
+	c.checkPorts(check)
+	return check.Err()
+}
+
+// hasDNS reports whether the DNS server runs.
+func (c *Config) hasDNS() bool {
+	return c.DNS != nil || c.DNSDomain != "" || len(c.DNSNSDomains) > 0
+}
+
+// checkMailDNS finds mail domains that want records in a DNS server that
+// nobody is told to ask.
+func (c *Config) checkMailDNS(check *conf.Checker) {
+	if c.DNSDomain != "" || len(c.DNSNSDomains) > 0 {
+		return
+	}
+	for i := range c.Email.Domains {
+		if d := &c.Email.Domains[i]; c.Email.Mode(d) == email.InternalDNS {
+			check.Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns needs dnsDomain or dnsNsDomains")
+		}
+	}
+}
+
+func (c *Config) checkNames(check *conf.Checker) {
+	if c.DNSDomain != "" {
+		check.Field("dnsDomain").Domain(c.DNSDomain)
+	}
+	checkDomains(check, "dnsNsDomains", c.DNSNSDomains)
+	checkDomains(check, "dnsScopes", c.DNSScopes)
+	addresses := map[string]int{}
+	for i, s := range c.PublicIP {
+		at := check.Field("publicIp").Index(i)
+		at.Addr(s)
+		at.Unique(addresses, s, "publicIp", i)
+	}
+}
+
+func checkDomains(check *conf.Checker, list string, names []string) {
+	first := map[string]int{}
+	for i, name := range names {
+		at := check.Field(list).Index(i)
+		at.Domain(name)
+		at.Unique(first, strings.ToLower(strings.TrimSuffix(name, ".")), list, i)
+	}
+}
+
+func (t *TLSConfig) validate(check *conf.Checker) {
+	if t.ContactEmail != "" {
+		check.Field("contactEmail").Mailbox(t.ContactEmail)
+	}
+	if t.Domain != "" {
+		check.Field("domain").Domain(strings.TrimPrefix(t.Domain, "*."))
+	}
+}

@@ -1,0 +1,115 @@
+package dcrouter
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dcrouter/dcrouter/proxy"
+)
+
+// Collector returns the Router's metrics for a Prometheus registry of the
+// host. Nothing is registered anywhere by itself. Several Routers in one
+// registry need a label to tell them apart:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"router": "a"}, registry).MustRegister(r.Collector())
+//
+// Labels come from the configuration only, never from clients.
+func (r *Router) Collector() prometheus.Collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("dcrouter_"+name, help, labels, nil)
+	}
+	return &collector{
+		router:            r,
+		connections:       desc("proxy_connections", "Client connections open now."),
+		connectionsTotal:  desc("proxy_connections_total", "Client connections accepted."),
+		refused:           desc("proxy_refused_total", "Connections and requests that went nowhere.", "reason"),
+		routeActive:       desc("route_active", "Streams and requests in flight.", "route"),
+		routeStreams:      desc("route_streams_total", "Streams carried.", "route"),
+		routeRequests:     desc("route_requests_total", "HTTP requests carried.", "route"),
+		routeResponses:    desc("route_responses_total", "HTTP responses by status class; \"none\" where the client got none.", "route", "class"),
+		routeReceived:     desc("route_received_bytes_total", "Contents received from clients.", "route"),
+		routeSent:         desc("route_sent_bytes_total", "Contents sent to clients.", "route"),
+		routeBlocked:      desc("route_blocked_total", "Streams and requests refused by the route's security settings.", "route"),
+		targetHealthy:     desc("target_healthy", "1 if the target is healthy, else 0.", "target"),
+		targetActive:      desc("target_active", "Streams and requests in flight.", "target"),
+		targetTotal:       desc("target_sent_total", "Streams and requests sent to the target.", "target"),
+		targetFailedTotal: desc("target_failures_total", "Streams and requests that the target did not take or answer.", "target"),
+	}
+}
+
+type collector struct {
+	router *Router
+
+	connections, connectionsTotal, refused,
+	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked,
+	targetHealthy, targetActive, targetTotal, targetFailedTotal *prometheus.Desc
+}
+
+// Describe sends the descriptions of all metrics.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.connections, c.connectionsTotal, c.refused,
+		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked,
+		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal} {
+		ch <- d
+	}
+}
+
+// Collect sends a snapshot of all metrics.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	s := c.router.Stats().Proxy
+	gauge(c.connections, float64(s.ActiveConnections))
+	counter(c.connectionsTotal, s.Connections)
+	for reason, n := range s.Refused {
+		counter(c.refused, n, reason)
+	}
+	for _, rt := range s.Routes {
+		gauge(c.routeActive, float64(rt.Active), rt.Name)
+		counter(c.routeStreams, rt.Streams, rt.Name)
+		counter(c.routeRequests, rt.Requests, rt.Name)
+		counter(c.routeReceived, rt.BytesIn, rt.Name)
+		counter(c.routeSent, rt.BytesOut, rt.Name)
+		counter(c.routeBlocked, rt.Blocked, rt.Name)
+		for class, n := range rt.Responses {
+			name := strconv.Itoa(class) + "xx"
+			if class == 0 {
+				name = "none"
+			}
+			counter(c.routeResponses, n, rt.Name, name)
+		}
+	}
+	for _, t := range byName(s.Targets) {
+		healthy := 0.0
+		if t.Healthy {
+			healthy = 1
+		}
+		gauge(c.targetHealthy, healthy, t.Name)
+		gauge(c.targetActive, float64(t.Active), t.Name)
+		counter(c.targetTotal, t.Total, t.Name)
+		counter(c.targetFailedTotal, t.Failures, t.Name)
+	}
+}
+
+// byName adds up targets with one name: routes that reach a server on
+// different terms, such as another health check, count it separately.
+func byName(targets []proxy.TargetStats) []proxy.TargetStats {
+	var list []proxy.TargetStats
+	for _, t := range targets { // ordered by name
+		if n := len(list); n > 0 && list[n-1].Name == t.Name {
+			last := &list[n-1]
+			last.Healthy = last.Healthy && t.Healthy
+			last.Active += t.Active
+			last.Total += t.Total
+			last.Failures += t.Failures
+			continue
+		}
+		list = append(list, t)
+	}
+	return list
+}

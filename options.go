@@ -1,0 +1,62 @@
+package dcrouter
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+
+	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// An Option configures a [Router]. Options are applied in the order given.
+type Option func(*options)
+
+type options struct {
+	config  Config
+	log     *slog.Logger
+	backend storage.Backend
+	proxy   []proxy.Option
+}
+
+// WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
+// after it change parts of it.
+func WithConfig(c Config) Option {
+	return func(o *options) { o.config = c }
+}
+
+// WithProxy sets the proxy's section of the configuration.
+func WithProxy(c proxy.Config) Option {
+	return func(o *options) { o.config.Proxy = &c }
+}
+
+// WithStorage sets where the Router keeps what must outlive it, in place of
+// the configuration's storage section. Without either, everything is kept in
+// memory, and the log warns of it.
+func WithStorage(b storage.Backend) Option {
+	return func(o *options) { o.backend = b }
+}
+
+// WithStorageFuncs is WithStorage with a pair of functions as the backend; see
+// [storage.Funcs].
+func WithStorageFuncs(read storage.ReadFunc, write storage.WriteFunc, opts ...storage.FuncOption) Option {
+	return WithStorage(storage.Funcs(read, write, opts...))
+}
+
+// WithLogger sets the logger of all subsystems. The default discards
+// everything.
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
+}
+
+// WithGetCertificate sets the source of certificates for routes with
+// certificate "auto"; see [proxy.WithGetCertificate].
+func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
+	return func(o *options) { o.proxy = append(o.proxy, proxy.WithGetCertificate(get)) }
+}
+
+// WithListener makes the proxy accept from ln instead of binding addr; see
+// [proxy.WithListener].
+func WithListener(addr string, ln net.Listener) Option {
+	return func(o *options) { o.proxy = append(o.proxy, proxy.WithListener(addr, ln)) }
+}

@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// validateTogether finds routes that exclude each other.
+func validateTogether(check *conf.Checker, routes []Route) {
+	type place struct {
+		port   int
+		domain domain
+		rest   string
+	}
+	same := make(map[place]int) // the first route with just this match and priority
+	tls := make(map[place]int)  // the first route that says what happens to TLS there
+	for i := range routes {
+		r := &routes[i]
+		if !r.enabled() || r.Match.Protocol == "udp" {
+			continue
+		}
+		domains := []domain{{kind: anyDomain}}
+		if len(r.Match.Domains) > 0 {
+			domains = domains[:0]
+			for _, d := range r.Match.Domains {
+				kind, name, ok := domainPattern(d)
+				if !ok {
+					return // said already; comparing would only confuse
+				}
+				domains = append(domains, domain{kind, name})
+			}
+		}
+		exact := r.matchKey()
+		clients := fmt.Sprintf("%q", slices.Sorted(slices.Values(r.Match.ClientIP)))
+		for _, pr := range r.Match.Ports {
+			if pr.From < 0 || pr.To > 65535 || pr.To-pr.From >= maxRoutePorts {
+				return
+			}
+			conflict := false
+			for port := pr.From; port <= pr.To && !conflict; port++ {
+				for _, d := range domains {
+					if first, ok := same[place{port, d, exact}]; ok && first != i {
+						check.Index(i).Field("match").Errorf("on port %d the same as of routes[%d]%s, and so is the priority: it could never be reached",
+							port, first, quotedName(routes[first].Name))
+						conflict = true
+						break
+					}
+					same[place{port, d, exact}] = i
+					if r.Action.TLS == nil {
+						continue
+					}
+					at := place{port, d, clients}
+					if first, ok := tls[at]; ok && !sameTLS(r.Action.TLS, routes[first].Action.TLS) {
+						check.Index(i).Field("action").Field("tls").Errorf("differs from that of routes[%d]%s, which has the same port %d and domain: TLS is decided before any request is seen",
+							first, quotedName(routes[first].Name), port)
+						conflict = true
+						break
+					} else if !ok {
+						tls[at] = i
+					}
+				}
+			}
+		}
+	}
+}
+
+// matchKey is equal for routes that match the same traffic, ports and domains
+// aside, with the same priority. Routes for TLS and for plaintext differ.
+func (r *Route) matchKey() string {
+	m := &r.Match
+	protocol := m.Protocol
+	if protocol == "http" || protocol == "tcp" {
+		protocol = ""
+	}
+	return fmt.Sprintf("%d %t %q %q %q %q %q %q", r.Priority, r.Action.TLS != nil, m.Path, m.Methods,
+		m.Headers, m.Query, slices.Sorted(slices.Values(m.ClientIP)), protocol)
+}
+
+// sameTLS reports whether two routes treat clients' TLS alike; what they do
+// towards targets may differ.
+func sameTLS(a, b *TLS) bool {
+	if (a.Mode == Passthrough) != (b.Mode == Passthrough) || a.Certificate != b.Certificate {
+		return false
+	}
+	if a.ClientAuth == nil || b.ClientAuth == nil {
+		return a.ClientAuth == b.ClientAuth
+	}
+	return *a.ClientAuth == *b.ClientAuth
+}
+
+func quotedName(name string) string {
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%q)", name)
+}
