@@ -1,0 +1,64 @@
+# Everything a contributor runs. "make" alone lists the targets.
+# Needs Go and GNU make; a race build also needs a C compiler.
+
+GO       ?= go
+FUZZTIME ?= 10s
+TIMEOUT  ?= 15m
+
+# Modules with tests: the root and the nested ones, which keep heavy test
+# dependencies out of the root go.mod. internal/tools only pins versions.
+MODULES := . $(filter-out internal/tools,$(sort $(patsubst %/go.mod,%,$(shell find internal -name go.mod -not -path '*/testdata/*'))))
+
+# $(call each,COMMAND) runs a command in every module and stops at the first
+# that fails.
+each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m && $(1)); done
+
+# Runs a tool at the version that internal/tools/go.mod pins; the module in the
+# working directory and its go.mod stay as they are.
+tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help test unit fmt vet staticcheck lint race fuzz bench cover
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: fmt vet staticcheck unit ## everything that CI checks
+
+unit: ## all tests, with the race detector and in random order
+	$(call each,$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./...)
+
+fmt: ## list files that gofmt would change, and fail if there are any
+	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }
+
+# Tests may use what only Unix has, so for Windows the library itself must do.
+vet: ## go vet, also for macOS; build for Windows
+	$(call each,$(GO) vet ./...)
+	@GOOS=darwin CGO_ENABLED=0 $(GO) vet ./...
+	@GOOS=windows CGO_ENABLED=0 $(GO) build ./...
+
+staticcheck: ## staticcheck
+	$(call each,$(tool) staticcheck ./...)
+
+lint: fmt staticcheck ## gofmt, staticcheck and the house rules of internal/lint
+	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint
+
+race: ## short tests three times over, with the race detector
+	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout $(TIMEOUT) ./...)
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@set -e; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$${file%/*} $$target"; \
+			(cd "$${file%/*}" && $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout $(TIMEOUT) .) \
+				>"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
+		done; \
+	done
+
+bench: ## Go benchmarks
+	@$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) ./...
+
+cover: ## test coverage of the root module, by package and in all (cover.out)
+	@$(GO) test -short -timeout $(TIMEOUT) -coverprofile=cover.out -coverpkg=./... ./... >/dev/null
+	@$(GO) tool cover -func=cover.out | tail -n 1

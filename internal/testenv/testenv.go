@@ -1,0 +1,149 @@
+// Package testenv is what tests here share: external tools, free ports,
+// processes that end with the test, throw-away certificates, a goroutine leak
+// check. It uses the standard library only, and only tests import it.
+//
+// A test against a real server reads like this:
+//
+//	testenv.Goroutines(t) // first, so that it checks last
+//	redis := testenv.Need(t, "redis-server", "apt-get install redis-server")
+//	addr := fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t))
+//	testenv.Start(t, testenv.Opts{Ready: addr}, redis, "--port", ...)
+package testenv
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Need returns the path of an external tool. Where it is missing the test is
+// skipped with a word on how to get it ("apt-get install redis-server"); with
+// CI=true it fails, because CI installs every tool and a skip there would hide
+// a test that never runs.
+//
+// Looked at after PATH: the sbin directories, which PATH lacks for ordinary
+// users on Debian. A tool with a '*' is a file pattern, for servers that live
+// outside PATH: "/usr/lib/postgresql/*/bin/postgres" gives the last match.
+func Need(t testing.TB, tool, how string) string {
+	t.Helper()
+	if strings.Contains(tool, "*") {
+		if m, err := filepath.Glob(tool); err == nil && len(m) > 0 {
+			return m[len(m)-1]
+		}
+	} else if p, err := exec.LookPath(tool); err == nil {
+		return p
+	} else if runtime.GOOS != "windows" && !strings.Contains(tool, "/") {
+		for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+			if p, err := exec.LookPath(filepath.Join(dir, tool)); err == nil {
+				return p
+			}
+		}
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s is missing, and CI=true allows no skip; get it with: %s", tool, how)
+	}
+	t.Skipf("%s is missing; get it with: %s", tool, how)
+	return ""
+}
+
+// Ports are handed out below the kernel's ephemeral range (from 32768 on
+// Linux), so that no outgoing connection takes one between FreePort and the
+// server's bind, and in sequence from a random start, so that neither this
+// process nor likely another one gets the same port twice.
+const firstPort, lastPort = 10000, 32000
+
+var (
+	portStart = rand.IntN(lastPort - firstPort)
+	portCount atomic.Int32
+)
+
+// FreePort returns a port that was free a moment ago on 127.0.0.1, for TCP and
+// for UDP. Code of ours should listen on port 0 instead; this is for other
+// programs.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 1000 {
+		port := firstPort + (portStart+int(portCount.Add(1)))%(lastPort-firstPort)
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		pc, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		pc.Close()
+		return port
+	}
+	t.Fatal("no free port found in 1000 tries")
+	return 0
+}
+
+// WaitPort waits until something accepts connections on addr, "host:port" or
+// the path of a Unix socket, and fails the test if nothing does in time.
+func WaitPort(t testing.TB, addr string, timeout time.Duration) {
+	t.Helper()
+	WaitFor(t, timeout, func() error { return dial(addr) })
+}
+
+func dial(addr string) error {
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
+	c, err := net.DialTimeout(network, addr, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// WaitFor calls ready until it returns nil, and fails the test with its last
+// error if it does not in time.
+func WaitFor(t testing.TB, timeout time.Duration, ready func() error) {
+	t.Helper()
+	if err := poll(timeout, ready); err != nil {
+		t.Fatalf("not ready after %v: %v", timeout, err)
+	}
+}
+
+func poll(timeout time.Duration, ready func() error) error {
+	deadline := time.Now().Add(timeout)
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := ready()
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// Folder makes a folder that is removed with the test. Unlike t.TempDir its
+// path is short, as Unix sockets need (some 100 bytes), and other users may
+// enter it, as servers need that drop root.
+func Folder(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dcr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Logf("removing %s: %v", dir, err)
+		}
+	})
+	return dir
+}
