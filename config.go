@@ -150,7 +150,8 @@ func (c *Config) UnmarshalJSON(data []byte) error { return conf.Decode(data, c) 
 // KeepSecrets gives every secret of c that is *** the value of the secret at
 // the same place in prev, so that a client that was shown only *** can send a
 // configuration back. In lists the same place means: under the same name,
-// address or domain. A secret without a counterpart is an error.
+// address or domain; and the password for another host does not stay when that
+// host changes. A secret without a counterpart is an error.
 func (c *Config) KeepSecrets(prev Config) error { return conf.KeepSecrets(c, prev) }
 
 // Validate checks everything that can be told without I/O, each section and

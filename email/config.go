@@ -156,9 +156,9 @@ type Queue struct {
 // SmartHost is a server that takes all mail going out.
 type SmartHost struct {
 	// Host is a name or an address.
-	Host string `json:"host"`
+	Host string `json:"host" conf:"key"`
 	// Port is the port there. The default 0 means 25.
-	Port int `json:"port"`
+	Port int `json:"port" conf:"key"`
 	// Auth signs in there.
 	Auth *Credentials `json:"auth"`
 	// TLS is about TLS on the way there.

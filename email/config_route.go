@@ -82,9 +82,9 @@ type Action struct {
 // ForwardAction says where mail is handed to.
 type ForwardAction struct {
 	// Host is a name or an address. Required.
-	Host string `json:"host"`
+	Host string `json:"host" conf:"key"`
 	// Port is the port there. The default 0 means 25.
-	Port int `json:"port"`
+	Port int `json:"port" conf:"key"`
 	// Auth signs in there.
 	Auth *Credentials `json:"auth"`
 	// TLS is about TLS on the way there.

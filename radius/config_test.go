@@ -90,6 +90,8 @@ func TestValidate(t *testing.T) {
 			`vlanAssignment[0].match.mac: "zz" is not a MAC address such as aa:bb:cc:dd:ee:ff, or a prefix such as aa:bb:cc:*`},
 		{"unreachable rule", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:*"},"vlan":1},{"match":{"mac":"AABB.CC*"},"vlan":2},{"match":{"mac":"aa:*"},"vlan":3}]}`,
 			`vlanAssignment[1].match.mac: "AABB.CC*" is never reached: vlanAssignment[0] takes it before`},
+		{"taken twice before", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:*"},"vlan":1},{"match":{"mac":"aa:*"},"vlan":2},{"match":{"mac":"aabb*"},"vlan":3}]}`,
+			`vlanAssignment[2].match.mac: "aabb*" is never reached: vlanAssignment[0] takes it before`},
 		{"same MAC twice", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:cc:dd:ee:ff"},"vlan":1},{"match":{"mac":"aabbccddeeff"},"vlan":2}]}`,
 			`vlanAssignment[1].match.mac: "aabbccddeeff" is never reached: vlanAssignment[0] takes it before`},
 	}

@@ -46,7 +46,7 @@ func (s macSet) first(p macPattern) (index int, found bool) {
 		}
 	}
 	consider(p)
-	for n := range len(p.digits) + 1 {
+	for n := range len(p.digits) {
 		consider(macPattern{p.digits[:n], true})
 	}
 	return index, found

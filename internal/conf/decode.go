@@ -254,7 +254,11 @@ func (d *decoder) bare(tok json.Token, v reflect.Value, p place) {
 		return
 	}
 	list := reflect.MakeSlice(v.Type(), 1, 1)
-	d.value(tok, list.Index(0), place{p.at, p.words, p.depth + 1})
+	at := p.at
+	if tok == json.Delim('{') {
+		at = at.element(0) // as whoever checks the fields of the element will say
+	}
+	d.value(tok, list.Index(0), p.inner(at, p.words))
 	v.Set(list)
 }
 

@@ -88,6 +88,7 @@ func TestDecodeErrors(t *testing.T) {
 		{"list for short form", `{"cert":[1]}`, `cert: want an object, got a list`},
 		{"element", `{"ranges":[1,{"from":2,"to":"3"}]}`, `ranges[1].to: want a number, got the string "3"`},
 		{"bare element", `{"grid":5}`, `grid: want a string, got the number 5`},
+		{"field of a bare element", `{"ranges":{"from":"x"}}`, `ranges[0].from: want a number, got the string "x"`},
 		{"string for a list of objects", `{"userPtrs":"bob"}`, `userPtrs: want a list, got a string`},
 		{"map key", `{"headers":{"X-A":5}}`, `headers["X-A"]: want a string, got the number 5`},
 		{"deep", `{"deep":{"a":{"b.c":{"sizes":["x"]}}}}`, `deep["a"]["b.c"].sizes[0]: want a number, got the string "x"`},
@@ -213,6 +214,13 @@ func TestFieldsAndPrefix(t *testing.T) {
 	}
 	if conf.Prefix("a", nil) != nil || conf.NewChecker().Err() != nil {
 		t.Error("an error from nothing")
+	}
+	many := conf.NewChecker()
+	for range 5000 {
+		many.Errorf("again")
+	}
+	if got := len(conf.Fields(many.Err())); got != 1001 {
+		t.Errorf("%d errors", got)
 	}
 	outer := conf.NewChecker()
 	outer.Field("up").Add(err)

@@ -9,8 +9,8 @@
 //   - A field that takes a list also takes one bare value.
 //   - The tag conf:"preserve=-1" on a number lets the JSON string "preserve"
 //     stand for -1, and several such words are separated by commas.
-//   - The tag conf:"key" marks what identifies an element of a list, for
-//     [KeepSecrets].
+//   - The tag conf:"key" marks what identifies an element of a list or what
+//     secrets belong to, for [KeepSecrets].
 //   - A type that implements [ScalarUnmarshaler] and [ScalarMarshaler] has a
 //     short form beside the object.
 //   - A type that implements encoding.TextUnmarshaler is a string.

@@ -47,6 +47,26 @@ func TestEncodeReveal(t *testing.T) {
 	}
 }
 
+func TestOuterFieldWins(t *testing.T) {
+	type Base struct {
+		A int `json:"a"`
+		B int `json:"b"`
+	}
+	type last struct {
+		A string `json:"a"`
+		Base
+	}
+	type first struct {
+		Base
+		A string `json:"a"`
+	}
+	for _, v := range []any{last{A: "outer", Base: Base{1, 2}}, first{A: "outer", Base: Base{1, 2}}} {
+		if got, err := conf.Encode(v, true); err != nil || string(got) != `{"a":"outer","b":2}` {
+			t.Errorf("%T: %s, %v", v, got, err)
+		}
+	}
+}
+
 func TestEncodeErrors(t *testing.T) {
 	loop := &inner{}
 	loop.Next = loop

@@ -12,8 +12,10 @@ import (
 //
 // The same place means: the same field, the same map key, and in lists the
 // element with the same identity, which is what its fields tagged conf:"key"
-// hold. Elements without such fields, or with nothing in them, go by index. A
-// secret without a counterpart is a [FieldError].
+// hold. Elements without such fields, or with nothing in them, go by index.
+// Outside of lists, a struct whose identity has changed has no counterpart: a
+// password must not follow a host name to another host. A secret without a
+// counterpart is a [FieldError].
 func KeepSecrets(v, prev any) error {
 	to, from := reflect.ValueOf(v), reflect.ValueOf(prev)
 	if to.Kind() != reflect.Pointer || to.IsNil() {
@@ -62,6 +64,9 @@ func (k *keeper) value(to, from reflect.Value, at *path) {
 		}
 		k.value(to.Elem(), from, at)
 	case to.Kind() == reflect.Struct:
+		if from.IsValid() && k.identity(to) != k.identity(from) {
+			from = reflect.Value{}
+		}
 		for _, f := range k.schema.fields(to.Type()) {
 			inner := reflect.Value{}
 			if from.IsValid() {
