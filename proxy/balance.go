@@ -26,9 +26,13 @@ type balancer struct {
 // entry is a target as one route uses it.
 type entry struct {
 	target   *target
+	health   *health // nil: not checked
 	weight   int
 	portFunc func(ConnInfo) int
 }
+
+// healthy reports whether health checks have nothing against the target.
+func (e *entry) healthy() bool { return e.health == nil || !e.health.bad.Load() }
 
 // port returns the port to connect to for a connection.
 func (e *entry) port(info *ConnInfo) (int, error) {
@@ -89,13 +93,13 @@ func gcd(a, b int) int {
 func (b *balancer) pick(client netip.Addr, tried []*target) *entry {
 	now := time.Now().UnixNano()
 	fresh := func(e *entry) bool {
-		return !e.target.unhealthy.Load() && !e.target.paused(now) && !slices.Contains(tried, e.target)
+		return e.healthy() && !e.target.paused(now) && !slices.Contains(tried, e.target)
 	}
 	if e := b.choose(client, fresh); e != nil {
 		return e
 	}
 	return b.choose(client, func(e *entry) bool {
-		return !e.target.unhealthy.Load() && !slices.Contains(tried, e.target)
+		return e.healthy() && !slices.Contains(tried, e.target)
 	})
 }
 

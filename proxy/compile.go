@@ -20,6 +20,7 @@ type assembly struct {
 	table    *table
 	states   map[string]*routeState
 	targets  map[targetKey]*target
+	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
 	certs    map[*tlsPolicy]*tls.Certificate
 }
@@ -31,6 +32,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		p:        p,
 		states:   make(map[string]*routeState),
 		targets:  make(map[targetKey]*target),
+		healths:  make(map[healthKey]*health),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
@@ -143,9 +145,6 @@ func newMatcher(m *Match) (matcher, error) {
 
 func (a *assembly) balancer(act *Action) (*balancer, error) {
 	base := targetKey{}
-	if h := act.LoadBalancing.HealthCheck; h != nil {
-		base.check, base.hasCheck = h.withDefaults(), true
-	}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -172,49 +171,76 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 			t = newTarget(key, tlsConfig, a.p.times)
 		}
 		a.targets[key] = t
-		entries = append(entries, entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc})
+		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
+		if check := act.LoadBalancing.HealthCheck; check != nil {
+			e.health = a.health(t, check.withDefaults())
+		}
+		entries = append(entries, e)
 	}
 	return newBalancer(act.LoadBalancing.Algorithm, entries), nil
 }
 
-// commit makes the assembly the Proxy's. It cannot fail. It returns the
-// targets that are no longer in use.
-func (a *assembly) commit() (gone []*target) {
+// health returns the health of a target by a check.
+func (a *assembly) health(t *target, check HealthCheck) *health {
+	key := healthKey{t.key, check}
+	h := a.healths[key]
+	if h == nil {
+		h = a.p.healths[key]
+	}
+	if h == nil {
+		h = &health{target: t, check: check}
+		// A new check of a target that is known to be dead begins there.
+		for _, other := range a.p.healths {
+			if other.target == t && other.bad.Load() {
+				h.bad.Store(true)
+			}
+		}
+	}
+	a.healths[key] = h
+	return h
+}
+
+// commit makes the assembly the Proxy's. It cannot fail.
+func (a *assembly) commit() {
 	p := a.p
 	for policy, cert := range a.certs {
 		policy.cert.Store(cert)
 	}
-	for key, t := range p.targets {
-		if a.targets[key] != t {
-			gone = append(gone, t)
+	// What is still in use outlives the table, so that a route or target that
+	// comes back meanwhile finds its counts.
+	for key, s := range p.states {
+		if a.states[key] == nil && s.active.Load() > 0 {
+			a.states[key] = s
 		}
 	}
-	p.states, p.targets, p.policies = a.states, a.targets, a.policies
-	return gone
+	for key, t := range p.targets {
+		if a.targets[key] == nil {
+			t.pool.CloseIdleConnections()
+			if t.active.Load() > 0 {
+				a.targets[key] = t
+			}
+		}
+	}
+	for key, h := range p.healths {
+		if a.healths[key] == nil && h.stop != nil {
+			h.stop()
+		}
+	}
+	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
 }
 
 // startChecks begins to watch targets that are not watched yet.
 func (r *run) startChecks() {
-	for _, t := range r.p.targets {
-		if !t.key.hasCheck || t.stopCheck != nil {
+	for _, h := range r.p.healths {
+		if h.stop != nil {
 			continue
 		}
 		var ctx context.Context
-		ctx, t.stopCheck = context.WithCancel(r.ctx)
+		ctx, h.stop = context.WithCancel(r.ctx)
 		r.working.Add(1)
 		go func() {
 			defer r.working.Done()
-			t.watch(ctx, r.log)
+			h.watch(ctx, r.log)
 		}()
 	}
-}
-
-// retire ends what a target does by itself. Requests under way end by
-// themselves.
-func (t *target) retire() {
-	if t.stopCheck != nil {
-		t.stopCheck()
-		t.stopCheck = nil
-	}
-	t.pool.CloseIdleConnections()
 }

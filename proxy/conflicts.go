@@ -7,6 +7,10 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
+// maxPlaces bounds the pairs of port and domain over all routes, each of which
+// costs memory: a few wide ranges are easily written down.
+const maxPlaces = 1 << 20
+
 // validateTogether finds routes that exclude each other.
 func validateTogether(check *conf.Checker, routes []Route) {
 	type place struct {
@@ -14,6 +18,7 @@ func validateTogether(check *conf.Checker, routes []Route) {
 		domain domain
 		rest   string
 	}
+	ports := 0
 	same := make(map[place]int) // the first route with just this match and priority
 	tls := make(map[place]int)  // the first route that says what happens to TLS there
 	for i := range routes {
@@ -36,6 +41,10 @@ func validateTogether(check *conf.Checker, routes []Route) {
 		clients := fmt.Sprintf("%q", slices.Sorted(slices.Values(r.Match.ClientIP)))
 		for _, pr := range r.Match.Ports {
 			if pr.From < 0 || pr.To > 65535 || pr.To-pr.From >= maxRoutePorts {
+				return
+			}
+			if ports += max(0, pr.To-pr.From+1) * len(domains); ports > maxPlaces {
+				check.Index(i).Field("match").Field("ports").Errorf("with this route there are more than %d pairs of port and domain; use fewer or smaller ranges", maxPlaces)
 				return
 			}
 			conflict := false

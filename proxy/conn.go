@@ -31,6 +31,8 @@ type conn struct {
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
 	unread atomic.Bool
+	// fresh is set until the connection has asked for anything.
+	fresh atomic.Bool
 
 	closed   atomic.Bool
 	mu       sync.Mutex
@@ -43,6 +45,8 @@ type session struct {
 	route  *route
 	target atomic.Pointer[target]
 	cancel func() // ends it at once
+
+	orphaned time.Time // since when its route or target is gone; only the drainer looks
 }
 
 // Read returns the bytes read ahead, then the connection's.
@@ -73,6 +77,7 @@ func (c *conn) Close() error {
 // begin puts a request or stream on the books.
 func (c *conn) begin(r *route, cancel func()) *session {
 	s := &session{route: r, cancel: cancel}
+	c.fresh.Store(false)
 	c.mu.Lock()
 	c.sessions = append(c.sessions, s)
 	c.mu.Unlock()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,7 +13,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // newForwarder makes the handler of all routes that forward HTTP.
@@ -24,10 +26,16 @@ func newForwarder(p *Proxy) http.Handler {
 		ErrorLog:     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		BufferPool:   bufferPool{&p.buffers},
 		ModifyResponse: func(resp *http.Response) error {
-			if resp.StatusCode == http.StatusSwitchingProtocols {
-				exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
-				watchUpgrade(resp)
+			switch code := resp.StatusCode; {
+			case code < 100 || code > 999:
+				return fmt.Errorf("the target answered with status %d", code)
+			case code != http.StatusSwitchingProtocols:
+				return nil
 			}
+			if asked, got := upgradeType(resp.Request.Header), upgradeType(resp.Header); asked == "" || asked != got {
+				return fmt.Errorf("the target switched to protocol %q where %q was asked for", got, asked)
+			}
+			exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
 			return nil
 		},
 	}
@@ -116,6 +124,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		out.URL.Scheme, out.URL.Host = "https", net.JoinHostPort(t.serverName(asked), strconv.Itoa(port))
 	}
 	x.session.target.Store(t)
+	x.run.checkDrain(x.routes)
 	t.total.Add(1)
 	t.active.Add(1)
 	resp, err := t.pool.RoundTrip(out)
@@ -125,11 +134,15 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	}
 	t.reached()
 	// The target is busy with the request until the body has been read.
-	done := sync.OnceFunc(func() { t.active.Add(-1) })
+	timer := newIdleTimer(x.run.times.Idle, x.cancel)
+	done := sync.OnceFunc(func() {
+		timer.stop()
+		t.active.Add(-1)
+	})
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
-		resp.Body = &upgradedBody{ReadWriteCloser: rw, done: done, x: x}
+		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, state: x.route.state}
 	} else {
-		resp.Body = &responseBody{ReadCloser: resp.Body, done: done}
+		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done}
 	}
 	return resp, nil
 }
@@ -161,10 +174,19 @@ func (b *onceBody) Read(p []byte) (int, error) {
 // Close does nothing: an attempt that failed must not close the body.
 func (b *onceBody) Close() error { return nil }
 
-// responseBody reports when the response has been read.
+// responseBody ends the exchange when the target stands still, and reports
+// when the response has been read.
 type responseBody struct {
 	io.ReadCloser
-	done func()
+	timer *idleTimer
+	done  func()
+}
+
+// Read reads a part of the body.
+func (b *responseBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.timer.moved()
+	return n, err
 }
 
 // Close closes the body.
@@ -176,28 +198,33 @@ func (b *responseBody) Close() error {
 // upgradedBody is the connection to a target after 101 Switching Protocols.
 type upgradedBody struct {
 	io.ReadWriteCloser
-	done func()
-	x    *exchange
-	last atomic.Int64
+	timer *idleTimer
+	done  func()
+	state *routeState
 }
 
 // Read reads what the target sends to the client.
 func (b *upgradedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadWriteCloser.Read(p)
-	b.moved(n, &b.x.route.state.bytesOut)
+	b.timer.moved()
+	b.state.bytesOut.Add(uint64(n))
 	return n, err
 }
 
 // Write writes what the client sends to the target.
 func (b *upgradedBody) Write(p []byte) (int, error) {
+	b.timer.moved()
 	n, err := b.ReadWriteCloser.Write(p)
-	b.moved(n, &b.x.route.state.bytesIn)
+	b.state.bytesIn.Add(uint64(n))
 	return n, err
 }
 
-func (b *upgradedBody) moved(n int, count *atomic.Uint64) {
-	count.Add(uint64(n))
-	b.last.Store(time.Now().UnixNano())
+// CloseWrite passes the end of the client's direction on.
+func (b *upgradedBody) CloseWrite() error {
+	if w, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // Close closes the connection.
@@ -206,32 +233,12 @@ func (b *upgradedBody) Close() error {
 	return b.ReadWriteCloser.Close()
 }
 
-// CloseWrite passes the end of the client's direction on.
-func (b *upgradedBody) CloseWrite() error {
-	if w, ok := b.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
+// upgradeType is the protocol that a message asks for or agrees to switch to.
+func upgradeType(h http.Header) string {
+	if !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
+		return ""
 	}
-	return nil
-}
-
-// watchUpgrade ends an upgraded connection on which nothing moves.
-func watchUpgrade(resp *http.Response) {
-	b, ok := resp.Body.(*upgradedBody)
-	idle := b.x.run.times.Idle
-	if !ok || idle <= 0 {
-		return
-	}
-	b.last.Store(time.Now().UnixNano())
-	var timer *time.Timer
-	timer = time.AfterFunc(idle, func() {
-		if left := idle - time.Since(time.Unix(0, b.last.Load())); left > 0 {
-			timer.Reset(left)
-			return
-		}
-		b.x.cancel()
-	})
-	done := b.done
-	b.done = func() { timer.Stop(); done() }
+	return strings.ToLower(h.Get("Upgrade"))
 }
 
 // forwardError answers a request that no target has answered.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,9 +22,23 @@ func (h HealthCheck) withDefaults() HealthCheck {
 	return h
 }
 
+// health is what one health check says of one target. Routes with equal checks
+// of a target share it.
+type health struct {
+	target *target
+	check  HealthCheck
+	bad    atomic.Bool
+	stop   context.CancelFunc // nil: not watching
+}
+
+type healthKey struct {
+	target targetKey
+	check  HealthCheck
+}
+
 // watch probes the target until ctx ends.
-func (t *target) watch(ctx context.Context, log *slog.Logger) {
-	check := t.key.check
+func (h *health) watch(ctx context.Context, log *slog.Logger) {
+	t, check := h.target, h.check
 	// Not the target's pool: a probe must open a connection of its own, or it
 	// would say that a server which accepts no more connections is well.
 	client := &http.Client{
@@ -43,24 +58,23 @@ func (t *target) watch(ctx context.Context, log *slog.Logger) {
 			return
 		case <-timer.C:
 		}
-		err := t.probe(ctx, client)
+		err := h.probe(ctx, client)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			good, bad = 0, bad+1
-			text := err.Error()
-			t.lastError.Store(&text)
-			if bad >= check.UnhealthyAfter && !t.unhealthy.Swap(true) {
+			t.noteError(err)
+			if bad >= check.UnhealthyAfter && !h.bad.Swap(true) {
 				log.Warn("target is unhealthy", "target", t.name, "err", err)
 			}
 		default:
 			good, bad = good+1, 0
-			if !t.unhealthy.Load() {
+			if !h.bad.Load() {
 				t.reached()
 			} else if good >= check.HealthyAfter {
 				t.reached()
-				t.unhealthy.Store(false)
+				h.bad.Store(false)
 				log.Info("target is healthy again", "target", t.name)
 			}
 		}
@@ -70,8 +84,8 @@ func (t *target) watch(ctx context.Context, log *slog.Logger) {
 }
 
 // probe asks the target once.
-func (t *target) probe(ctx context.Context, client *http.Client) error {
-	check := t.key.check
+func (h *health) probe(ctx context.Context, client *http.Client) error {
+	t, check := h.target, h.check
 	ctx, cancel := context.WithTimeout(ctx, check.Timeout)
 	defer cancel()
 	port := t.key.port

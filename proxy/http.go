@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 )
 
@@ -42,6 +43,7 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 	c := clientConn(nc)
 	switch state {
 	case http.StateActive:
+		c.fresh.Store(false)
 		c.unread.Store(true)
 	case http.StateIdle:
 		c.unread.Store(false)
@@ -83,6 +85,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	r.working.Add(1)
 	defer r.working.Done()
+	defer r.recoverHandler(req)
 
 	c := req.Context().Value(connKey{}).(*conn)
 	c.unread.Store(false)
@@ -96,7 +99,8 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous path")
 		return
 	}
-	p := r.table.Load().ports[c.port]
+	routes := r.table.Load()
+	p := routes.ports[c.port]
 	if p == nil {
 		// The port has been removed. Keep-alive connections end with it.
 		w.Header().Set("Connection", "close")
@@ -144,9 +148,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	x := &exchange{run: r, conn: c, route: rt, host: req.Host, cancel: cancel}
+	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host, cancel: cancel}
 	x.session = c.begin(rt, cancel)
 	defer c.end(x.session)
+	r.checkDrain(routes)
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.editResponse}
 	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
 
@@ -155,9 +160,27 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		body := &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		defer body.finish()
+		req.Body = body
 	}
 	rt.handler.ServeHTTP(&x.writer, req)
+	if x.writer.status == 0 {
+		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
+	}
+}
+
+// recoverHandler reports a panic in code of the host, which net/http would do
+// where nobody looks, and ends the connection.
+func (r *run) recoverHandler(req *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v != http.ErrAbortHandler {
+		r.log.Error("handler panicked", "remote", req.RemoteAddr, "panic", v, "stack", string(debug.Stack()))
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // exchange is one HTTP request and its response.
@@ -166,6 +189,7 @@ type exchange struct {
 	conn    *conn
 	route   *route
 	host    string // as the client sent it
+	routes  *table // that route is from
 	session *session
 	cancel  context.CancelFunc
 	writer  responseWriter

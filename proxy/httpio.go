@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -74,24 +75,58 @@ func (w *responseWriter) class() int {
 	return 0
 }
 
+// extend moves a deadline on, but not at every call: setting it costs about as
+// much as a small write.
+func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Time {
+	if idle <= 0 {
+		return by
+	}
+	next := time.Now().Add(idle)
+	if next.Sub(by) < idle/8 {
+		return by
+	}
+	set(next)
+	return next
+}
+
 // requestBody counts what is received and gives a client that stops sending a
 // limit.
 type requestBody struct {
 	io.ReadCloser
-	writer http.ResponseWriter
 	idle   time.Duration
 	bytes  *atomic.Uint64
 	readBy time.Time
+
+	// A transport may go on reading when the handler has returned. The writer
+	// must not be used then.
+	mu     sync.Mutex
+	writer http.ResponseWriter // nil once the handler has returned
 }
 
 // Read reads a part of the body.
 func (b *requestBody) Read(p []byte) (int, error) {
-	b.readBy = extend(b.readBy, b.idle, http.NewResponseController(b.writer).SetReadDeadline)
+	b.readBy = extend(b.readBy, b.idle, b.setDeadline)
 	n, err := b.ReadCloser.Read(p)
 	b.bytes.Add(uint64(n))
 	if err != nil {
 		// net/http goes on reading to notice when the client leaves.
-		http.NewResponseController(b.writer).SetReadDeadline(time.Time{})
+		b.setDeadline(time.Time{})
 	}
 	return n, err
+}
+
+func (b *requestBody) setDeadline(by time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.writer == nil {
+		return nil
+	}
+	return http.NewResponseController(b.writer).SetReadDeadline(by)
+}
+
+// finish is called before the handler returns.
+func (b *requestBody) finish() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.writer = nil
 }

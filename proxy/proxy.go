@@ -32,12 +32,13 @@ type Proxy struct {
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
-	update    sync.Mutex
-	routes    []Route
-	states    map[string]*routeState
-	targets   map[targetKey]*target
-	policies  map[tlsPolicyKey]*tlsPolicy
-	listeners map[string]net.Listener // given by the host, not in use yet
+	update   sync.Mutex
+	routes   []Route
+	states   map[string]*routeState
+	targets  map[targetKey]*target
+	healths  map[healthKey]*health
+	policies map[tlsPolicyKey]*tlsPolicy
+	given    map[string]net.Listener // by the host, and not in use yet
 
 	// mu guards run for those who only look at it.
 	mu  sync.Mutex
@@ -60,7 +61,7 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.log = p.log.With("component", "proxy")
-	p.listeners = maps.Clone(p.opts.listeners)
+	p.given = maps.Clone(p.opts.listeners)
 	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
 	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
 	p.stats.init()
@@ -118,10 +119,6 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	r := newRun(p)
 	opened, err := r.bind(ctx, a.table)
-	if err == nil && ctx.Err() != nil {
-		closeAll(opened)
-		err = ctx.Err()
-	}
 	if err != nil {
 		r.cancel()
 		return err
@@ -135,6 +132,13 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.fail(err)
 		}
 	}()
+	if p.times.Drain >= 0 {
+		r.working.Add(1)
+		go func() {
+			defer r.working.Done()
+			r.drain()
+		}()
+	}
 	r.startChecks()
 	r.listen(opened)
 	p.mu.Lock()
@@ -172,20 +176,29 @@ func (p *Proxy) Stop(ctx context.Context) error {
 		case <-r.stopped:
 		case <-ctx.Done():
 			// This caller's patience ends before that of the first one.
-			r.cancel()
-			r.closeConns()
+			r.cut()
 			<-r.stopped
 		}
-		return nil
+		return r.stopErr
 	}
-	err := r.stop(ctx)
+	r.stopErr = r.stop(ctx)
 	p.update.Lock()
 	for _, t := range p.targets {
-		t.retire()
+		t.pool.CloseIdleConnections()
+	}
+	for _, h := range p.healths {
+		if h.stop != nil {
+			h.stop()
+			h.stop = nil // a later Start watches again
+		}
+	}
+	for addr, ln := range p.given {
+		ln.Close()
+		delete(p.given, addr)
 	}
 	p.update.Unlock()
 	close(r.stopped)
-	return err
+	return r.stopErr
 }
 
 // Wait blocks until the Proxy has stopped or cannot go on, and returns the
@@ -246,20 +259,13 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	if err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		closeAll(opened)
-		return err
-	}
-	gone := a.commit()
+	a.commit()
 	p.routes = routes
 	r.table.Store(a.table)
 	r.startChecks()
 	r.listen(opened)
 	r.unlisten(a.table)
-	for _, t := range gone {
-		t.retire()
-	}
-	r.drain()
+	r.wakeDrainer()
 	return nil
 }
 
@@ -284,13 +290,6 @@ func (p *Proxy) Addrs() []net.Addr {
 		addrs = append(addrs, r.listeners[port].Addr())
 	}
 	return addrs
-}
-
-// takeListener returns the listener that the host gave for addr, once.
-func (p *Proxy) takeListener(addr string) net.Listener {
-	ln := p.listeners[addr]
-	delete(p.listeners, addr)
-	return ln
 }
 
 // cloneRoutes makes routes independent of the caller's slices and maps.
@@ -326,12 +325,6 @@ func clonePtr[T any](p *T) *T {
 	}
 	v := *p
 	return &v
-}
-
-func closeAll(listeners map[int]net.Listener) {
-	for _, ln := range listeners {
-		ln.Close()
-	}
 }
 
 // Addr returns the address bound for a port as the routes name it, or nil.

@@ -22,57 +22,62 @@ var (
 const maxHead = 2 * maxHello
 
 // serve finds out where a connection wants to go and takes it there. One
-// deadline holds from accept until its route is known.
+// deadline holds from accept until its route is known. The routes may change
+// while the client makes up its mind, so they are asked for anew each time
+// something has been learned.
 func (r *run) serve(c *conn) {
-	t := r.table.Load()
-	p := t.ports[c.port]
-	if p == nil {
-		r.reject(c, &r.p.stats.noRoute, errNoRoute)
-		return
-	}
+	t, p := r.routes(c)
 	q := query{client: c.client.Addr()}
 	if p.direct {
-		rt := p.plain.find(&q, streamTraffic)
-		if rt == nil {
-			r.reject(c, &r.p.stats.noRoute, errNoRoute)
-			return
-		}
-		r.stream(c, c.Conn, nil, rt)
+		r.streamPlain(c, t, p, &q)
 		return
 	}
 
 	c.SetDeadline(deadline(r.times.Route))
 	kind, err := c.sniff()
+	t, p = r.routes(c)
 	switch {
-	case err != nil && isTimeout(err) && len(c.head) == 0:
-		// Silence may mean that the server is to speak first.
-		if rt := p.plain.find(&q, streamTraffic); rt != nil {
-			r.stream(c, c.Conn, nil, rt)
-			return
-		}
-		r.reject(c, &r.p.stats.silent, err)
+	case err != nil && isTimeout(err) && p.plain.find(&q, streamTraffic) != nil:
+		// Silence may mean that the server is to speak first, and a beginning
+		// without an end is at least not HTTP.
+		r.streamPlain(c, t, p, &q)
 	case err != nil:
 		r.reject(c, &r.p.stats.silent, err)
 	case kind == looksTLS && p.hasTLS:
-		r.serveTLS(c, p, q)
+		r.serveTLS(c)
 	case kind == looksHTTP && p.plainHTTP:
 		r.http(c, c)
+	case kind == looksHTTP && p.hasTLS && p.plain.find(&q, streamTraffic) == nil:
+		// What net/http says in this case.
+		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		r.reject(c, &r.p.stats.noRoute, errNoRoute)
 	default:
-		rt := p.plain.find(&q, streamTraffic)
-		if rt == nil {
-			if kind == looksHTTP && p.hasTLS {
-				// What net/http says in this case.
-				io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-			}
-			r.reject(c, &r.p.stats.noRoute, errNoRoute)
-			return
-		}
-		r.stream(c, c.Conn, c.takeHead(), rt)
+		r.streamPlain(c, t, p, &q)
 	}
 }
 
+// routes returns the table and those of its routes that belong to the
+// connection's port, of which there may be none any more.
+func (r *run) routes(c *conn) (*table, *portRoutes) {
+	t := r.table.Load()
+	if p := t.ports[c.port]; p != nil {
+		return t, p
+	}
+	return t, &portRoutes{direct: true}
+}
+
+// streamPlain takes a stream without TLS to the route for it.
+func (r *run) streamPlain(c *conn, t *table, p *portRoutes, q *query) {
+	rt := p.plain.find(q, streamTraffic)
+	if rt == nil {
+		r.reject(c, &r.p.stats.noRoute, errNoRoute)
+		return
+	}
+	r.stream(c, c.Conn, c.takeHead(), t, rt)
+}
+
 // serveTLS routes by the ClientHello and terminates TLS if the route does.
-func (r *run) serveTLS(c *conn, p *portRoutes, q query) {
+func (r *run) serveTLS(c *conn) {
 	hello, err := c.readHello()
 	if err != nil {
 		r.reject(c, &r.p.stats.badTLS, err)
@@ -85,23 +90,24 @@ func (r *run) serveTLS(c *conn, p *portRoutes, q query) {
 		return
 	}
 	c.serverName = host
-	q.host = host
-	rt := p.hello.find(&q, anyTraffic)
+	q := &query{client: c.client.Addr(), host: host}
+	t, p := r.routes(c)
+	rt := p.hello.find(q, anyTraffic)
 	if rt == nil {
 		c.Conn.Write(unrecognizedName())
 		r.reject(c, &r.p.stats.unknownName, errUnknownName)
 		return
 	}
 	if !rt.terminatesTLS() {
-		r.stream(c, c.Conn, c.takeHead(), rt)
+		r.stream(c, c.Conn, c.takeHead(), t, rt)
 		return
 	}
 
 	// The route says which policy; what the stream turns out to carry may
 	// belong to another route with the same name.
-	carriesHTTP := p.terminated.find(&q, httpTraffic) != nil
-	streamRoute := p.terminated.find(&q, streamTraffic)
-	tc := tls.Server(c, rt.policy.config(hello, carriesHTTP, streamRoute != nil))
+	offersHTTP := p.terminated.find(q, httpTraffic) != nil
+	offersStream := p.terminated.find(q, streamTraffic) != nil
+	tc := tls.Server(c, rt.policy.config(hello, offersHTTP, offersStream))
 	ctx, cancel := r.routeContext()
 	err = tc.HandshakeContext(ctx)
 	cancel()
@@ -112,24 +118,27 @@ func (r *run) serveTLS(c *conn, p *portRoutes, q query) {
 	state := tc.ConnectionState()
 	c.policy, c.tls = rt.policy, &state
 
-	switch {
-	case streamRoute == nil:
-		r.httpTLS(c, tc, nil)
-	case state.NegotiatedProtocol == "h2" || state.NegotiatedProtocol == "http/1.1":
-		r.httpTLS(c, tc, nil)
-	case !carriesHTTP:
-		r.stream(c, tc, nil, streamRoute)
-	default:
-		head, kind, err := sniff(tc, nil)
-		switch {
-		case err != nil && !(isTimeout(err) && len(head) == 0):
+	var head []byte
+	http := !offersStream || state.NegotiatedProtocol != ""
+	if !http && offersHTTP {
+		var kind looks
+		head, kind, err = sniff(tc)
+		if err != nil && !isTimeout(err) {
 			r.reject(c, &r.p.stats.silent, err)
-		case err == nil && kind == looksHTTP:
-			r.httpTLS(c, tc, head)
-		default:
-			r.stream(c, tc, head, streamRoute)
+			return
 		}
+		http = err == nil && kind == looksHTTP
 	}
+	if http {
+		r.httpTLS(c, tc, head)
+		return
+	}
+	t, p = r.routes(c)
+	if rt = p.terminated.find(q, streamTraffic); rt == nil || rt.policy != c.policy {
+		r.reject(c, &r.p.stats.noRoute, errNoRoute)
+		return
+	}
+	r.stream(c, tc, head, t, rt)
 }
 
 // routeContext is a context with the time that is left to find a route.
@@ -185,7 +194,7 @@ func (c *conn) sniff() (looks, error) {
 }
 
 // sniff does the same on a stream that has no place to keep what was read.
-func sniff(c net.Conn, head []byte) ([]byte, looks, error) {
+func sniff(c net.Conn) (head []byte, kind looks, err error) {
 	buf := make([]byte, 4096)
 	for {
 		if kind, sure := look(head); sure {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ type run struct {
 	server    *http.Server
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
+	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
 
@@ -38,7 +40,9 @@ type run struct {
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
 
+	wasCut  atomic.Bool   // connections were open when stop lost patience
 	stopped chan struct{} // closed when Stop is through
+	stopErr error         // what Stop returns; set before stopped is closed
 	fatal   chan error    // the first error that ends serving
 }
 
@@ -54,6 +58,7 @@ func newRun(p *Proxy) *run {
 		listeners: make(map[int]net.Listener),
 		stopped:   make(chan struct{}),
 		fatal:     make(chan error, 1),
+		drainer:   make(chan struct{}, 1),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.connID.Store(rand.Uint64())
@@ -77,19 +82,25 @@ func (r *run) bind(ctx context.Context, t *table) (opened map[int]net.Listener, 
 		}
 		opened[port] = ln
 	}
+	if err := ctx.Err(); err != nil && len(problems) == 0 {
+		problems = append(problems, err)
+	}
 	if len(problems) > 0 {
-		for _, ln := range opened {
-			ln.Close()
+		for port, ln := range opened {
+			// The host's stay open: it may try again.
+			if ln != r.p.given[r.p.listenAddr(port)] {
+				ln.Close()
+			}
 		}
 		return nil, errors.Join(problems...)
 	}
 	return opened, nil
 }
 
-// listen opens the listener of one port.
+// listen opens the listener of one port, or takes the one that the host gave.
 func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 	addr := p.listenAddr(port)
-	if ln := p.takeListener(addr); ln != nil {
+	if ln := p.given[addr]; ln != nil {
 		return ln, nil
 	}
 	var lc net.ListenConfig
@@ -111,7 +122,12 @@ func (r *run) accept(port int, ln net.Listener) {
 			r.admit(port, nc)
 			continue
 		}
-		if errors.Is(err, net.ErrClosed) || r.ctx.Err() != nil {
+		if !r.isListening(port, ln) {
+			return
+		}
+		if errors.Is(err, net.ErrClosed) {
+			// Not by us: the host gave a listener and closed it.
+			r.fail(fmt.Errorf("the listener for %s has been closed: %w", r.p.listenAddr(port), err))
 			return
 		}
 		// Most often there are no file descriptors left. Those of others, or
@@ -123,13 +139,14 @@ func (r *run) accept(port int, ln net.Listener) {
 		case <-r.ctx.Done():
 			return
 		}
-		r.mu.Lock()
-		gone := r.listeners[port] != ln
-		r.mu.Unlock()
-		if gone {
-			return
-		}
 	}
+}
+
+// isListening reports whether ln is in service.
+func (r *run) isListening(port int, ln net.Listener) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.listeners[port] == ln
 }
 
 // admit applies the limits and starts to serve a connection.
@@ -142,6 +159,7 @@ func (r *run) admit(port int, nc net.Conn) {
 		client: addrPort(nc.RemoteAddr()),
 		local:  addrPort(nc.LocalAddr()),
 	}
+	c.fresh.Store(true)
 	ip := c.client.Addr()
 	r.mu.Lock()
 	var reason *rejection
@@ -167,6 +185,13 @@ func (r *run) admit(port int, nc net.Conn) {
 	}
 	go func() {
 		defer r.working.Done()
+		defer func() {
+			// Code of the host may run in here: certificate hooks, port functions.
+			if v := recover(); v != nil {
+				r.log.Error("panic while serving a connection", "conn_id", c.name(), "remote", c.client, "panic", v, "stack", string(debug.Stack()))
+				c.Close()
+			}
+		}()
 		r.serve(c)
 	}()
 }
@@ -203,59 +228,12 @@ func (r *run) open() []*conn {
 	return list
 }
 
-// drain gives the sessions that an update has orphaned time to end, then ends
-// those that are left.
-func (r *run) drain() {
-	if len(r.orphans()) == 0 {
-		return
-	}
-	r.mu.Lock()
-	if r.stopping {
-		r.mu.Unlock()
-		return
-	}
-	r.working.Add(1)
-	r.mu.Unlock()
-	go func() {
-		defer r.working.Done()
-		var over <-chan time.Time
-		if r.times.Drain >= 0 {
-			timer := time.NewTimer(r.times.Drain)
-			defer timer.Stop()
-			over = timer.C
-		}
-		select {
-		case <-over:
-			// By now the route may have come back.
-			for _, s := range r.orphans() {
-				s.cancel()
-			}
-		case <-r.ctx.Done():
-		}
-	}()
-}
-
-// orphans returns the sessions whose route or target is not in the table.
-func (r *run) orphans() []*session {
-	t := r.table.Load()
-	var list []*session
-	for _, c := range r.open() {
-		c.mu.Lock()
-		for _, s := range c.sessions {
-			if rt := t.byKey[s.route.key]; rt == nil || !rt.hasTarget(s.target.Load()) {
-				list = append(list, s)
-			}
-		}
-		c.mu.Unlock()
-	}
-	return list
-}
-
 // listen puts opened listeners into service.
 func (r *run) listen(opened map[int]net.Listener) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range opened {
+		delete(r.p.given, r.p.listenAddr(port))
 		r.listeners[port] = ln
 		r.accepting.Add(1)
 		go r.accept(port, ln)
@@ -306,12 +284,6 @@ func (r *run) beginStop() bool {
 	return true
 }
 
-func (r *run) closeConns() {
-	for _, c := range r.open() {
-		c.Close()
-	}
-}
-
 // stop waits for connections after beginStop until ctx ends, then closes those
 // that are left. It returns when nothing is.
 func (r *run) stop(ctx context.Context) error {
@@ -321,38 +293,36 @@ func (r *run) stop(ctx context.Context) error {
 		defer cancel()
 	}
 	r.accepting.Wait()
-
-	err := r.server.Shutdown(ctx)
-	if err == nil {
-		// net/http has finished its part. What carries nothing now was still
-		// looking for its route; the rest are streams, which end by themselves.
-		for _, c := range r.open() {
-			if c.idle() {
-				c.Close()
-			}
+	for _, c := range r.open() {
+		if c.fresh.Load() {
+			c.Close()
 		}
-		select {
-		case <-r.empty:
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
+	}
+	r.server.Shutdown(ctx)
+	select {
+	case <-r.empty:
+	case <-ctx.Done():
+		r.cut()
 	}
 	r.cancel()
 	r.server.Close()
 	r.queue.Close()
-	r.closeConns()
 	r.working.Wait()
-	if err != nil {
-		return fmt.Errorf("connections were still open and have been closed: %w", err)
+	if r.wasCut.Load() {
+		return errCut
 	}
 	return nil
 }
 
-// idle reports whether the connection carries nothing.
-func (c *conn) idle() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.sessions) == 0
+var errCut = errors.New("connections were still open when the time to stop was over, and have been closed")
+
+// cut closes all connections.
+func (r *run) cut() {
+	r.cancel()
+	for _, c := range r.open() {
+		r.wasCut.Store(true)
+		c.Close()
+	}
 }
 
 // queueListener hands connections to an http.Server.

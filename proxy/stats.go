@@ -46,8 +46,8 @@ type RouteStats struct {
 type TargetStats struct {
 	// Name is host:port.
 	Name string `json:"name"`
-	// Healthy is false if health checks fail or the target could just now not
-	// be reached.
+	// Healthy is false if a health check fails or the target could just now
+	// not be reached.
 	Healthy bool `json:"healthy"`
 	// Active are streams and requests in flight.
 	Active int64 `json:"active"`
@@ -126,18 +126,20 @@ func (p *Proxy) Stats() Stats {
 	r.mu.Unlock()
 
 	now := time.Now().UnixNano()
-	seen := make(map[*target]bool)
+	healthy := make(map[*target]bool)
 	for _, rt := range r.table.Load().routes {
 		s.Routes = append(s.Routes, rt.stats())
 		if rt.balancer == nil {
 			continue
 		}
-		for _, e := range rt.balancer.entries {
-			if !seen[e.target] {
-				seen[e.target] = true
-				s.Targets = append(s.Targets, e.target.stats(now))
-			}
+		for i := range rt.balancer.entries {
+			e := &rt.balancer.entries[i]
+			before, seen := healthy[e.target]
+			healthy[e.target] = e.healthy() && (before || !seen)
 		}
+	}
+	for t, well := range healthy {
+		s.Targets = append(s.Targets, t.stats(well && !t.paused(now)))
 	}
 	slices.SortStableFunc(s.Targets, func(a, b TargetStats) int { return cmp.Compare(a.Name, b.Name) })
 	return s
@@ -159,10 +161,10 @@ func (r *route) stats() RouteStats {
 	return s
 }
 
-func (t *target) stats(now int64) TargetStats {
+func (t *target) stats(healthy bool) TargetStats {
 	s := TargetStats{
 		Name:     t.name,
-		Healthy:  !t.unhealthy.Load() && !t.paused(now),
+		Healthy:  healthy,
 		Active:   t.active.Load(),
 		Total:    t.total.Load(),
 		Failures: t.failures.Load(),

@@ -2,11 +2,9 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,8 +12,8 @@ import (
 
 // stream serves a connection whose bytes are not looked into. client is what
 // to read from and write to: the connection itself or the TLS on top of it.
-// head has been read from it already.
-func (r *run) stream(c *conn, client net.Conn, head []byte, rt *route) {
+// head has been read from it already. routes is the table that rt is from.
+func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *route) {
 	defer c.Close()
 	client.SetDeadline(time.Time{})
 	if !rt.permits(c.client.Addr()) {
@@ -37,6 +35,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, rt *route) {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	s := c.begin(rt, cancel)
+	r.checkDrain(routes)
 	defer c.end(s)
 
 	info := c.info(rt)
@@ -60,13 +59,13 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, rt *route) {
 	stopUpstream := context.AfterFunc(ctx, func() { upstream.Close() })
 	defer stopUpstream()
 	s.target.Store(t)
+	r.checkDrain(routes)
 	t.total.Add(1)
 	t.active.Add(1)
 	defer t.active.Add(-1)
 
 	rt.state.bytesIn.Add(uint64(len(head)))
 	if len(head) > 0 {
-		upstream.SetWriteDeadline(deadline(r.times.Idle))
 		if _, err := upstream.Write(head); err != nil {
 			t.failures.Add(1)
 			return
@@ -137,83 +136,60 @@ func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
 // connection breaks, both are reset, so that nobody takes a broken transfer for
 // a complete one. in and out count bytes from and to the client.
 func relay(client, upstream net.Conn, idle time.Duration, in, out *atomic.Uint64, buffers *sync.Pool) {
-	var last atomic.Int64 // when bytes last moved in either direction, Unix nanoseconds
-	last.Store(time.Now().UnixNano())
+	timer := newIdleTimer(idle, func() {
+		client.Close()
+		upstream.Close()
+	})
+	defer timer.stop()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		copyHalf(upstream, client, idle, &last, in, buffers)
+		copyHalf(upstream, client, timer, in, buffers)
 	}()
-	copyHalf(client, upstream, idle, &last, out, buffers)
+	copyHalf(client, upstream, timer, out, buffers)
 	<-done
 }
 
 // copyHalf copies one direction and passes on how it ended.
-func copyHalf(dst, src net.Conn, idle time.Duration, last *atomic.Int64, count *atomic.Uint64, buffers *sync.Pool) {
-	err := copyStream(dst, src, idle, last, count, buffers)
-	if err == nil {
-		err = closeWrite(dst)
-		if err == nil {
-			return
-		}
+func copyHalf(dst, src net.Conn, timer *idleTimer, count *atomic.Uint64, buffers *sync.Pool) {
+	if copyStream(dst, src, timer, count, buffers) == nil && closeWrite(dst) == nil {
+		return
 	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		reset(dst)
-		reset(src)
-	}
-	dst.Close()
-	src.Close()
+	reset(dst)
+	reset(src)
 }
 
-// copyStream copies until src ends, which is no error. A direction may be
-// silent as long as the other is not.
-func copyStream(dst, src net.Conn, idle time.Duration, last *atomic.Int64, count *atomic.Uint64, buffers *sync.Pool) error {
+// copyStream copies until src ends, which is no error.
+func copyStream(dst io.Writer, src io.Reader, timer *idleTimer, count *atomic.Uint64, buffers *sync.Pool) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
-	var readBy, writeBy time.Time
 	for {
-		readBy = extend(readBy, idle, src.SetReadDeadline)
 		n, err := src.Read(*buf)
 		if n > 0 {
-			last.Store(time.Now().UnixNano())
+			timer.moved()
 			count.Add(uint64(n))
-			writeBy = extend(writeBy, idle, dst.SetWriteDeadline)
 			if _, err := dst.Write((*buf)[:n]); err != nil {
 				return err
 			}
+			timer.moved()
 		}
-		switch {
-		case err == nil:
-		case err == io.EOF:
+		if err == io.EOF {
 			return nil
-		case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(time.Unix(0, last.Load())) < idle:
-			readBy = time.Time{}
-		default:
+		}
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// extend moves a deadline on, but not at every call: setting it costs about as
-// much as a small read.
-func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Time {
-	if idle <= 0 {
-		return by
-	}
-	next := time.Now().Add(idle)
-	if next.Sub(by) < idle/8 {
-		return by
-	}
-	set(next)
-	return next
-}
-
-// reset makes the close of a connection a reset.
+// reset closes a connection so that the other side takes it for broken: TCP
+// with a reset, and TLS without the alert that would say that all is well.
 func reset(c net.Conn) {
 	for {
 		switch inner := c.(type) {
 		case interface{ SetLinger(int) error }:
 			inner.SetLinger(0)
+			c.Close()
 			return
 		case interface{ NetConn() net.Conn }:
 			c = inner.NetConn()
@@ -222,6 +198,7 @@ func reset(c net.Conn) {
 		case *headConn:
 			c = inner.Conn
 		default:
+			c.Close()
 			return
 		}
 	}

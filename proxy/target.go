@@ -31,11 +31,8 @@ type target struct {
 	total    atomic.Uint64 // streams and requests
 	failures atomic.Uint64 // could not be reached, or broke off
 
-	unhealthy   atomic.Bool  // by health checks
 	pausedUntil atomic.Int64 // Unix nanoseconds, after a failure to connect
 	lastError   atomic.Pointer[string]
-
-	stopCheck context.CancelFunc
 }
 
 // targetKey is the identity of a target.
@@ -130,11 +127,15 @@ func (t *target) serverName(asked string) string {
 	return t.key.host
 }
 
+func (t *target) noteError(err error) {
+	text := err.Error()
+	t.lastError.Store(&text)
+}
+
 // failed notes that the target could not be reached.
 func (t *target) failed(err error) {
 	t.failures.Add(1)
-	text := err.Error()
-	t.lastError.Store(&text)
+	t.noteError(err)
 	t.pausedUntil.Store(time.Now().Add(failPause).UnixNano())
 }
 
