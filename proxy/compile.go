@@ -156,10 +156,8 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 	var entries []entry
 	for _, cfg := range act.Targets {
 		key := base
-		key.host, key.port = cfg.Host, cfg.Port
-		if canonical, ok := canonicalHost(cfg.Host); ok {
-			key.host = canonical
-		}
+		key.host, _ = configuredHost(cfg.Host)
+		key.port = cfg.Port
 		if cfg.PortFunc != nil {
 			key.port = PreservePort
 		}

@@ -144,12 +144,15 @@ type Match struct {
 	ClientIP []string `json:"clientIp"`
 	// Protocol is what the route takes:
 	//
-	//   - "" takes any TCP connection. A route that forwards under a domain
-	//     or after terminating TLS speaks HTTP with clients that do, which
-	//     their first bytes tell, and passes any other stream through.
+	//   - "" takes any TCP connection. A route that forwards under a domain,
+	//     after terminating TLS, or on a port with such routes speaks HTTP with
+	//     clients that do, which their first bytes tell, and passes any other
+	//     stream through. A client that says nothing is closed.
 	//   - "tcp" passes the stream through without looking inside, unless a
 	//     condition or the action is about HTTP, or a domain must be found in
-	//     it. It is the choice for protocols in which the server speaks first.
+	//     it. It is the choice for protocols in which the server speaks first;
+	//     on a port shared with other routes that works once the client has
+	//     been silent for Timeouts.Route.
 	//   - "http" takes only HTTP.
 	//   - "udp" takes datagrams.
 	Protocol string `json:"protocol"`

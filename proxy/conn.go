@@ -34,6 +34,8 @@ type conn struct {
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
+	writeBy time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
+
 	closed   atomic.Bool
 	mu       sync.Mutex
 	sessions []*session

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,7 @@ import (
 
 // newForwarder makes the handler of all routes that forward HTTP.
 func newForwarder(p *Proxy) http.Handler {
-	return &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		Rewrite:      rewrite,
 		Transport:    balancedTransport{},
 		ErrorHandler: forwardError,
@@ -39,6 +40,18 @@ func newForwarder(p *Proxy) http.Handler {
 			return nil
 		},
 	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		x := exchangeFrom(req.Context())
+		if !sendable(x.path) {
+			x.run.refuse(w, &p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+			return
+		}
+		if x.body != nil && req.ProtoMajor == 1 {
+			// A target may answer before it has read the whole body.
+			http.NewResponseController(w).EnableFullDuplex()
+		}
+		proxy.ServeHTTP(w, req)
+	})
 }
 
 // rewrite makes the request to the target out of the client's. Headers that
@@ -47,12 +60,8 @@ func rewrite(pr *httputil.ProxyRequest) {
 	x := exchangeFrom(pr.In.Context())
 	out := pr.Out
 	out.Host = pr.In.Host
-	// The path goes out as it came in: the target must see what was matched.
-	if uri := pr.In.RequestURI; strings.HasPrefix(uri, "/") && !strings.HasPrefix(uri, "//") {
-		path, query, _ := strings.Cut(uri, "?")
-		out.URL.Opaque, out.URL.RawQuery = path, query
-		out.URL.ForceQuery = strings.HasSuffix(uri, "?")
-	}
+	x.setTarget(out)
+	dropUnsafeUpgrade(out.Header)
 	forwardedHeaders(pr.In, out, x)
 	x.editHeaders(out.Header, &x.route.Action.Headers.Request)
 	if _, ok := out.Header["User-Agent"]; !ok {
@@ -60,6 +69,44 @@ func rewrite(pr *httputil.ProxyRequest) {
 	}
 	if host := x.route.Action.Headers.Request.host(); host != "" {
 		out.Host = x.expand(host)
+	}
+}
+
+// setTarget makes path and query go out as they came in: the target must see
+// what was matched.
+func (x *exchange) setTarget(out *http.Request) {
+	u := &url.URL{RawQuery: x.query, ForceQuery: x.hasQuery && x.query == ""}
+	if strings.HasPrefix(x.path, "//") {
+		// An opaque URL with two slashes would be taken for one with a host.
+		// sendable has made sure that this is written as it is, too.
+		u.RawPath = x.path
+		u.Path, _ = url.PathUnescape(x.path)
+	} else {
+		u.Opaque = x.path
+	}
+	out.URL = u
+}
+
+// sendable reports whether setTarget can write the path.
+func sendable(path string) bool {
+	if !strings.HasPrefix(path, "//") {
+		return true
+	}
+	plain, err := url.PathUnescape(path)
+	return err == nil && (&url.URL{Path: plain, RawPath: path}).EscapedPath() == path
+}
+
+// dropUnsafeUpgrade removes what would let a client speak HTTP/2 with the
+// target through an upgraded connection, past all routes.
+func dropUnsafeUpgrade(h http.Header) {
+	h.Del("Http2-Settings")
+	for name := range strings.SplitSeq(strings.Join(h["Upgrade"], ","), ",") {
+		name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "/")
+		if name == "h2c" || name == "h2" || name == "http" || name == "tls" {
+			h.Del("Upgrade")
+			h.Del("Connection")
+			return
+		}
 	}
 }
 
@@ -91,6 +138,9 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			return resp, nil
 		}
+		if x.body != nil && x.body.failed.Load() {
+			return nil, errClientBody
+		}
 		if req.Context().Err() != nil {
 			return nil, err
 		}
@@ -115,6 +165,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // roundTrip sends a request to this target.
 func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port int) (*http.Response, error) {
 	out := req.Clone(req.Context())
+	out.Trailer = x.trailer // net/http fills it at the end of the body
 	if body != nil {
 		out.Body = body
 	}
@@ -146,6 +197,10 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	}
 	return resp, nil
 }
+
+// errClientBody ends a request whose body the client did not send as announced.
+// That is no fault of the target.
+var errClientBody = errors.New("the client broke off the request body, or it was malformed")
 
 // idempotent methods may be repeated, RFC 9110 section 9.2.2. PUT and DELETE
 // would qualify, but the effects of a repetition are rarely what one wants.
@@ -249,6 +304,11 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 	case errors.Is(err, context.Canceled) && req.Context().Err() != nil:
 		// The client left, or the proxy stops: nobody waits for an answer.
 		panic(http.ErrAbortHandler)
+	case errors.Is(err, errClientBody):
+		w.Header().Set("Connection", "close")
+		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
+		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+		return
 	case errors.Is(err, errNoTarget):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")

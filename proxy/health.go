@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -44,7 +43,7 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	client := &http.Client{
 		Transport: &http.Transport{
 			DialContext:       t.dial,
-			TLSClientConfig:   t.tls,
+			DialTLSContext:    t.pool.DialTLSContext,
 			DisableKeepAlives: true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -93,17 +92,11 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		conn, err := t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		conn, err := t.dialStream(ctx, port, "", check.Timeout)
 		if err != nil {
 			return err
 		}
-		if t.tls != nil {
-			config := t.tls.Clone()
-			config.ServerName = t.serverName("")
-			err = tls.Client(conn, config).HandshakeContext(ctx)
-		}
-		conn.Close()
-		return err
+		return conn.Close()
 	}
 	scheme, host := "http", t.key.host
 	if t.tls != nil {

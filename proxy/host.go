@@ -19,22 +19,16 @@ func canonicalHost(s string) (string, bool) {
 		if end < 0 || !validPortSuffix(host[end+1:]) {
 			return "", false
 		}
-		host = host[1:end]
-		if !strings.Contains(host, ":") {
-			return "", false
-		}
-	} else if i := strings.IndexByte(host, ':'); i >= 0 && strings.IndexByte(host[i+1:], ':') < 0 {
+		return canonicalIPv6(host[1:end])
+	}
+	if i := strings.IndexByte(host, ':'); i >= 0 {
 		if !validPortSuffix(host[i:]) {
 			return "", false
 		}
 		host = host[:i]
 	}
-	if strings.Contains(host, ":") {
-		addr, err := netip.ParseAddr(host)
-		if err != nil {
-			return "", false
-		}
-		return addr.Unmap().String(), true
+	if host == "." {
+		return "", false
 	}
 	host = strings.TrimSuffix(host, ".")
 
@@ -58,6 +52,26 @@ func canonicalHost(s string) (string, bool) {
 		host = strings.ToLower(host)
 	}
 	return host, validHostLength(host)
+}
+
+// canonicalIPv6 reads an IPv6 address. Zones are for the machine they are on.
+func canonicalIPv6(s string) (string, bool) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil || !addr.Is6() || addr.Zone() != "" {
+		return "", false
+	}
+	return addr.Unmap().String(), true
+}
+
+// configuredHost reads a host in a configuration, where there is no port, and
+// an IPv6 address needs no brackets.
+func configuredHost(s string) (string, bool) {
+	if host, ok := canonicalIPv6(s); ok {
+		return host, true
+	}
+	host, ok := canonicalHost(s)
+	hasPort := strings.Contains(s, ":") && !strings.HasSuffix(s, "]")
+	return host, ok && host != "" && !hasPort
 }
 
 // validHostLength checks the lengths of RFC 1035 section 2.3.4 and that no
@@ -111,14 +125,8 @@ func domainPattern(s string) (kind domainKind, name string, ok bool) {
 	if rest, wild := strings.CutPrefix(s, "*."); wild {
 		kind, s = wildDomain, rest
 	}
-	if strings.Contains(s, ":") && !strings.HasPrefix(s, "[") {
-		// A port has no place in a domain; only an IPv6 address has colons.
-		if _, err := netip.ParseAddr(s); err != nil {
-			return 0, "", false
-		}
-	}
-	name, ok = canonicalHost(s)
-	return kind, name, ok && name != ""
+	name, ok = configuredHost(s)
+	return kind, name, ok
 }
 
 // domainKind orders domain patterns from the least to the most specific.

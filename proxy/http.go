@@ -24,8 +24,11 @@ func (r *run) newHTTPServer() *http.Server {
 		IdleTimeout:       max(r.times.KeepAlive, 0),
 		MaxHeaderBytes:    defaultTo(r.p.cfg.MaxHeaderBytes, 16<<10),
 		Protocols:         protocols,
-		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return r.ctx },
+		// OPTIONS * is a request like any other, for routes to decide on.
+		DisableGeneralOptionsHandler: true,
+
+		ErrorLog:    slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return r.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, clientConn(c))
 		},
@@ -35,7 +38,10 @@ func (r *run) newHTTPServer() *http.Server {
 
 type connKey struct{}
 
-var errBadRequest = errors.New("ended in the middle of a request head, or the head was malformed or too long")
+var (
+	errSilent     = errors.New("closed without a request")
+	errBadRequest = errors.New("ended in the middle of a request head, or the head was malformed or too long")
+)
 
 // connState finds connections that end in the middle of a request head: a
 // head that is malformed, too large or too slow never reaches the handler.
@@ -51,7 +57,10 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 		r.working.Done() // the handler is still counted
 	case http.StateClosed:
 		defer r.working.Done()
-		if c.unread.Load() {
+		switch {
+		case c.fresh.Load():
+			r.reject(c, &r.p.stats.silent, errSilent)
+		case c.unread.Load():
 			r.reject(c, &r.p.stats.badRequest, errBadRequest)
 		}
 		c.Close()
@@ -95,8 +104,12 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	q := query{client: c.client.Addr(), host: host, req: req}
-	if q.path, ok = canonicalPath(req.URL.EscapedPath()); !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous path")
+	path, rawQuery, hasQuery, ok := requestTarget(req)
+	if ok {
+		q.path, ok = canonicalPath(path)
+	}
+	if !ok {
+		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
 		return
 	}
 	routes := r.table.Load()
@@ -148,11 +161,16 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host, cancel: cancel}
+	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
+		path: path, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, cancel)
 	defer c.end(x.session)
 	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.editResponse}
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.editResponse, writeBy: new(time.Time)}
+	if req.ProtoMajor == 1 {
+		x.writer.writeBy = &c.writeBy // the deadline is the connection's and outlives the request
+	}
+	x.writer.extend()
 	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
 
 	if rt.Action.Handler != nil {
@@ -160,9 +178,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
-		body := &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
-		defer body.finish()
-		req.Body = body
+		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		defer x.body.finish()
+		req.Body = x.body
 	}
 	rt.handler.ServeHTTP(&x.writer, req)
 	if x.writer.status == 0 {
@@ -189,10 +207,16 @@ type exchange struct {
 	conn    *conn
 	route   *route
 	host    string // as the client sent it
-	routes  *table // that route is from
+	path    string // likewise
+	query   string // likewise
+	trailer http.Header
+	body    *requestBody // nil if there is none
+	routes  *table       // that route is from
 	session *session
 	cancel  context.CancelFunc
 	writer  responseWriter
+
+	hasQuery bool // also if it is empty
 }
 
 type exchangeKey struct{}

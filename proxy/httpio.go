@@ -18,7 +18,7 @@ type responseWriter struct {
 	bytes   *atomic.Uint64
 	edit    func(http.Header)
 	status  int
-	writeBy time.Time
+	writeBy *time.Time
 }
 
 // WriteHeader sends the head of the response.
@@ -64,7 +64,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 func (w *responseWriter) extend() {
-	w.writeBy = extend(w.writeBy, w.idle, http.NewResponseController(w.ResponseWriter).SetWriteDeadline)
+	*w.writeBy = extend(*w.writeBy, w.idle, http.NewResponseController(w.ResponseWriter).SetWriteDeadline)
 }
 
 // class is the class of the status sent, 0 if none was.
@@ -95,24 +95,43 @@ type requestBody struct {
 	io.ReadCloser
 	idle   time.Duration
 	bytes  *atomic.Uint64
+	ended  atomic.Bool // read to its end
+	failed atomic.Bool // the client broke it off, or sent what is no body
 	readBy time.Time
 
-	// A transport may go on reading when the handler has returned. The writer
-	// must not be used then.
+	// A transport may go on reading when the handler has returned, and the
+	// connection with its deadlines belongs to the next request then.
 	mu     sync.Mutex
-	writer http.ResponseWriter // nil once the handler has returned
+	writer http.ResponseWriter // nil once the body is done with
 }
 
 // Read reads a part of the body.
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	done := b.writer == nil
+	b.mu.Unlock()
+	if done {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.readBy = extend(b.readBy, b.idle, b.setDeadline)
 	n, err := b.ReadCloser.Read(p)
 	b.bytes.Add(uint64(n))
-	if err != nil {
-		// net/http goes on reading to notice when the client leaves.
+	switch {
+	case err == io.EOF:
+		b.ended.Store(true)
+		// net/http goes on reading to notice when the client leaves. After an
+		// error the deadline stays: net/http would wait for the rest without.
 		b.setDeadline(time.Time{})
+	case err != nil:
+		b.failed.Store(true)
 	}
 	return n, err
+}
+
+// Close ends the use of the body.
+func (b *requestBody) Close() error {
+	b.finish()
+	return b.ReadCloser.Close()
 }
 
 func (b *requestBody) setDeadline(by time.Time) error {
@@ -124,9 +143,17 @@ func (b *requestBody) setDeadline(by time.Time) error {
 	return http.NewResponseController(b.writer).SetReadDeadline(by)
 }
 
-// finish is called before the handler returns.
+// finish is called before the handler returns. net/http reads what is left of
+// the body then, for which the client gets a moment.
 func (b *requestBody) finish() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.writer != nil && !b.ended.Load() {
+		rest := 5 * time.Second
+		if b.idle > 0 {
+			rest = min(rest, b.idle)
+		}
+		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(rest))
+	}
 	b.writer = nil
 }

@@ -126,6 +126,42 @@ func (p *pathPattern) matches(path string) bool {
 	}
 }
 
+// requestTarget splits the target of a request, as sent, into path and query
+// (RFC 9112 section 3.2). The absolute form loses its scheme and authority,
+// which net/http has put into Host. It reports false for targets that not all
+// servers read alike: a fragment does not belong there, and some cut it off.
+func requestTarget(r *http.Request) (path, query string, hasQuery, ok bool) {
+	target := r.RequestURI
+	for i := range len(target) {
+		// HTTP/2 lets these through, and in a request line of HTTP/1 they would
+		// end the target.
+		if c := target[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return "", "", false, false
+		}
+	}
+	if r.Method == http.MethodConnect {
+		return "", "", false, false
+	}
+	if target == "*" {
+		return "*", "", false, r.Method == http.MethodOptions
+	}
+	if !strings.HasPrefix(target, "/") {
+		_, rest, found := strings.Cut(target, "://")
+		if !found {
+			return "", "", false, false
+		}
+		i := strings.IndexAny(rest, "/?")
+		if i < 0 {
+			return "/", "", false, true
+		}
+		if target = rest[i:]; target[0] == '?' {
+			target = "/" + target
+		}
+	}
+	path, query, hasQuery = strings.Cut(target, "?")
+	return path, query, hasQuery, true
+}
+
 // canonicalPath brings the path of a request, as sent, into the form that
 // paths are matched in: percent-encoding is undone, except of the characters
 // whose decoding would change the meaning of the path ("/", "\", "%" and

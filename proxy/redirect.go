@@ -12,7 +12,6 @@ func redirect(to RedirectTo) http.Handler {
 		x := exchangeFrom(req.Context())
 		location := expand(to.To, func(name string) string {
 			host, port := hostPort(x.conn, req.Host)
-			path, query, _ := strings.Cut(req.URL.RequestURI(), "?")
 			switch name {
 			case "scheme":
 				return x.scheme()
@@ -21,11 +20,14 @@ func redirect(to RedirectTo) http.Handler {
 			case "port":
 				return port
 			case "uri":
-				return req.URL.RequestURI()
+				if x.hasQuery {
+					return x.path + "?" + x.query
+				}
+				return x.path
 			case "path":
-				return path
+				return x.path
 			default:
-				return query
+				return x.query
 			}
 		})
 		// A client that chose a path like //evil.example must not choose the

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -37,10 +38,11 @@ func (r *run) serve(c *conn) {
 	kind, err := c.sniff()
 	t, p = r.routes(c)
 	switch {
-	case err != nil && isTimeout(err) && p.plain.find(&q, streamTraffic) != nil:
-		// Silence may mean that the server is to speak first, and a beginning
-		// without an end is at least not HTTP.
-		r.streamPlain(c, t, p, &q)
+	case err != nil && isTimeout(err) && p.plain.find(&q, opaqueTraffic) != nil:
+		// Silence may mean that the server is to speak first. It may also mean
+		// that the client waits to speak HTTP where nobody looks any more, so
+		// only a route that never looks will do.
+		r.stream(c, c.Conn, c.takeHead(), t, p.plain.find(&q, opaqueTraffic))
 	case err != nil:
 		r.reject(c, &r.p.stats.silent, err)
 	case kind == looksTLS && p.hasTLS:
@@ -120,21 +122,26 @@ func (r *run) serveTLS(c *conn) {
 
 	var head []byte
 	http := !offersStream || state.NegotiatedProtocol != ""
+	traffic := streamTraffic
 	if !http && offersHTTP {
 		var kind looks
 		head, kind, err = sniff(tc)
-		if err != nil && !isTimeout(err) {
+		switch {
+		case err != nil && !isTimeout(err):
 			r.reject(c, &r.p.stats.silent, err)
 			return
+		case err != nil:
+			traffic = opaqueTraffic // as without TLS
+		default:
+			http = kind == looksHTTP
 		}
-		http = err == nil && kind == looksHTTP
 	}
 	if http {
 		r.httpTLS(c, tc, head)
 		return
 	}
 	t, p = r.routes(c)
-	if rt = p.terminated.find(q, streamTraffic); rt == nil || rt.policy != c.policy {
+	if rt = p.terminated.find(q, traffic); rt == nil || rt.policy != c.policy {
 		r.reject(c, &r.p.stats.noRoute, errNoRoute)
 		return
 	}
@@ -212,54 +219,62 @@ func sniff(c net.Conn) (head []byte, kind looks, err error) {
 }
 
 // look tells what a stream that begins with b is, if b is long enough to be
-// sure. An HTTP request begins with a method, a space and a path; "PRI * " is
-// HTTP/2 with prior knowledge.
+// sure.
+//
+// What may carry HTTP must not slip by as an ordinary stream, past every check
+// that HTTP routes make, only because it is HTTP that net/http would refuse and
+// a lenient target would not. So anything counts as HTTP whose first line has a
+// word and then a path or somewhere "HTTP/", whatever the case and the white
+// space. net/http decides then.
 func look(b []byte) (kind looks, sure bool) {
-	if len(b) == 0 {
-		return 0, false
-	}
-	if b[0] == recordTypeHandshake {
+	if len(b) > 0 && b[0] == recordTypeHandshake {
 		if len(b) == 1 {
 			return 0, false
 		}
 		if b[1] == 3 {
 			return looksTLS, true
 		}
+	}
+	line := bytes.TrimLeft(b, "\r\n\t ")
+	line, _, ended := bytes.Cut(line, []byte("\n"))
+	word := 0 // the method
+	for word < len(line) && isToken(line[word]) {
+		word++
+	}
+	switch {
+	case word == len(line) && !ended:
+		return looksOther, word > maxMethod
+	case word == 0 || word > maxMethod || !isBlank(line[word]):
 		return looksOther, true
 	}
-	const maxMethod = 24 // the longest registered one has 17 letters
-	for i, c := range b {
-		switch {
-		case 'A' <= c && c <= 'Z' || i > 0 && (c == '-' || c == '_'):
-			if i == maxMethod {
-				return looksOther, true
-			}
-		case c == ' ' && i > 2:
-			if len(b) == i+1 {
-				return 0, false
-			}
-			return lookTarget(string(b[:i]), b[i+1:])
-		default:
-			return looksOther, true
-		}
-	}
-	return 0, false
-}
-
-// lookTarget looks at what follows a word in capitals and a space: in HTTP a
-// request target (RFC 9112 section 3.2), in other protocols something else,
-// as in "HELO example.com".
-func lookTarget(method string, target []byte) (kind looks, sure bool) {
-	if target[0] == '/' || target[0] == '*' || method == "CONNECT" {
+	target := bytes.TrimLeft(line[word:], "\t ")
+	switch {
+	case len(target) > 0 && (target[0] == '/' || target[0] == '*'):
+		return looksHTTP, true
+	case containsHTTP(target):
 		return looksHTTP, true
 	}
-	for _, scheme := range []string{"http://", "https://"} {
-		n := min(len(scheme), len(target))
-		if strings.EqualFold(scheme[:n], string(target[:n])) {
-			return looksHTTP, n == len(scheme)
-		}
+	return looksOther, ended || len(line) > maxRequestLine
+}
+
+const (
+	maxMethod      = 32 // the longest registered one has 17 letters
+	maxRequestLine = 4 << 10
+)
+
+// isToken knows the characters of a method, RFC 9110 section 5.6.2.
+func isToken(c byte) bool {
+	switch {
+	case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return true
 	}
-	return looksOther, true
+	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+func containsHTTP(b []byte) bool {
+	return bytes.Contains(bytes.ToUpper(b), []byte("HTTP/"))
 }
 
 // readHello reads until the ClientHello is complete.

@@ -51,6 +51,7 @@ type query struct {
 const (
 	anyTraffic = iota
 	streamTraffic
+	opaqueTraffic // streams of routes that never look inside
 	httpTraffic
 )
 
@@ -151,8 +152,19 @@ func (x *hostIndex) find(q *query, traffic int) *route {
 
 func first(list []*route, q *query, traffic int) *route {
 	for _, r := range list {
-		if traffic == streamTraffic && !r.streams || traffic == httpTraffic && !r.http {
-			continue
+		switch traffic {
+		case streamTraffic:
+			if !r.streams {
+				continue
+			}
+		case opaqueTraffic:
+			if !r.streams || r.http {
+				continue
+			}
+		case httpTraffic:
+			if !r.http {
+				continue
+			}
 		}
 		if !r.match.matchesClient(q.client) {
 			continue

@@ -64,9 +64,14 @@ func newTarget(key targetKey, tlsConfig *tls.Config, times Timeouts) *target {
 		return conn, nil
 	}
 	t.pool = &http.Transport{
-		DialContext:            t.dial,
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    max(times.Connect, 0),
+		DialContext: t.dial,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			name, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return t.dialTLS(ctx, addr, name, times.Connect)
+		},
 		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
 		ExpectContinueTimeout:  time.Second,
 		IdleConnTimeout:        90 * time.Second,
@@ -94,21 +99,31 @@ func isDialError(err error) bool {
 // dialStream opens a connection for a stream, with TLS if the route asks for
 // it. serverName is the name the client asked for.
 func (t *target) dialStream(ctx context.Context, port int, serverName string, timeout time.Duration) (net.Conn, error) {
-	conn, err := t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-	if err != nil || t.tls == nil {
-		return conn, err
+	addr := net.JoinHostPort("", strconv.Itoa(port))
+	if t.tls == nil {
+		return t.dial(ctx, "tcp", addr)
+	}
+	return t.dialTLS(ctx, addr, t.serverName(serverName), timeout)
+}
+
+// dialTLS opens a connection with TLS on top. timeout is for all of it.
+func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout time.Duration) (net.Conn, error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	conn, err := t.dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
 	}
 	config := t.tls.Clone()
-	config.ServerName = t.serverName(serverName)
-	if timeout > 0 {
-		conn.SetDeadline(time.Now().Add(timeout))
-	}
+	config.ServerName = serverName
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, &dialError{fmt.Errorf("TLS with %s: %w", t.name, err)}
 	}
-	conn.SetDeadline(time.Time{})
 	return secure, nil
 }
 

@@ -170,10 +170,8 @@ func (r *Route) validateAction(check *conf.Checker) {
 }
 
 func (t *Target) validate(check *conf.Checker, r *Route) {
-	if host, ok := canonicalHost(t.Host); !ok || host == "" {
-		check.Field("host").Errorf("%q is not a host name or address", t.Host)
-	} else if strings.Contains(t.Host, ":") && !strings.Contains(host, ":") {
-		check.Field("host").Errorf("%q contains a port; it has a field of its own", t.Host)
+	if _, ok := configuredHost(t.Host); !ok {
+		check.Field("host").Errorf("%q is not a host name or address (a port has a field of its own)", t.Host)
 	}
 	switch {
 	case t.PortFunc != nil && t.Port != 0:
@@ -259,7 +257,7 @@ func (r *Route) validateTLS(check *conf.Checker) {
 		check.Field("upstream").Errorf("needs mode terminate-and-reencrypt")
 	}
 	if n := t.Upstream.ServerName; n != "" {
-		if host, ok := canonicalHost(n); !ok || host == "" {
+		if _, ok := configuredHost(n); !ok {
 			check.Field("upstream").Field("serverName").Errorf("%q is not a host name", n)
 		}
 	}

@@ -1,0 +1,661 @@
+package proxy
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestCanonicalHost(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("a", 63)
+	for _, test := range []struct{ in, want string }{
+		{"", ""},
+		{"example.com", "example.com"},
+		{"Example.COM", "example.com"},
+		{"example.com.", "example.com"},
+		{"example.com:80", "example.com"},
+		{"example.com.:80", "example.com"},
+		{"example.com:", "example.com"},
+		{"EXAMPLE.com:65535", "example.com"},
+		{"localhost", "localhost"},
+		{"a_b.example", "a_b.example"},
+		{"_sip._tcp.example", "_sip._tcp.example"},
+		{"1.example", "1.example"},
+		{"bücher.example", "xn--bcher-kva.example"},
+		{"BÜCHER.example", "xn--bcher-kva.example"},
+		{"bücher.example:443", "xn--bcher-kva.example"},
+		{"xn--bcher-kva.example", "xn--bcher-kva.example"},
+		{"XN--BCHER-KVA.EXAMPLE", "xn--bcher-kva.example"},
+		{"faß.example", "xn--fa-hia.example"},
+		{"192.0.2.1", "192.0.2.1"},
+		{"192.0.2.1:80", "192.0.2.1"},
+		{"[2001:db8::1]", "2001:db8::1"},
+		{"[2001:DB8:0:0:0:0:0:1]:80", "2001:db8::1"},
+		{"[::ffff:192.0.2.1]", "192.0.2.1"},
+		{long + ".example", long + ".example"},
+		{strings.Repeat("a.", 126) + "a", strings.Repeat("a.", 126) + "a"},
+	} {
+		if got, ok := canonicalHost(test.in); got != test.want || !ok {
+			t.Errorf("%q: %q, %v, want %q", test.in, got, ok, test.want)
+		}
+	}
+	for _, in := range []string{
+		".", "..", ".example", "a..b", "a..", " a", "a b", "a\tb", "a\x00b", "a\nb", "a/b", "a\\b", "a@b", "a,b", "a;b", "a?b", "a#b", "a%41", "a*b", "*.a", "a\"b", "a<b", "a[b",
+		"a:b", "a:-1", "a:+1", "a:123456", "a:1:2", "a:80:", "[a]", "[192.0.2.1]", "[::1", "::1]", "[::1]x", "[::1]:x", "[::1]::", "[::g]", "[]", "[]:80",
+		"[fe80::1%eth0]", "[fe80::1%25eth0]", "fe80::1%ETH\n", "::1%a:80",
+		long + "a.example", strings.Repeat("a.", 127) + "a",
+		"a\xff", "\xc3", "ü..de", "ü。", "a⁄b", "a：80", "℀.example", "ü b", "_ü.example",
+	} {
+		if got, ok := canonicalHost(in); ok {
+			t.Errorf("%q is taken for the host %q", in, got)
+		}
+	}
+}
+
+// Host names come from strangers, and up to 64 KiB of them fit into a
+// ClientHello.
+func TestCanonicalHostTime(t *testing.T) {
+	t.Parallel()
+	var hostile strings.Builder
+	for c := rune(0x4e00); hostile.Len() < 60000; c++ {
+		hostile.WriteRune(c)
+	}
+	begin := time.Now()
+	for range 10 {
+		canonicalHost(hostile.String())
+	}
+	if d := time.Since(begin) / 10; d > 20*time.Millisecond {
+		t.Errorf("%v for one name", d)
+	}
+}
+
+func FuzzCanonicalHost(f *testing.F) {
+	for _, s := range []string{"example.com:80", "BÜCHER.example.", "[2001:DB8::1]:443", "fe80::1%Eth0", "a..b", "xn--a", "１２７.0.0.1", "ＡＢＣ.com", "a.", ".", "ß", "\xff", "xn--bcher-kva", "::ffff:1.2.3.4"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		host, ok := canonicalHost(s)
+		if !ok {
+			return
+		}
+		if again, ok := canonicalHost(host); again != host || !ok {
+			// An IPv6 address in a Host header needs its brackets back.
+			if again, ok = canonicalHost("[" + host + "]"); again != host || !ok {
+				t.Errorf("%q gives %q, which gives %q, %v", s, host, again, ok)
+			}
+		}
+		if len(host) > 253 || strings.HasPrefix(host, ".") || strings.HasSuffix(host, ".") {
+			t.Errorf("%q gives %q", s, host)
+		}
+		isIPv6 := strings.Contains(host, ":")
+		for _, c := range []byte(host) {
+			switch {
+			case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == ':' && isIPv6:
+			default:
+				t.Fatalf("%q gives %q, with %q in it", s, host, c)
+			}
+		}
+		if isIPv6 {
+			if _, err := netip.ParseAddr(host); err != nil {
+				t.Errorf("%q gives %q: %v", s, host, err)
+			}
+		}
+		if kind, name, ok := domainPattern(host); host != "" && (!ok || kind != exactDomain || name != host) {
+			t.Errorf("as a pattern %q is %v %q %v", host, kind, name, ok)
+		}
+	})
+}
+
+func TestDomainPattern(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		in   string
+		kind domainKind
+		name string
+	}{
+		{"*", anyDomain, ""},
+		{"example.com", exactDomain, "example.com"},
+		{"Example.com.", exactDomain, "example.com"},
+		{"*.Example.com", wildDomain, "example.com"},
+		{"*.com", wildDomain, "com"},
+		{"bücher.example", exactDomain, "xn--bcher-kva.example"},
+		{"*.bücher.example", wildDomain, "xn--bcher-kva.example"},
+		{"192.0.2.1", exactDomain, "192.0.2.1"},
+		{"2001:db8::1", exactDomain, "2001:db8::1"},
+		{"[2001:db8::1]", exactDomain, "2001:db8::1"},
+	} {
+		if kind, name, ok := domainPattern(test.in); kind != test.kind || name != test.name || !ok {
+			t.Errorf("%q: %v %q %v", test.in, kind, name, ok)
+		}
+	}
+	for _, in := range []string{"", ".", "*.", "**", "*.*", "*.*.com", "a.*.com", "*a.com", "a*.com", "com.*", "example.com:443", "*.example.com:443", "http://a", "a/b", "a b", "a,b", "..", "*..a"} {
+		if kind, name, ok := domainPattern(in); ok {
+			t.Errorf("%q: %v %q", in, kind, name)
+		}
+	}
+}
+
+func TestCanonicalPath(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ in, want string }{
+		{"/", "/"},
+		{"/a/b", "/a/b"},
+		{"/%61", "/a"},
+		{"/%41%5A", "/AZ"},
+		{"/a%20b", "/a b"},
+		{"/%C3%BC", "/ü"},
+		{"/%c3%bc", "/ü"},
+		{"/ü", "/ü"},
+		{"/a%2fb", "/a%2Fb"},
+		{"/a%2Fb", "/a%2Fb"},
+		{"/a%5cb", "/a%5Cb"},
+		{"/a%25b", "/a%25b"},
+		{"/%2541", "/%2541"}, // undone once, not twice
+		{"/a%0ab", "/a%0Ab"},
+		{"/a%7fb", "/a%7Fb"},
+		{"//a", "//a"},
+		{"/...", "/..."},
+		{"/.a/b.", "/.a/b."},
+		{"/a;b", "/a;b"},
+		{"/%3f%23", "/?#"},
+	} {
+		if got, ok := canonicalPath(test.in); got != test.want || !ok {
+			t.Errorf("%q: %q, %v, want %q", test.in, got, ok, test.want)
+		}
+	}
+	for _, in := range []string{
+		"/.", "/..", "/./", "/../", "/a/.", "/a/..", "/a/../b", "/%2e", "/%2E%2e/", "/.%2e", "/a%2f..%2fb", "/a%2F..", `/a\..\b`, `/..\`, "/a%5C..", "/..;", "/..;a/b", "/.;/", "/%2e%2e;x/", "/..%3b/",
+		"/%00", "/a%00.html", "/%", "/%4", "/%g0", "/%0g", "/a%", "/%u0041",
+	} {
+		if got, ok := canonicalPath(in); ok {
+			t.Errorf("%q is taken for %q", in, got)
+		}
+	}
+}
+
+func FuzzCanonicalPath(f *testing.F) {
+	for _, s := range []string{"/", "/a%2Fb", "/%2e%2e/", "/a;b/..;c", "/%25%32%65", "/\\..", "/ü%C3%BC", "/%00", "/%", "/a%2f..%2f"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, ok := canonicalPath(s)
+		if !ok {
+			return
+		}
+		decoded, err := url.PathUnescape(s)
+		if err != nil {
+			t.Fatalf("%q, which is no encoded path, is taken for %q", s, got)
+		}
+		// Whoever decodes it all and takes both slashes for one must find no
+		// dot segment.
+		for segment := range strings.FieldsFuncSeq(decoded, func(r rune) bool { return r == '/' || r == '\\' }) {
+			if segment == "." || segment == ".." {
+				t.Errorf("%q, decoded %q, passes as %q", s, decoded, got)
+			}
+		}
+		if strings.Contains(decoded, "\x00") && !strings.Contains(s, "\x00") {
+			t.Errorf("%q passes as %q", s, got)
+		}
+		// What was left encoded and what was not must decode to the same.
+		if again, err := url.PathUnescape(got); err != nil || again != decoded {
+			t.Errorf("%q gives %q, which decodes to %q, not %q", s, got, again, decoded)
+		}
+	})
+}
+
+func TestPathPattern(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		pattern string
+		kind    pathKind
+		yes, no string // paths, separated by spaces
+	}{
+		{"", anyPath, "/ /a *", ""},
+		{"/", exactPath, "/", "/a //"},
+		{"/a", exactPath, "/a", "/ /a/ /A /ab /a/b"},
+		{"/a.b", exactPath, "/a.b", "/axb"},
+		{"/a/*", globPath, "/a/ /a/b /a/b/c", "/a /ab /b/a/x"},
+		{"/a*", globPath, "/a /ab /a/b", "/b /ba"},
+		{"*", globPath, "/ /a/b *", ""},
+		{"*.png", globPath, "/a.png /b/c.png", "/a.pngx /apng"},
+		{"/*/x", globPath, "/a/x /a/b/x //x", "/x /a/xx"},
+		{"/a*b*c", globPath, "/abc /aXbYc /a/b/c", "/ab /abcd"},
+		{"/v?/x", globPath, "/v1/x", "/v/x /v12/x"},
+		{"/a+(b)/*", globPath, "/a+(b)/c", "/aab/c"},
+		{`/a\*`, globPath, `/a\b`, "/ab"},
+		{"~^/v[0-9]+/", regexPath, "/v1/ /v22/x", "/v/x /a/v1/"},
+		{"~b", regexPath, "/abc /b", "/ac"},
+		{"~(?i)^/ABC$", regexPath, "/abc /aBc", "/abcd"},
+	} {
+		p, err := newPathPattern(test.pattern)
+		if err != nil {
+			t.Errorf("%q: %v", test.pattern, err)
+			continue
+		}
+		if p.kind != test.kind {
+			t.Errorf("%q: kind %v, want %v", test.pattern, p.kind, test.kind)
+		}
+		for _, path := range strings.Fields(test.yes) {
+			if !p.matches(path) {
+				t.Errorf("%q does not match %q", test.pattern, path)
+			}
+		}
+		for _, path := range strings.Fields(test.no) {
+			if p.matches(path) {
+				t.Errorf("%q matches %q", test.pattern, path)
+			}
+		}
+	}
+	p, _ := newPathPattern("/a*z")
+	if !p.matches("/a\n\xff z") {
+		t.Error("* does not stand for every byte")
+	}
+	for _, bad := range []string{"a", "a/*", "http://a/", "~(", "~[", "?"} {
+		if _, err := newPathPattern(bad); err == nil {
+			t.Errorf("%q is taken for a pattern", bad)
+		}
+	}
+}
+
+func TestIPSet(t *testing.T) {
+	t.Parallel()
+	set, err := newIPSet([]string{"192.0.2.1", "10.0.0.0/8", "10.1.2.3/16", "2001:db8::/32", "::ffff:198.51.100.0/120", "::ffff:203.0.113.7", "0.0.0.0/32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]bool{
+		"192.0.2.1": true, "192.0.2.2": false,
+		"10.255.0.1": true, "11.0.0.1": false, "9.255.255.255": false,
+		"2001:db8:ffff::1": true, "2001:db9::1": false,
+		"198.51.100.99": true, "198.51.101.1": false,
+		"203.0.113.7": true, "203.0.113.8": false,
+		"0.0.0.0": true, "::": false,
+	} {
+		if got := set.contains(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+	var none *ipSet
+	if none.contains(netip.MustParseAddr("192.0.2.1")) {
+		t.Error("the empty set has an address")
+	}
+	if set, err := newIPSet(nil); set != nil || err != nil {
+		t.Error(set, err)
+	}
+	everyone, err := newIPSet([]string{"0.0.0.0/0"})
+	if err != nil || !everyone.contains(netip.MustParseAddr("1.2.3.4")) || everyone.contains(netip.MustParseAddr("2001:db8::1")) {
+		t.Errorf("0.0.0.0/0: %v, or it holds other than IPv4", err)
+	}
+	for _, bad := range []string{"", "x", "192.0.2", "192.0.2.1/33", "192.0.2.1/", "192.0.2.1/-1", "/8", "fe80::1%eth0", "fe80::1%eth0/64", "192.0.2.1:80", "[::1]", "010.0.0.1", "192.0.2.1 "} {
+		if _, err := newIPSet([]string{bad}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", bad)) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	// A block of IPv4-mapped addresses that is wider than all IPv4 has them all.
+	wide, err := newIPSet([]string{"::ffff:0:0/95"})
+	if err == nil && !wide.contains(netip.MustParseAddr("192.0.2.1")) {
+		t.Error("::ffff:0:0/95 passes without an error and lacks 192.0.2.1")
+	}
+}
+
+func TestLook(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		first string
+		want  looks
+	}{
+		{"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", looksTLS},
+		{"\x16\x03\x03", looksTLS},
+		{"\x16\x02\x01", looksOther},
+		{"GET / HTTP/1.1\r\n", looksHTTP},
+		{"OPTIONS * HTTP/1.1\r\n", looksHTTP},
+		{"CONNECT a:443 HTTP/1.1\r\n", looksHTTP},
+		{"GET http://a/ HTTP/1.1\r\n", looksHTTP},
+		{"GET HTTPS://a/ HTTP/1.1\r\n", looksHTTP},
+		{"POST /x HTTP/1.0\r\n", looksHTTP},
+		{"PURGE /x HTTP/1.1\r\n", looksHTTP},
+		{"M-SEARCH * HTTP/1.1\r\n", looksHTTP},
+		{"BASELINE-CONTROL /x HTTP/1.1\r\n", looksHTTP},
+		{"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", looksHTTP},
+		{"GET /\r\n", looksHTTP},
+		// Lenient: not what net/http takes, but what some servers do. It must
+		// not pass as a stream.
+		{"\r\nGET / HTTP/1.1\r\n", looksHTTP},
+		{"\n\n\nGET / HTTP/1.1\r\n", looksHTTP},
+		{" GET / HTTP/1.1\r\n", looksHTTP},
+		{"GET  / HTTP/1.1\r\n", looksHTTP},
+		{"GET\t/ HTTP/1.1\r\n", looksHTTP},
+		{"get / HTTP/1.1\r\n", looksHTTP},
+		{"Get / HTTP/1.1\r\n", looksHTTP},
+		{"GET x HTTP/1.1\r\n", looksHTTP},
+		{"X / HTTP/1.1\r\n", looksHTTP},
+		{"M1 / HTTP/1.1\r\n", looksHTTP},
+		// Other protocols in which the client speaks first.
+		{"EHLO mail.example\r\n", looksOther},
+		{"HELO x\r\n", looksOther},
+		{"MAIL FROM:<a@b>\r\n", looksOther},
+		{"SSH-2.0-OpenSSH_9.6\r\n", looksOther},
+		{"*1\r\n$4\r\nPING\r\n", looksOther},
+		{"PING\r\n", looksOther},
+		{"SET key value\r\n", looksOther},
+		{"GET key\r\n", looksOther},
+		{"USER anonymous\r\n", looksOther},
+		{"NICK somebody\r\n", looksOther},
+		{"a001 LOGIN x y\r\n", looksOther},
+		{"CAPA\r\n", looksOther},
+		{"\x00\x00\x00\x08\x04\xd2\x16\x2f", looksOther}, // PostgreSQL SSLRequest
+		{"\x00\x00\x00\x54\x00\x03\x00\x00user\x00", looksOther},
+		{"J\x00\x00\x00\x0a8.0.36\x00", looksOther}, // MySQL greeting
+		{"\x20\x00\x00\x01\x85\xa6\xff\x01", looksOther},
+		{"\x03\x00\x00\x13\x0e\xe0\x00\x00", looksOther},    // RDP
+		{"\x10\x10\x00\x04MQTT\x04\x02", looksOther},        // MQTT
+		{"\x05\x01\x00", looksOther},                        // SOCKS 5
+		{"\x00\x1d\xab\xcd\x01\x00\x00\x01", looksOther},    // DNS over TCP
+		{"AMQP\x00\x00\x09\x01", looksOther},                // AMQP
+		{"\x80\x2e\x01\x03\x01", looksOther},                // SSL 2
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11", looksOther},      // PROXY, version 2
+		{"BitTorrent protocol\x00", looksOther},             //
+		{strings.Repeat("A", 100), looksOther},              //
+		{strings.Repeat("A", 100) + " / x\r\n", looksOther}, //
+	} {
+		kind, sure := look([]byte(test.first))
+		if kind != test.want || !sure {
+			t.Errorf("%q: %v, sure %v, want %v", test.first, kind, sure, test.want)
+		}
+		// Fewer bytes may leave it open, but never say something else.
+		for n := range test.first {
+			if kind, sure := look([]byte(test.first[:n])); sure && kind != test.want {
+				t.Errorf("%q: %v after %d bytes, want %v", test.first, kind, n, test.want)
+				break
+			}
+		}
+	}
+	if _, sure := look(nil); sure {
+		t.Error("sure of nothing")
+	}
+}
+
+func TestExpand(t *testing.T) {
+	t.Parallel()
+	value := func(name string) string { return "<" + name + ">" }
+	for _, test := range []struct{ in, want string }{
+		{"", ""}, {"plain", "plain"}, {"{a}", "<a>"}, {"x{a}y{b}z", "x<a>y<b>z"}, {"{a}{a}", "<a><a>"}, {"}", "}"}, {"a}b{c}", "a}b<c>"},
+	} {
+		if got := expand(test.in, value); got != test.want {
+			t.Errorf("%q: %q, want %q", test.in, got, test.want)
+		}
+	}
+	// What a variable holds is not expanded again.
+	if got := expand("{host}", func(string) string { return "{port}" }); got != "{port}" {
+		t.Errorf("expanded twice: %q", got)
+	}
+	for _, ok := range []string{"", "plain", "{host}", "{host}:{port}", "tab\there", "ü"} {
+		if err := checkTemplate(ok, headerVariables); err != nil {
+			t.Errorf("%q: %v", ok, err)
+		}
+	}
+	for _, bad := range []string{"{", "{host", "a{b}", "{}", "{ host}", "{{host}}", "{HOST}", "{uri}", "a\nb", "a\rb", "a\x00b", "a\x7fb"} {
+		if err := checkTemplate(bad, headerVariables); err == nil {
+			t.Errorf("%q is taken for a template", bad)
+		}
+	}
+}
+
+// routeWorld makes routes and queries out of few values, so that they meet.
+type routeWorld struct{ *rand.Rand }
+
+func (w routeWorld) pick(list ...string) string { return list[w.IntN(len(list))] }
+
+func (w routeWorld) some(chance float64, list ...string) []string {
+	var out []string
+	for w.Float64() < chance && len(out) < 3 {
+		out = append(out, w.pick(list...))
+	}
+	return out
+}
+
+var (
+	worldDomains = []string{"a.test", "b.test", "x.a.test", "y.x.a.test", "*.test", "*.a.test", "*.x.a.test", "*", "test", "192.0.2.1", "B.TEST."}
+	worldHosts   = []string{"", "a.test", "b.test", "x.a.test", "y.x.a.test", "z.y.x.a.test", "c.test", "test", "192.0.2.1", "other"}
+	worldPaths   = []string{"", "/", "/a", "/a/*", "/a/b", "/a/b*", "/a/*/c", "~^/a", "~b$", "*", "/a/b/c"}
+	worldClients = []string{"127.0.0.1", "10.0.0.0/8", "10.1.0.0/16", "2001:db8::/32"}
+)
+
+func (w routeWorld) route(i int) Route {
+	r := Route{Name: fmt.Sprint(i), Priority: w.IntN(3) - 1, Match: Match{
+		Ports: Ports(80), Domains: w.some(0.6, worldDomains...), Path: w.pick(worldPaths...),
+		Methods: w.some(0.15, "GET", "POST"), ClientIP: w.some(0.15, worldClients...),
+	}}
+	if w.IntN(6) == 0 {
+		r.Match.Headers = map[string]string{"x-a": w.pick("1", "*", "/^[0-9]$/")}
+	}
+	if w.IntN(6) == 0 {
+		r.Match.Query = map[string]string{"q": w.pick("1", "2", "*")}
+	}
+	switch w.IntN(5) {
+	case 0:
+		r.Action = Action{Handler: http.NotFoundHandler()}
+	case 1:
+		r.Action = forwardTo(Target{Host: "127.0.0.1", Port: 1})
+		r.Match.Path, r.Match.Methods, r.Match.Headers, r.Match.Query = "", nil, nil, nil
+		r.Match.Protocol = w.pick("", "tcp")
+	case 2:
+		r.Action = Action{SocketHandler: SocketHandlerFunc(nil)}
+		r.Match.Path, r.Match.Methods, r.Match.Headers, r.Match.Query = "", nil, nil, nil
+	default:
+		r.Action = forwardTo(Target{Host: "127.0.0.1", Port: 1})
+	}
+	return r
+}
+
+// naiveFind looks at every route and takes the best by the order that Route
+// documents. It shares nothing with the table but the compiled conditions.
+func naiveFind(routes []*route, q *query, traffic int) *route {
+	var best *route
+	var bestKind domainKind
+	for _, r := range routes {
+		kind := domainKind(-1)
+		if len(r.Match.Domains) == 0 {
+			kind = anyDomain
+		}
+		for _, d := range r.Match.Domains {
+			if k, ok := naiveDomain(d, q.host); ok && k > kind {
+				kind = k
+			}
+		}
+		switch {
+		case kind < 0,
+			traffic == streamTraffic && !r.streams, traffic == httpTraffic && !r.http,
+			r.match.clients != nil && !r.match.clients.contains(q.client),
+			q.req != nil && !r.match.matchesRequest(q.req, q.path):
+			continue
+		}
+		if best == nil || naiveBetter(r, kind, best, bestKind) {
+			best, bestKind = r, kind
+		}
+	}
+	return best
+}
+
+func naiveDomain(pattern, host string) (domainKind, bool) {
+	if pattern == "*" {
+		return anyDomain, true
+	}
+	if host == "" {
+		return 0, false
+	}
+	pattern = strings.ToLower(strings.TrimSuffix(pattern, "."))
+	if rest, ok := strings.CutPrefix(pattern, "*."); ok {
+		label, found := strings.CutSuffix(host, "."+rest)
+		return wildDomain, found && label != "" && !strings.Contains(label, ".")
+	}
+	return exactDomain, pattern == host
+}
+
+// naiveBetter reports whether a goes before b, which was given earlier.
+func naiveBetter(a *route, ka domainKind, b *route, kb domainKind) bool {
+	switch {
+	case a.Priority != b.Priority:
+		return a.Priority > b.Priority
+	case ka != kb:
+		return ka > kb
+	}
+	pathRank := func(r *route) (int, int) {
+		p := r.Match.Path
+		switch {
+		case p == "":
+			return 0, 0
+		case p[0] == '~':
+			return 2, 0
+		case strings.ContainsAny(p, "*?"):
+			return 1, strings.IndexAny(p, "*?")
+		}
+		return 3, len(p)
+	}
+	aKind, aLen := pathRank(a)
+	bKind, bLen := pathRank(b)
+	if aKind != bKind {
+		return aKind > bKind
+	}
+	if aLen != bLen {
+		return aLen > bLen
+	}
+	count := func(r *route) int {
+		n := len(r.Match.Headers) + len(r.Match.Query)
+		if len(r.Match.Methods) > 0 {
+			n++
+		}
+		if len(r.Match.ClientIP) > 0 {
+			n++
+		}
+		return n
+	}
+	return count(a) > count(b)
+}
+
+// The table finds what a scan of all routes finds.
+func TestTableAgainstScan(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	w := routeWorld{rand.New(rand.NewPCG(seed, 1))}
+	found := 0
+	for range 400 {
+		var routes []*route
+		for i := range 1 + w.IntN(20) {
+			cfg := w.route(i)
+			r := &route{Route: cfg, index: i, key: cfg.identity()}
+			r.streams, r.http = cfg.carries()
+			for _, d := range cfg.Match.Domains {
+				kind, name, ok := domainPattern(d)
+				if !ok {
+					t.Fatal(d)
+				}
+				r.domains = append(r.domains, domain{kind, name})
+			}
+			var err error
+			if r.match, err = newMatcher(&cfg.Match); err != nil {
+				t.Fatal(err)
+			}
+			routes = append(routes, r)
+		}
+		p := newTable(routes).ports[80]
+		for range 50 {
+			q := query{client: netip.MustParseAddr(w.pick("127.0.0.1", "10.1.2.3", "10.2.0.0", "2001:db8::1", "192.0.2.9")), host: w.pick(worldHosts...)}
+			traffic := w.IntN(3)
+			if traffic == httpTraffic && w.IntN(4) > 0 {
+				q.path = w.pick("/", "/a", "/a/", "/a/b", "/a/b/c", "/a/x/c", "/b", "/ab")
+				q.req = &http.Request{Method: w.pick("GET", "POST", "PUT"), Host: q.host, URL: &url.URL{Path: q.path, RawQuery: w.pick("", "q=1", "q=2", "q=3&q=1", "q")}, Header: http.Header{}}
+				if v := w.pick("", "1", "x"); v != "" {
+					q.req.Header.Set("X-A", v)
+				}
+			}
+			got, want := p.plain.find(&q, traffic), naiveFind(routes, &q, traffic)
+			if got != want {
+				name := func(r *route) string {
+					if r == nil {
+						return "none"
+					}
+					return fmt.Sprintf("%s %d %+v", r.Name, r.Priority, r.Match)
+				}
+				t.Fatalf("host %q, client %v, path %q, traffic %d:\nfound %s\nwant  %s", q.host, q.client, q.path, traffic, name(got), name(want))
+			}
+			if got != nil {
+				found++
+			}
+		}
+	}
+	if found < 1000 {
+		t.Errorf("only %d of 20000 lookups found a route", found)
+	}
+}
+
+// Ports and ranges that overlap do not put a route twice into a list.
+func TestTablePorts(t *testing.T) {
+	t.Parallel()
+	r := &route{Route: Route{Match: Match{
+		Ports:   []PortRange{{80, 80}, {79, 81}, {80, 80}},
+		Domains: []string{"a.test", "a.test", "*", "*.test"},
+	}}, streams: true, http: true}
+	for _, d := range r.Match.Domains {
+		kind, name, _ := domainPattern(d)
+		r.domains = append(r.domains, domain{kind, name})
+	}
+	tab := newTable([]*route{r})
+	if len(tab.ports) != 3 {
+		t.Errorf("%d ports", len(tab.ports))
+	}
+	for port, p := range tab.ports {
+		if len(p.plain.exact["a.test"]) != 1 || len(p.plain.any) != 1 || len(p.plain.wild["test"]) != 1 {
+			t.Errorf("port %d: %+v", port, p.plain)
+		}
+	}
+}
+
+func TestAcceptsCoding(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		header string
+		want   bool
+	}{
+		{"", false}, {"gzip", true}, {"GZIP", true}, {"br, gzip", true}, {"br,gzip;q=0.5", true}, {"gzip;q=1.0", true}, {"gzip; q=0.001", true},
+		{"br", false}, {"gzip;q=0", false}, {"gzip; q=0.0", false}, {"gzip;q=0.00", false}, {"gzip ; q=0.000", false}, {"gzip;Q=0", false}, {"gzip;\tq=0", false},
+		{"xgzip", false}, {"gzipx", false}, {"identity", false}, {"br;q=1, gzip;q=0", false},
+	} {
+		if got := acceptsCoding([]string{test.header}, "gzip"); got != test.want {
+			t.Errorf("%q: %v", test.header, got)
+		}
+	}
+	if !acceptsCoding([]string{"br", "gzip"}, "gzip") {
+		t.Error("only the first header line counts")
+	}
+}
+
+// The order of a sort must not depend on the order of its input.
+func TestCompareRoutesIsAnOrder(t *testing.T) {
+	t.Parallel()
+	w := routeWorld{rand.New(rand.NewPCG(1, 2))}
+	var routes []*route
+	for i := range 60 {
+		r := &route{Route: w.route(i), index: i}
+		r.match, _ = newMatcher(&r.Match)
+		if w.IntN(2) == 0 {
+			r.Action.TLS = &TLS{Mode: w.pick(Terminate, Passthrough, TerminateAndReencrypt)}
+		}
+		routes = append(routes, r)
+	}
+	want := slices.SortedFunc(slices.Values(routes), compareRoutes)
+	for range 20 {
+		w.Shuffle(len(routes), func(i, j int) { routes[i], routes[j] = routes[j], routes[i] })
+		if got := slices.SortedFunc(slices.Values(routes), compareRoutes); !slices.Equal(got, want) {
+			t.Fatal("different orders of the same routes")
+		}
+	}
+}
