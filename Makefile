@@ -51,7 +51,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 	for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
 			echo "$${file%/*} $$target"; \
-			(cd "$${file%/*}" && $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -timeout $(TIMEOUT) .) \
+			(cd "$${file%/*}" && $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x -timeout $(TIMEOUT) .) \
 				>"$$log" 2>&1 || { cat "$$log"; exit 1; }; \
 		done; \
 	done

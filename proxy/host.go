@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -13,6 +14,9 @@ import (
 // as A-labels, addresses in their shortest form and without brackets. It
 // reports false for what is not a host. Nothing else may compare hosts.
 func canonicalHost(s string) (string, bool) {
+	if len(s) > maxHostBytes {
+		return "", false
+	}
 	host := s
 	if strings.HasPrefix(host, "[") {
 		end := strings.IndexByte(host, ']')
@@ -39,6 +43,9 @@ func canonicalHost(s string) (string, bool) {
 		case 'A' <= c && c <= 'Z':
 			lower = false
 		case c >= 0x80:
+			if !utf8.ValidString(host) {
+				return "", false
+			}
 			ascii, err := idna.Lookup.ToASCII(host)
 			if err != nil {
 				return "", false
@@ -53,6 +60,10 @@ func canonicalHost(s string) (string, bool) {
 	}
 	return host, validHostLength(host)
 }
+
+// maxHostBytes is more than any name of 253 bytes has before it is turned into
+// A-labels, and bounds the work of doing so.
+const maxHostBytes = 1024
 
 // canonicalIPv6 reads an IPv6 address. Zones are for the machine they are on.
 func canonicalIPv6(s string) (string, bool) {

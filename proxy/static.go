@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 )
 
@@ -121,8 +122,14 @@ func acceptsCoding(values []string, coding string) bool {
 			if !strings.EqualFold(strings.TrimSpace(name), coding) {
 				continue
 			}
-			q := strings.ReplaceAll(params, " ", "")
-			return q != "q=0" && !strings.HasPrefix(q, "q=0.000") && q != "q=0.0" && q != "q=0.00"
+			for param := range strings.SplitSeq(params, ";") {
+				key, value, _ := strings.Cut(strings.TrimSpace(param), "=")
+				if strings.EqualFold(key, "q") {
+					q, err := strconv.ParseFloat(value, 64)
+					return err == nil && q > 0
+				}
+			}
+			return true
 		}
 	}
 	return false

@@ -119,7 +119,10 @@ func ParseCIDR(s string) (netip.Prefix, bool) {
 	if err != nil {
 		return netip.Prefix{}, false
 	}
-	if addr := prefix.Addr(); addr.Is4In6() && prefix.Bits() >= 96 {
+	if addr := prefix.Addr(); addr.Is4In6() {
+		if prefix.Bits() < 96 { // would match no IPv4 client, whatever was meant
+			return netip.Prefix{}, false
+		}
 		prefix = netip.PrefixFrom(addr.Unmap(), prefix.Bits()-96)
 	}
 	return prefix.Masked(), true

@@ -1,0 +1,72 @@
+package dcrouter_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/proxy"
+)
+
+// A host program embeds the gateway and changes its routes while it runs.
+func Example() {
+	hello := func(text string) []proxy.Route {
+		return []proxy.Route{{
+			Name:  "hello",
+			Match: proxy.Match{Ports: proxy.Ports(0)}, // any free port
+			Action: proxy.Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, text)
+			})},
+		}}
+	}
+	r, err := dcrouter.New(dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: hello("one")}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	if err := r.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer r.Stop(ctx)
+
+	get := func() {
+		resp, err := http.Get("http://" + r.Addrs()["proxy"][0])
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		fmt.Println(string(body))
+	}
+	get()
+	if err := r.UpdateRoutes(ctx, hello("two")); err != nil {
+		fmt.Println(err)
+	}
+	get()
+	// Output:
+	// one
+	// two
+}
+
+// All mistakes in a file come back at once, each with the path of its field.
+func ExampleLoadConfig() {
+	_, err := dcrouter.LoadConfig(strings.NewReader(`{
+		"smartProxyConfig": {"routes": [{
+			"name": "web",
+			"match": {"ports": 80, "domain": "example.com"},
+			"action": {"type": "forward", "targets": [{"host": "10.0.0.1", "port": 70000}]}
+		}]}
+	}`))
+	for _, e := range dcrouter.FieldErrors(err) {
+		fmt.Println(e)
+	}
+	// Output:
+	// smartProxyConfig.routes[0].match.domain: unknown field, did you mean "domains"?
+	// smartProxyConfig.routes[0].action.targets[0].port: 70000 is not a port (1-65535)
+}
