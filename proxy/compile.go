@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
 	"slices"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
@@ -70,6 +71,11 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	}
 	act := &cfg.Action
 	var errs [6]error
+	if act.Type == Serve {
+		if info, err := os.Stat(act.Root); err == nil && !info.IsDir() {
+			errs[5] = &FieldError{Path: "action.root", Msg: act.Root + " is not a folder"}
+		}
+	}
 	r.match, errs[0] = newMatcher(&cfg.Match)
 	r.allow, errs[1] = newIPSet(act.Security.IPAllowList)
 	r.block, errs[2] = newIPSet(act.Security.IPBlockList)

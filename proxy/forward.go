@@ -48,7 +48,7 @@ func newForwarder(p *Proxy) http.Handler {
 		}
 		if x.body != nil && req.ProtoMajor == 1 {
 			// A target may answer before it has read the whole body.
-			http.NewResponseController(w).EnableFullDuplex()
+			x.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 		}
 		proxy.ServeHTTP(w, req)
 	})
@@ -315,8 +315,7 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 	case isTimeout(err) || isNetTimeout(err):
 		status = http.StatusGatewayTimeout
 	}
-	x.run.log.Warn("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(),
-		"remote", x.conn.client, "status", status, "err", err)
+	x.run.unreachable(x.conn, x.route, err)
 	http.Error(w, http.StatusText(status), status)
 }
 

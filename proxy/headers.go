@@ -84,6 +84,16 @@ func (x *exchange) editHeaders(h http.Header, edit *HeaderEdit) {
 	}
 }
 
+// beforeResponse is called when the head of a response is about to be sent.
+func (x *exchange) beforeResponse(h http.Header) {
+	x.editResponse(h)
+	if x.duplex && !x.body.ended.Load() {
+		// Nobody knows what of the body will have been read when the next
+		// request should begin.
+		h.Set("Connection", "close")
+	}
+}
+
 func (x *exchange) editResponse(h http.Header) {
 	x.editHeaders(h, &x.route.Action.Headers.Response)
 }

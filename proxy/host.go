@@ -81,8 +81,17 @@ func configuredHost(s string) (string, bool) {
 		return host, true
 	}
 	host, ok := canonicalHost(s)
-	hasPort := strings.Contains(s, ":") && !strings.HasSuffix(s, "]")
-	return host, ok && host != "" && !hasPort
+	if !ok || host == "" || strings.Contains(s, ":") && !strings.HasSuffix(s, "]") {
+		return "", false
+	}
+	// What ends in a number is meant as an address (RFC 3986 section 3.2.2), and
+	// a mistake in it would be looked up as a name.
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if strings.Trim(last, "0123456789") == "" {
+		_, err := netip.ParseAddr(host)
+		return host, err == nil
+	}
+	return host, true
 }
 
 // validHostLength checks the lengths of RFC 1035 section 2.3.4 and that no

@@ -166,7 +166,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	x.session = c.begin(rt, cancel)
 	defer c.end(x.session)
 	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.editResponse, writeBy: new(time.Time)}
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse, writeBy: new(time.Time)}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy // the deadline is the connection's and outlives the request
 	}
@@ -217,6 +217,7 @@ type exchange struct {
 	writer  responseWriter
 
 	hasQuery bool // also if it is empty
+	duplex   bool // the response may begin before the request has ended
 }
 
 type exchangeKey struct{}

@@ -212,6 +212,7 @@ func (p *Proxy) Wait() error {
 	}
 	select {
 	case err := <-r.fatal:
+		r.fail(err) // for others who wait
 		return err
 	case <-r.stopped:
 		return nil

@@ -318,11 +318,11 @@ var errCut = errors.New("connections were still open when the time to stop was o
 
 // cut closes all connections.
 func (r *run) cut() {
-	r.cancel()
 	for _, c := range r.open() {
 		r.wasCut.Store(true)
 		c.Close()
 	}
+	r.cancel()
 }
 
 // queueListener hands connections to an http.Server.

@@ -65,7 +65,7 @@ type counters struct {
 	requests    atomic.Uint64
 
 	silent, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, tooMany, tooManyPerIP, stopping rejection
+	misdirected, routeFull, unreachable, tooMany, tooManyPerIP, stopping rejection
 }
 
 // rejection counts one reason to refuse.
@@ -81,12 +81,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.routeFull, &c.unreachable, &c.tooMany, &c.tooManyPerIP, &c.stopping}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "routeFull", "unreachable", "tooManyConnections", "tooManyPerIp", "stopping"} {
 		c.all()[i].name = name
 	}
 }
@@ -105,6 +105,16 @@ func (r *rejection) mayLog(now time.Time) (skipped uint64, ok bool) {
 		return 0, false
 	}
 	return r.skipped.Swap(0), true
+}
+
+// unreachable reports that no target took a stream or request. Each client of a
+// dead service causes one of these, so not all are logged.
+func (r *run) unreachable(c *conn, rt *route, err error) {
+	reason := &r.p.stats.unreachable
+	reason.count.Add(1)
+	if skipped, ok := reason.mayLog(time.Now()); ok {
+		r.log.Warn("no target answered", "route", rt.Name, "conn_id", c.name(), "remote", c.client, "err", err, "not_logged", skipped)
+	}
 }
 
 // Stats returns a snapshot of the counters.

@@ -51,7 +51,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	t, upstream, err := r.dialStream(ctx, rt, &info)
 	if err != nil {
 		if ctx.Err() == nil {
-			r.log.Warn("no target could be reached", "route", rt.Name, "conn_id", info.ID, "remote", info.Client, "err", err)
+			r.unreachable(c, rt, err)
 		}
 		return
 	}

@@ -42,8 +42,6 @@ type targetKey struct {
 	reencrypt bool
 	upstream  UpstreamTLS
 	caPEM     string // contents of upstream.CAPath
-	check     HealthCheck
-	hasCheck  bool
 }
 
 func newTarget(key targetKey, tlsConfig *tls.Config, times Timeouts) *target {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -91,11 +92,11 @@ func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
 
 // loadCertificate reads a key pair; errors name the field at fault.
 func loadCertificate(c Certificate) (*tls.Certificate, error) {
-	certPEM, err := os.ReadFile(c.CertPath)
+	certPEM, err := readFile(c.CertPath)
 	if err != nil {
 		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error()}
 	}
-	keyPEM, err := os.ReadFile(c.KeyPath)
+	keyPEM, err := readFile(c.KeyPath)
 	if err != nil {
 		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error()}
 	}
@@ -108,7 +109,7 @@ func loadCertificate(c Certificate) (*tls.Certificate, error) {
 
 // loadCAs reads a PEM file of certification authorities.
 func loadCAs(path string) (string, *x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
+	pem, err := readFile(path)
 	if err != nil {
 		return "", nil, fmt.Errorf("cannot read the authorities: %w", err)
 	}
@@ -117,6 +118,28 @@ func loadCAs(path string) (string, *x509.CertPool, error) {
 		return "", nil, fmt.Errorf("%s has no certificate in PEM form", path)
 	}
 	return string(pem), pool, nil
+}
+
+// maxPEM is more than the authorities of any system take.
+const maxPEM = 4 << 20
+
+// readFile reads a file of certificates or a key. A pipe or device that
+// somebody named by mistake must not hold an update up.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	switch info, err := f.Stat(); {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a file", path)
+	case info.Size() > maxPEM:
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxPEM)
+	}
+	return io.ReadAll(io.LimitReader(f, maxPEM))
 }
 
 // upstreamTLS makes the client side for targets of TerminateAndReencrypt.

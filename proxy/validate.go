@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -56,6 +57,7 @@ func validateRoutes(check *conf.Checker, routes []Route) {
 	for i := range routes {
 		r := &routes[i]
 		at := check.Index(i)
+		at.Field("name").Line(r.Name)
 		if r.Name != "" {
 			if first, ok := names[r.Name]; ok {
 				at.Field("name").Errorf("%q is the name of routes[%d] already", r.Name, first)
@@ -99,7 +101,14 @@ func (m *Match) validate(check *conf.Checker) {
 	for i, method := range m.Methods {
 		if !httpguts.ValidHeaderFieldName(method) {
 			check.Field("methods").Index(i).Errorf("%q is not an HTTP method", method)
+		} else if upper := strings.ToUpper(method); upper != method {
+			check.Field("methods").Index(i).Errorf("%q would match nothing: methods are written in capitals, %q", method, upper)
 		}
+	}
+	if strings.ContainsFunc(m.Path, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		check.Field("path").Errorf("%q has a control character", m.Path)
+	} else if !strings.HasPrefix(m.Path, "~") && strings.ContainsAny(m.Path, "#") {
+		check.Field("path").Errorf("%q has a fragment, which no request has", m.Path)
 	}
 	checkPatterns(check.Field("headers"), m.Headers, true)
 	checkPatterns(check.Field("query"), m.Query, false)
@@ -136,8 +145,18 @@ func (r *Route) validateAction(check *conf.Checker) {
 	default:
 		check.Field("type").OneOf(a.Type, Forward, Redirect, Serve)
 	}
+	// What would be ignored was meant for something.
 	if a.Type != Forward && len(a.Targets) > 0 {
 		check.Field("targets").Errorf("only forward has targets")
+	}
+	if a.Type != Forward && a.LoadBalancing != (LoadBalancing{}) {
+		check.Field("loadBalancing").Errorf("only forward has targets to choose from")
+	}
+	if a.Type != Redirect && a.Redirect != (RedirectTo{}) {
+		check.Field("redirect").Errorf("only redirect goes by it")
+	}
+	if a.Type != Serve && a.Root != "" {
+		check.Field("root").Errorf("only serve goes by it")
 	}
 	for i := range a.Targets {
 		a.Targets[i].validate(check.Field("targets").Index(i), r)
@@ -208,7 +227,9 @@ func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	if h.Port == 0 && slices.ContainsFunc(targets, func(t Target) bool { return t.Port == PreservePort || t.PortFunc != nil }) {
 		check.Field("port").Errorf("missing: a target has no fixed port, so say which to check")
 	}
-	check.Field("interval").Wait(h.Interval)
+	if check.Field("interval").Wait(h.Interval); h.Interval > 0 && h.Interval < time.Millisecond {
+		check.Field("interval").Errorf("%v is too short; give at least 1ms", h.Interval)
+	}
 	check.Field("timeout").Wait(h.Timeout)
 	check.Field("healthyAfter").NotNegative(h.HealthyAfter)
 	check.Field("unhealthyAfter").NotNegative(h.UnhealthyAfter)

@@ -133,6 +133,12 @@ func (d *decoder) integer(tok json.Token, v reflect.Value, p place) {
 		d.mismatch(tok, v, p, want)
 		return
 	}
+	for _, w := range p.words {
+		if n.String() == strconv.FormatInt(w.value, 10) { // how Go has it is no business of files
+			d.mismatch(tok, v, p, want)
+			return
+		}
+	}
 	err := setInteger(v, n.String())
 	switch {
 	case errors.Is(err, strconv.ErrRange):
