@@ -16,8 +16,8 @@ import (
 	"github.com/dcrouter/dcrouter/radius"
 )
 
-// Secret is a password or key. It prints as *** wherever it is shown; its
-// Reveal method gives the value.
+// Secret is a password or key: a string that prints as *** wherever it is
+// shown. Its method Reveal() string gives the value.
 type Secret = conf.Secret
 
 // Config is everything about a [Router] that can be written as JSON. A section
@@ -123,8 +123,12 @@ func within(path, outer string) bool {
 }
 
 // WriteConfig writes c as indented JSON that LoadConfig reads, secrets
-// included.
+// included. A handler or a port function cannot be written: routes that have
+// one are an error.
 func WriteConfig(w io.Writer, c Config) error {
+	if err := c.onlyJSON(); err != nil {
+		return err
+	}
 	data, err := conf.Encode(c, true)
 	if err != nil {
 		return err
@@ -137,6 +141,30 @@ func WriteConfig(w io.Writer, c Config) error {
 	_, err = w.Write(out.Bytes())
 	return err
 }
+
+// onlyJSON finds what has no form in JSON.
+func (c *Config) onlyJSON() error {
+	if c.Proxy == nil {
+		return nil
+	}
+	check := conf.NewChecker()
+	for i := range c.Proxy.Routes {
+		at, action := check.Field("smartProxyConfig").Field("routes").Index(i).Field("action"), &c.Proxy.Routes[i].Action
+		if action.Handler != nil || action.SocketHandler != nil {
+			at.Errorf("a handler of the host cannot be written as JSON")
+		}
+		for j := range action.Targets {
+			if action.Targets[j].PortFunc != nil {
+				at.Field("targets").Index(j).Errorf("a port function cannot be written as JSON")
+			}
+		}
+	}
+	return check.Err()
+}
+
+// Format prints the configuration as JSON with secrets replaced by ***,
+// whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) { conf.Format(f, c) }
 
 // MarshalJSON writes the configuration in its documented form, with secrets
 // replaced by ***. [WriteConfig] writes them.

@@ -3,7 +3,6 @@ package dcrouter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 
@@ -23,14 +22,16 @@ type Router struct {
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
-	run       *run // nil before Start; kept after Stop for Wait
+	run       *run               // nil before Start; kept after Stop for Wait
+	giveUp    context.CancelFunc // ends a Start under way; nil if there is none
 }
 
 // run is a Router between one Start and its Stop.
 type run struct {
-	store    *storage.Store
-	stopping bool          // guarded by Router.mu
-	stopped  chan struct{} // closed when Stop is through
+	store   *storage.Store
+	hurry   context.CancelFunc // ends the patience of a Stop under way; nil before. Guarded by Router.mu
+	stopped chan struct{}      // closed when Stop is through
+	err     error              // what Stop returns; set before stopped is closed
 }
 
 // New makes a Router. It checks the whole configuration and does no I/O. The
@@ -109,6 +110,17 @@ func (r *Router) Start(ctx context.Context) error {
 	if err := r.Unavailable(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	r.giveUp = cancel
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		r.giveUp = nil
+		r.mu.Unlock()
+	}()
+
 	backend := r.backend
 	if backend == nil {
 		r.log.Warn("no storage is configured: everything is kept in memory and lost when the process ends")
@@ -116,7 +128,7 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	store, err := storage.Open(ctx, backend, storage.WithLogger(r.log))
 	if err != nil {
-		return fmt.Errorf("storage: %w", err)
+		return err
 	}
 	if err := r.proxy.Start(ctx); err != nil {
 		return errors.Join(inSection("smartProxyConfig", "proxy", err), store.Close())
@@ -139,27 +151,39 @@ func (r *Router) latest() *run {
 // of the Router is left. It may be called at any time, also several times at
 // once.
 func (r *Router) Stop(ctx context.Context) error {
+	r.mu.Lock()
+	if r.giveUp != nil {
+		r.giveUp()
+	}
+	r.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
 	r.lifecycle.Lock() // a Start under way is brought to its end
 	r.mu.Lock()
 	run := r.run
-	first := run != nil && !run.stopping
+	first := run != nil && run.hurry == nil
 	if first {
-		run.stopping = true
+		run.hurry = cancel
 	}
 	r.mu.Unlock()
 	r.lifecycle.Unlock()
 	switch {
 	case run == nil:
-		return nil
+		return r.proxy.Stop(ctx)
 	case !first:
-		// The proxy knows how to hurry when one of its callers has no patience.
-		err := r.proxy.Stop(ctx)
-		<-run.stopped
-		return err
+		select {
+		case <-run.stopped:
+		case <-ctx.Done():
+			// This caller's patience ends before that of the first one.
+			run.hurry()
+			<-run.stopped
+		}
+		return run.err
 	}
-	err := errors.Join(inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx)), run.store.Close())
+	run.err = errors.Join(inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx)), run.store.Close())
 	close(run.stopped)
-	return err
+	return run.err
 }
 
 // Wait blocks until the Router has stopped or a subsystem cannot go on, and
@@ -170,10 +194,16 @@ func (r *Router) Wait() error {
 	if run == nil {
 		return nil
 	}
-	if err := r.proxy.Wait(); err != nil {
-		return inSection("smartProxyConfig", "proxy", err)
+	failed := make(chan error, 1)
+	go func() { failed <- r.proxy.Wait() }() // ends at the latest when the proxy stops
+	select {
+	case err := <-failed:
+		if err != nil {
+			return inSection("smartProxyConfig", "proxy", err)
+		}
+		<-run.stopped
+	case <-run.stopped:
 	}
-	<-run.stopped
 	return nil
 }
 
@@ -201,7 +231,7 @@ func (r *Router) Addrs() map[string][]string {
 func (r *Router) Store() *storage.Store {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.run == nil || r.run.stopping {
+	if r.run == nil || r.run.hurry != nil {
 		return nil
 	}
 	return r.run.store

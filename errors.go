@@ -15,6 +15,9 @@ var ErrRunning = errors.New("dcrouter: already running")
 // "smartProxyConfig.routes[3].action.targets[0].port", and what is wrong with
 // it. Errors about configurations join all that were found; [FieldErrors]
 // lists them.
+//
+// Its fields are Path string, Msg string and Err error, the cause where there is
+// one beyond the configuration itself, which Unwrap returns.
 type FieldError = conf.FieldError
 
 // FieldErrors lists the mistakes that are joined in err, in order. An error

@@ -2,9 +2,14 @@ package email
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
+
+// Format prints the configuration as JSON with secrets replaced by ***,
+// whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) { conf.Format(f, c) }
 
 // MarshalJSON writes the configuration in its documented form, with secrets
 // replaced by ***.
@@ -13,6 +18,10 @@ func (c Config) MarshalJSON() ([]byte, error) { return conf.Encode(c, false) }
 // UnmarshalJSON reads the documented form strictly: an unknown field is an
 // error. All problems come back at once, each with the path of its field.
 func (c *Config) UnmarshalJSON(data []byte) error { return conf.Decode(data, c) }
+
+// Format prints the route as JSON with secrets replaced by ***, whatever the
+// verb.
+func (r Route) Format(f fmt.State, _ rune) { conf.Format(f, r) }
 
 // MarshalJSON writes the route in its documented form, with secrets replaced
 // by ***.

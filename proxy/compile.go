@@ -172,7 +172,7 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 			t = a.p.targets[key]
 		}
 		if t == nil {
-			t = newTarget(key, tlsConfig, a.p.times)
+			t = a.p.newTarget(key, tlsConfig)
 		}
 		a.targets[key] = t
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}

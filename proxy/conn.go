@@ -21,6 +21,7 @@ type conn struct {
 	port     int // as the routes name it
 	client   netip.AddrPort
 	local    netip.AddrPort
+	accepted time.Time
 	head     []byte // read and not yet given back
 
 	// Set when TLS has been terminated.

@@ -50,6 +50,7 @@ func newForwarder(p *Proxy) http.Handler {
 			// A target may answer before it has read the whole body.
 			x.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
 		}
+		x.writer.forwards = true
 		proxy.ServeHTTP(w, req)
 	})
 }
@@ -186,6 +187,9 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	t.reached()
 	// The target is busy with the request until the body has been read.
 	timer := newIdleTimer(x.run.times.Idle, x.cancel)
+	if x.body != nil && timer != nil {
+		x.body.share(timer)
+	}
 	done := sync.OnceFunc(func() {
 		timer.stop()
 		t.active.Add(-1)

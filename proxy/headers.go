@@ -13,15 +13,15 @@ import (
 func forwardedHeaders(in, out *http.Request, x *exchange) {
 	client := x.conn.client.Addr().String()
 	h := out.Header
-	// Some servers take "_" for "-": X_Forwarded_For would pass for the real one.
+	trusted := x.run.p.trusted.contains(x.conn.client.Addr())
 	for name := range h {
-		if strings.ContainsAny(name, "_.") && isForwardedHeader(strings.NewReplacer("_", "-", ".", "-").Replace(name)) {
+		// Some servers take "_" for "-": X_Forwarded_For would pass for the
+		// real one.
+		alias := strings.ContainsAny(name, "_.")
+		if (alias || !trusted) && isForwardedHeader(strings.NewReplacer("_", "-", ".", "-").Replace(name)) {
 			delete(h, name)
 		}
 	}
-	delete(h, "X-Forwarded-Port")
-	delete(h, "X-Forwarded-Server")
-	delete(h, "X-Real-Ip")
 
 	_, port := hostPort(x.conn, in.Host)
 	set := map[string]string{
@@ -31,7 +31,7 @@ func forwardedHeaders(in, out *http.Request, x *exchange) {
 		"X-Forwarded-Port":  port,
 		"X-Real-Ip":         client,
 	}
-	if x.run.p.trusted.contains(x.conn.client.Addr()) {
+	if trusted {
 		for name := range set {
 			if v := in.Header[name]; len(v) > 0 {
 				set[name] = strings.Join(v, ", ")
@@ -51,11 +51,8 @@ func forwardedHeaders(in, out *http.Request, x *exchange) {
 
 // isForwardedHeader knows the headers that tell about clients.
 func isForwardedHeader(name string) bool {
-	switch textproto.CanonicalMIMEHeaderKey(name) {
-	case "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Server", "X-Real-Ip", "Forwarded":
-		return true
-	}
-	return false
+	name = textproto.CanonicalMIMEHeaderKey(name)
+	return strings.HasPrefix(name, "X-Forwarded-") || name == "X-Real-Ip" || name == "Forwarded"
 }
 
 // hostPort returns the host without port that the client asked for, and the
@@ -116,8 +113,7 @@ func (x *exchange) expand(template string) string {
 		case "client_ip":
 			return x.conn.client.Addr().String()
 		case "host":
-			host, _ := canonicalHost(x.host)
-			return host
+			return x.canonical
 		case "scheme":
 			return x.scheme()
 		case "port":

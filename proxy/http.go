@@ -162,15 +162,15 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
-		path: path, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
+		path: path, matched: q.path, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, cancel)
 	defer c.end(x.session)
 	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse, writeBy: new(time.Time)}
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
 	if req.ProtoMajor == 1 {
-		x.writer.writeBy = &c.writeBy // the deadline is the connection's and outlives the request
+		x.writer.writeBy = &c.writeBy
+		x.writer.before()
 	}
-	x.writer.extend()
 	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
 
 	if rt.Action.Handler != nil {
@@ -186,6 +186,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
+	x.writer.before() // for what net/http has not sent yet
 }
 
 // recoverHandler reports a panic in code of the host, which net/http would do
@@ -208,13 +209,16 @@ type exchange struct {
 	route   *route
 	host    string // as the client sent it
 	path    string // likewise
-	query   string // likewise
-	trailer http.Header
-	body    *requestBody // nil if there is none
-	routes  *table       // that route is from
-	session *session
-	cancel  context.CancelFunc
-	writer  responseWriter
+	matched string // path in canonical form
+
+	canonical string // host in canonical form
+	query     string // likewise
+	trailer   http.Header
+	body      *requestBody // nil if there is none
+	routes    *table       // that route is from
+	session   *session
+	cancel    context.CancelFunc
+	writer    responseWriter
 
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended

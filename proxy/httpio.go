@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -14,11 +15,17 @@ import (
 // and gives a client that does not read a limit.
 type responseWriter struct {
 	http.ResponseWriter
-	idle    time.Duration
-	bytes   *atomic.Uint64
-	edit    func(http.Header)
-	status  int
+	idle   time.Duration
+	bytes  *atomic.Uint64
+	edit   func(http.Header)
+	status int
+
+	// In HTTP/1 the deadline for writing is the connection's: it outlives the
+	// request and only matters to a write. In HTTP/2 (nil) it is the stream's
+	// and ends it also if nothing is being written.
 	writeBy *time.Time
+
+	forwards bool // the handler is httputil's
 }
 
 // WriteHeader sends the head of the response.
@@ -27,8 +34,9 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.status = status
 		w.edit(w.Header())
 	}
-	w.extend()
+	w.before()
 	w.ResponseWriter.WriteHeader(status)
+	w.after()
 }
 
 // Write sends a part of the body.
@@ -36,8 +44,9 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	w.extend()
+	w.before()
 	n, err := w.ResponseWriter.Write(b)
+	w.after()
 	w.bytes.Add(uint64(n))
 	return n, err
 }
@@ -46,25 +55,53 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Flush is for handlers that look for http.Flusher themselves.
-func (w *responseWriter) Flush() {
+func (w *responseWriter) Flush() { w.FlushError() }
+
+// FlushError sends what has been written so far.
+func (w *responseWriter) FlushError() error {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
-	w.extend()
-	http.NewResponseController(w.ResponseWriter).Flush()
+	w.before()
+	defer w.after()
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// Hijack is for handlers that look for http.Hijacker themselves.
+// before and after surround what may wait for the client.
+func (w *responseWriter) before() {
+	switch {
+	case w.writeBy != nil:
+		*w.writeBy = extend(*w.writeBy, w.idle, w.setDeadline)
+	case w.idle > 0:
+		w.setDeadline(time.Now().Add(w.idle))
+	}
+}
+
+func (w *responseWriter) after() {
+	if w.writeBy == nil && w.idle > 0 {
+		w.setDeadline(time.Time{})
+	}
+}
+
+func (w *responseWriter) setDeadline(by time.Time) error {
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(by)
+}
+
+// Hijack is for handlers that look for http.Hijacker themselves, and for
+// httputil, which forgets about bytes that came with the request.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err == nil && w.status == 0 {
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
 	}
-	return c, rw, err
-}
-
-func (w *responseWriter) extend() {
-	*w.writeBy = extend(*w.writeBy, w.idle, http.NewResponseController(w.ResponseWriter).SetWriteDeadline)
+	if n := rw.Reader.Buffered(); n > 0 && w.forwards {
+		head, _ := rw.Reader.Peek(n)
+		c = &headConn{Conn: c, head: bytes.Clone(head)}
+	}
+	return c, rw, nil
 }
 
 // class is the class of the status sent, 0 if none was.
@@ -95,8 +132,9 @@ type requestBody struct {
 	io.ReadCloser
 	idle   time.Duration
 	bytes  *atomic.Uint64
-	ended  atomic.Bool // read to its end
-	failed atomic.Bool // the client broke it off, or sent what is no body
+	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
+	ended  atomic.Bool               // read to its end
+	failed atomic.Bool               // the client broke it off, or sent what is no body
 	readBy time.Time
 
 	// A transport may go on reading when the handler has returned, and the
@@ -113,8 +151,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if done {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	b.readBy = extend(b.readBy, b.idle, b.setDeadline)
+	if b.timer.Load() == nil {
+		b.readBy = extend(b.readBy, b.idle, b.setDeadline)
+	}
 	n, err := b.ReadCloser.Read(p)
+	b.timer.Load().moved()
 	b.bytes.Add(uint64(n))
 	switch {
 	case err == io.EOF:
@@ -126,6 +167,12 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.failed.Store(true)
 	}
 	return n, err
+}
+
+// share replaces the body's own limit by one for both directions.
+func (b *requestBody) share(timer *idleTimer) {
+	b.timer.Store(timer)
+	b.setDeadline(time.Time{})
 }
 
 // Close ends the use of the body.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -55,6 +56,11 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 	p.cfg.Routes = nil
 	for _, o := range opts {
 		o(&p.opts)
+	}
+	for addr, ln := range p.opts.listeners {
+		if ln == nil {
+			return nil, fmt.Errorf("proxy: the listener for %s is nil", addr)
+		}
 	}
 	p.log = p.opts.log
 	if p.log == nil {
@@ -141,20 +147,28 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	r.startChecks()
 	r.listen(opened)
+	for addr := range p.given {
+		r.log.Warn("no route needs the listener that the host gave", "addr", addr)
+	}
 	p.mu.Lock()
 	p.run = r
 	p.mu.Unlock()
 	return nil
 }
 
-// current returns the run that is serving, or nil.
-func (p *Proxy) current() *run {
+// latest returns the run of the last Start, or nil.
+func (p *Proxy) latest() *run {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.run == nil || p.run.isStopping() {
-		return nil
-	}
 	return p.run
+}
+
+// current returns the run that is serving, or nil.
+func (p *Proxy) current() *run {
+	if r := p.latest(); r != nil && !r.isStopping() {
+		return r
+	}
+	return nil
 }
 
 // Stop stops accepting at once and waits for open connections to finish until
@@ -163,10 +177,11 @@ func (p *Proxy) current() *run {
 // left. It may be called at any time, also several times at once.
 func (p *Proxy) Stop(ctx context.Context) error {
 	p.update.Lock() // a Start or update under way is brought to its end
-	p.mu.Lock()
-	r := p.run
-	p.mu.Unlock()
+	r := p.latest()
 	first := r != nil && r.beginStop()
+	if r == nil {
+		p.closeGiven()
+	}
 	p.update.Unlock()
 	if r == nil {
 		return nil
@@ -192,21 +207,24 @@ func (p *Proxy) Stop(ctx context.Context) error {
 			h.stop = nil // a later Start watches again
 		}
 	}
-	for addr, ln := range p.given {
-		ln.Close()
-		delete(p.given, addr)
-	}
+	p.closeGiven()
 	p.update.Unlock()
 	close(r.stopped)
 	return r.stopErr
 }
 
+// closeGiven closes the host's listeners that no route has needed.
+func (p *Proxy) closeGiven() {
+	for addr, ln := range p.given {
+		ln.Close()
+		delete(p.given, addr)
+	}
+}
+
 // Wait blocks until the Proxy has stopped or cannot go on, and returns the
 // error in the latter case. Before Start it returns nil at once.
 func (p *Proxy) Wait() error {
-	p.mu.Lock()
-	r := p.run
-	p.mu.Unlock()
+	r := p.latest()
 	if r == nil {
 		return nil
 	}

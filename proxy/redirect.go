@@ -10,6 +10,12 @@ func redirect(to RedirectTo) http.Handler {
 	status := defaultTo(to.Status, http.StatusPermanentRedirect)
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		x := exchangeFrom(req.Context())
+		if x.canonical == "" && strings.Contains(to.To, "{host}") {
+			http.Error(w, "Bad Request: no Host to redirect to", http.StatusBadRequest)
+			return
+		}
+		// Browsers take a backslash for a slash.
+		path := strings.ReplaceAll(x.path, `\`, "%5C")
 		location := expand(to.To, func(name string) string {
 			host, port := hostPort(x.conn, req.Host)
 			switch name {
@@ -21,11 +27,11 @@ func redirect(to RedirectTo) http.Handler {
 				return port
 			case "uri":
 				if x.hasQuery {
-					return x.path + "?" + x.query
+					return path + "?" + x.query
 				}
-				return x.path
+				return path
 			case "path":
-				return x.path
+				return path
 			default:
 				return x.query
 			}

@@ -235,32 +235,33 @@ func look(b []byte) (kind looks, sure bool) {
 			return looksTLS, true
 		}
 	}
-	line := bytes.TrimLeft(b, "\r\n\t ")
+	// All white space counts, not only what HTTP allows.
+	const blank = " \t\v\f\r"
+	line := bytes.TrimLeft(b, blank+"\n")
 	line, _, ended := bytes.Cut(line, []byte("\n"))
 	word := 0 // the method
 	for word < len(line) && isToken(line[word]) {
 		word++
 	}
+	long := len(line) > maxRequestLine
 	switch {
 	case word == len(line) && !ended:
-		return looksOther, word > maxMethod
-	case word == 0 || word > maxMethod || !isBlank(line[word]):
+		return looksOther, long
+	case word == 0 || word == len(line) || strings.IndexByte(blank, line[word]) < 0:
 		return looksOther, true
 	}
-	target := bytes.TrimLeft(line[word:], "\t ")
+	target := bytes.TrimLeft(line[word:], blank)
 	switch {
 	case len(target) > 0 && (target[0] == '/' || target[0] == '*'):
 		return looksHTTP, true
 	case containsHTTP(target):
 		return looksHTTP, true
 	}
-	return looksOther, ended || len(line) > maxRequestLine
+	return looksOther, ended || long
 }
 
-const (
-	maxMethod      = 32 // the longest registered one has 17 letters
-	maxRequestLine = 4 << 10
-)
+// maxRequestLine is how much of a line is waited for to see what it is.
+const maxRequestLine = 4 << 10
 
 // isToken knows the characters of a method, RFC 9110 section 5.6.2.
 func isToken(c byte) bool {
@@ -270,8 +271,6 @@ func isToken(c byte) bool {
 	}
 	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
-
-func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
 func containsHTTP(b []byte) bool {
 	return bytes.Contains(bytes.ToUpper(b), []byte("HTTP/"))

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -114,24 +115,25 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 // accept serves a listener until it is closed.
 func (r *run) accept(port int, ln net.Listener) {
 	defer r.accepting.Done()
-	pause := time.Duration(0)
+	pause, failures := time.Duration(0), 0
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
-			pause = 0
+			pause, failures = 0, 0
 			r.admit(port, nc)
 			continue
 		}
 		if !r.isListening(port, ln) {
 			return
 		}
-		if errors.Is(err, net.ErrClosed) {
-			// Not by us: the host gave a listener and closed it.
-			r.fail(fmt.Errorf("the listener for %s has been closed: %w", r.p.listenAddr(port), err))
+		// Most often there are no file descriptors left. Those of others, or
+		// our own once connections end, will come back. What else fails again
+		// and again, or was closed but not by us, is over.
+		scarce := errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+		if failures++; errors.Is(err, net.ErrClosed) || !scarce && failures == 10 {
+			r.fail(fmt.Errorf("cannot accept connections on %s any more: %w", r.p.listenAddr(port), err))
 			return
 		}
-		// Most often there are no file descriptors left. Those of others, or
-		// our own once connections end, will come back.
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		r.log.Error("cannot accept connections, will try again", "port", port, "err", err, "in", pause)
 		select {
@@ -158,6 +160,8 @@ func (r *run) admit(port int, nc net.Conn) {
 		port:   port,
 		client: addrPort(nc.RemoteAddr()),
 		local:  addrPort(nc.LocalAddr()),
+
+		accepted: time.Now(),
 	}
 	c.fresh.Store(true)
 	ip := c.client.Addr()
@@ -293,11 +297,7 @@ func (r *run) stop(ctx context.Context) error {
 		defer cancel()
 	}
 	r.accepting.Wait()
-	for _, c := range r.open() {
-		if c.fresh.Load() {
-			c.Close()
-		}
-	}
+	r.closeFresh(ctx)
 	r.server.Shutdown(ctx)
 	select {
 	case <-r.empty:
@@ -314,15 +314,38 @@ func (r *run) stop(ctx context.Context) error {
 	return nil
 }
 
+// closeFresh closes connections that have not asked for anything, once they
+// have had a moment to do so.
+func (r *run) closeFresh(ctx context.Context) {
+	const moment = 250 * time.Millisecond
+	var wait time.Duration
+	for _, c := range r.open() {
+		if c.fresh.Load() {
+			wait = max(wait, moment-time.Since(c.accepted))
+		}
+	}
+	select {
+	case <-time.After(wait):
+	case <-r.empty:
+	case <-ctx.Done():
+	}
+	for _, c := range r.open() {
+		if c.fresh.Load() {
+			c.Close()
+		}
+	}
+}
+
 var errCut = errors.New("connections were still open when the time to stop was over, and have been closed")
 
 // cut closes all connections.
 func (r *run) cut() {
-	for _, c := range r.open() {
-		r.wasCut.Store(true)
+	conns := r.open()
+	r.wasCut.Store(r.wasCut.Load() || len(conns) > 0)
+	r.cancel()
+	for _, c := range conns {
 		c.Close()
 	}
-	r.cancel()
 }
 
 // queueListener hands connections to an http.Server.

@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // static serves the files below a folder. It opens the folder at each request,
@@ -17,6 +19,7 @@ import (
 // not by dot-dot and not by a symbolic link.
 func static(folder string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		x := exchangeFrom(req.Context())
 		if req.Method != http.MethodGet && req.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
 			http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
@@ -24,23 +27,29 @@ func static(folder string) http.Handler {
 		}
 		root, err := os.OpenRoot(folder)
 		if err != nil {
-			x := exchangeFrom(req.Context())
-			x.run.log.Warn("cannot open the folder to serve", "route", x.route.Name, "err", err)
+			reason := &x.run.p.stats.noFolder
+			reason.count.Add(1)
+			if skipped, ok := reason.mayLog(time.Now()); ok {
+				x.run.log.Warn("cannot open the folder to serve", "route", x.route.Name, "err", err, "not_logged", skipped)
+			}
 			http.Error(w, "Not Found", http.StatusNotFound)
 			return
 		}
 		defer root.Close()
-		name := strings.TrimPrefix(path.Clean(req.URL.Path), "/")
-		if name == "" {
-			name = "."
+		// The path that the routes were matched with, not another reading of
+		// what was sent: /private%2Ffile is not below /private/.
+		name, ok := fileName(x.matched)
+		if !ok {
+			http.Error(w, "Not Found", http.StatusNotFound)
+			return
 		}
 		f, info, err := openFile(root, name)
 		if err == nil && info.IsDir() {
 			f.Close()
-			if !strings.HasSuffix(req.URL.Path, "/") {
-				location := "/" + strings.TrimLeft(req.URL.EscapedPath(), "/") + "/"
-				if req.URL.RawQuery != "" {
-					location += "?" + req.URL.RawQuery
+			if !strings.HasSuffix(x.matched, "/") {
+				location := x.path + "/"
+				if x.hasQuery {
+					location += "?" + x.query
 				}
 				w.Header().Set("Location", location)
 				w.WriteHeader(http.StatusMovedPermanently)
@@ -48,7 +57,7 @@ func static(folder string) http.Handler {
 			}
 			name = path.Join(name, "index.html")
 			f, info, err = openFile(root, name)
-		} else if err == nil && strings.HasSuffix(req.URL.Path, "/") {
+		} else if err == nil && strings.HasSuffix(x.matched, "/") {
 			f.Close()
 			err = fs.ErrNotExist // a file is not a folder
 		}
@@ -66,6 +75,20 @@ func static(folder string) http.Handler {
 		}
 		serveFile(w, req, root, name, f, info)
 	})
+}
+
+// fileName is the file for a canonical path, relative to the folder. It
+// reports false for paths that name no file, or one that has a plainer name.
+func fileName(canonical string) (name string, ok bool) {
+	if !strings.HasPrefix(canonical, "/") || strings.Contains(canonical, "//") ||
+		strings.Contains(canonical, "%2F") || strings.Contains(canonical, "%5C") || strings.Contains(canonical, `\`) {
+		return "", false
+	}
+	name, err := url.PathUnescape(strings.Trim(canonical, "/"))
+	if err != nil {
+		return "", false
+	}
+	return path.Clean(name), true
 }
 
 // serveFile sends a file, or a compressed sibling of it that the client takes.

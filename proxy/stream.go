@@ -64,12 +64,8 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	t.active.Add(1)
 	defer t.active.Add(-1)
 
-	rt.state.bytesIn.Add(uint64(len(head)))
 	if len(head) > 0 {
-		if _, err := upstream.Write(head); err != nil {
-			t.failures.Add(1)
-			return
-		}
+		client = &headConn{Conn: client, head: head}
 	}
 	relay(client, upstream, r.times.Idle, &rt.state.bytesIn, &rt.state.bytesOut, &r.p.buffers)
 }

@@ -44,7 +44,8 @@ type targetKey struct {
 	caPEM     string // contents of upstream.CAPath
 }
 
-func newTarget(key targetKey, tlsConfig *tls.Config, times Timeouts) *target {
+func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
+	times := p.times
 	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
 	t := &target{key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
 	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -54,6 +55,13 @@ func newTarget(key targetKey, tlsConfig *tls.Config, times Timeouts) *target {
 		_, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err
+		}
+		// http.Transport goes on dialling when the request is over, but not
+		// when the Proxy has stopped.
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		if r := p.latest(); r != nil {
+			defer context.AfterFunc(r.ctx, cancel)()
 		}
 		conn, err := dialer.DialContext(ctx, network, net.JoinHostPort(key.host, port))
 		if err != nil {

@@ -38,7 +38,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	if t.ClientAuth != nil {
 		pem, pool, err := loadCAs(t.ClientAuth.CAPath)
 		if err != nil {
-			return nil, nil, &FieldError{Path: "clientAuth.caPath", Msg: err.Error()}
+			return nil, nil, &FieldError{Path: "clientAuth.caPath", Msg: err.Error(), Err: err}
 		}
 		key.clientCA, clientCAs = pem, pool
 	}
@@ -94,11 +94,11 @@ func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
 func loadCertificate(c Certificate) (*tls.Certificate, error) {
 	certPEM, err := readFile(c.CertPath)
 	if err != nil {
-		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error()}
+		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error(), Err: err}
 	}
 	keyPEM, err := readFile(c.KeyPath)
 	if err != nil {
-		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error()}
+		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error(), Err: err}
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -153,7 +153,7 @@ func (u UpstreamTLS) config() (c *tls.Config, caPEM string, err error) {
 	}
 	if u.CAPath != "" {
 		if caPEM, c.RootCAs, err = loadCAs(u.CAPath); err != nil {
-			return nil, "", &FieldError{Path: "upstream.caPath", Msg: err.Error()}
+			return nil, "", &FieldError{Path: "upstream.caPath", Msg: err.Error(), Err: err}
 		}
 	}
 	return c, caPEM, nil

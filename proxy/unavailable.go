@@ -17,13 +17,13 @@ func (p *Proxy) unavailable(routes []Route) error {
 				at = at.Field(name)
 			}
 			if asked {
-				at.Errorf("%s not available in this version", what)
+				at.Errorf("not available in this version: %s", what)
 			}
 		}
-		missing(r.Match.Protocol == "udp", "forwarding of udp is", "match", "protocol")
-		missing(r.Action.ProxyProtocol != nil, "the PROXY protocol is", "action", "proxyProtocol")
-		missing(r.Action.Security.RateLimit != nil, "rate limits are", "action", "security", "rateLimit")
-		missing(r.Action.LoadBalancing.Sticky != nil, "sticky sessions are", "action", "loadBalancing", "sticky")
+		missing(r.Match.Protocol == "udp", "forwarding of udp", "match", "protocol")
+		missing(r.Action.ProxyProtocol != nil, "the PROXY protocol", "action", "proxyProtocol")
+		missing(r.Action.Security.RateLimit != nil, "rate limits", "action", "security", "rateLimit")
+		missing(r.Action.LoadBalancing.Sticky != nil, "sticky sessions", "action", "loadBalancing", "sticky")
 		if t := r.Action.TLS; t != nil && t.Certificate.Auto && p.opts.getCertificate == nil {
 			check.Field("routes").Index(i).Field("action").Field("tls").Field("certificate").Errorf(
 				"\"auto\" needs a source of certificates, and automatic ones are not available in this version: give certPath and keyPath, or in Go WithGetCertificate")

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -15,6 +16,9 @@ import (
 // FieldError is a mistake in a configuration: the path of the field, such as
 // "routes[3].action.targets[0].port", and what is wrong with it. Validation
 // errors unwrap to all of them.
+//
+// Its fields are Path string, Msg string and Err error, the cause where there is
+// one beyond the configuration itself, which Unwrap returns.
 type FieldError = conf.FieldError
 
 // maxRoutePorts bounds the listeners that one route can ask for.
@@ -58,6 +62,9 @@ func validateRoutes(check *conf.Checker, routes []Route) {
 		r := &routes[i]
 		at := check.Index(i)
 		at.Field("name").Line(r.Name)
+		if !utf8.ValidString(r.Name) || strings.HasPrefix(r.Name, "routes[") {
+			at.Field("name").Errorf("%q cannot be a name: it is no UTF-8, or looks like the place of a route without one", r.Name)
+		}
 		if r.Name != "" {
 			if first, ok := names[r.Name]; ok {
 				at.Field("name").Errorf("%q is the name of routes[%d] already", r.Name, first)
@@ -182,6 +189,9 @@ func (r *Route) validateAction(check *conf.Checker) {
 		if p.Send < 0 || p.Send > 2 {
 			check.Field("proxyProtocol").Field("send").Errorf("%d is not a version; use 1 or 2", p.Send)
 		}
+	}
+	if a.SocketHandler != nil && (r.Match.isHTTP() || !a.Headers.Request.isZero() || !a.Headers.Response.isZero()) {
+		check.Errorf("a SocketHandler takes whole connections and sees no HTTP, which match or headers ask for; use a Handler")
 	}
 	if streams, _ := r.carries(); !streams && r.Match.Protocol == "udp" {
 		check.Errorf("udp can only be forwarded")

@@ -1,6 +1,14 @@
 package radius
 
-import "github.com/dcrouter/dcrouter/internal/conf"
+import (
+	"fmt"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// Format prints the configuration as JSON with secrets replaced by ***,
+// whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) { conf.Format(f, c) }
 
 // MarshalJSON writes the configuration in its documented form, with secrets
 // replaced by ***.

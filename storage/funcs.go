@@ -145,6 +145,13 @@ func (f *funcs) Put(ctx context.Context, key string, value []byte) error {
 	if err := f.write(ctx, key, value); err != nil {
 		return keyErr("put", key, err)
 	}
+	if len(value) == 0 {
+		// An empty value is easily lost: a copy of it may be nil, which means
+		// that there is none.
+		if back, err := f.read(ctx, key); err == nil && back == nil {
+			return keyErr("put", key, fmt.Errorf("%w: the host's functions return nil for an empty value, which means none; return []byte{}", ErrInvalidValue))
+		}
+	}
 	if f.list == nil {
 		sh.set(key, alive)
 	}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,9 @@ type demo struct {
 	router  *dcrouter.Router
 	targets map[string]proxy.Target
 	ports   map[int]int // bound, by the port in the routes
-	swapped atomic.Bool
+
+	swapping sync.Mutex
+	swapped  atomic.Bool
 }
 
 // runDemo runs the demonstration until a signal ends it.
@@ -88,7 +91,7 @@ func runDemo() error {
 Ctrl-C ends it. To run your own: go run ./examples/gateway -config FILE
 
 `, d.ports[httpPort], d.ports[httpsPort], d.ports[echoPort])
-	return serve(d.router, log, func() error { return d.router.UpdateRoutes(context.Background(), d.routes()) })
+	return serve(d.router, log, func(ctx context.Context) error { return d.router.UpdateRoutes(ctx, d.routes()) })
 }
 
 func (d *demo) add(name string, ln net.Listener) {
@@ -120,8 +123,12 @@ func (d *demo) routes() []proxy.Route {
 
 // swap replaces the routes from inside a request that they carry.
 func (d *demo) swap(w http.ResponseWriter, req *http.Request) {
-	d.swapped.Store(!d.swapped.Load())
+	d.swapping.Lock()
+	defer d.swapping.Unlock()
+	before := d.swapped.Load()
+	d.swapped.Store(!before)
 	if err := d.router.UpdateRoutes(req.Context(), d.routes()); err != nil {
+		d.swapped.Store(before)
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}

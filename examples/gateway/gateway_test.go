@@ -178,8 +178,39 @@ func TestConfigFile(t *testing.T) {
 	if body := get(t, url); body != "two" {
 		t.Errorf("after a bad reload: %q", body)
 	}
+	write(t, file, strings.Replace(config(page("three")), `"routes"`, `"maxConnections": 5, "routes"`, 1))
+	g.cmd.Process.Signal(syscall.SIGHUP)
+	waitFor(t, "the warning", func() bool { return strings.Contains(g.log.String(), "beyond its routes") })
+	if body := get(t, url); body != "three" {
+		t.Errorf("after a reload with other changes: %q", body)
+	}
 	http.DefaultClient.CloseIdleConnections()
 	g.end(t, syscall.SIGTERM)
+}
+
+func TestBadUse(t *testing.T) {
+	for _, args := range [][]string{{"-check"}, {"-config", ""}, {"-config", "", "-check"}, {"file.json"}} {
+		cmd := exec.Command(build(t), args...)
+		if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "Usage") {
+			t.Errorf("%q: %v\n%s", args, cmd.ProcessState, out)
+		}
+	}
+}
+
+// Whoever waits for the ready line must not wait for ever if it is lost.
+func TestReadyLineCannotBeWritten(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("needs /dev/full:", err)
+	}
+	defer full.Close()
+	file := filepath.Join(t.TempDir(), "empty.json")
+	write(t, file, "{}")
+	cmd := exec.Command(build(t), "-config", file)
+	cmd.Stdout = full
+	if err := cmd.Run(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("ended with %v", err)
+	}
 }
 
 func waitFor(t *testing.T, what string, ok func() bool) {

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,7 +34,9 @@ func main() {
 	file := flag.String("config", "", "configuration `file`; without one a demonstration runs")
 	check := flag.Bool("check", false, "validate the configuration and exit")
 	flag.Parse()
-	if flag.NArg() > 0 || *check && *file == "" {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "config" })
+	if flag.NArg() > 0 || *check && !given || given && *file == "" {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -42,7 +45,7 @@ func main() {
 	switch {
 	case *check:
 		err = validate(*file)
-	case *file != "":
+	case given:
 		err = runFile(*file)
 	default:
 		err = runDemo()
@@ -92,7 +95,8 @@ func runFile(file string) error {
 	if err != nil {
 		return err
 	}
-	return serve(r, log, func() error {
+	atStart := beyondRoutes(cfg)
+	return serve(r, log, func(ctx context.Context) error {
 		cfg, err := load(file)
 		if err != nil {
 			return err
@@ -100,61 +104,74 @@ func runFile(file string) error {
 		if cfg.Proxy == nil {
 			return errors.New("smartProxyConfig: missing; to remove all routes, give an empty list")
 		}
-		return r.UpdateRoutes(context.Background(), cfg.Proxy.Routes)
+		if err := r.UpdateRoutes(ctx, cfg.Proxy.Routes); err != nil {
+			return err
+		}
+		if beyondRoutes(cfg) != atStart {
+			log.Warn("the file has changed beyond its routes; that takes effect at the next start")
+		}
+		return nil
 	})
 }
 
+// beyondRoutes is what a reload does not change, to compare.
+func beyondRoutes(cfg dcrouter.Config) string {
+	if cfg.Proxy != nil {
+		p := *cfg.Proxy
+		p.Routes = nil
+		cfg.Proxy = &p
+	}
+	var text strings.Builder
+	dcrouter.WriteConfig(&text, cfg) // with secrets, which may have changed too
+	return text.String()
+}
+
 // serve runs r until a signal ends it. reload is called on SIGHUP.
-func serve(r *dcrouter.Router, log *slog.Logger, reload func() error) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
-	if err := r.Start(context.Background()); err != nil {
+func serve(r *dcrouter.Router, log *slog.Logger, reload func(context.Context) error) error {
+	ctx, stopSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stopSignals()
+	hangups := make(chan os.Signal, 1) // one is enough: it asks for the newest file
+	signal.Notify(hangups, syscall.SIGHUP)
+
+	if err := r.Start(ctx); err != nil {
 		return err
 	}
 	ready, err := json.Marshal(r.Addrs())
+	if err == nil {
+		_, err = fmt.Printf("ready %s\n", ready)
+	}
 	if err != nil {
-		return err
+		return errors.Join(err, stop(r)) // whoever waits for it would wait for ever
 	}
-	fmt.Printf("ready %s\n", ready)
 
-	failed := make(chan error, 1)
-	go func() { failed <- r.Wait() }()
-	for {
-		select {
-		case err := <-failed:
-			return errors.Join(err, stop(r, signals))
-		case s := <-signals:
-			if s != syscall.SIGHUP {
-				log.Info("stopping", "signal", s.String())
-				return stop(r, signals)
-			}
-			if err := reload(); err != nil {
-				for _, e := range dcrouter.FieldErrors(err) {
-					log.Error("reload failed, nothing has changed", "err", e)
-				}
-				continue
-			}
-			log.Info("routes reloaded", "addrs", r.Addrs())
-		}
-	}
-}
-
-// stop stops gracefully, or at once at the next signal.
-func stop(r *dcrouter.Router, signals <-chan os.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
+	// Not in the loop below: a file that cannot be read to its end must not
+	// keep a signal from ending the process.
 	go func() {
-		for {
-			select {
-			case s := <-signals:
-				if s != syscall.SIGHUP {
-					cancel()
-				}
-			case <-ctx.Done():
-				return
+		for range hangups {
+			err := reload(ctx)
+			for _, e := range dcrouter.FieldErrors(err) {
+				log.Error("reload failed, nothing has changed", "err", e)
+			}
+			if err == nil {
+				log.Info("routes reloaded", "addrs", r.Addrs())
 			}
 		}
 	}()
+	failed := make(chan error, 1)
+	go func() { failed <- r.Wait() }()
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		log.Info("stopping", "at most", stopTimeout)
+	}
+	stopSignals() // a second signal does what it always does
+	return errors.Join(err, stop(r))
+}
+
+// stop stops gracefully, for a time.
+func stop(r *dcrouter.Router) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
 	return r.Stop(ctx)
 }
 

@@ -21,7 +21,7 @@ func main() {
 	defer cancel()
 
 	r, err := dcrouter.New(
-		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: routes("one")}),
+		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: routes("1")}),
 		dcrouter.WithLogger(slog.Default()),
 	)
 	if err != nil {
@@ -30,19 +30,17 @@ func main() {
 	if err := r.Start(ctx); err != nil {
 		log.Fatal(err)
 	}
-	log.Println("try: curl http://127.0.0.1:8080/")
+	log.Println("try: curl http://127.0.0.1:8080/, and again in ten seconds")
 
-	for _, name := range []string{"two", "three", "four"} {
+	for n := 2; ctx.Err() == nil; n++ {
 		select {
 		case <-time.After(10 * time.Second):
+			if err := r.UpdateRoutes(ctx, routes(fmt.Sprint(n))); err != nil {
+				log.Println(err)
+			}
 		case <-ctx.Done():
 		}
-		if err := r.UpdateRoutes(ctx, routes(name)); err != nil {
-			break
-		}
-		log.Println("updated; try again")
 	}
-	<-ctx.Done()
 	r.Stop(context.Background())
 }
 

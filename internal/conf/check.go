@@ -233,6 +233,9 @@ func (c *Checker) Secret(s Secret) {
 	if s == Redacted {
 		c.Errorf("%s is what is shown in place of a secret: give its value", Redacted)
 	}
+	if !utf8.ValidString(string(s)) {
+		c.Errorf("not valid UTF-8, so it could not be written to a file")
+	}
 }
 
 // RequiredSecret is Secret, and refuses none at all.

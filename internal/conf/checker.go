@@ -39,7 +39,7 @@ func (c *Checker) Errorf(format string, args ...any) {
 // them.
 func (c *Checker) Add(err error) {
 	for _, e := range Fields(err) {
-		c.problems.add(join(c.at.String(), e.Path), e.Msg)
+		c.problems.addError(&FieldError{Path: join(c.at.String(), e.Path), Msg: e.Msg, Err: e.Err})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 	"strings"
@@ -209,4 +210,15 @@ func (e *encoder) empty(v reflect.Value) bool {
 		}
 	}
 	return true
+}
+
+// Format is what types with secrets inside implement fmt.Formatter by. Package
+// fmt passes over the Formatter of a [Secret] where it finds a verb wrong for a
+// value around it, as in printing a pointer with %s.
+func Format(w io.Writer, v any) {
+	data, err := Encode(v, false)
+	if err != nil {
+		data = []byte("%!(" + err.Error() + ")")
+	}
+	w.Write(data)
 }

@@ -12,7 +12,13 @@ type FieldError struct {
 	Path string
 	// Msg says what is wrong.
 	Msg string
+	// Err is the cause, where there is one beyond the configuration itself,
+	// such as a file that cannot be read. Msg includes it.
+	Err error
 }
+
+// Unwrap returns the cause.
+func (e *FieldError) Unwrap() error { return e.Err }
 
 // Error returns the path and the message.
 func (e *FieldError) Error() string {
@@ -33,6 +39,10 @@ type errorList struct {
 
 // add reports whether there is room for more.
 func (l *errorList) add(path, msg string) bool {
+	return l.addError(&FieldError{Path: path, Msg: msg})
+}
+
+func (l *errorList) addError(e *FieldError) bool {
 	switch {
 	case len(l.errs) > maxErrors:
 		return false
@@ -40,7 +50,7 @@ func (l *errorList) add(path, msg string) bool {
 		l.errs = append(l.errs, &FieldError{Msg: "too many problems, the rest is not shown"})
 		return false
 	}
-	l.errs = append(l.errs, &FieldError{Path: path, Msg: msg})
+	l.errs = append(l.errs, e)
 	return true
 }
 
@@ -75,7 +85,7 @@ func Fields(err error) []*FieldError {
 func Prefix(path string, err error) error {
 	var moved []error
 	for _, e := range Fields(err) {
-		moved = append(moved, &FieldError{Path: join(path, e.Path), Msg: e.Msg})
+		moved = append(moved, &FieldError{Path: join(path, e.Path), Msg: e.Msg, Err: e.Err})
 	}
 	return errors.Join(moved...)
 }
