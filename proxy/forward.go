@@ -65,9 +65,6 @@ func rewrite(pr *httputil.ProxyRequest) {
 	dropUnsafeUpgrade(out.Header)
 	forwardedHeaders(pr.In, out, x)
 	x.editHeaders(out.Header, &x.route.Action.Headers.Request)
-	if _, ok := out.Header["User-Agent"]; !ok {
-		out.Header["User-Agent"] = nil // or net/http would introduce itself
-	}
 	if host := x.route.Action.Headers.Request.host(); host != "" {
 		out.Host = x.expand(host)
 	}
