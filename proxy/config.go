@@ -23,8 +23,9 @@ type Config struct {
 	AllowSessionTicket *bool `json:"allowSessionTicket"`
 
 	// TrustedProxies are the addresses and CIDR blocks of proxies in front of
-	// this one. Only from them are X-Forwarded-*, Forwarded and X-Real-IP
-	// believed and extended; from anyone else they are replaced.
+	// this one. Only their X-Forwarded-*, X-Real-IP and Forwarded headers are
+	// passed on, and X-Forwarded-For is extended; those of anyone else are
+	// removed or replaced.
 	TrustedProxies []string `json:"trustedProxies"`
 
 	// MaxConnections limits client connections open at once over all ports.

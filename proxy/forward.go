@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -24,7 +23,7 @@ func newForwarder(p *Proxy) http.Handler {
 		Rewrite:      rewrite,
 		Transport:    balancedTransport{},
 		ErrorHandler: forwardError,
-		ErrorLog:     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		ErrorLog:     newNetLog(p.log),
 		BufferPool:   bufferPool{&p.buffers},
 		ModifyResponse: func(resp *http.Response) error {
 			switch code := resp.StatusCode; {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -27,7 +26,7 @@ func (r *run) newHTTPServer() *http.Server {
 		// OPTIONS * is a request like any other, for routes to decide on.
 		DisableGeneralOptionsHandler: true,
 
-		ErrorLog:    slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+		ErrorLog:    newNetLog(r.log),
 		BaseContext: func(net.Listener) context.Context { return r.ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, clientConn(c))

@@ -2,8 +2,12 @@ package proxy
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"log"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -72,10 +76,7 @@ type counters struct {
 type rejection struct {
 	name  string
 	count atomic.Uint64
-
-	second  atomic.Int64 // the second that logged counts in
-	logged  atomic.Int64
-	skipped atomic.Uint64
+	logLimit
 }
 
 // all lists the reasons under their public names.
@@ -91,20 +92,46 @@ func (c *counters) init() {
 	}
 }
 
-// logsPerSecond bounds what one reason may write to the log.
+// logLimit bounds what strangers can have written to the log for one reason.
+type logLimit struct {
+	second  atomic.Int64 // the second that logged counts in
+	logged  atomic.Int64
+	skipped atomic.Uint64
+}
+
 const logsPerSecond = 10
 
 // mayLog reports whether another line may be written now, and how many have
 // been left out since the last one.
-func (r *rejection) mayLog(now time.Time) (skipped uint64, ok bool) {
-	if second := now.Unix(); r.second.Swap(second) != second {
-		r.logged.Store(0)
+func (l *logLimit) mayLog(now time.Time) (skipped uint64, ok bool) {
+	if second := now.Unix(); l.second.Swap(second) != second {
+		l.logged.Store(0)
 	}
-	if r.logged.Add(1) > logsPerSecond {
-		r.skipped.Add(1)
+	if l.logged.Add(1) > logsPerSecond {
+		l.skipped.Add(1)
 		return 0, false
 	}
-	return r.skipped.Swap(0), true
+	return l.skipped.Swap(0), true
+}
+
+// netLog takes what net/http has to say about connections.
+type netLog struct {
+	log   *slog.Logger
+	limit logLimit
+}
+
+// newNetLog returns a logger for net/http that writes to log, at debug level
+// and not without limit.
+func newNetLog(to *slog.Logger) *log.Logger { return log.New(&netLog{log: to}, "", 0) }
+
+// Write logs one message.
+func (n *netLog) Write(b []byte) (int, error) {
+	if n.log.Enabled(context.Background(), slog.LevelDebug) {
+		if skipped, ok := n.limit.mayLog(time.Now()); ok {
+			n.log.Debug(strings.TrimSpace(string(b)), "not_logged", skipped)
+		}
+	}
+	return len(b), nil
 }
 
 // unreachable reports that no target took a stream or request. Each client of a
