@@ -72,3 +72,28 @@ func TestWriteConfigRefusesCode(t *testing.T) {
 		t.Errorf("got %v", fields)
 	}
 }
+
+// A password that a client never saw must not be sent on weaker terms because
+// that client said so.
+func TestKeepSecretsWantsTheSameTLS(t *testing.T) {
+	load := func(tls, password string) dcrouter.Config {
+		t.Helper()
+		var cfg dcrouter.Config
+		if err := json.Unmarshal([]byte(`{"emailConfig": {"ports": [25], "hostname": "mail.example.com",
+			"smartHost": {"host": "h.example.com", "tls": `+tls+`, "auth": {"username": "u", "password": "`+password+`"}}}}`), &cfg); err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	before := load(`{"mode": "starttls"}`, "hunter2")
+	same := load(`{"mode": "starttls"}`, "***")
+	if err := same.KeepSecrets(before); err != nil || same.Email.SmartHost.Auth.Password.Reveal() != "hunter2" {
+		t.Errorf("nothing changed: %v", err)
+	}
+	for _, weaker := range []string{`{"mode": "none"}`, `{}`, `{"mode": "starttls", "insecureSkipVerify": true}`, `{"mode": "starttls", "serverName": "evil.example.com"}`} {
+		changed := load(weaker, "***")
+		if err := changed.KeepSecrets(before); err == nil {
+			t.Errorf("with TLS %s the password is kept", weaker)
+		}
+	}
+}

@@ -162,7 +162,7 @@ type SmartHost struct {
 	// Auth signs in there.
 	Auth *Credentials `json:"auth"`
 	// TLS is about TLS on the way there.
-	TLS ClientTLS `json:"tls"`
+	TLS ClientTLS `json:"tls" conf:"key"` // a password must not follow to weaker TLS
 }
 
 // Credentials sign in at another server.

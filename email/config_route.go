@@ -88,7 +88,7 @@ type ForwardAction struct {
 	// Auth signs in there.
 	Auth *Credentials `json:"auth"`
 	// TLS is about TLS on the way there.
-	TLS ClientTLS `json:"tls"`
+	TLS ClientTLS `json:"tls" conf:"key"` // a password must not follow to weaker TLS
 	// AddHeaders are put in front of the message's own headers.
 	AddHeaders map[string]string `json:"addHeaders"`
 }
