@@ -25,8 +25,10 @@ help: ## list the targets
 
 test: fmt vet staticcheck unit ## everything that CI checks
 
+# One package at a time: several tests are about time, and all of them about
+# real servers that want the processor too.
 unit: ## all tests, with the race detector and in random order
-	$(call each,$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./...)
+	$(call each,$(GO) test -race -shuffle=on -p 1 -timeout $(TIMEOUT) ./...)
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }
