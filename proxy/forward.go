@@ -165,6 +165,11 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	out.Trailer = x.trailer // net/http fills it at the end of the body
 	if body != nil {
 		out.Body = body
+		// A target that takes no more of the body. The client's own limit gets
+		// to fire first, because it knows whose fault it is.
+		idle := x.run.times.Idle
+		body.stall = newIdleTimer(idle+idle/4, x.cancel)
+		defer body.stall.stop()
 	}
 	out.URL.Scheme, out.URL.Host = "http", net.JoinHostPort(t.key.host, strconv.Itoa(port))
 	if t.tls != nil {
@@ -217,13 +222,19 @@ func isNetTimeout(err error) bool {
 // any of it has been used.
 type onceBody struct {
 	io.ReadCloser
-	read atomic.Bool
+	read  atomic.Bool
+	stall *idleTimer // until the response begins or the body ends
 }
 
 // Read marks the body as used.
 func (b *onceBody) Read(p []byte) (int, error) {
 	b.read.Store(true)
-	return b.ReadCloser.Read(p)
+	n, err := b.ReadCloser.Read(p)
+	b.stall.moved()
+	if err != nil {
+		b.stall.stop()
+	}
+	return n, err
 }
 
 // Close does nothing: an attempt that failed must not close the body.

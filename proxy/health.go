@@ -42,8 +42,14 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	// would say that a server which accepts no more connections is well.
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext:       t.dial,
-			DialTLSContext:    t.pool.DialTLSContext,
+			DialContext: t.dial,
+			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+				name, _, err := net.SplitHostPort(addr)
+				if err != nil {
+					return nil, err
+				}
+				return t.dialTLS(ctx, addr, name, check.Timeout)
+			},
 			DisableKeepAlives: true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

@@ -97,6 +97,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	c := req.Context().Value(connKey{}).(*conn)
 	c.unread.Store(false)
+	if req.TLS == nil {
+		req.TLS = c.tls // net/http does not see it below what was read ahead
+	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
 		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
@@ -162,7 +165,11 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	defer cancel()
 	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
 		path: path, matched: q.path, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
-	x.session = c.begin(rt, cancel)
+	x.session = c.begin(rt, func() {
+		cancel()
+		// It may be waiting for a client that does not read.
+		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
+	})
 	defer c.end(x.session)
 	r.checkDrain(routes)
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
@@ -178,12 +185,20 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
 		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
-		defer x.body.finish()
+		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
 	rt.handler.ServeHTTP(&x.writer, req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
+	}
+	if x.writer.hijacked {
+		return // the connection is the handler's
+	}
+	if x.duplex && !x.body.ended.Load() {
+		// net/http reads what is left of the body, and clears the deadline that
+		// finish sets if it has to interrupt the transport's reading first.
+		time.AfterFunc(x.body.rest(), func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
 	}
 	x.writer.before() // for what net/http has not sent yet
 }

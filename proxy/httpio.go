@@ -26,6 +26,7 @@ type responseWriter struct {
 	writeBy *time.Time
 
 	forwards bool // the handler is httputil's
+	hijacked bool // the connection is the handler's
 }
 
 // WriteHeader sends the head of the response.
@@ -94,6 +95,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	w.hijacked = true
 	if w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
 	}
@@ -177,7 +179,7 @@ func (b *requestBody) share(timer *idleTimer) {
 
 // Close ends the use of the body.
 func (b *requestBody) Close() error {
-	b.finish()
+	b.finish(false)
 	return b.ReadCloser.Close()
 }
 
@@ -191,16 +193,22 @@ func (b *requestBody) setDeadline(by time.Time) error {
 }
 
 // finish is called before the handler returns. net/http reads what is left of
-// the body then, for which the client gets a moment.
-func (b *requestBody) finish() {
+// the body then, for which the client gets a moment, unless the connection is
+// the handler's now.
+func (b *requestBody) finish(hijacked bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.writer != nil && !b.ended.Load() {
-		rest := 5 * time.Second
-		if b.idle > 0 {
-			rest = min(rest, b.idle)
-		}
-		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(rest))
+	if b.writer != nil && !b.ended.Load() && !hijacked {
+		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(b.rest()))
 	}
 	b.writer = nil
+}
+
+// rest is the time for a client to send the rest of a body that nobody wants.
+func (b *requestBody) rest() time.Duration {
+	const moment = 5 * time.Second
+	if b.idle > 0 {
+		return min(moment, b.idle)
+	}
+	return moment
 }

@@ -131,6 +131,9 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	a.commit()
 	r.table.Store(a.table)
+	p.mu.Lock()
+	p.run = r // before anything runs: targets dial on behalf of the latest run
+	p.mu.Unlock()
 	r.working.Add(1)
 	go func() {
 		defer r.working.Done()
@@ -150,9 +153,6 @@ func (p *Proxy) Start(ctx context.Context) error {
 	for addr := range p.given {
 		r.log.Warn("no route needs the listener that the host gave", "addr", addr)
 	}
-	p.mu.Lock()
-	p.run = r
-	p.mu.Unlock()
 	return nil
 }
 
@@ -233,6 +233,12 @@ func (p *Proxy) Wait() error {
 		r.fail(err) // for others who wait
 		return err
 	case <-r.stopped:
+	}
+	select {
+	case err := <-r.fatal:
+		r.fail(err)
+		return err
+	default:
 		return nil
 	}
 }

@@ -14,8 +14,6 @@ func redirect(to RedirectTo) http.Handler {
 			http.Error(w, "Bad Request: no Host to redirect to", http.StatusBadRequest)
 			return
 		}
-		// Browsers take a backslash for a slash.
-		path := strings.ReplaceAll(x.path, `\`, "%5C")
 		location := expand(to.To, func(name string) string {
 			host, port := hostPort(x.conn, req.Host)
 			switch name {
@@ -27,17 +25,18 @@ func redirect(to RedirectTo) http.Handler {
 				return port
 			case "uri":
 				if x.hasQuery {
-					return path + "?" + x.query
+					return x.path + "?" + x.query
 				}
-				return path
+				return x.path
 			case "path":
-				return path
+				return x.path
 			default:
 				return x.query
 			}
 		})
 		// A client that chose a path like //evil.example must not choose the
-		// host it is sent to.
+		// host it is sent to. Browsers take a backslash for a slash.
+		location = strings.ReplaceAll(location, `\`, "%5C")
 		if strings.HasPrefix(location, "//") && !strings.HasPrefix(to.To, "//") {
 			location = "/" + strings.TrimLeft(location, "/")
 		}

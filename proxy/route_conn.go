@@ -148,7 +148,8 @@ func (r *run) serveTLS(c *conn) {
 	r.stream(c, tc, head, t, rt)
 }
 
-// routeContext is a context with the time that is left to find a route.
+// routeContext bounds the TLS handshake by context too, beside the connection's
+// deadline, for code of the host that runs in it.
 func (r *run) routeContext() (context.Context, context.CancelFunc) {
 	if r.times.Route <= 0 {
 		return context.WithCancel(r.ctx)
@@ -191,7 +192,7 @@ func (c *conn) sniff() (looks, error) {
 		if kind, sure := look(c.head); sure {
 			return kind, nil
 		}
-		if err := c.fill(maxHead); err != nil {
+		if err := c.fill(maxSniff); err != nil {
 			if err == io.EOF && len(c.head) > 0 {
 				return looksOther, nil
 			}
@@ -206,6 +207,9 @@ func sniff(c net.Conn) (head []byte, kind looks, err error) {
 	for {
 		if kind, sure := look(head); sure {
 			return head, kind, nil
+		}
+		if len(head) >= maxSniff {
+			return head, 0, errHeadTooLong
 		}
 		n, err := c.Read(buf)
 		head = append(head, buf[:n]...)
@@ -262,6 +266,10 @@ func look(b []byte) (kind looks, sure bool) {
 
 // maxRequestLine is how much of a line is waited for to see what it is.
 const maxRequestLine = 4 << 10
+
+// maxSniff bounds what is read before it is clear what a stream is; white
+// space in front of a line counts too.
+const maxSniff = 2 * maxRequestLine
 
 // isToken knows the characters of a method, RFC 9110 section 5.6.2.
 func isToken(c byte) bool {

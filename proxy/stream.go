@@ -60,9 +60,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	defer stopUpstream()
 	s.target.Store(t)
 	r.checkDrain(routes)
-	t.total.Add(1)
-	t.active.Add(1)
-	defer t.active.Add(-1)
+	defer t.active.Add(-1) // dialStream has counted it
 
 	if len(head) > 0 {
 		client = &headConn{Conn: client, head: head}
@@ -82,7 +80,7 @@ func (r *run) serveSocket(ctx context.Context, h SocketHandler, c net.Conn, info
 }
 
 // dialStream connects to a target of the route, trying others when one cannot
-// be reached.
+// be reached. The one it returns counts the stream as active.
 func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*target, net.Conn, error) {
 	var tried []*target
 	problem := errNoTarget
@@ -95,11 +93,15 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*targe
 		if err != nil {
 			return nil, nil, err
 		}
+		// It counts while it is dialled too, or a burst would not be seen.
+		e.target.total.Add(1)
+		e.target.active.Add(1)
 		upstream, err := e.target.dialStream(ctx, port, info.ServerName, r.times.Connect)
 		if err == nil {
 			e.target.reached()
 			return e.target, upstream, nil
 		}
+		e.target.active.Add(-1)
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}

@@ -21,11 +21,12 @@ const failPause = 10 * time.Second
 // survive updates of the routing table: connections, health, counters. Routes
 // that send to the same server on the same terms share it.
 type target struct {
-	key  targetKey
-	name string // host:port, for logs and statistics
-	tls  *tls.Config
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	pool *http.Transport // idle HTTP connections
+	proxy *Proxy
+	key   targetKey
+	name  string // host:port, for logs and statistics
+	tls   *tls.Config
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	pool  *http.Transport // idle HTTP connections
 
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
@@ -47,7 +48,7 @@ type targetKey struct {
 func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 	times := p.times
 	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
-	t := &target{key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
+	t := &target{proxy: p, key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
 	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		// With TLS to the target the pool's address carries the server name,
 		// so that connections for different names are not mixed up. Where to
@@ -56,13 +57,8 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 		if err != nil {
 			return nil, err
 		}
-		// http.Transport goes on dialling when the request is over, but not
-		// when the Proxy has stopped.
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := t.whileRunning(ctx)
 		defer cancel()
-		if r := p.latest(); r != nil {
-			defer context.AfterFunc(r.ctx, cancel)()
-		}
 		conn, err := dialer.DialContext(ctx, network, net.JoinHostPort(key.host, port))
 		if err != nil {
 			return nil, &dialError{err}
@@ -91,6 +87,18 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 	return t
 }
 
+// whileRunning ends ctx when the Proxy stops: http.Transport goes on dialling
+// when the request that it dials for is over.
+func (t *target) whileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	r := t.proxy.latest()
+	if r == nil {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(r.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
 // dialError marks failures before a connection was there: nothing can have
 // been sent, so another target may be tried.
 type dialError struct{ error }
@@ -114,6 +122,8 @@ func (t *target) dialStream(ctx context.Context, port int, serverName string, ti
 
 // dialTLS opens a connection with TLS on top. timeout is for all of it.
 func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := t.whileRunning(ctx)
+	defer cancel()
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)

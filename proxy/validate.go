@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -230,6 +231,10 @@ func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	check = check.Field("healthCheck")
 	if h.Path != "" && (h.Path[0] != '/' || strings.ContainsFunc(h.Path, func(r rune) bool { return r <= ' ' || r == 0x7f })) {
 		check.Field("path").Errorf("%q is not a path; it begins with / and has no spaces", h.Path)
+	} else if h.Path != "" {
+		if _, err := url.ParseRequestURI(h.Path); err != nil {
+			check.Field("path").Errorf("%q is not a path: %v", h.Path, err)
+		}
 	}
 	if h.Port != 0 {
 		check.Field("port").Port(h.Port)
