@@ -1,42 +1,15 @@
 package dnsserver
 
 import (
-	"encoding/json"
-	"os"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
 func TestReferenceConfigs(t *testing.T) {
-	for _, name := range []string{"dns-doh", "enterprise"} {
-		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var file struct {
-			DNS json.RawMessage `json:"dnsServerConfig"`
-		}
-		if err := json.Unmarshal(data, &file); err != nil {
-			t.Fatal(err)
-		}
-		var c, back Config
-		if err := conf.Decode(file.DNS, &c); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if err := c.Validate(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		again, err := json.Marshal(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(again, &back); err != nil || !reflect.DeepEqual(c, back) {
-			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
-		}
-	}
+	conftest.Reference[Config](t, "dnsServerConfig", "dns-doh", "enterprise")
 }
 
 func TestValidate(t *testing.T) {

@@ -2,41 +2,16 @@ package email
 
 import (
 	"encoding/json"
-	"os"
 	"reflect"
 	"testing"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
 func TestReferenceConfigs(t *testing.T) {
-	for _, name := range []string{"basic-email", "email-domains", "email-routes", "email-socket-handler", "enterprise", "ops-dashboard"} {
-		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var file struct {
-			Email json.RawMessage `json:"emailConfig"`
-		}
-		if err := json.Unmarshal(data, &file); err != nil {
-			t.Fatal(err)
-		}
-		var c, back Config
-		if err := conf.Decode(file.Email, &c); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if err := c.Validate(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		again, err := conf.Encode(c, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(again, &back); err != nil || !reflect.DeepEqual(c, back) {
-			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
-		}
-	}
+	conftest.Reference[Config](t, "emailConfig", "basic-email", "email-domains", "email-routes", "email-socket-handler", "enterprise", "ops-dashboard")
 }
 
 func TestJSON(t *testing.T) {

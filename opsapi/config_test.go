@@ -2,40 +2,14 @@ package opsapi
 
 import (
 	"encoding/json"
-	"os"
-	"reflect"
 	"testing"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
 func TestReferenceConfigs(t *testing.T) {
-	for _, name := range []string{"ops-dashboard", "enterprise"} {
-		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var file struct {
-			Ops json.RawMessage `json:"opsServerConfig"`
-		}
-		if err := json.Unmarshal(data, &file); err != nil {
-			t.Fatal(err)
-		}
-		var c, back Config
-		if err := conf.Decode(file.Ops, &c); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if err := c.Validate(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		again, err := conf.Encode(c, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(again, &back); err != nil || !reflect.DeepEqual(c, back) {
-			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
-		}
-	}
+	conftest.Reference[Config](t, "opsServerConfig", "ops-dashboard", "enterprise")
 }
 
 func TestPasswordIsNotShown(t *testing.T) {

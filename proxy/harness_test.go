@@ -16,20 +16,14 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-// start runs a Proxy on loopback until the test ends, and checks that it leaves
-// nothing behind.
-func start(t testing.TB, cfg Config, opts ...Option) *Proxy {
+// newProxy makes a Proxy on loopback that is stopped when the test ends.
+func newProxy(t testing.TB, cfg Config, opts ...Option) *Proxy {
 	t.Helper()
-	testenv.Goroutines(t)
 	if cfg.ListenHost == "" {
 		cfg.ListenHost = "127.0.0.1"
 	}
-	opts = append([]Option{WithLogger(testLogger(t))}, opts...)
-	p, err := New(cfg, opts...)
+	p, err := New(cfg, append([]Option{WithLogger(testLogger(t))}, opts...)...)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -38,6 +32,23 @@ func start(t testing.TB, cfg Config, opts ...Option) *Proxy {
 		p.Stop(ctx)
 	})
 	return p
+}
+
+// startBare runs a Proxy until the test ends; for tests in parallel.
+func startBare(t testing.TB, cfg Config, opts ...Option) *Proxy {
+	t.Helper()
+	p := newProxy(t, cfg, opts...)
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// start is startBare that also checks that nothing is left behind.
+func start(t testing.TB, cfg Config, opts ...Option) *Proxy {
+	t.Helper()
+	testenv.Goroutines(t)
+	return startBare(t, cfg, opts...)
 }
 
 // testLogger writes to the test's log.

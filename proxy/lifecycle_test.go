@@ -17,19 +17,6 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-func newProxy(t testing.TB, cfg Config, opts ...Option) *Proxy {
-	t.Helper()
-	if cfg.ListenHost == "" {
-		cfg.ListenHost = "127.0.0.1"
-	}
-	p, err := New(cfg, append([]Option{WithLogger(testLogger(t))}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stopWithin(p, 200*time.Millisecond) })
-	return p
-}
-
 func stopWithin(p *Proxy, d time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()

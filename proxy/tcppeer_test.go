@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,27 +13,6 @@ import (
 	"testing"
 	"time"
 )
-
-// startBare is start without the look at goroutines, for tests in parallel.
-func startBare(t testing.TB, cfg Config, opts ...Option) *Proxy {
-	t.Helper()
-	if cfg.ListenHost == "" {
-		cfg.ListenHost = "127.0.0.1"
-	}
-	p, err := New(cfg, append([]Option{WithLogger(testLogger(t))}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-		defer cancel()
-		p.Stop(ctx)
-	})
-	return p
-}
 
 // tcpPeer is a TCP server for streams; it counts the connections it accepted.
 type tcpPeer struct {

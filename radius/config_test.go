@@ -2,41 +2,16 @@ package radius
 
 import (
 	"encoding/json"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
 func TestReferenceConfigs(t *testing.T) {
-	for _, name := range []string{"radius-basic", "radius-mab", "radius-vlan", "enterprise"} {
-		data, err := os.ReadFile("../testdata/configs/" + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var file struct {
-			RADIUS json.RawMessage `json:"radiusConfig"`
-		}
-		if err := json.Unmarshal(data, &file); err != nil {
-			t.Fatal(err)
-		}
-		var c, back Config
-		if err := conf.Decode(file.RADIUS, &c); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if err := c.Validate(); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		again, err := conf.Encode(c, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := conf.Decode(again, &back); err != nil || !reflect.DeepEqual(c, back) {
-			t.Errorf("%s: %s became %+v, %v", name, again, back, err)
-		}
-	}
+	conftest.Reference[Config](t, "radiusConfig", "radius-basic", "radius-mab", "radius-vlan", "enterprise")
 }
 
 func TestDecoded(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -200,7 +201,9 @@ func TestBadUse(t *testing.T) {
 // Whoever waits for the ready line must not wait for ever if it is lost.
 func TestReadyLineCannotBeWritten(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
+	if err != nil && runtime.GOOS == "linux" {
+		t.Fatal(err)
+	} else if err != nil {
 		t.Skip("needs /dev/full:", err)
 	}
 	defer full.Close()
