@@ -105,66 +105,27 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
 		return
 	}
-	q := query{client: c.client.Addr(), host: host, req: req}
 	path, rawQuery, hasQuery, ok := requestTarget(req)
+	canonical := ""
 	if ok {
-		q.path, ok = canonicalPath(path)
+		canonical, ok = canonicalPath(path)
 	}
 	if !ok {
 		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
 		return
 	}
-	routes := r.table.Load()
-	p := routes.ports[c.port]
-	if p == nil {
-		// The port has been removed. Keep-alive connections end with it.
-		w.Header().Set("Connection", "close")
-		r.refuse(w, &r.p.stats.noRoute, http.StatusNotFound, "no route for this request")
-		return
-	}
-	index := &p.plain
-	if c.tls != nil {
-		index = &p.terminated
-		// What the client was asked for in the handshake holds for the name it
-		// gave there. Under a name with other rules the request needs another
-		// connection (RFC 9110 section 15.5.20).
-		if host != c.serverName {
-			named := query{client: q.client, host: host}
-			if rt := p.hello.find(&named, anyTraffic); rt != nil && rt.policy != c.policy {
-				r.refuse(w, &r.p.stats.misdirected, http.StatusMisdirectedRequest, "this name needs a connection of its own")
-				return
-			}
-		}
-	}
-	rt := index.find(&q, httpTraffic)
-	if rt == nil {
-		r.refuse(w, &r.p.stats.noRoute, http.StatusNotFound, "no route for this request")
-		return
-	}
-	if c.tls != nil && rt.policy != c.policy {
-		// An update has changed what the name asks of clients.
-		r.refuse(w, &r.p.stats.misdirected, http.StatusMisdirectedRequest, "this name needs a connection of its own")
-		return
-	}
-	if !rt.permits(c.client.Addr()) {
-		rt.state.blocked.Add(1)
-		r.refuse(w, &r.p.stats.blocked, http.StatusForbidden, "not permitted from this address")
-		return
-	}
-	if !rt.acquire() {
-		rt.state.blocked.Add(1)
-		w.Header().Set("Retry-After", "1")
-		r.refuse(w, &r.p.stats.routeFull, http.StatusServiceUnavailable, "too many requests at once")
+	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
+		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
+	if no.status != 0 {
+		no.write(w)
 		return
 	}
 	defer rt.release()
-	r.p.stats.requests.Add(1)
-	rt.state.requests.Add(1)
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
-		path: path, matched: q.path, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
+		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
 		cancel()
 		// It may be waiting for a client that does not read.
@@ -254,6 +215,6 @@ func (x *exchange) scheme() string {
 
 // refuse answers a request that no route takes.
 func (r *run) refuse(w http.ResponseWriter, reason *rejection, status int, text string) {
-	reason.count.Add(1)
-	http.Error(w, http.StatusText(status)+": "+text, status)
+	no := refusal{reason: reason, status: status, text: text}
+	no.write(w)
 }

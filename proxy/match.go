@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,29 +32,29 @@ func (m *matcher) matchesClient(client netip.Addr) bool {
 	return m.clients == nil || m.clients.contains(client)
 }
 
-// matchesRequest checks the conditions on HTTP; path is the request's path in
-// the form of canonicalPath.
-func (m *matcher) matchesRequest(r *http.Request, path string) bool {
-	if len(m.methods) > 0 && !slices.Contains(m.methods, r.Method) {
+// matchesRequest checks the conditions on HTTP.
+func (m *matcher) matchesRequest(q *query) bool {
+	if len(m.methods) > 0 && !slices.Contains(m.methods, q.method) {
 		return false
 	}
-	if !m.path.matches(path) {
+	if !m.path.matches(q.path) {
 		return false
 	}
 	for _, h := range m.headers {
 		// The Host header is not part of the request's header map.
 		if h.name == "Host" {
-			if !h.value.Match(r.Host) {
+			if !h.value.Match(q.rawHost) {
 				return false
 			}
-		} else if !slices.ContainsFunc(r.Header[h.name], h.value.Match) {
+		} else if !slices.ContainsFunc(q.header.Values(h.name), h.value.Match) {
 			return false
 		}
 	}
 	if len(m.query) > 0 {
-		values := r.URL.Query()
-		for _, q := range m.query {
-			if !slices.ContainsFunc(values[q.name], q.value.Match) {
+		// What cannot be parsed is left out, as url.URL.Query does.
+		values, _ := url.ParseQuery(q.rawQuery)
+		for _, p := range m.query {
+			if !slices.ContainsFunc(values[p.name], p.value.Match) {
 				return false
 			}
 		}

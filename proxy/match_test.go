@@ -478,7 +478,7 @@ func naiveFind(routes []*route, q *query, traffic int) *route {
 			traffic == streamTraffic && !r.streams, traffic == httpTraffic && !r.http,
 			traffic == opaqueTraffic && (!r.streams || r.http),
 			r.match.clients != nil && !r.match.clients.contains(q.client),
-			q.req != nil && !r.match.matchesRequest(q.req, q.path):
+			q.http && !r.match.matchesRequest(q):
 			continue
 		}
 		if best == nil || naiveBetter(r, kind, best, bestKind) {
@@ -576,10 +576,13 @@ func TestTableAgainstScan(t *testing.T) {
 			traffic := w.pickInt(anyTraffic, streamTraffic, opaqueTraffic, httpTraffic)
 			if traffic == httpTraffic && w.IntN(4) > 0 {
 				q.path = w.pick("/", "/a", "/a/", "/a/b", "/a/b/c", "/a/x/c", "/b", "/ab")
-				q.req = &http.Request{Method: w.pick("GET", "POST", "PUT"), Host: q.host, URL: &url.URL{Path: q.path, RawQuery: w.pick("", "q=1", "q=2", "q=3&q=1", "q")}, Header: http.Header{}}
+				q.http, q.method, q.rawHost = true, w.pick("GET", "POST", "PUT"), q.host
+				q.rawQuery = w.pick("", "q=1", "q=2", "q=3&q=1", "q")
+				header := http.Header{}
 				if v := w.pick("", "1", "x"); v != "" {
-					q.req.Header.Set("X-A", v)
+					header.Set("X-A", v)
 				}
+				q.header = header
 			}
 			got, want := p.plain.find(&q, traffic), naiveFind(routes, &q, traffic)
 			if got != want {

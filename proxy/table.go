@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,9 +41,21 @@ type hostIndex struct {
 // query is what a lookup knows about a connection or request.
 type query struct {
 	client netip.Addr
-	host   string        // canonical, "" if unknown
-	req    *http.Request // nil: conditions on HTTP are not looked at
-	path   string        // of req, canonical
+	host   string // canonical, "" if unknown
+
+	// Of a request; without http conditions on it are not looked at.
+	http     bool
+	method   string
+	path     string // canonical
+	rawQuery string
+	rawHost  string // as the client sent it
+	header   fieldValues
+}
+
+// fieldValues finds the values of a header by its canonical name. Each front
+// end has headers in a form of its own; an http.Header is one.
+type fieldValues interface {
+	Values(name string) []string
 }
 
 // kinds of traffic to look routes up for.
@@ -169,7 +180,7 @@ func first(list []*route, q *query, traffic int) *route {
 		if !r.match.matchesClient(q.client) {
 			continue
 		}
-		if q.req != nil && !r.match.matchesRequest(q.req, q.path) {
+		if q.http && !r.match.matchesRequest(q) {
 			continue
 		}
 		return r

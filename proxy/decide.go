@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// refusal is the answer to a request that no route takes.
+type refusal struct {
+	reason     *rejection
+	status     int // 0: not refused
+	text       string
+	retryAfter int  // seconds, 0: not said
+	last       bool // the connection ends with it
+}
+
+// write sends it through net/http.
+func (no *refusal) write(w http.ResponseWriter) {
+	no.reason.count.Add(1)
+	if no.last {
+		w.Header().Set("Connection", "close")
+	}
+	if no.retryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(no.retryAfter))
+	}
+	http.Error(w, no.message(), no.status)
+}
+
+func (no *refusal) message() string { return http.StatusText(no.status) + ": " + no.text }
+
+// decide finds the route of a request and lets it in, by the rules of the
+// connection, the route and its limits. It is the same for all front ends. If
+// it does not refuse, the caller releases the route in the end.
+func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
+	stats := &r.p.stats
+	routes := r.table.Load()
+	p := routes.ports[c.port]
+	if p == nil {
+		// The port has been removed. Keep-alive connections end with it.
+		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
+	}
+	misdirected := refusal{reason: &stats.misdirected, status: http.StatusMisdirectedRequest, text: "this name needs a connection of its own"}
+	index := &p.plain
+	if c.tls != nil {
+		index = &p.terminated
+		// What the client was asked for in the handshake holds for the name it
+		// gave there. Under a name with other rules the request needs another
+		// connection (RFC 9110 section 15.5.20).
+		if q.host != c.serverName {
+			named := query{client: q.client, host: q.host}
+			if rt := p.hello.find(&named, anyTraffic); rt != nil && rt.policy != c.policy {
+				return nil, nil, misdirected
+			}
+		}
+	}
+	rt := index.find(q, httpTraffic)
+	if rt == nil {
+		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request"}
+	}
+	if c.tls != nil && rt.policy != c.policy {
+		// An update has changed what the name asks of clients.
+		return nil, nil, misdirected
+	}
+	if !rt.permits(q.client) {
+		rt.state.blocked.Add(1)
+		return nil, nil, refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
+	}
+	if !rt.acquire() {
+		rt.state.blocked.Add(1)
+		return nil, nil, refusal{reason: &stats.routeFull, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
+	}
+	stats.requests.Add(1)
+	rt.state.requests.Add(1)
+	return routes, rt, refusal{}
+}
