@@ -218,8 +218,9 @@ func (a *assembly) commit() {
 		}
 	}
 	for key, t := range p.targets {
-		if a.targets[key] == nil {
-			t.pool.CloseIdleConnections()
+		retired := a.targets[key] == nil
+		t.conns.retire(retired)
+		if retired {
 			if t.active.Load() > 0 {
 				a.targets[key] = t
 			}

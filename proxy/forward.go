@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -171,16 +170,16 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		body.stall = newIdleTimer(idle+idle/4, x.cancel)
 		defer body.stall.stop()
 	}
-	out.URL.Scheme, out.URL.Host = "http", net.JoinHostPort(t.key.host, strconv.Itoa(port))
+	key := poolKey{port: port}
 	if t.tls != nil {
 		asked, _ := canonicalHost(out.Host)
-		out.URL.Scheme, out.URL.Host = "https", net.JoinHostPort(t.serverName(asked), strconv.Itoa(port))
+		key.serverName = t.serverName(asked)
 	}
 	x.session.target.Store(t)
 	x.run.checkDrain(x.routes)
 	t.total.Add(1)
 	t.active.Add(1)
-	resp, err := t.pool.RoundTrip(out)
+	resp, err := t.sendHTTP1(x.run, out, key)
 	if err != nil {
 		t.active.Add(-1)
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
 // newHTTPServer makes the server that all HTTP of a run goes through. Its
@@ -106,6 +108,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	path, rawQuery, hasQuery, ok := requestTarget(req)
+	ok = ok && h1.IsToken(req.Method) // HTTP/2 lets anything through
 	canonical := ""
 	if ok {
 		canonical, ok = canonicalPath(path)

@@ -148,6 +148,11 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
+	r.working.Add(1)
+	go func() {
+		defer r.working.Done()
+		r.sweep()
+	}()
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {
@@ -199,7 +204,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	r.stopErr = r.stop(ctx)
 	p.update.Lock()
 	for _, t := range p.targets {
-		t.pool.CloseIdleConnections()
+		t.conns.closeAll()
 	}
 	for _, h := range p.healths {
 		if h.stop != nil {

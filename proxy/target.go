@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"sync/atomic"
@@ -26,7 +25,7 @@ type target struct {
 	name  string // host:port, for logs and statistics
 	tls   *tls.Config
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
-	pool  *http.Transport // idle HTTP connections
+	conns connPool // idle HTTP/1.1 connections
 
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
@@ -65,30 +64,10 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 		}
 		return conn, nil
 	}
-	t.pool = &http.Transport{
-		DialContext: t.dial,
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			name, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return t.dialTLS(ctx, addr, name, times.Connect)
-		},
-		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
-		ExpectContinueTimeout:  time.Second,
-		IdleConnTimeout:        90 * time.Second,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    256,
-		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true,
-		WriteBufferSize:        8 << 10,
-		ReadBufferSize:         8 << 10,
-	}
 	return t
 }
 
-// whileRunning ends ctx when the Proxy stops: http.Transport goes on dialling
-// when the request that it dials for is over.
+// whileRunning ends ctx when the Proxy stops.
 func (t *target) whileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := t.proxy.latest()
