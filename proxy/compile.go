@@ -105,6 +105,8 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
+	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
+	r.fast = act.Type == Forward
 	if r.state = a.p.states[r.key]; r.state == nil {
 		if r.state = a.states[r.key]; r.state == nil {
 			r.state = new(routeState)

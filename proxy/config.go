@@ -40,6 +40,12 @@ type Config struct {
 	// 16 KiB.
 	MaxHeaderBytes int `json:"maxHeaderBytes"`
 
+	// FastLane lets HTTP/1.1 requests that are merely forwarded go past
+	// net/http, at a fraction of its cost. The default nil means true; there
+	// should be no reason to turn it off other than to find out whether it is
+	// to blame for something.
+	FastLane *bool `json:"fastLane"`
+
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
 
@@ -48,6 +54,8 @@ type Config struct {
 	// [WithGetCertificate].
 	ACME *ACME `json:"acme"`
 }
+
+func (c *Config) fastLane() bool { return c.FastLane == nil || *c.FastLane }
 
 // Timeouts bounds the waits of the data path. Zero means the default named at
 // each field; a negative value means no limit.

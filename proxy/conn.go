@@ -29,6 +29,14 @@ type conn struct {
 	serverName string
 	tls        *tls.ConnectionState
 
+	clientText string // the client's address, once HTTP is spoken
+
+	// upstream is the connection to a target that the fast lane is using. It is
+	// closed with this one.
+	upstream atomic.Pointer[upstreamConn]
+	// lane is set while the connection is in the fast lane.
+	lane atomic.Pointer[fastLane]
+
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
 	unread atomic.Bool
@@ -73,6 +81,9 @@ func (c *conn) Close() error {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
+	if up := c.upstream.Load(); up != nil {
+		up.Conn.Close()
+	}
 	c.run.forget(c)
 	return err
 }
@@ -80,11 +91,16 @@ func (c *conn) Close() error {
 // begin puts a request or stream on the books.
 func (c *conn) begin(r *route, cancel func()) *session {
 	s := &session{route: r, cancel: cancel}
+	c.book(s)
+	return s
+}
+
+// book puts a session that its owner has made on the books.
+func (c *conn) book(s *session) {
 	c.fresh.Store(false)
 	c.mu.Lock()
 	c.sessions = append(c.sessions, s)
 	c.mu.Unlock()
-	return s
 }
 
 // end takes it off.
@@ -114,6 +130,14 @@ func (c *conn) info(r *route) ConnInfo {
 		info.ALPN = c.tls.NegotiatedProtocol
 	}
 	return info
+}
+
+// clientName is the client's address in its shortest form.
+func (c *conn) clientName() string {
+	if c.clientText != "" {
+		return c.clientText
+	}
+	return c.client.Addr().String()
 }
 
 // name is the connection's correlation id.

@@ -21,17 +21,18 @@ func (no *refusal) write(w http.ResponseWriter) {
 		w.Header().Set("Connection", "close")
 	}
 	if no.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(no.retryAfter))
+		w.Header().Set("Retry-After", no.after())
 	}
 	http.Error(w, no.message(), no.status)
 }
 
+func (no *refusal) after() string { return strconv.Itoa(no.retryAfter) }
+
 func (no *refusal) message() string { return http.StatusText(no.status) + ": " + no.text }
 
-// decide finds the route of a request and lets it in, by the rules of the
-// connection, the route and its limits. It is the same for all front ends. If
-// it does not refuse, the caller releases the route in the end.
-func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
+// lookup finds the route of a request by the rules of its connection. It is
+// the same for all front ends.
+func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 	stats := &r.p.stats
 	routes := r.table.Load()
 	p := routes.ports[c.port]
@@ -61,15 +62,31 @@ func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
 		// An update has changed what the name asks of clients.
 		return nil, nil, misdirected
 	}
+	return routes, rt, refusal{}
+}
+
+// letIn lets a request in, by the rules and limits of its route. If it does not
+// refuse, the caller releases the route in the end.
+func (r *run) letIn(rt *route, q *query) refusal {
+	stats := &r.p.stats
 	if !rt.permits(q.client) {
 		rt.state.blocked.Add(1)
-		return nil, nil, refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
+		return refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
 	}
 	if !rt.acquire() {
 		rt.state.blocked.Add(1)
-		return nil, nil, refusal{reason: &stats.routeFull, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
+		return refusal{reason: &stats.routeFull, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
 	}
 	stats.requests.Add(1)
 	rt.state.requests.Add(1)
-	return routes, rt, refusal{}
+	return refusal{}
+}
+
+// decide is lookup and letIn in one.
+func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
+	routes, rt, no := r.lookup(c, q)
+	if no.status == 0 {
+		no = r.letIn(rt, q)
+	}
+	return routes, rt, no
 }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
 // newForwarder makes the handler of all routes that forward HTTP.
@@ -53,19 +55,20 @@ func newForwarder(p *Proxy) http.Handler {
 	})
 }
 
-// rewrite makes the request to the target out of the client's. Headers that
-// belong to the connection, Forwarded and X-Forwarded-* are gone by now.
+// rewrite makes the request to the target out of the client's.
 func rewrite(pr *httputil.ProxyRequest) {
 	x := exchangeFrom(pr.In.Context())
 	out := pr.Out
-	out.Host = pr.In.Host
-	x.setTarget(out)
-	dropUnsafeUpgrade(out.Header)
-	forwardedHeaders(pr.In, out, x)
-	x.editHeaders(out.Header, &x.route.Action.Headers.Request)
-	if host := x.route.Action.Headers.Request.host(); host != "" {
-		out.Host = x.expand(host)
+	fields := make(h1.Fields, 0, len(pr.In.Header)+8)
+	fields = x.outgoing(make(h1.Fields, 0, len(pr.In.Header)).FromHeader(pr.In.Header), fields)
+	upgrade := out.Header["Upgrade"] // httputil leaves it where it belongs
+	out.Header = fields.Header()
+	if upgrade != nil {
+		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, upgrade
+		dropUnsafeUpgrade(out.Header)
 	}
+	out.Host = x.outgoingHost()
+	x.setTarget(out)
 }
 
 // setTarget makes path and query go out as they came in: the target must see
@@ -95,7 +98,6 @@ func sendable(path string) bool {
 // dropUnsafeUpgrade removes what would let a client speak HTTP/2 with the
 // target through an upgraded connection, past all routes.
 func dropUnsafeUpgrade(h http.Header) {
-	h.Del("Http2-Settings")
 	for name := range strings.SplitSeq(strings.Join(h["Upgrade"], ","), ",") {
 		name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "/")
 		if name == "h2c" || name == "h2" || name == "http" || name == "tls" {

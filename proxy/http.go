@@ -68,24 +68,37 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// http hands a connection without TLS to the HTTP server.
-func (r *run) http(c *conn, stream net.Conn) {
+// http serves HTTP on a connection without TLS.
+func (r *run) http(c *conn) {
+	c.clientText = c.client.Addr().String()
+	if r.p.cfg.fastLane() {
+		r.serveFast(c, c.Conn, c.takeHead())
+		return
+	}
+	r.queueHTTP(c, c)
+}
+
+// httpTLS serves HTTP on terminated TLS, from which head has been read.
+func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
+	c.clientText = c.client.Addr().String()
+	switch {
+	case r.p.cfg.fastLane() && c.tls.NegotiatedProtocol != "h2":
+		r.serveFast(c, tc, head)
+	case head == nil:
+		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself for HTTP/2
+	default:
+		r.queueHTTP(c, &tlsStream{Conn: tc, conn: c, head: head})
+	}
+}
+
+// queueHTTP hands a connection to net/http for good.
+func (r *run) queueHTTP(c *conn, stream net.Conn) {
 	stream.SetDeadline(time.Time{})
 	r.working.Add(1) // until connState hears of its end
 	if !r.queue.push(stream) {
 		r.working.Done()
 		c.Close()
 	}
-}
-
-// httpTLS hands over terminated TLS. Where nothing has been read ahead,
-// net/http gets the *tls.Conn itself, which it needs for HTTP/2.
-func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
-	if head == nil {
-		r.http(c, tc)
-		return
-	}
-	r.http(c, &tlsStream{Conn: tc, conn: c, head: head})
 }
 
 // serveHTTP routes one request.

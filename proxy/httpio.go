@@ -35,9 +35,18 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.status = status
 		w.edit(w.Header())
 	}
+	h := w.Header()
+	if w.forwards && status >= 200 && h["Content-Type"] == nil {
+		h["Content-Type"] = nil // net/http would guess
+	}
 	w.before()
 	w.ResponseWriter.WriteHeader(status)
 	w.after()
+	if w.forwards && status >= 200 && h["Content-Length"] == nil {
+		// The head does not wait for the body, and an empty body that was
+		// chunked stays so.
+		w.FlushError()
+	}
 }
 
 // Write sends a part of the body.
@@ -205,10 +214,12 @@ func (b *requestBody) finish(hijacked bool) {
 }
 
 // rest is the time for a client to send the rest of a body that nobody wants.
-func (b *requestBody) rest() time.Duration {
+func (b *requestBody) rest() time.Duration { return restOf(b.idle) }
+
+func restOf(idle time.Duration) time.Duration {
 	const moment = 5 * time.Second
-	if b.idle > 0 {
-		return min(moment, b.idle)
+	if idle > 0 {
+		return min(moment, idle)
 	}
 	return moment
 }

@@ -25,6 +25,9 @@ type route struct {
 	balancer *balancer // nil unless the route forwards
 	handler  http.Handler
 	state    *routeState
+
+	requestEdits, responseEdits edits
+	fast                        bool // requests may take the fast lane
 }
 
 // domain is a compiled domain pattern.

@@ -48,7 +48,7 @@ func (r *run) serve(c *conn) {
 	case kind == looksTLS && p.hasTLS:
 		r.serveTLS(c)
 	case kind == looksHTTP && p.plainHTTP:
-		r.http(c, c)
+		r.http(c)
 	case kind == looksHTTP && p.hasTLS && p.plain.find(&q, streamTraffic) == nil:
 		// What net/http says in this case.
 		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
@@ -160,6 +160,12 @@ func (r *run) routeContext() (context.Context, context.CancelFunc) {
 // reject closes a connection that went nowhere and counts why. Strangers cause
 // these, so they are logged at debug level only and not without limit.
 func (r *run) reject(c *conn, reason *rejection, err error) {
+	r.count(c, reason, err)
+	c.Close()
+}
+
+// count counts and logs why a connection went nowhere.
+func (r *run) count(c *conn, reason *rejection, err error) {
 	reason.count.Add(1)
 	if r.log.Enabled(r.ctx, slog.LevelDebug) {
 		if skipped, ok := reason.mayLog(time.Now()); ok {
@@ -167,7 +173,6 @@ func (r *run) reject(c *conn, reason *rejection, err error) {
 				"reason", reason.name, "err", err, "not_logged", skipped)
 		}
 	}
-	c.Close()
 }
 
 // takeHead returns what has been read ahead; the connection forgets it.

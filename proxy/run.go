@@ -24,6 +24,9 @@ type run struct {
 	times Timeouts
 	table atomic.Pointer[table]
 
+	lastDate atomic.Pointer[dateText]
+	closing  atomic.Bool // stopping, for those who ask at every request
+
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
@@ -278,6 +281,7 @@ func (r *run) beginStop() bool {
 		return false
 	}
 	r.stopping = true
+	r.closing.Store(true)
 	if len(r.conns) == 0 {
 		close(r.empty)
 	}
@@ -297,6 +301,11 @@ func (r *run) stop(ctx context.Context) error {
 		defer cancel()
 	}
 	r.accepting.Wait()
+	for _, c := range r.open() {
+		if l := c.lane.Load(); l != nil {
+			l.wake()
+		}
+	}
 	r.closeFresh(ctx)
 	r.server.Shutdown(ctx)
 	select {

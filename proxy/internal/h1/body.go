@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"bytes"
 	"io"
 	"strconv"
 )
@@ -41,8 +42,25 @@ func (b *Body) Took(n int64) {
 	b.done = b.left == 0
 }
 
-// Ready reports whether Read would return without waiting for the connection.
-func (b *Body) Ready() bool { return b.done || b.r.r < b.r.w }
+// Ready reports whether Read would return something without waiting for the
+// connection.
+func (b *Body) Ready() bool {
+	buf := b.r.Buffered()
+	if b.done || b.length != Chunked || b.left > 0 {
+		return b.done || len(buf) > 0
+	}
+	if b.inChunk {
+		buf = buf[min(2, len(buf)):]
+	}
+	line, rest, ok := bytes.Cut(buf, []byte("\n"))
+	if !ok || len(rest) == 0 {
+		return len(buf) > maxChunkLine
+	}
+	if len(line) == 0 || line[0] != '0' || bytes.HasPrefix(rest, []byte("\r\n")) {
+		return true
+	}
+	return bytes.Contains(rest, []byte("\r\n\r\n")) // a trailer section
+}
 
 // Read reads a part of the body; io.EOF is its end, io.ErrUnexpectedEOF that
 // of the connection before.

@@ -174,7 +174,7 @@ func parseFields(fields Fields, s string, lenient bool) (Fields, error) {
 }
 
 // maxFields bounds the lines of a header section.
-const maxFields = 200
+const maxFields = 256
 
 // cutLine takes a line off s. Only a lenient reader takes a bare LF for its
 // end.
