@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// warmUp is how long every server is under load before the first round.
+const warmUp = time.Second
+
+// bench is one run of the benchmark.
+type bench struct {
+	rounds   int
+	duration time.Duration // of one measurement
+	only     []string      // peers; all if empty
+	profiles string        // folder for CPU profiles of ours, if any
+	progress io.Writer
+
+	dir     string
+	cert    certificate
+	backend *backend
+	gateway string // the program
+}
+
+// open prepares everything that all rows share.
+func (b *bench) open() (err error) {
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
+		return err
+	}
+	if err = os.Chmod(b.dir, 0o755); err != nil { // servers drop root
+		return err
+	}
+	if b.cert, err = newCertificate(b.dir); err != nil {
+		return err
+	}
+	if b.gateway, err = build(b.dir); err != nil {
+		return err
+	}
+	dir, err := b.folder("backend")
+	if err != nil {
+		return err
+	}
+	b.backend, err = startBackend(dir, b.cert)
+	return err
+}
+
+func (b *bench) close() {
+	if b.backend != nil {
+		b.backend.proc.stop()
+	}
+	os.RemoveAll(b.dir)
+}
+
+func (b *bench) folder(name string) (string, error) {
+	return os.MkdirTemp(b.dir, name)
+}
+
+// build compiles our server.
+func build(dir string) (string, error) {
+	path := filepath.Join(dir, "gateway")
+	out, err := exec.Command("go", "build", "-o", path, "github.com/dcrouter/dcrouter/internal/bench/gateway").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building ours: %w: %s", err, out)
+	}
+	return path, nil
+}
+
+// server is a running server under test.
+type server struct {
+	peer
+	site
+	proc *process
+}
+
+func (b *bench) start(r *row, p peer) (*server, error) {
+	program, err := find(p.program)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{peer: p, site: site{front: r.front, backend: r.backend, cert: b.cert}}
+	var errs [3]error
+	s.dir, errs[0] = b.folder("server")
+	s.port, errs[1] = freePort()
+	s.control, errs[2] = freePort()
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	args, err := p.setup(s.site)
+	if err != nil {
+		return nil, err
+	}
+	s.proc, err = start(s.dir, loopback(s.port), program, args...)
+	return s, err
+}
+
+func (s *server) url() string {
+	if s.front == tlsHTTP {
+		return fmt.Sprintf("https://localhost:%d/", s.port)
+	}
+	return fmt.Sprintf("http://%s/", loopback(s.port))
+}
+
+// cpuOf returns the CPU time that the server uses while work runs.
+func (s *server) cpuOf(work func() error) (time.Duration, error) {
+	before, err := cpuTime(s.proc.pid)
+	if err != nil {
+		return 0, err
+	}
+	if err := work(); err != nil {
+		return 0, err
+	}
+	after, err := cpuTime(s.proc.pid)
+	return after - before, err
+}
+
+// A table is what was measured in one row.
+type table struct {
+	row   *row
+	peers []string
+	// samples by peer, round and column
+	samples [][][]float64
+}
+
+// run measures one row: all servers under the same load, one after another,
+// and that again for each round, so that what else happens on the machine
+// meets all of them.
+func (b *bench) run(r *row) (*table, error) {
+	t := &table{row: r}
+	var servers []*server
+	defer func() {
+		for _, s := range servers {
+			s.proc.stop()
+		}
+	}()
+	for i, p := range r.peers {
+		if i > 0 && !b.wanted(p.name) {
+			continue
+		}
+		s, err := b.start(r, p)
+		if err != nil {
+			return nil, err
+		}
+		servers = append(servers, s)
+		t.peers = append(t.peers, p.name)
+	}
+	t.samples = make([][][]float64, len(servers))
+	for round := range 1 + b.rounds {
+		for i := range servers {
+			i := (i + round) % len(servers) // nobody always comes first
+			d := b.duration
+			if round == 0 {
+				d = min(d, warmUp)
+			}
+			figures, err := r.measure(servers[i], d)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", r.name, t.peers[i], err)
+			}
+			if round > 0 {
+				t.samples[i] = append(t.samples[i], figures)
+				fmt.Fprintf(b.progress, "%s, round %d, %s: %s\n", r.name, round, t.peers[i], r.format(figures))
+			}
+		}
+	}
+	return t, nil
+}
+
+func (b *bench) wanted(peer string) bool {
+	if len(b.only) == 0 {
+		return true
+	}
+	for _, name := range b.only {
+		if strings.HasPrefix(strings.ToLower(peer), strings.ToLower(name)) {
+			return true
+		}
+	}
+	return false
+}
+
+// format writes a row's figures with what they are.
+func (r *row) format(figures []float64) string {
+	var parts []string
+	for i, c := range r.columns {
+		parts = append(parts, fmt.Sprintf(c.format+" %s", figures[i], c.name))
+	}
+	return strings.Join(parts, ", ")
+}
