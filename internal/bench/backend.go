@@ -48,9 +48,9 @@ func startBackend(dir string, cert certificate) (*backend, error) {
 	return b, err
 }
 
-// checkAnswer makes one request and compares the answer with what the back end
-// says.
-func checkAnswer(c *http.Client, url string) error {
+// checkAnswer makes one request, in HTTP/1 or 2, and compares the answer with
+// what the back end says.
+func checkAnswer(c *http.Client, url string, version int) error {
 	resp, err := c.Get(url)
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func checkAnswer(c *http.Client, url string) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK || string(got) != body {
-		return fmt.Errorf("%s: wrong answer %s: %.200q", url, resp.Status, got)
+	if resp.StatusCode != http.StatusOK || string(got) != body || resp.ProtoMajor != version {
+		return fmt.Errorf("%s: wrong answer %s %s: %.200q", url, resp.Proto, resp.Status, got)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,14 +19,18 @@ const warmUp = time.Second
 type bench struct {
 	rounds   int
 	duration time.Duration // of one measurement
+	size     int64         // of a large transfer
+	idlers   int           // connections to hold
 	only     []string      // peers; all if empty
+	before   string        // an older build of ours to compare with, if any
 	profiles string        // folder for CPU profiles of ours, if any
 	progress io.Writer
 
 	dir     string
 	cert    certificate
 	backend *backend
-	gateway string // the program
+	source  *bulkSource
+	gateway string // the program of ours
 }
 
 // open prepares everything that all rows share.
@@ -46,13 +51,19 @@ func (b *bench) open() (err error) {
 	if err != nil {
 		return err
 	}
-	b.backend, err = startBackend(dir, b.cert)
+	if b.backend, err = startBackend(dir, b.cert); err != nil {
+		return err
+	}
+	b.source, err = newBulkSource(b.size)
 	return err
 }
 
 func (b *bench) close() {
 	if b.backend != nil {
 		b.backend.proc.stop()
+	}
+	if b.source != nil {
+		b.source.ln.Close()
 	}
 	os.RemoveAll(b.dir)
 }
@@ -95,12 +106,20 @@ func (b *bench) start(r *row, p peer) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.proc, err = start(s.dir, loopback(s.port), program, args...)
-	return s, err
+	if s.proc, err = start(s.dir, loopback(s.port), program, args...); err != nil {
+		return nil, err
+	}
+	if s.routes > 0 {
+		if _, err := s.apply(s.routes, 0); err != nil {
+			s.proc.stop()
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 func (s *server) url() string {
-	if s.front == tlsHTTP {
+	if s.front == tlsHTTP || s.front == tcpByName {
 		return fmt.Sprintf("https://localhost:%d/", s.port)
 	}
 	return fmt.Sprintf("http://%s/", loopback(s.port))
@@ -121,55 +140,78 @@ func (s *server) cpuOf(work func() error) (time.Duration, error) {
 
 // A table is what was measured in one row.
 type table struct {
-	row   *row
-	peers []string
-	// samples by peer, round and column
-	samples [][][]float64
+	row     *row
+	peers   []peer
+	samples [][][]float64 // by peer, round and column
+	profile string        // where the CPU time of the first peer went, if asked for
 }
 
 // run measures one row: all servers under the same load, one after another,
 // and that again for each round, so that what else happens on the machine
 // meets all of them.
-func (b *bench) run(r *row) (*table, error) {
+func (b *bench) run(ctx context.Context, r *row) (*table, error) {
 	t := &table{row: r}
-	var servers []*server
+	for i, p := range r.peers {
+		if i == 0 || p.program == b.gateway || p.program == b.before || b.wanted(p.name) {
+			t.peers = append(t.peers, p)
+		}
+	}
+	t.samples = make([][][]float64, len(t.peers))
+	servers := make([]*server, len(t.peers))
 	defer func() {
 		for _, s := range servers {
-			s.proc.stop()
+			if s != nil {
+				s.proc.stop()
+			}
 		}
 	}()
-	for i, p := range r.peers {
-		if i > 0 && !b.wanted(p.name) {
-			continue
-		}
-		s, err := b.start(r, p)
-		if err != nil {
+	measure := func(i int, d time.Duration) (figures []float64, err error) {
+		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		servers = append(servers, s)
-		t.peers = append(t.peers, p.name)
+		if servers[i] == nil {
+			if servers[i], err = b.start(r, t.peers[i]); err != nil {
+				return nil, err
+			}
+		}
+		figures, err = r.measure(servers[i], d)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", r.name, t.peers[i].name, err)
+		}
+		if r.fresh {
+			servers[i].proc.stop()
+			servers[i] = nil
+		}
+		return figures, nil
 	}
-	t.samples = make([][][]float64, len(servers))
-	for round := range 1 + b.rounds {
+	if !r.fresh {
+		for i := range servers {
+			if _, err := measure(i, min(b.duration, warmUp)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for round := range b.rounds {
 		for i := range servers {
 			i := (i + round) % len(servers) // nobody always comes first
-			d := b.duration
-			if round == 0 {
-				d = min(d, warmUp)
-			}
-			figures, err := r.measure(servers[i], d)
+			figures, err := measure(i, b.duration)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %s: %w", r.name, t.peers[i], err)
+				return nil, err
 			}
-			if round > 0 {
-				t.samples[i] = append(t.samples[i], figures)
-				fmt.Fprintf(b.progress, "%s, round %d, %s: %s\n", r.name, round, t.peers[i], r.format(figures))
-			}
+			t.samples[i] = append(t.samples[i], figures)
+			fmt.Fprintf(b.progress, "%s, round %d, %s: %s\n", r.name, 1+round, t.peers[i].name, r.format(figures))
+		}
+	}
+	if b.profiles != "" && !r.fresh {
+		var err error
+		if t.profile, err = b.profile(r, servers[0]); err != nil {
+			return nil, err
 		}
 	}
 	return t, nil
 }
 
+// wanted says whether a peer was asked for.
 func (b *bench) wanted(peer string) bool {
 	if len(b.only) == 0 {
 		return true

@@ -1,19 +1,24 @@
 // Command bench measures our proxy and other servers at the same work, and
-// says how they compare; see the head of BENCHMARKS.md for how and why.
+// says how they compare; the head of BENCHMARKS.md says how and why.
 //
-//	go run . -rows http1 -rounds 3 -duration 3s     one row, in half a minute
-//	go run . -rows http1 -peers haproxy,nginx       without the others
-//	go run . -rows http1 -profile DIR               and CPU profiles of ours
-//	go run . -out ../../BENCHMARKS.md               everything, as make bench does
+//	go run . -rows http1 -rounds 3 -duration 3s    one row, in half a minute
+//	go run . -rows http1 -peers haproxy,nginx      without the others
+//	go run . -rows http1 -profile DIR              and a CPU profile of ours
+//	go run . -rows http1 -before PROGRAM           and an older build of ours,
+//	                                               made by go build ./gateway
+//	go run . -out ../../BENCHMARKS.md              everything, as make bench does
 //
-// It runs on Linux. The programs that it needs come with ./install.
+// It runs on Linux. ./install gets the programs that it needs.
 package main
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,57 +29,77 @@ import (
 func main() {
 	// Programs are started from this thread alone, and end with it.
 	runtime.LockOSThread()
-	b := &bench{progress: os.Stderr}
-	flag.IntVar(&b.rounds, "rounds", 5, "rounds to measure")
-	flag.DurationVar(&b.duration, "duration", 5*time.Second, "length of one measurement")
+	b := &bench{idlers: idleConnections(), progress: os.Stderr}
+	flag.IntVar(&b.rounds, "rounds", 5, "how often each server is measured")
+	flag.DurationVar(&b.duration, "duration", 5*time.Second, "length of one measurement, in whole seconds")
+	flag.Int64Var(&b.size, "bulk", 1_000_000_000, "`bytes` of a large transfer")
+	flag.StringVar(&b.before, "before", "", "an older build of ./gateway, a `program` to compare with")
 	flag.StringVar(&b.profiles, "profile", "", "`folder` for CPU profiles of ours")
-	rows := flag.String("rows", "", "names of the `rows` to measure, comma-separated; all if empty")
-	peers := flag.String("peers", "", "names of the `peers` to compare with, comma-separated; all if empty")
+	names := flag.String("rows", "", "the `rows` to measure, comma-separated (default all)")
+	peers := flag.String("peers", "", "the `peers` to compare with, comma-separated, the beginning of a name will do (default all)")
 	out := flag.String("out", "", "`file` to write the report into, too")
 	flag.Parse()
+	if flag.NArg() > 0 || b.rounds < 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
 	b.only = list(*peers)
-	if err := run(b, list(*rows), *out); err != nil {
+	if err := run(b, list(*names), *out); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
 func run(b *bench, names []string, out string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	for _, path := range []*string{&b.before, &b.profiles, &out} {
+		if *path != "" {
+			*path, _ = filepath.Abs(*path)
+		}
+	}
 	defer b.close()
 	if err := b.open(); err != nil {
 		return err
 	}
+	if b.profiles == "" && out != "" {
+		b.profiles = b.dir // the report wants their tops
+	}
 	rows := b.rows()
-	for _, name := range names {
-		if !slices.ContainsFunc(rows, func(r row) bool { return r.name == name }) {
-			return fmt.Errorf("no row is called %q", name)
+	if len(names) > 0 {
+		rows = slices.DeleteFunc(rows, func(r row) bool { return !slices.Contains(names, r.name) })
+		if len(rows) < len(names) {
+			return fmt.Errorf("not every row of %q exists", names)
 		}
 	}
-	interrupt := make(chan os.Signal, 1)
-	signal.Notify(interrupt, os.Interrupt, syscall.SIGTERM)
-	var text strings.Builder
-	for _, r := range rows {
-		if len(names) > 0 && !slices.Contains(names, r.name) {
-			continue
-		}
-		t, err := b.run(&r)
-		select {
-		case <-interrupt:
-			return fmt.Errorf("interrupted")
-		default:
+
+	// A row that fails is no reason to throw the others away.
+	var report strings.Builder
+	var problems error
+	b.writeHead(&report)
+	for i := range rows {
+		t, err := b.run(ctx, &rows[i])
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if err != nil {
-			return err
+			fmt.Fprintln(b.progress, err)
+			problems = errors.Join(problems, err)
+			fmt.Fprintf(&report, "## %s\n\nNot measured: %v.\n\n", rows[i].title, err)
+			continue
 		}
-		t.write(&text)
+		t.write(&report)
 	}
-	fmt.Print(text.String())
+	text := strings.TrimSpace(report.String()) + "\n"
+	if _, err := os.Stdout.WriteString(text); err != nil {
+		return err
+	}
 	if out != "" {
-		return os.WriteFile(out, []byte(text.String()), 0o644)
+		problems = errors.Join(problems, os.WriteFile(out, []byte(text), 0o644))
 	}
-	return nil
-}
-
-func list(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+	return problems
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/dcrouter/dcrouter/proxy"
 )
@@ -15,6 +16,8 @@ type front int
 const (
 	plainHTTP front = iota // HTTP/1.1, forwarded as such
 	tlsHTTP                // HTTP/1.1 and HTTP/2 over TLS, forwarded as HTTP/1.1
+	tcp                    // any bytes, forwarded
+	tcpByName              // TLS, forwarded as it is to where its server name says
 )
 
 // site is what every server under test is configured for.
@@ -32,22 +35,27 @@ type peer struct {
 	name    string
 	program string
 	// setup writes the configuration and returns the program's arguments.
-	setup func(site) ([]string, error)
+	setup  func(site) ([]string, error)
+	routes int // of ours: how many there are beside the first
 }
 
 func ours(gateway string) peer {
-	return peer{"ours", gateway, func(s site) ([]string, error) {
+	return peer{name: "ours", program: gateway, setup: func(s site) ([]string, error) {
 		route := proxy.Route{
 			Match:  proxy.Match{Ports: proxy.Ports(s.port)},
 			Action: proxy.Action{Type: proxy.Forward, Targets: []proxy.Target{{Host: "127.0.0.1", Port: s.backend}}},
 		}
-		terminate := &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: s.cert.cert, KeyPath: s.cert.key}}
 		switch s.front {
 		case plainHTTP:
 			route.Match.Protocol = "http"
 		case tlsHTTP:
 			route.Match.Protocol = "http"
-			route.Action.TLS = terminate
+			route.Action.TLS = &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: s.cert.cert, KeyPath: s.cert.key}}
+		case tcp:
+			route.Match.Protocol = "tcp"
+		case tcpByName:
+			route.Match.Domains = []string{"localhost"}
+			route.Action.TLS = &proxy.TLS{Mode: proxy.Passthrough}
 		}
 		conf, err := json.Marshal(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}})
 		if err != nil {
@@ -61,42 +69,49 @@ func ours(gateway string) peer {
 // The peers are set up as their manuals advise for speed, and to tell the back
 // end about the client, as we do too.
 
-func haproxy() peer {
-	return peer{"HAProxy", "haproxy", func(s site) ([]string, error) {
-		mode, bind := "http", ""
+// haproxy has options for the section of defaults.
+func haproxy(options ...string) peer {
+	return peer{name: "HAProxy", program: "haproxy", setup: func(s site) ([]string, error) {
+		mode, bind, choice, back := "tcp", "", "default_backend back", ""
 		switch s.front {
-		case tlsHTTP:
-			bind = " ssl crt " + s.cert.both + " alpn h2,http/1.1"
-		}
-		http := ""
-		if mode == "http" {
-			http = `
+		case plainHTTP, tlsHTTP:
+			mode = "http"
+			back = `
 	http-reuse always
 	option forwardfor
 	http-request set-header X-Forwarded-Host %[req.hdr(host)]
 	http-request set-header X-Forwarded-Proto ` + s.scheme()
+			if s.front == tlsHTTP {
+				bind = " ssl crt " + s.cert.both + " alpn h2,http/1.1"
+			}
+		case tcpByName:
+			choice = `tcp-request inspect-delay 5s
+	tcp-request content accept if { req.ssl_hello_type 1 }
+	use_backend back if { req.ssl_sni -i localhost }`
 		}
 		file, err := s.write("haproxy.cfg", fmt.Sprintf(`
 global
 	nbthread 2
-	maxconn 9500
+	maxconn %d
+	maxpipes 100
 defaults
 	mode %s
 	timeout connect 5s
 	timeout client 1h
 	timeout server 1h
+	%s
 frontend front
 	bind 127.0.0.1:%d backlog 4096%s
-	default_backend back
+	%s
 backend back%s
 	server only 127.0.0.1:%d
-`, mode, s.port, bind, http, s.backend))
+`, idleConnections()+100, mode, strings.Join(options, "\n\t"), s.port, bind, choice, back, s.backend))
 		return []string{"-db", "-f", file}, err
 	}}
 }
 
 func nginx() peer {
-	return peer{"nginx", "nginx", func(s site) ([]string, error) {
+	return peer{name: "nginx", program: "nginx", setup: func(s site) ([]string, error) {
 		listen := ""
 		if s.front == tlsHTTP {
 			listen = " ssl http2"
@@ -126,7 +141,7 @@ func nginx() peer {
 }
 
 func caddy() peer {
-	return peer{"Caddy", "caddy", func(s site) ([]string, error) {
+	return peer{name: "Caddy", program: "caddy", setup: func(s site) ([]string, error) {
 		tls := ""
 		if s.front == tlsHTTP {
 			tls = fmt.Sprintf("tls %s %s", s.cert.cert, s.cert.key)
@@ -168,6 +183,7 @@ http {
 	fastcgi_temp_path t3;
 	uwsgi_temp_path t4;
 	scgi_temp_path t5;
+	ssl_protocols TLSv1.2 TLSv1.3;
 	keepalive_timeout 1h;
 	keepalive_requests 1000000000;
 %s

@@ -12,6 +12,8 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -50,6 +52,14 @@ func run(config, control string) error {
 	defer ln.Close()
 	mux := http.NewServeMux()
 	mux.HandleFunc("/profile", pprof.Profile)
+	mux.HandleFunc("/apply", func(w http.ResponseWriter, req *http.Request) {
+		took, err := apply(p, cfg.Routes, req)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprint(w, took)
+	})
 	go http.Serve(ln, mux)
 	if err := p.Start(ctx); err != nil {
 		return err
@@ -59,4 +69,28 @@ func run(config, control string) error {
 	defer cancel()
 	p.Stop(end) // whoever is still connected does not matter here
 	return nil
+}
+
+// apply gives the proxy, beside its first routes, as many as the request says,
+// each for a name of its own. Every tenth depends on the revision, so that the
+// proxy cannot find the table unchanged. It returns how long that took.
+func apply(p *proxy.Proxy, first []proxy.Route, req *http.Request) (time.Duration, error) {
+	count, err := strconv.Atoi(req.FormValue("routes"))
+	if err != nil {
+		return 0, err
+	}
+	revision := req.FormValue("revision")
+	routes := slices.Clone(first)
+	for i := range count {
+		r := first[0]
+		r.Name = fmt.Sprintf("r%d", i)
+		r.Match.Domains = []string{r.Name + ".bench.example"}
+		if i%10 == 0 {
+			r.Action.Headers.Response.Set = map[string]string{"X-Revision": revision}
+		}
+		routes = append(routes, r)
+	}
+	begin := time.Now()
+	err = p.UpdateRoutes(req.Context(), routes)
+	return time.Since(begin), err
 }
