@@ -13,7 +13,7 @@ import (
 )
 
 // warmUp is how long every server is under load before the first round.
-const warmUp = time.Second
+const warmUp = 2 * time.Second
 
 // bench is one run of the benchmark.
 type bench struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"fmt"
 	"io"
 	"math"
@@ -24,7 +25,7 @@ Written by "make bench". Our proxy and other servers do the same work, one after
 - HAProxy and nginx are set up as their manuals advise for speed (two threads or workers, connections to the back end reused), and like Caddy and us tell the back end
   the client's address, host and scheme. The configurations are in internal/bench/peers.go.
 
-Machine: %d processors (%s), %s. Versions: ours built with %s, %s.
+Machine: %d processors (%s), Linux %s, load average %s before the first row. Versions: ours built with %s, %s.
 
 `
 
@@ -35,7 +36,9 @@ func (b *bench) writeHead(w io.Writer) {
 		versions = append(versions, v[0]+" "+version(v[1], v[2]))
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fmt.Fprintf(w, head, b.rounds, b.duration, runtime.NumCPU(), runtime.GOARCH, "Linux "+firstVersion(kernel), runtime.Version(), strings.Join(versions, ", "))
+	load, _ := os.ReadFile("/proc/loadavg")
+	fmt.Fprintf(w, head, b.rounds, b.duration, runtime.NumCPU(), runtime.GOARCH,
+		number(string(kernel)), number(string(load)), runtime.Version(), strings.Join(versions, ", "))
 }
 
 // version asks a program for its version.
@@ -45,11 +48,20 @@ func version(name, flag string) string {
 		return "(missing)"
 	}
 	out, _ := exec.Command(program, flag).CombinedOutput() // wrk exits with 1
-	return firstVersion(out)
+	if v := number(string(out)); v != "" {
+		return v
+	}
+	// Caddy does not know its own where "go install" has made it.
+	info, err := buildinfo.ReadFile(program)
+	if err != nil {
+		return "(unknown)"
+	}
+	return number(info.Main.Version)
 }
 
-func firstVersion(text []byte) string {
-	return string(regexp.MustCompile(`\d+(\.\d+)+`).Find(text))
+// number is the first number with a dot in a text.
+func number(text string) string {
+	return regexp.MustCompile(`\d+(\.\d+)+`).FindString(text)
 }
 
 // write gives the table as Markdown.
