@@ -18,7 +18,7 @@ each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m &
 tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit fmt vet staticcheck lint race fuzz bench cover
+.PHONY: help test unit fmt vet staticcheck lint race fuzz bench microbench cover
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,7 +58,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-bench: ## Go benchmarks
+bench: ## us against HAProxy, nginx and Caddy, into BENCHMARKS.md
+	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md
+
+microbench: ## Go benchmarks
 	@$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) ./...
 
 cover: ## test coverage of the root module, by package and in all (cover.out)
