@@ -27,16 +27,18 @@ func newForwarder(p *Proxy) http.Handler {
 		ErrorLog:     newNetLog(p.log),
 		BufferPool:   bufferPool{&p.buffers},
 		ModifyResponse: func(resp *http.Response) error {
+			x := exchangeFrom(resp.Request.Context())
 			switch code := resp.StatusCode; {
 			case code < 100 || code > 999:
 				return fmt.Errorf("the target answered with status %d", code)
 			case code != http.StatusSwitchingProtocols:
+				x.writer.flushHead = resp.ContentLength < 0 && resp.Body != http.NoBody
 				return nil
 			}
 			if asked, got := upgradeType(resp.Request.Header), upgradeType(resp.Header); asked == "" || asked != got {
 				return fmt.Errorf("the target switched to protocol %q where %q was asked for", got, asked)
 			}
-			exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
+			x.editResponse(resp.Header)
 			return nil
 		},
 	}

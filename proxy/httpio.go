@@ -26,7 +26,10 @@ type responseWriter struct {
 	writeBy *time.Time
 
 	forwards bool // the handler is httputil's
-	hijacked bool // the connection is the handler's
+	// flushHead is set for bodies that tell their end themselves: the head does
+	// not wait for them, and an empty one stays what it was.
+	flushHead bool
+	hijacked  bool // the connection is the handler's
 }
 
 // WriteHeader sends the head of the response.
@@ -42,9 +45,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.before()
 	w.ResponseWriter.WriteHeader(status)
 	w.after()
-	if w.forwards && status >= 200 && h["Content-Length"] == nil {
-		// The head does not wait for the body, and an empty body that was
-		// chunked stays so.
+	if w.flushHead && status >= 200 {
 		w.FlushError()
 	}
 }

@@ -31,7 +31,9 @@ type fastLane struct {
 	fields   h1.Fields
 	tried    []*target
 	upload   upload
+	bodyRead bool // the request's body is read, or there is none
 	watch    watch
+	relayed  atomic.Int64 // bytes of responses read
 
 	// The host of the last request, which is the next one's too most often.
 	host, canonical string
@@ -246,7 +248,7 @@ func (l *fastLane) answer(status int, fields h1.Fields, text string, close bool)
 	out = append(out, l.run.date()...)
 	out = append(out, "\r\n"...)
 	out = appendLength(out, len(text)+1)
-	if close {
+	if close && !fields.Has("Connection") {
 		out = h1.AppendField(out, "Connection", "close")
 	}
 	out = append(out, "\r\n"...)

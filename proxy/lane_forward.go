@@ -17,6 +17,7 @@ import (
 func (l *fastLane) forward() verdict {
 	x, rt := &l.exchange, l.exchange.route
 	l.tried = l.tried[:0]
+	l.bodyRead = l.req.ContentLength == 0
 	problem := errNoTarget
 	for {
 		e := rt.balancer.pick(l.conn.client.Addr(), l.tried)
@@ -124,6 +125,7 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 	switch {
 	case whole:
 		l.in.Discard(int(length))
+		l.bodyRead = true
 		l.exchange.route.state.bytesIn.Add(uint64(length))
 	case length != 0:
 		l.upload.start(l, up)
@@ -221,7 +223,7 @@ func (l *fastLane) fail(err error) verdict {
 	case errors.Is(err, context.Canceled):
 		return l.count(0, hangUp)
 	case errors.Is(err, errClientBody):
-		status, close = http.StatusBadRequest, true
+		status = http.StatusBadRequest
 	case errors.Is(err, errNoTarget):
 		status = http.StatusServiceUnavailable
 		fields = fields.Add("Retry-After", "1")
@@ -230,11 +232,12 @@ func (l *fastLane) fail(err error) verdict {
 	}
 	if status != http.StatusBadRequest {
 		x.run.unreachable(l.conn, x.route, err)
-		// A body that has been begun cannot be read on from here.
-		begun := l.req.ContentLength != 0 && !isDialError(err) && err != errNoTarget
-		close = close || begun || !l.skipBody()
 	}
 	fields = x.route.responseEdits.applyTo(fields, x)
+	if !l.bodyRead {
+		close = true // as with an early response
+		fields = fields.Set("Connection", "close")
+	}
 	if !l.answer(status, fields, http.StatusText(status), close) || close {
 		return l.count(status, hangUp)
 	}

@@ -18,7 +18,7 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
-	b := l.appendResponse((*buffer)[:0], hasBody, close)
+	b := l.appendResponse((*buffer)[:0], hasBody, close, early)
 	var err error
 	if len(b) > len(*buffer)/2 {
 		err = l.write(b) // it may have outgrown the buffer
@@ -137,10 +137,18 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 		} else {
 			up.keepPatience(time.Now())
 		}
+		sent := l.upload.moved.Load()
 		n, err := body.Read(p)
-		if n > 0 || err == nil || !isTimeout(err) || l.watch.on() || l.upload.sending() {
+		l.relayed.Add(int64(n))
+		switch {
+		case n > 0 || err == nil || !isTimeout(err):
 			return n, err
+		case l.upload.moved.Load() != sent:
+			// The exchange moves in the other direction.
+		case l.watch.on() || l.upload.sending():
+			return n, err
+		default:
+			l.watch.start(l, up)
 		}
-		l.watch.start(l, up)
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strconv"
 	"sync"
@@ -200,7 +201,7 @@ func (c *upstreamConn) writeDeadline(by time.Time) {
 // idle connection, as any server may at any time: the request has not been
 // looked at if not a byte came back.
 func (c *upstreamConn) isStale(err error) bool {
-	return c.reused && !isTimeout(err)
+	return c.reused && (errors.Is(err, errNoAnswer) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
 // What peeking at a connection finds.
