@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // scriptedTarget answers every request with the bytes that answer holds, and
@@ -107,6 +109,7 @@ func plainMessage(t *testing.T, raw string) string {
 // Both ways through the proxy must come to the same: what the target gets, to
 // the byte, and what the client gets, but for where chunks are cut.
 func TestLanesGiveTheSameBytes(t *testing.T) {
+	testenv.Goroutines(t)
 	target := newScriptedTarget(t)
 	action := forwardTo(target.Target)
 	edited := Action{Type: Forward, Targets: action.Targets, Headers: HeaderEdits{
@@ -188,7 +191,7 @@ func TestLanesGiveTheSameBytes(t *testing.T) {
 	for name, cfg := range map[string]Config{"strangers": strangers, "trusted": trusted} {
 		slowConfig := cfg
 		slowConfig.FastLane = &off
-		fast, slow := start(t, cfg), start(t, slowConfig)
+		fast, slow := startBare(t, cfg), startBare(t, slowConfig)
 		port := regexp.MustCompile(addr(t, slow, 0)[len("127.0.0.1:"):])
 		talk := func(p *Proxy, request, answer string) (sent, got string) {
 			target.script(answer)
