@@ -159,32 +159,13 @@ func (c *conn) fill(maxHead int) error {
 	return err
 }
 
-// tlsStream is terminated TLS from which bytes have been read to find out
-// whether they are HTTP.
-type tlsStream struct {
-	*tls.Conn
-	conn *conn
-	head []byte
-}
-
-func (s *tlsStream) Read(b []byte) (int, error) {
-	if len(s.head) > 0 {
-		n := copy(b, s.head)
-		if s.head = s.head[n:]; len(s.head) == 0 {
-			s.head = nil
-		}
-		return n, nil
-	}
-	return s.Conn.Read(b)
-}
-
 // clientConn finds the conn below what net/http was given.
 func clientConn(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
-	case *tlsStream:
-		return c.conn
+	case *strictConn:
+		return clientConn(c.Conn)
 	case *tls.Conn:
 		return clientConn(c.NetConn())
 	}

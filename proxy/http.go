@@ -75,19 +75,19 @@ func (r *run) http(c *conn) {
 		r.serveFast(c, c.Conn, c.takeHead())
 		return
 	}
-	r.queueHTTP(c, c)
+	r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
 }
 
 // httpTLS serves HTTP on terminated TLS, from which head has been read.
 func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	c.clientText = c.client.Addr().String()
 	switch {
-	case r.p.cfg.fastLane() && c.tls.NegotiatedProtocol != "h2":
+	case c.tls.NegotiatedProtocol == "h2":
+		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself
+	case r.p.cfg.fastLane():
 		r.serveFast(c, tc, head)
-	case head == nil:
-		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself for HTTP/2
 	default:
-		r.queueHTTP(c, &tlsStream{Conn: tc, conn: c, head: head})
+		r.queueHTTP(c, r.strict(tc, tc, head))
 	}
 }
 

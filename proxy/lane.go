@@ -81,14 +81,12 @@ func (r *run) serveFast(c *conn, client net.Conn, head []byte) {
 func (l *fastLane) giveAway() {
 	rest := append([]byte(l.head), l.in.Buffered()...)
 	l.in.Close()
-	c := l.conn
-	c.lane.Store(nil)
+	l.conn.lane.Store(nil)
+	stream := net.Conn(l.conn)
 	if tc, ok := l.client.(*tls.Conn); ok {
-		l.run.queueHTTP(c, &tlsStream{Conn: tc, conn: c, head: rest})
-		return
+		stream = tc
 	}
-	c.head = rest
-	l.run.queueHTTP(c, c)
+	l.run.queueHTTP(l.conn, l.run.strict(stream, l.client, rest))
 }
 
 // next waits for a request and reads its head.
