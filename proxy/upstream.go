@@ -18,6 +18,9 @@ const (
 	// maxIdleTime is less than what most servers allow, so that it is rarely
 	// they who close.
 	maxIdleTime = 90 * time.Second
+	// justNow is so soon after an exchange that a look at the connection would
+	// find no more than its last read did. Busy connections are spared it.
+	justNow = 200 * time.Microsecond
 )
 
 // upstreamConn is a connection to a target that speaks HTTP/1.1. No goroutine
@@ -157,6 +160,9 @@ func (t *target) connect(ctx context.Context, key poolKey) (net.Conn, error) {
 func (c *upstreamConn) quiet() bool {
 	if len(c.in.Buffered()) > 0 {
 		return false
+	}
+	if time.Since(c.idleSince) < justNow {
+		return true
 	}
 	switch c.peek.look() {
 	case peekNothing:
