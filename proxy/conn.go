@@ -32,8 +32,9 @@ type conn struct {
 	clientText string // the client's address, once HTTP is spoken
 
 	// upstream is the connection to a target that the fast lane is using. It is
-	// closed with this one.
-	upstream atomic.Pointer[upstreamConn]
+	// closed with this one, but not a moment after it has gone back to its pool.
+	upstreamMu sync.Mutex
+	upstream   *upstreamConn
 	// lane is set while the connection is in the fast lane.
 	lane atomic.Pointer[fastLane]
 
@@ -81,11 +82,22 @@ func (c *conn) Close() error {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
-	if up := c.upstream.Load(); up != nil {
-		up.Conn.Close()
+	c.upstreamMu.Lock()
+	if c.upstream != nil {
+		c.upstream.Conn.Close()
 	}
+	c.upstreamMu.Unlock()
 	c.run.forget(c)
 	return err
+}
+
+// use ties a connection to a target to this one, or with nil unties it. It
+// reports false if this one is closed already.
+func (c *conn) use(up *upstreamConn) bool {
+	c.upstreamMu.Lock()
+	defer c.upstreamMu.Unlock()
+	c.upstream = up
+	return !c.closed.Load()
 }
 
 // begin puts a request or stream on the books.

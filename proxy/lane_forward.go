@@ -77,9 +77,8 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 		if err != nil {
 			return hangUp, err
 		}
-		l.conn.upstream.Store(up)
-		if l.conn.closed.Load() {
-			up.Conn.Close() // whoever closed it may have come too early to do so
+		if !l.conn.use(up) {
+			up.Conn.Close()
 		}
 		l.upload, l.watch = upload{}, watch{}
 		sent, err := l.send(up)
@@ -95,7 +94,7 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 		if l.upload.clientErr.Load() {
 			err = errClientBody
 		}
-		l.conn.upstream.Store(nil)
+		l.conn.use(nil)
 		up.release(false)
 		// As in sendHTTP1.
 		if fresh || !up.isStale(err) || sent && (l.req.ContentLength != 0 || !idempotent(l.req.Method)) || l.conn.closed.Load() ||

@@ -41,7 +41,7 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 
 	l.watch.end(l)
 	whole := err == nil && !early && l.upload.end(l, up)
-	l.conn.upstream.Store(nil)
+	l.conn.use(nil)
 	up.release(whole && !resp.Close)
 	if early {
 		l.upload.end(l, up)
