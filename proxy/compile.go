@@ -159,6 +159,9 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
 	}
+	if act.ProxyProtocol != nil {
+		base.proxyVersion = act.ProxyProtocol.Send
+	}
 	var entries []entry
 	for _, cfg := range act.Targets {
 		key := base

@@ -53,7 +53,7 @@ type Config struct {
 // each field; a negative value means no limit.
 type Timeouts struct {
 	// Route is the total time a new connection has to tell where it wants to
-	// go: first bytes, TLS handshake. Default 10s.
+	// go: PROXY header, first bytes, TLS handshake. Default 10s.
 	Route time.Duration `json:"route"`
 	// RequestHead is the time to read the head of an HTTP request once its
 	// connection has been routed. Default 10s.
@@ -376,10 +376,21 @@ type RateLimit struct {
 	Burst int `json:"burst"`
 }
 
-// ProxyProtocol is about the PROXY protocol, versions 1 and 2.
+// ProxyProtocol is about the PROXY protocol, versions 1 and 2, in which a proxy
+// tells a server who its client is.
 type ProxyProtocol struct {
-	// Accept are the peers whose PROXY header is believed.
+	// Accept are the addresses and CIDR blocks of proxies and load balancers in
+	// front of this one. Their connections must begin with a PROXY header, of
+	// either version, and are refused without; those of anyone else must not.
+	// The header is read before the route is known, so it is asked of all that
+	// any route of the port accepts it from.
+	//
+	// The client's address and the one it connected to are then those in the
+	// header, for everything: limits, lists, logs, headers, balancing. Where the
+	// proxy speaks for itself (LOCAL, UNKNOWN) those of the connection hold.
 	Accept []string `json:"accept"`
 	// Send is the version to send to targets: 1 or 2. The default 0 means none.
+	// Connections to the target then belong to one client, and HTTP requests
+	// get one each. Health checks speak for themselves.
 	Send int `json:"send"`
 }

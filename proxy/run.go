@@ -164,7 +164,9 @@ func (r *run) admit(port int, nc net.Conn) {
 		accepted: time.Now(),
 	}
 	c.fresh.Store(true)
-	ip := c.client.Addr()
+	if p := r.table.Load().ports[port]; p != nil {
+		c.proxied = p.proxies.contains(c.client.Addr())
+	}
 	r.mu.Lock()
 	var reason *rejection
 	switch {
@@ -172,13 +174,10 @@ func (r *run) admit(port int, nc net.Conn) {
 		reason = &r.p.stats.stopping
 	case r.p.cfg.MaxConnections > 0 && len(r.conns) >= r.p.cfg.MaxConnections:
 		reason = &r.p.stats.tooMany
-	case r.p.cfg.MaxConnectionsPerIP > 0 && r.perIP[ip] >= r.p.cfg.MaxConnectionsPerIP:
+	case !c.proxied && !r.countIP(c):
 		reason = &r.p.stats.tooManyPerIP
 	default:
 		r.conns[c] = struct{}{}
-		if r.p.cfg.MaxConnectionsPerIP > 0 {
-			r.perIP[ip]++
-		}
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
@@ -213,12 +212,26 @@ func (r *run) forget(c *conn) {
 	if r.stopping && len(r.conns) == 0 {
 		close(r.empty)
 	}
-	if r.p.cfg.MaxConnectionsPerIP > 0 {
-		ip := c.client.Addr()
+	if ip := c.counted; ip.IsValid() {
 		if r.perIP[ip]--; r.perIP[ip] <= 0 {
 			delete(r.perIP, ip)
 		}
 	}
+}
+
+// countIP counts a connection for its client's address, unless that has too
+// many already. r.mu is held.
+func (r *run) countIP(c *conn) bool {
+	ip, limit := c.client.Addr(), r.p.cfg.MaxConnectionsPerIP
+	if limit <= 0 {
+		return true
+	}
+	if r.perIP[ip] >= limit {
+		return false
+	}
+	r.perIP[ip]++
+	c.counted = ip
+	return true
 }
 
 // open returns the connections that are open now.

@@ -68,7 +68,7 @@ type counters struct {
 	connections atomic.Uint64
 	requests    atomic.Uint64
 
-	silent, badTLS, badRequest, unknownName, noRoute, blocked,
+	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
 	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
 }
 
@@ -81,12 +81,12 @@ type rejection struct {
 
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
-	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
+	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
 		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
 }
 
 func (c *counters) init() {
-	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
+	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
 		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
 		c.all()[i].name = name
 	}

@@ -29,6 +29,9 @@ type portRoutes struct {
 	// hasTLS, plainHTTP: any route terminates or passes TLS through; any takes
 	// HTTP without TLS.
 	hasTLS, plainHTTP bool
+	// proxies are the peers whose connections begin with a PROXY header. It is
+	// read before the route is known, so they are those of any route.
+	proxies *ipSet
 }
 
 // hostIndex finds routes by host. Each list is in the order of compareRoutes.
@@ -92,6 +95,9 @@ func newTable(routes []*route) *table {
 }
 
 func (p *portRoutes) add(r *route) {
+	if r.Action.ProxyProtocol != nil {
+		p.proxies = p.proxies.with(r.Action.ProxyProtocol.Accept)
+	}
 	switch {
 	case r.terminatesTLS():
 		p.hello.add(r)

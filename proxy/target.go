@@ -43,6 +43,8 @@ type targetKey struct {
 	reencrypt bool
 	upstream  UpstreamTLS
 	caPEM     string // contents of upstream.CAPath
+
+	proxyVersion int // of the PROXY protocol to send, 0: none
 }
 
 func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
@@ -66,14 +68,18 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 		return conn, nil
 	}
 	t.pool = &http.Transport{
-		DialContext: t.dial,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return t.connect(ctx, network, addr, t.exchangeHeader(ctx))
+		},
 		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			name, _, err := net.SplitHostPort(addr)
 			if err != nil {
 				return nil, err
 			}
-			return t.dialTLS(ctx, addr, name, times.Connect)
+			return t.dialTLS(ctx, addr, name, t.exchangeHeader(ctx), times.Connect)
 		},
+		// A connection that says whose it is serves one request.
+		DisableKeepAlives:      key.proxyVersion != 0,
 		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
 		ExpectContinueTimeout:  time.Second,
 		IdleConnTimeout:        90 * time.Second,
@@ -112,16 +118,16 @@ func isDialError(err error) bool {
 
 // dialStream opens a connection for a stream, with TLS if the route asks for
 // it. serverName is the name the client asked for.
-func (t *target) dialStream(ctx context.Context, port int, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialStream(ctx context.Context, port int, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	addr := net.JoinHostPort("", strconv.Itoa(port))
 	if t.tls == nil {
-		return t.dial(ctx, "tcp", addr)
+		return t.connect(ctx, "tcp", addr, proxyHeader)
 	}
-	return t.dialTLS(ctx, addr, t.serverName(serverName), timeout)
+	return t.dialTLS(ctx, addr, t.serverName(serverName), proxyHeader, timeout)
 }
 
 // dialTLS opens a connection with TLS on top. timeout is for all of it.
-func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialTLS(ctx context.Context, addr, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := t.whileRunning(ctx)
 	defer cancel()
 	if timeout > 0 {
@@ -129,7 +135,7 @@ func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout t
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	conn, err := t.dial(ctx, "tcp", addr)
+	conn, err := t.connect(ctx, "tcp", addr, proxyHeader)
 	if err != nil {
 		return nil, err
 	}

@@ -189,6 +189,8 @@ func (r *Route) validateAction(check *conf.Checker) {
 		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)
 		if p.Send < 0 || p.Send > 2 {
 			check.Field("proxyProtocol").Field("send").Errorf("%d is not a version; use 1 or 2", p.Send)
+		} else if p.Send != 0 && a.Type != Forward {
+			check.Field("proxyProtocol").Field("send").Errorf("only forward has targets to send it to")
 		}
 	}
 	if a.SocketHandler != nil && (r.Match.isHTTP() || !a.Headers.Request.isZero() || !a.Headers.Response.isZero()) {

@@ -376,7 +376,6 @@ func TestValidateTogether(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
 		"match.protocol":              func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
-		"action.proxyProtocol":        func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} },
 		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
 	} {
