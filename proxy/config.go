@@ -28,13 +28,18 @@ type Config struct {
 	// removed or replaced.
 	TrustedProxies []string `json:"trustedProxies"`
 
-	// MaxConnections limits client connections open at once over all ports.
-	// More are closed as soon as they are accepted. The default 0 means no
-	// limit.
+	// MaxConnections limits client connections open at once over all ports, UDP
+	// sessions included. More are closed as soon as they are accepted. The
+	// default 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
 
 	// MaxConnectionsPerIP is the same limit for one client address.
 	MaxConnectionsPerIP int `json:"maxConnectionsPerIp"`
+
+	// MaxUDPSessions limits the sessions of UDP clients open at once over all
+	// ports. Each takes a file descriptor, and one client can have many. Further
+	// clients are not served. The default 0 means 10,000.
+	MaxUDPSessions int `json:"maxUdpSessions"`
 
 	// MaxHeaderBytes limits the head of an HTTP request. The default 0 means
 	// 16 KiB.
@@ -70,6 +75,10 @@ type Timeouts struct {
 	// Idle is how long a TCP stream, an upgraded connection (WebSocket) or an
 	// HTTP body may stand still in both directions. Default 1h.
 	Idle time.Duration `json:"idle"`
+	// UDPIdle is how long a UDP client stays with its target when no datagram
+	// passes in either direction. Less saves memory where each question comes
+	// from a port of its own, as with DNS. Default 60s.
+	UDPIdle time.Duration `json:"udpIdle"`
 	// Drain is how long connections of a removed route, and at Stop without a
 	// context deadline all connections, may go on before they are closed.
 	// Default 30s.
@@ -155,7 +164,9 @@ type Match struct {
 	//     on a port shared with other routes that works once the client has
 	//     been silent for Timeouts.Route.
 	//   - "http" takes only HTTP.
-	//   - "udp" takes datagrams.
+	//   - "udp" takes datagrams. The first from an address and port opens a
+	//     session with a target, which those that follow and the answers belong
+	//     to. A port may have routes for UDP and for TCP.
 	Protocol string `json:"protocol"`
 }
 
@@ -261,7 +272,7 @@ type Sticky struct {
 // as healthy until it fails.
 type HealthCheck struct {
 	// Path is requested with GET; an answer of 2xx or 3xx is healthy. Without
-	// a Path, a TCP connection that opens is.
+	// a Path, a TCP connection that opens is, for UDP too.
 	Path string `json:"path"`
 	// Port is probed instead of the target's. It is needed where the target's
 	// port is not fixed.
@@ -361,8 +372,9 @@ type Security struct {
 	IPAllowList []string `json:"ipAllowList"`
 	// IPBlockList is who may not, even if allowed above.
 	IPBlockList []string `json:"ipBlockList"`
-	// MaxConnections limits what the route carries at once: streams, or HTTP
-	// requests, where more are answered with 503. The default 0 means no limit.
+	// MaxConnections limits what the route carries at once: streams, UDP
+	// sessions, or HTTP requests, where more are answered with 503. The default
+	// 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
 	// RateLimit limits requests by client address.
 	RateLimit *RateLimit `json:"rateLimit"`

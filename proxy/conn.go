@@ -24,8 +24,8 @@ type conn struct {
 	accepted time.Time
 	head     []byte // read and not yet given back
 
-	proxied bool       // the peer is a proxy whose PROXY header comes first
-	counted netip.Addr // the address that the connection counts for; run.mu guards it
+	proxied bool // the peer is a proxy whose PROXY header comes first
+	counted bool // for its client's address; run.mu guards it
 
 	// Set when TLS has been terminated.
 	policy     *tlsPolicy

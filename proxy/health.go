@@ -100,7 +100,13 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		conn, err := t.dialStream(ctx, port, "", t.ownHeader(), check.Timeout)
+		dial := t.dialStream
+		if t.key.udp { // nothing can be told from a datagram
+			dial = func(ctx context.Context, port int, _ string, _ []byte, _ time.Duration) (net.Conn, error) {
+				return t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+			}
+		}
+		conn, err := dial(ctx, port, "", t.ownHeader(), check.Timeout)
 		if err != nil {
 			return err
 		}

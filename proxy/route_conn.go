@@ -78,7 +78,8 @@ func (r *run) learnClient(c *conn) bool {
 	}
 	r.mu.Lock()
 	_, open := r.conns[c] // once closed, nobody would count it out again
-	counted := open && r.countIP(c)
+	c.counted = open && r.countIP(c.client.Addr())
+	counted := c.counted
 	r.mu.Unlock()
 	if open && !counted {
 		r.reject(c, &r.p.stats.tooManyPerIP, errLimit)

@@ -45,12 +45,16 @@ type targetKey struct {
 	caPEM     string // contents of upstream.CAPath
 
 	proxyVersion int // of the PROXY protocol to send, 0: none
+	udp          bool
 }
 
 func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 	times := p.times
 	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
 	t := &target{proxy: p, key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
+	if key.udp {
+		t.name += "/udp"
+	}
 	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		// With TLS to the target the pool's address carries the server name,
 		// so that connections for different names are not mixed up. Where to
@@ -120,7 +124,10 @@ func isDialError(err error) bool {
 // it. serverName is the name the client asked for.
 func (t *target) dialStream(ctx context.Context, port int, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	addr := net.JoinHostPort("", strconv.Itoa(port))
-	if t.tls == nil {
+	switch {
+	case t.key.udp:
+		return t.dial(ctx, "udp", addr)
+	case t.tls == nil:
 		return t.connect(ctx, "tcp", addr, proxyHeader)
 	}
 	return t.dialTLS(ctx, addr, t.serverName(serverName), proxyHeader, timeout)

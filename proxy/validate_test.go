@@ -375,7 +375,6 @@ func TestValidateTogether(t *testing.T) {
 // What this version reads but cannot do is said at the start, not ignored.
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
-		"match.protocol":              func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
 		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
 	} {
