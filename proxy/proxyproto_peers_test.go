@@ -24,6 +24,7 @@ func startHAProxy(t testing.TB, ready, sections string) {
 defaults
   mode http
   timeout connect 5s
+  timeout check 10s
   timeout client 20s
   timeout server 20s
 `

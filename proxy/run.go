@@ -156,14 +156,16 @@ func (p *Proxy) listenPacket(ctx context.Context, port int) (net.PacketConn, err
 	return pc, nil
 }
 
-// readPackets reads a packet socket until it is closed. Who reads the socket
-// of a port is decided here.
+// readPackets begins to read a packet socket. Who reads that of a port is
+// decided here. r.mu is held.
 func (r *run) readPackets(port int, pc net.PacketConn) {
-	defer r.accepting.Done()
-	r.mu.Lock()
-	u := r.udp[port]
-	r.mu.Unlock()
-	u.serve()
+	u := newUDPPort(r, port, pc)
+	r.udp[port] = u
+	r.accepting.Add(1)
+	go func() {
+		defer r.accepting.Done()
+		u.serve()
+	}()
 }
 
 // accept serves a listener until it is closed.
@@ -335,9 +337,7 @@ func (r *run) listen(opened sockets) {
 	for port, pc := range opened.packets {
 		delete(r.p.givenPackets, r.p.listenAddr(port))
 		r.packets[port] = pc
-		r.udp[port] = newUDPPort(r, port, pc)
-		r.accepting.Add(1)
-		go r.readPackets(port, pc)
+		r.readPackets(port, pc)
 	}
 }
 

@@ -62,7 +62,7 @@ func (s *udpSession) serve(routes *table) {
 	}
 	s.target.Store(t)
 	r.checkDrain(routes)
-	if s.begin(upstream) {
+	if s.begin(upstream) && s.extend() {
 		s.answer(t, upstream)
 	}
 }
