@@ -94,7 +94,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(act)
+		r.balancer, errs[4] = a.balancer(&cfg)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -151,8 +151,9 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(act *Action) (*balancer, error) {
-	base := targetKey{}
+func (a *assembly) balancer(cfg *Route) (*balancer, error) {
+	act := &cfg.Action
+	base := targetKey{udp: cfg.Match.Protocol == "udp"}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -160,6 +161,9 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 			return nil, err
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
+	}
+	if act.ProxyProtocol != nil {
+		base.proxyVersion = act.ProxyProtocol.Send
 	}
 	var entries []entry
 	for _, cfg := range act.Targets {

@@ -23,7 +23,7 @@ func validateTogether(check *conf.Checker, routes []Route) {
 	tls := make(map[place]int)  // the first route that says what happens to TLS there
 	for i := range routes {
 		r := &routes[i]
-		if !r.enabled() || r.Match.Protocol == "udp" {
+		if !r.enabled() {
 			continue
 		}
 		domains := []domain{{kind: anyDomain}}

@@ -24,6 +24,9 @@ type conn struct {
 	accepted time.Time
 	head     []byte // read and not yet given back
 
+	proxied bool // the peer is a proxy whose PROXY header comes first
+	counted bool // for its client's address; run.mu guards it
+
 	// Set when TLS has been terminated.
 	policy     *tlsPolicy
 	serverName string
@@ -71,6 +74,22 @@ func (c *conn) Read(b []byte) (int, error) {
 		return n, nil
 	}
 	return c.Conn.Read(b)
+}
+
+// RemoteAddr is the client's address, as far as it is known.
+func (c *conn) RemoteAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.client)
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// LocalAddr is the address that the client connected to.
+func (c *conn) LocalAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.local)
+	}
+	return c.Conn.LocalAddr()
 }
 
 // CloseWrite ends the client's direction, where the connection can do that.
@@ -194,11 +213,15 @@ func closeWrite(c net.Conn) error {
 
 // addrPort reads an address that a listener or connection reports.
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String())
 	}
-	ap, _ := netip.ParseAddrPort(a.String())
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 

@@ -36,7 +36,7 @@ func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 	stats := &r.p.stats
 	routes := r.table.Load()
 	p := routes.ports[c.port]
-	if p == nil {
+	if p == nil || !p.tcp {
 		// The port has been removed. Keep-alive connections end with it.
 		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
 	}

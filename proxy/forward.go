@@ -174,11 +174,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		body.stall = newIdleTimer(idle+idle/4, x.cancel)
 		defer body.stall.stop()
 	}
-	key := poolKey{port: port}
-	if t.tls != nil {
-		asked, _ := canonicalHost(out.Host)
-		key.serverName = t.serverName(asked)
-	}
+	key := t.poolKey(x.conn, port, out.Host)
 	x.session.target.Store(t)
 	x.run.checkDrain(x.routes)
 	t.total.Add(1)

@@ -32,14 +32,9 @@ func (l *fastLane) forward() verdict {
 				return l.fail(err)
 			}
 		}
-		key := poolKey{port: port}
-		if t.tls != nil {
-			asked, _ := canonicalHost(x.outgoingHost())
-			key.serverName = t.serverName(asked)
-		}
 		l.session.target.Store(t)
 		x.run.checkDrain(x.routes)
-		v, err := l.try(t, key)
+		v, err := l.try(t, t.poolKey(l.conn, port, x.outgoingHost()))
 		if err == nil {
 			return v
 		}

@@ -96,7 +96,7 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*targe
 		// It counts while it is dialled too, or a burst would not be seen.
 		e.target.total.Add(1)
 		e.target.active.Add(1)
-		upstream, err := e.target.dialStream(ctx, port, info.ServerName, r.times.Connect)
+		upstream, err := e.target.dialStream(ctx, port, info.ServerName, e.target.proxyHeader(info.Client, info.Local), r.times.Connect)
 		if err == nil {
 			e.target.reached()
 			return e.target, upstream, nil

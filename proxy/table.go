@@ -29,7 +29,18 @@ type portRoutes struct {
 	// hasTLS, plainHTTP: any route terminates or passes TLS through; any takes
 	// HTTP without TLS.
 	hasTLS, plainHTTP bool
+	// datagrams has the routes for UDP, all of the above those for TCP. tcp and
+	// udp say whether there are any.
+	datagrams hostIndex
+	tcp, udp  bool
+	// proxies are the peers whose connections begin with a PROXY header. It is
+	// read before the route is known, so they are those of any route.
+	proxies *ipSet
 }
+
+// needsPackets reports whether something reads datagrams on the port;
+// run.readPackets says what.
+func (p *portRoutes) needsPackets() bool { return p.udp }
 
 // hostIndex finds routes by host. Each list is in the order of compareRoutes.
 type hostIndex struct {
@@ -92,6 +103,15 @@ func newTable(routes []*route) *table {
 }
 
 func (p *portRoutes) add(r *route) {
+	if r.Match.Protocol == "udp" {
+		p.udp = true
+		p.datagrams.add(r)
+		return
+	}
+	p.tcp = true
+	if r.Action.ProxyProtocol != nil {
+		p.proxies = p.proxies.with(r.Action.ProxyProtocol.Accept)
+	}
 	switch {
 	case r.terminatesTLS():
 		p.hello.add(r)

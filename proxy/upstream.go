@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -42,6 +43,8 @@ type upstreamConn struct {
 type poolKey struct {
 	port       int
 	serverName string // with TLS to the target
+	// Whose the connection is, if it begins with a PROXY header that says so.
+	client, local netip.AddrPort
 }
 
 // connPool holds the idle connections of a target.
@@ -138,7 +141,7 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 		}
 		c.Conn.Close()
 	}
-	conn, err := t.connect(ctx, key)
+	conn, err := t.dialHTTP(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -147,12 +150,27 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 	return c, nil
 }
 
-func (t *target) connect(ctx context.Context, key poolKey) (net.Conn, error) {
-	addr := net.JoinHostPort("", strconv.Itoa(key.port))
-	if t.tls == nil {
-		return t.dial(ctx, "tcp", addr)
+// poolKey returns the key of connections that may carry a request of a client
+// connection, sent to a port under a host.
+func (t *target) poolKey(c *conn, port int, host string) poolKey {
+	key := poolKey{port: port}
+	if t.tls != nil {
+		asked, _ := canonicalHost(host)
+		key.serverName = t.serverName(asked)
 	}
-	return t.dialTLS(ctx, addr, key.serverName, t.proxy.times.Connect)
+	if t.key.proxyVersion != 0 {
+		key.client, key.local = c.client, c.local
+	}
+	return key
+}
+
+func (t *target) dialHTTP(ctx context.Context, key poolKey) (net.Conn, error) {
+	addr := net.JoinHostPort("", strconv.Itoa(key.port))
+	header := t.proxyHeader(key.client, key.local)
+	if t.tls == nil {
+		return t.connect(ctx, "tcp", addr, header)
+	}
+	return t.dialTLS(ctx, addr, key.serverName, header, t.proxy.times.Connect)
 }
 
 // quiet reports whether an idle connection looks alive. A target that says
