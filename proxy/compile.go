@@ -23,6 +23,7 @@ type assembly struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 	certs    map[*tlsPolicy]*tls.Certificate
 }
 
@@ -35,6 +36,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		targets:  make(map[targetKey]*target),
 		healths:  make(map[healthKey]*health),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
+		limiters: make(map[rateLimiterKey]*rateLimiter),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
 	known := maps.Clone(p.policies)
@@ -111,7 +113,23 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		}
 	}
 	a.states[r.key] = r.state
+	if limit := act.Security.RateLimit; limit != nil {
+		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
+	}
 	return r, nil
+}
+
+// limiter returns the limiter of a route.
+func (a *assembly) limiter(key rateLimiterKey) *rateLimiter {
+	l := a.limiters[key]
+	if l == nil {
+		l = a.p.limiters[key]
+	}
+	if l == nil {
+		l = newRateLimiter(key.limit)
+	}
+	a.limiters[key] = l
+	return l
 }
 
 // identity tells the same route in another configuration.
@@ -230,7 +248,7 @@ func (a *assembly) commit() {
 			h.stop()
 		}
 	}
-	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
+	p.states, p.targets, p.healths, p.policies, p.limiters = a.states, a.targets, a.healths, a.policies, a.limiters
 }
 
 // startChecks begins to watch targets that are not watched yet.

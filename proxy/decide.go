@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // refusal is the answer to a request that no route takes.
@@ -64,6 +65,13 @@ func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
 	if !rt.permits(q.client) {
 		rt.state.blocked.Add(1)
 		return nil, nil, refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
+	}
+	if rt.limiter != nil {
+		if wait := rt.limiter.take(q); wait > 0 {
+			rt.state.blocked.Add(1)
+			return nil, nil, refusal{reason: &stats.rateLimited, status: http.StatusTooManyRequests, text: "over the rate that is allowed",
+				retryAfter: int((wait + time.Second - 1) / time.Second)}
+		}
 	}
 	if !rt.acquire() {
 		rt.state.blocked.Add(1)

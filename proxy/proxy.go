@@ -39,6 +39,7 @@ type Proxy struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 	given    map[string]net.Listener // by the host, and not in use yet
 
 	// mu guards run for those who only look at it.

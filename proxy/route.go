@@ -24,6 +24,7 @@ type route struct {
 	block    *ipSet
 	balancer *balancer // nil unless the route forwards
 	handler  http.Handler
+	limiter  *rateLimiter // nil: no limit
 	state    *routeState
 }
 

@@ -180,10 +180,10 @@ func (r *Route) validateAction(check *conf.Checker) {
 	s.Field("ipBlockList").CIDRs(a.Security.IPBlockList)
 	s.Field("maxConnections").NotNegative(a.Security.MaxConnections)
 	if l := a.Security.RateLimit; l != nil {
-		if !(l.RequestsPerSecond > 0) {
-			s.Field("rateLimit").Field("requestsPerSecond").Errorf("must be more than 0")
+		l.validate(s.Field("rateLimit"))
+		if _, http := r.carries(); !http {
+			s.Field("rateLimit").Errorf("counts requests, and this route sees no HTTP")
 		}
-		s.Field("rateLimit").Field("burst").NotNegative(l.Burst)
 	}
 	if p := a.ProxyProtocol; p != nil {
 		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)
