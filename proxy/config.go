@@ -43,6 +43,15 @@ type Config struct {
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
 
+	// RequestID gives each HTTP request an id that target, client and logs know
+	// it by. The default nil means none: what passes through is not changed
+	// without being asked for.
+	RequestID *RequestID `json:"requestId"`
+
+	// AccessLog writes a record of each request and stream. The default nil
+	// means none, unless [WithAccessLog] is given.
+	AccessLog *AccessLog `json:"accessLog"`
+
 	// ACME tells how routes with certificate "auto" come by one. A Proxy does
 	// not obtain certificates itself: the Router does, or a host that passes
 	// [WithGetCertificate].

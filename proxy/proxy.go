@@ -28,8 +28,11 @@ type Proxy struct {
 	log       *slog.Logger
 	trusted   *ipSet
 	forwarder http.Handler
-	buffers   sync.Pool // *[]byte, for copying
+	buffers   sync.Pool  // *[]byte, for copying
+	access    *accessLog // nil: none
 	stats     counters
+
+	requestIDHeader string // "" where requests get no id
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
@@ -70,6 +73,8 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 	p.log = p.log.With("component", "proxy")
 	p.given = maps.Clone(p.opts.listeners)
 	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	p.access = newAccessLog(cfg.AccessLog, p.opts.accessLog, p.log)
+	p.requestIDHeader = newRequestIDHeader(cfg.RequestID)
 	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
 	p.stats.init()
 	p.forwarder = newForwarder(p)

@@ -104,10 +104,15 @@ const logsPerSecond = 10
 // mayLog reports whether another line may be written now, and how many have
 // been left out since the last one.
 func (l *logLimit) mayLog(now time.Time) (skipped uint64, ok bool) {
+	return l.allow(now, logsPerSecond)
+}
+
+// allow is mayLog with another limit.
+func (l *logLimit) allow(now time.Time, perSecond int64) (skipped uint64, ok bool) {
 	if second := now.Unix(); l.second.Swap(second) != second {
 		l.logged.Store(0)
 	}
-	if l.logged.Add(1) > logsPerSecond {
+	if l.logged.Add(1) > perSecond {
 		l.skipped.Add(1)
 		return 0, false
 	}

@@ -36,6 +36,12 @@ func (c *Config) Validate() error {
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
+	if c.RequestID != nil {
+		c.RequestID.validate(check.Field("requestId"))
+	}
+	if c.AccessLog != nil {
+		c.AccessLog.validate(check.Field("accessLog"))
+	}
 	if c.ACME != nil {
 		c.ACME.validate(check.Field("acme"))
 	}
