@@ -72,7 +72,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		r.domains = append(r.domains, domain{kind, name})
 	}
 	act := &cfg.Action
-	var errs [6]error
+	var errs [7]error
 	if act.Type == Serve {
 		if info, err := os.Stat(act.Root); err == nil && !info.IsDir() {
 			errs[5] = &FieldError{Path: "action.root", Msg: act.Root + " is not a folder"}
@@ -103,6 +103,9 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		r.handler = redirect(act.Redirect)
 	case act.Type == Serve:
 		r.handler = static(act.Root)
+	}
+	if act.Compression != nil {
+		r.compress, errs[6] = newCompression(act.Compression, &a.p.encoders)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err

@@ -209,6 +209,9 @@ type Action struct {
 	Root string `json:"root"`
 	// Headers edits requests and responses. HTTP only.
 	Headers HeaderEdits `json:"headers"`
+	// Compression compresses responses to clients that take it. The default
+	// nil means that they go out as they are. HTTP only.
+	Compression *Compression `json:"compression"`
 	// Security restricts who may use the route.
 	Security Security `json:"security"`
 	// ProxyProtocol is about the PROXY protocol, in and out.

@@ -50,3 +50,31 @@ type AccessLog struct {
 	// cookies cannot be.
 	Headers []string `json:"headers"`
 }
+
+// Compression compresses responses (RFC 9110 section 8.4), if the client accepts
+// it and nothing speaks against it: parts of a resource, what is encoded already,
+// Cache-Control: no-transform and gRPC stay as they are. What a handler or target
+// flushes reaches the client at once.
+//
+// It is off unless asked for. Where a response holds a secret together with
+// something that an attacker chooses, its compressed size tells him about the
+// secret (the BREACH attack): leave such routes without compression.
+//
+// The compressors in use in a Proxy take 160 MiB of memory at most, which is more
+// than a hundred at the default level; a response too many goes out as it is.
+type Compression struct {
+	// Algorithms are what to offer, the one to prefer first: [Zstd] (RFC 8878)
+	// and [Gzip] (RFC 1952). Empty means both, in that order.
+	Algorithms []string `json:"algorithms"`
+	// Types are media types to compress, as globs. Empty means text/*, JSON,
+	// JavaScript, XML, SVG and WebAssembly. Event streams are compressed only if
+	// text/event-stream is among them just so, as each takes a compressor for as
+	// long as it lasts.
+	Types []string `json:"types"`
+	// MinSize is the length in bytes that is worth it, at most 1 MiB. A response
+	// of unknown length is kept back until it is reached, unless it is flushed.
+	// The default 0 means 1024.
+	MinSize int `json:"minSize"`
+	// Level is from 1, the fastest, to 9, the smallest. The default 0 means 3.
+	Level int `json:"level"`
+}

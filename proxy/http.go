@@ -162,7 +162,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
-	rt.handler.ServeHTTP(&x.writer, req)
+	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
@@ -217,6 +217,20 @@ type exchange struct {
 
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended
+}
+
+// serve runs the route's handler, through a compressor if the route has one.
+func (x *exchange) serve(req *http.Request) {
+	if x.route.compress == nil {
+		x.route.handler.ServeHTTP(&x.writer, req)
+		return
+	}
+	w := x.route.compress.wrap(&x.writer, req)
+	defer w.release()
+	x.route.handler.ServeHTTP(w, req)
+	if err := w.finish(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 type exchangeKey struct{}

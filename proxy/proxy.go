@@ -32,6 +32,8 @@ type Proxy struct {
 	access    *accessLog // nil: none
 	stats     counters
 
+	encoders encoders
+
 	requestIDHeader string // "" where requests get no id
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
@@ -340,6 +342,9 @@ func cloneRoutes(routes []Route) []Route {
 		}
 		for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
 			e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
+		}
+		if a.Compression = clonePtr(a.Compression); a.Compression != nil {
+			a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
 		}
 		a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
 		a.Security.RateLimit = clonePtr(a.Security.RateLimit)

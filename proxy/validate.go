@@ -191,6 +191,13 @@ func (r *Route) validateAction(check *conf.Checker) {
 			s.Field("rateLimit").Errorf("counts requests, and this route sees no HTTP")
 		}
 	}
+	if c := a.Compression; c != nil {
+		at := check.Field("compression")
+		c.validate(at)
+		if _, http := r.carries(); !http || a.Type == Redirect {
+			at.Errorf("this route has no HTTP contents to compress")
+		}
+	}
 	if p := a.ProxyProtocol; p != nil {
 		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)
 		if p.Send < 0 || p.Send > 2 {
