@@ -23,6 +23,7 @@ type assembly struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 	certs    map[*tlsPolicy]*tls.Certificate
 }
 
@@ -35,6 +36,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		targets:  make(map[targetKey]*target),
 		healths:  make(map[healthKey]*health),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
+		limiters: make(map[rateLimiterKey]*rateLimiter),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
 	known := maps.Clone(p.policies)
@@ -70,7 +72,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		r.domains = append(r.domains, domain{kind, name})
 	}
 	act := &cfg.Action
-	var errs [6]error
+	var errs [7]error
 	if act.Type == Serve {
 		if info, err := os.Stat(act.Root); err == nil && !info.IsDir() {
 			errs[5] = &FieldError{Path: "action.root", Msg: act.Root + " is not a folder"}
@@ -102,18 +104,37 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Type == Serve:
 		r.handler = static(act.Root)
 	}
+	if act.Compression != nil {
+		r.compress, errs[6] = newCompression(act.Compression, &a.p.encoders)
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
-	r.fast = act.Type == Forward
+	r.fast = act.Type == Forward && r.compress == nil
 	if r.state = a.p.states[r.key]; r.state == nil {
 		if r.state = a.states[r.key]; r.state == nil {
 			r.state = new(routeState)
 		}
 	}
 	a.states[r.key] = r.state
+	if limit := act.Security.RateLimit; limit != nil {
+		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
+	}
 	return r, nil
+}
+
+// limiter returns the limiter of a route.
+func (a *assembly) limiter(key rateLimiterKey) *rateLimiter {
+	l := a.limiters[key]
+	if l == nil {
+		l = a.p.limiters[key]
+	}
+	if l == nil {
+		l = newRateLimiter(key.limit)
+	}
+	a.limiters[key] = l
+	return l
 }
 
 // identity tells the same route in another configuration.
@@ -237,7 +258,7 @@ func (a *assembly) commit() {
 			h.stop()
 		}
 	}
-	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
+	p.states, p.targets, p.healths, p.policies, p.limiters = a.states, a.targets, a.healths, a.policies, a.limiters
 }
 
 // startChecks begins to watch targets that are not watched yet.

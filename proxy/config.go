@@ -54,6 +54,15 @@ type Config struct {
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
 
+	// RequestID gives each HTTP request an id that target, client and logs know
+	// it by. The default nil means none: what passes through is not changed
+	// without being asked for.
+	RequestID *RequestID `json:"requestId"`
+
+	// AccessLog writes a record of each request and stream. The default nil
+	// means none, unless [WithAccessLog] is given.
+	AccessLog *AccessLog `json:"accessLog"`
+
 	// ACME tells how routes with certificate "auto" come by one. A Proxy does
 	// not obtain certificates itself: the Router does, or a host that passes
 	// [WithGetCertificate].
@@ -219,6 +228,9 @@ type Action struct {
 	Root string `json:"root"`
 	// Headers edits requests and responses. HTTP only.
 	Headers HeaderEdits `json:"headers"`
+	// Compression compresses responses to clients that take it. The default
+	// nil means that they go out as they are. HTTP only.
+	Compression *Compression `json:"compression"`
 	// Security restricts who may use the route.
 	Security Security `json:"security"`
 	// ProxyProtocol is about the PROXY protocol, in and out.
@@ -384,16 +396,30 @@ type Security struct {
 	// sessions, or HTTP requests, where more are answered with 503. The default
 	// 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
-	// RateLimit limits requests by client address.
+	// RateLimit limits requests in time. More are answered with 429 and a
+	// Retry-After. HTTP only.
 	RateLimit *RateLimit `json:"rateLimit"`
 }
 
-// RateLimit limits requests by client address.
+// RateLimit limits requests in time. It takes 1 MiB of memory at most, however
+// many clients there are. While more than some 20,000 of them are short of their
+// burst, one that has just come may have to wait; none gets more than its due.
 type RateLimit struct {
+	// RequestsPerSecond is the rate, which may be a fraction. Required.
 	RequestsPerSecond float64 `json:"requestsPerSecond"`
-	// Burst is how many requests may come at once. The default 0 means the
-	// requests of one second.
+	// Burst is how many requests may come at once after a pause. The default 0
+	// means the requests of one second, at least one.
 	Burst int `json:"burst"`
+	// By says who has the rate to himself:
+	//
+	//   - "client", the default, is each client address; of IPv6 each /64, which
+	//     is what one customer gets. Behind another proxy that is its address.
+	//   - "route" is all clients of the route together.
+	//   - "header:X-Api-Key" is each value of that header. Requests that do not
+	//     have it just once count by client. A client that invents values is not
+	//     held back, so it should be a header that the client cannot choose, or
+	//     one that the target checks.
+	By string `json:"by"`
 }
 
 // ProxyProtocol is about the PROXY protocol, versions 1 and 2, in which a proxy

@@ -29,6 +29,9 @@ type ConnInfo struct {
 	TLS *tls.ConnectionState
 	// Route is the name of the route that took the connection or request.
 	Route string
+	// RequestID is the id of the HTTP request, or "" where Config.RequestID is
+	// not set.
+	RequestID string
 }
 
 // A SocketHandler serves whole connections in the host's process.

@@ -45,7 +45,9 @@ func newForwarder(p *Proxy) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		x := exchangeFrom(req.Context())
 		if !sendable(x.path) {
-			x.run.refuse(w, &p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+			no := badRequest(&p.stats, "ambiguous or unsupported request target")
+			x.refused = no.reason
+			no.write(w)
 			return
 		}
 		if x.body != nil && req.ProtoMajor == 1 {
@@ -179,11 +181,13 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	x.run.checkDrain(x.routes)
 	t.total.Add(1)
 	t.active.Add(1)
+	sent := x.run.p.access.now()
 	resp, err := t.sendHTTP1(x.run, out, key)
 	if err != nil {
 		t.active.Add(-1)
 		return nil, err
 	}
+	x.firstByte = x.run.p.access.since(sent)
 	t.reached()
 	// The target is busy with the request until the body has been read.
 	timer := newIdleTimer(x.run.times.Idle, x.cancel)
@@ -195,7 +199,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		t.active.Add(-1)
 	})
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
-		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, state: x.route.state}
+		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, in: &x.in, out: &x.out}
 	} else {
 		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done}
 	}
@@ -263,16 +267,16 @@ func (b *responseBody) Close() error {
 // upgradedBody is the connection to a target after 101 Switching Protocols.
 type upgradedBody struct {
 	io.ReadWriteCloser
-	timer *idleTimer
-	done  func()
-	state *routeState
+	timer   *idleTimer
+	done    func()
+	in, out *byteCount
 }
 
 // Read reads what the target sends to the client.
 func (b *upgradedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadWriteCloser.Read(p)
 	b.timer.moved()
-	b.state.bytesOut.Add(uint64(n))
+	b.out.Add(uint64(n))
 	return n, err
 }
 
@@ -280,7 +284,7 @@ func (b *upgradedBody) Read(p []byte) (int, error) {
 func (b *upgradedBody) Write(p []byte) (int, error) {
 	b.timer.moved()
 	n, err := b.ReadWriteCloser.Write(p)
-	b.state.bytesIn.Add(uint64(n))
+	b.in.Add(uint64(n))
 	return n, err
 }
 
@@ -309,6 +313,7 @@ func upgradeType(h http.Header) string {
 // forwardError answers a request that no target has answered.
 func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 	x := exchangeFrom(req.Context())
+	x.problem = err
 	status := http.StatusBadGateway
 	switch {
 	case errors.Is(err, context.Canceled) && req.Context().Err() != nil:

@@ -115,32 +115,39 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
+		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
+	defer func() { r.p.access.write(&rec) }()
+	path, rawQuery, hasQuery, pathOK := requestTarget(req)
+	rec.path, rec.query = path, rawQuery
 	host, ok := canonicalHost(req.Host)
 	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
+		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
 		return
 	}
-	path, rawQuery, hasQuery, ok := requestTarget(req)
-	ok = ok && h1.IsToken(req.Method) // HTTP/2 lets anything through
+	pathOK = pathOK && h1.IsToken(req.Method) // HTTP/2 lets anything through
 	canonical := ""
-	if ok {
-		canonical, ok = canonicalPath(path)
+	if pathOK {
+		canonical, pathOK = canonicalPath(path)
 	}
-	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+	if !pathOK {
+		r.refuse(w, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
 		return
 	}
 	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
 	if no.status != 0 {
-		no.write(w)
+		r.refuse(w, &rec, no)
 		return
 	}
 	defer rt.release()
+	if rec.id != "" {
+		r.p.setRequestID(req.Header, rec.id)
+	}
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
+	x := &exchange{run: r, conn: c, routes: routes, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
 		cancel()
@@ -149,26 +156,33 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	})
 	defer c.end(x.session)
 	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
+	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
 	}
-	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
+	defer func() {
+		rt.state.responses[x.writer.class()].Add(1)
+		x.fill(&rec)
+	}()
 
 	if rt.Action.Handler != nil {
-		ctx = context.WithValue(ctx, connInfoKey{}, c.info(rt))
+		info := c.info(rt)
+		info.RequestID = x.id
+		ctx = context.WithValue(ctx, connInfoKey{}, info)
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &x.in}
 		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
-	rt.handler.ServeHTTP(&x.writer, req)
+	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
+	rec.aborted = x.writer.broken
 	if x.writer.hijacked {
 		return // the connection is the handler's
 	}
@@ -211,8 +225,28 @@ type exchange struct {
 	cancel    context.CancelFunc
 	writer    responseWriter
 
+	id        string        // "" where requests get none
+	in, out   byteCount     // contents from and to the client
+	firstByte time.Duration // see accessRecord, as for what follows
+	refused   *rejection
+	problem   error
+
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended
+}
+
+// serve runs the route's handler, through a compressor if the route has one.
+func (x *exchange) serve(req *http.Request) {
+	if x.route.compress == nil {
+		x.route.handler.ServeHTTP(&x.writer, req)
+		return
+	}
+	w := x.route.compress.wrap(&x.writer, req)
+	defer w.release()
+	x.route.handler.ServeHTTP(w, req)
+	if err := w.finish(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 type exchangeKey struct{}
@@ -230,7 +264,13 @@ func (x *exchange) scheme() string {
 }
 
 // refuse answers a request that no route takes.
-func (r *run) refuse(w http.ResponseWriter, reason *rejection, status int, text string) {
-	no := refusal{reason: reason, status: status, text: text}
+func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
+	if rec.id != "" {
+		w.Header()[r.p.requestIDHeader] = []string{rec.id}
+	}
 	no.write(w)
+	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
+	if rec.method != http.MethodHead {
+		rec.out = uint64(len(no.message()) + 1) // http.Error ends the line
+	}
 }

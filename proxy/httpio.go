@@ -16,7 +16,7 @@ import (
 type responseWriter struct {
 	http.ResponseWriter
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	edit   func(http.Header)
 	status int
 
@@ -30,6 +30,7 @@ type responseWriter struct {
 	// not wait for them, and an empty one stays what it was.
 	flushHead bool
 	hijacked  bool // the connection is the handler's
+	broken    bool // something could not be sent
 }
 
 // WriteHeader sends the head of the response.
@@ -59,6 +60,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
 	w.after()
 	w.bytes.Add(uint64(n))
+	w.broken = w.broken || err != nil && err != http.ErrBodyNotAllowed
 	return n, err
 }
 
@@ -143,7 +145,7 @@ func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Ti
 type requestBody struct {
 	io.ReadCloser
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body

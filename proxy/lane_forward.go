@@ -76,10 +76,12 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 			up.Conn.Close()
 		}
 		l.upload, l.watch = upload{}, watch{}
+		began := l.run.p.access.now()
 		sent, err := l.send(up)
 		if err == nil {
 			err = l.readResponse(up)
 		}
+		l.exchange.firstByte = l.run.p.access.since(began)
 		if err == nil {
 			t.reached()
 			return l.relay(up), nil
@@ -120,7 +122,7 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 	case whole:
 		l.in.Discard(int(length))
 		l.bodyRead = true
-		l.exchange.route.state.bytesIn.Add(uint64(length))
+		l.exchange.in.Add(uint64(length))
 	case length != 0:
 		l.upload.start(l, up)
 	}
@@ -227,11 +229,16 @@ func (l *fastLane) fail(err error) verdict {
 	if status != http.StatusBadRequest {
 		x.run.unreachable(l.conn, x.route, err)
 	}
+	x.problem = err
+	if x.id != "" {
+		fields = fields.Set(x.run.p.requestIDHeader, x.id)
+	}
 	fields = x.route.responseEdits.applyTo(fields, x)
 	if !l.bodyRead {
 		close = true // as with an early response
 		fields = fields.Set("Connection", "close")
 	}
+	x.out.Add(uint64(len(http.StatusText(status)) + 1))
 	if !l.answer(status, fields, http.StatusText(status), close) || close {
 		return l.count(status, hangUp)
 	}
@@ -240,6 +247,7 @@ func (l *fastLane) fail(err error) verdict {
 
 // count puts the status of a response into the route's statistics.
 func (l *fastLane) count(status int, v verdict) verdict {
+	l.status, l.aborted = status, l.aborted || status == 0
 	l.exchange.route.state.responses[min(status/100, 5)].Add(1)
 	return v
 }

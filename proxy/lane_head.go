@@ -35,6 +35,9 @@ func (l *fastLane) appendResponse(b []byte, hasBody, close, early bool) []byte {
 			fields = fields.Add("Trailer", names)
 		}
 	}
+	if x.id != "" {
+		fields = fields.Set(x.run.p.requestIDHeader, x.id)
+	}
 	fields = x.route.responseEdits.applyTo(fields, x)
 	if early {
 		fields = fields.Set("Connection", "close")

@@ -46,6 +46,7 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 	if early {
 		l.upload.end(l, up)
 	}
+	l.aborted = err != nil
 	l.count(resp.Status, goOn)
 	switch {
 	case err != nil:
@@ -77,7 +78,7 @@ func (l *fastLane) relayCounted(b, buffer []byte, body *h1.Body, up *upstreamCon
 			if err := l.write(b); err != nil {
 				return err
 			}
-			l.exchange.route.state.bytesOut.Add(uint64(len(b) - head))
+			l.exchange.out.Add(uint64(len(b) - head))
 		}
 		if body.Done() {
 			return nil
@@ -118,7 +119,7 @@ func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamCon
 			return err
 		}
 	}
-	l.exchange.route.state.bytesOut.Add(uint64(total))
+	l.exchange.out.Add(uint64(total))
 	b = append(b, "0\r\n"...)
 	for _, f := range body.Trailer {
 		if isTrailer(f.Name) {

@@ -32,7 +32,6 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	buffer := pool.Get().(*[]byte)
 	defer pool.Put(buffer)
 	idle := l.run.times.Idle
-	count := &l.exchange.route.state.bytesIn
 	body := h1.NewBody(l.in, l.req.ContentLength)
 	for {
 		l.keepRead(idle)
@@ -47,7 +46,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			return err
 		}
 		if n > 0 {
-			count.Add(uint64(n))
+			l.exchange.in.Add(uint64(n))
 			u.moved.Add(int64(n))
 			b := (*buffer)[h1.ChunkHead : h1.ChunkHead+n]
 			if l.req.ContentLength == h1.Chunked {

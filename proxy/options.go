@@ -11,6 +11,7 @@ type Option func(*options)
 
 type options struct {
 	log            *slog.Logger
+	accessLog      *slog.Logger
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	listeners      map[string]net.Listener
 	packetConns    map[string]net.PacketConn
@@ -19,6 +20,12 @@ type options struct {
 // WithLogger sets the logger. The default discards everything.
 func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
+}
+
+// WithAccessLog sets a logger for the access log alone, and turns that on where
+// the configuration has no section about it; see [AccessLog].
+func WithAccessLog(log *slog.Logger) Option {
+	return func(o *options) { o.accessLog = log }
 }
 
 // WithGetCertificate sets the source of certificates for routes with

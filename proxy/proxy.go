@@ -28,8 +28,13 @@ type Proxy struct {
 	log       *slog.Logger
 	trusted   *ipSet
 	forwarder http.Handler
-	buffers   sync.Pool // *[]byte, for copying
+	buffers   sync.Pool  // *[]byte, for copying
+	access    *accessLog // nil: none
 	stats     counters
+
+	encoders encoders
+
+	requestIDHeader string // "" where requests get no id
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
@@ -39,6 +44,7 @@ type Proxy struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 
 	// By the host, and not in use yet.
 	given        map[string]net.Listener
@@ -77,6 +83,8 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 	p.log = p.log.With("component", "proxy")
 	p.given, p.givenPackets = maps.Clone(p.opts.listeners), maps.Clone(p.opts.packetConns)
 	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	p.access = newAccessLog(cfg.AccessLog, p.opts.accessLog, p.log)
+	p.requestIDHeader = newRequestIDHeader(cfg.RequestID)
 	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
 	p.stats.init()
 	p.forwarder = newForwarder(p)
@@ -361,6 +369,9 @@ func cloneRoutes(routes []Route) []Route {
 		}
 		for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
 			e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
+		}
+		if a.Compression = clonePtr(a.Compression); a.Compression != nil {
+			a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
 		}
 		a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
 		a.Security.RateLimit = clonePtr(a.Security.RateLimit)

@@ -73,7 +73,7 @@ type counters struct {
 	requests    atomic.Uint64
 
 	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
+	misdirected, rateLimited, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
 }
 
 // rejection counts one reason to refuse.
@@ -86,12 +86,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "rateLimited", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
 		c.all()[i].name = name
 	}
 }
@@ -108,10 +108,15 @@ const logsPerSecond = 10
 // mayLog reports whether another line may be written now, and how many have
 // been left out since the last one.
 func (l *logLimit) mayLog(now time.Time) (skipped uint64, ok bool) {
+	return l.allow(now, logsPerSecond)
+}
+
+// allow is mayLog with another limit.
+func (l *logLimit) allow(now time.Time, perSecond int64) (skipped uint64, ok bool) {
 	if second := now.Unix(); l.second.Swap(second) != second {
 		l.logged.Store(0)
 	}
-	if l.logged.Add(1) > logsPerSecond {
+	if l.logged.Add(1) > perSecond {
 		l.skipped.Add(1)
 		return 0, false
 	}

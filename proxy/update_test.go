@@ -585,6 +585,7 @@ func everything() Route {
 			Headers: HeaderEdits{Request: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}},
 				Response: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}}},
 			Security:      Security{IPAllowList: []string{"127.0.0.0/8"}, IPBlockList: []string{"10.0.0.0/8"}, RateLimit: &RateLimit{RequestsPerSecond: 1}},
+			Compression:   &Compression{Algorithms: []string{Gzip}, Types: []string{"text/*"}},
 			ProxyProtocol: &ProxyProtocol{Accept: []string{"127.0.0.1"}, Send: 1}}}
 }
 

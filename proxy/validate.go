@@ -37,6 +37,12 @@ func (c *Config) Validate() error {
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
+	if c.RequestID != nil {
+		c.RequestID.validate(check.Field("requestId"))
+	}
+	if c.AccessLog != nil {
+		c.AccessLog.validate(check.Field("accessLog"))
+	}
 	if c.ACME != nil {
 		c.ACME.validate(check.Field("acme"))
 	}
@@ -181,10 +187,17 @@ func (r *Route) validateAction(check *conf.Checker) {
 	s.Field("ipBlockList").CIDRs(a.Security.IPBlockList)
 	s.Field("maxConnections").NotNegative(a.Security.MaxConnections)
 	if l := a.Security.RateLimit; l != nil {
-		if !(l.RequestsPerSecond > 0) {
-			s.Field("rateLimit").Field("requestsPerSecond").Errorf("must be more than 0")
+		l.validate(s.Field("rateLimit"))
+		if _, http := r.carries(); !http {
+			s.Field("rateLimit").Errorf("counts requests, and this route sees no HTTP")
 		}
-		s.Field("rateLimit").Field("burst").NotNegative(l.Burst)
+	}
+	if c := a.Compression; c != nil {
+		at := check.Field("compression")
+		c.validate(at)
+		if _, http := r.carries(); !http || a.Type == Redirect {
+			at.Errorf("this route has no HTTP contents to compress")
+		}
 	}
 	if p := a.ProxyProtocol; p != nil {
 		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)

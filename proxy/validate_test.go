@@ -165,6 +165,18 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{} }, `action.security.rateLimit.requestsPerSecond: must be more than 0`},
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: math.NaN()} }, `action.security.rateLimit.requestsPerSecond: must be more than 0`},
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, Burst: -1} }, `action.security.rateLimit.burst: -1`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: math.Inf(1)} }, `action.security.rateLimit.requestsPerSecond: +Inf is more than`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1e-5} }, `action.security.rateLimit.requestsPerSecond: 1e-05 is too slow`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, Burst: 86401} }, `action.security.rateLimit.requestsPerSecond: 1 is too slow`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, By: "user"} }, `action.security.rateLimit.by: "user" is not known`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, By: "header:"} }, `action.security.rateLimit.by: "" is not a header name`},
+		{func(r *Route) {
+			r.Action = Action{SocketHandler: socket, Security: Security{RateLimit: &RateLimit{RequestsPerSecond: 1}}}
+		}, "action.security.rateLimit: counts requests"},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1}
+		}, "action.security.rateLimit: counts requests"},
 		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Accept: []string{"x"}} }, `action.proxyProtocol.accept[0]: "x"`},
 		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 3} }, `action.proxyProtocol.send: 3`},
 		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: -1} }, `action.proxyProtocol.send: -1`},
@@ -299,6 +311,8 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) {
 			r.Action.Headers.Response = HeaderEdit{Remove: []string{"Server"}, Add: map[string]string{"X": ""}}
 		},
+		func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1e6, By: "header:X-Key"} },
+		func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1.0 / 3600, Burst: 24} },
 		func(r *Route) {
 			r.Action.LoadBalancing = LoadBalancing{Algorithm: IPHash, HealthCheck: &HealthCheck{Path: "/h?x=y", Port: 1, Interval: time.Second}}
 		},
@@ -402,7 +416,6 @@ func TestValidateTogether(t *testing.T) {
 // What this version reads but cannot do is said at the start, not ignored.
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
-		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
 	} {
 		r := validRoute()
