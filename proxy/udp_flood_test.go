@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"runtime"
 	"sync/atomic"
@@ -101,5 +102,30 @@ func TestUDPSessionMemory(t *testing.T) {
 	t.Logf("%d bytes each", each)
 	if each > 12<<10 {
 		t.Errorf("%d bytes each", each)
+	}
+}
+
+// One datagram each way.
+func BenchmarkUDPExchange(b *testing.B) {
+	p := startBare(b, Config{Routes: []Route{udpRoute("udp", 0, udpEcho(b).target())}}, WithLogger(slog.New(slog.DiscardHandler)))
+	c := dialUDP(b, udpAddr(b, p, 0))
+	b.ReportAllocs()
+	for b.Loop() {
+		mustExchangeUDP(b, c, "hello")
+		c.SetDeadline(time.Now().Add(time.Minute))
+	}
+}
+
+// One datagram each way, from a new client each time.
+func BenchmarkUDPSession(b *testing.B) {
+	p := startBare(b, Config{Timeouts: Timeouts{UDPIdle: 100 * time.Millisecond}, Routes: []Route{udpRoute("udp", 0, udpEcho(b).target())}}, WithLogger(slog.New(slog.DiscardHandler)))
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := net.Dial("udp", udpAddr(b, p, 0))
+		if err != nil {
+			b.Fatal(err)
+		}
+		mustExchangeUDP(b, c, "hello")
+		c.Close()
 	}
 }
