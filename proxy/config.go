@@ -46,6 +46,10 @@ type Config struct {
 	// to blame for something.
 	FastLane *bool `json:"fastLane"`
 
+	// HTTP2 is about HTTP/2 with clients; with targets it is a matter of
+	// [Action.UpstreamProtocol].
+	HTTP2 HTTP2 `json:"http2"`
+
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
 
@@ -56,6 +60,18 @@ type Config struct {
 }
 
 func (c *Config) fastLane() bool { return c.FastLane == nil || *c.FastLane }
+
+// HTTP2 is about HTTP/2 with clients: over TLS, and without it with clients
+// that begin a connection so (prior knowledge, RFC 9113 section 3.3, as gRPC
+// does). Routes are decided by request as with HTTP/1.1.
+type HTTP2 struct {
+	// Enabled set to false leaves clients HTTP/1.1 only. The default nil means
+	// true.
+	Enabled *bool `json:"enabled"`
+	// MaxConcurrentStreams is how many requests a connection may have in
+	// flight, 1 to 100,000. The default 0 means 250.
+	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+}
 
 // Timeouts bounds the waits of the data path. Zero means the default named at
 // each field; a negative value means no limit.

@@ -16,15 +16,13 @@ import (
 // connections come out of the queue, routed as far as that goes without
 // reading a request.
 func (r *run) newHTTPServer() *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:           http.HandlerFunc(r.serveHTTP),
 		ReadHeaderTimeout: max(r.times.RequestHead, 0),
 		IdleTimeout:       max(r.times.KeepAlive, 0),
 		MaxHeaderBytes:    defaultTo(r.p.cfg.MaxHeaderBytes, 16<<10),
-		Protocols:         protocols,
+		Protocols:         r.p.cfg.HTTP2.protocols(),
+		HTTP2:             r.http2Config(),
 		// OPTIONS * is a request like any other, for routes to decide on.
 		DisableGeneralOptionsHandler: true,
 
@@ -150,6 +148,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	defer c.end(x.session)
 	r.checkDrain(routes)
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
+	if req.ProtoMajor == 2 {
+		defer r.noteReset(x, req)
+	}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()

@@ -69,7 +69,7 @@ type counters struct {
 	requests    atomic.Uint64
 
 	silent, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
+	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
 }
 
 // rejection counts one reason to refuse.
@@ -82,12 +82,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
 		c.all()[i].name = name
 	}
 }
