@@ -106,7 +106,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		return nil, err
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
-	r.fast = act.Type == Forward
+	r.fast = act.Type == Forward && act.upstreamHTTP2() == ""
 	if r.state = a.p.states[r.key]; r.state == nil {
 		if r.state = a.states[r.key]; r.state == nil {
 			r.state = new(routeState)
@@ -152,7 +152,7 @@ func newMatcher(m *Match) (matcher, error) {
 }
 
 func (a *assembly) balancer(act *Action) (*balancer, error) {
-	base := targetKey{}
+	base := targetKey{protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -223,6 +223,9 @@ func (a *assembly) commit() {
 		retired := a.targets[key] == nil
 		t.conns.retire(retired)
 		if retired {
+			if t.h2 != nil {
+				t.h2.CloseIdleConnections()
+			}
 			if t.active.Load() > 0 {
 				a.targets[key] = t
 			}

@@ -213,6 +213,10 @@ type Action struct {
 	Type string `json:"type"`
 	// Targets are where Forward sends traffic to.
 	Targets []Target `json:"targets"`
+	// UpstreamProtocol is what is spoken with Targets: [HTTP1] (the default),
+	// [H2] (HTTP/2 over TLS, which needs mode [TerminateAndReencrypt]) or [H2C]
+	// (HTTP/2 without TLS). A route with HTTP/2 takes only HTTP. gRPC needs it.
+	UpstreamProtocol string `json:"upstreamProtocol"`
 	// LoadBalancing chooses among several Targets.
 	LoadBalancing LoadBalancing `json:"loadBalancing"`
 	// TLS says what happens to TLS. Nil means that the route takes plaintext,
@@ -235,6 +239,13 @@ type Action struct {
 	// SocketHandler takes over whole connections in the host's process.
 	SocketHandler SocketHandler `json:"-"`
 }
+
+// Values of [Action.UpstreamProtocol].
+const (
+	HTTP1 = "http1"
+	H2    = "h2"
+	H2C   = "h2c"
+)
 
 // PreservePort as a Target's Port stands for the port that the client
 // connected to. Written as JSON it is "preserve".

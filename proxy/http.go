@@ -69,7 +69,15 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 // http serves HTTP on a connection without TLS.
 func (r *run) http(c *conn) {
 	c.clientText = c.client.Addr().String()
-	if r.p.cfg.fastLane() {
+	isHTTP2 := false
+	if r.p.cfg.HTTP2.enabled() {
+		var err error
+		if isHTTP2, err = c.greetsInHTTP2(); err != nil {
+			r.reject(c, &r.p.stats.silent, err)
+			return
+		}
+	}
+	if r.p.cfg.fastLane() && !isHTTP2 {
 		r.serveFast(c, c.Conn, c.takeHead())
 		return
 	}

@@ -28,6 +28,26 @@ func (h *HTTP2) alpn() []string {
 	return []string{"h2", "http/1.1"}
 }
 
+// http2Preface is what a client begins a connection in HTTP/2 with.
+const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// greetsInHTTP2 reads on until it is clear whether the connection begins with
+// the preface of HTTP/2.
+func (c *conn) greetsInHTTP2() (bool, error) {
+	for {
+		n := min(len(c.head), len(http2Preface))
+		if string(c.head[:n]) != http2Preface[:n] {
+			return false, nil
+		}
+		if n == len(http2Preface) {
+			return true, nil
+		}
+		if err := c.fill(maxSniff); err != nil {
+			return false, err
+		}
+	}
+}
+
 // http2Config bounds what one connection can cost. net/http itself sees to the
 // rest: a header list longer than MaxHeaderBytes gets 431, and its sender is cut
 // off if it goes on; at most MaxConcurrentStreams handlers run, however fast

@@ -184,3 +184,23 @@ func TestH2CStop(t *testing.T) {
 		t.Error("the connection is open after Stop")
 	}
 }
+
+// One request that the client breaks off ends no other of its connection.
+func TestHTTP2BrokenBody(t *testing.T) {
+	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	p := start(t, oneRoute(forwardTo(target)))
+	h := h2Dial(t, addr(t, p, 0), nil)
+	for id := uint32(1); id < 100; id += 4 {
+		h.open(id, false, "POST", "a.test", "/", "content-length", "10")
+		h.WriteData(id, false, []byte("half"))
+		if id%8 == 1 {
+			h.WriteRSTStream(id, http2.ErrCodeCancel)
+		} else {
+			h.WriteData(id, true, nil) // too short
+		}
+		h.open(id+2, true, "GET", "a.test", "/")
+		if a, err := h.answer(id + 2); err != nil || a.head[":status"] != "200" {
+			t.Fatalf("stream %d: %v, %v", id+2, a, err)
+		}
+	}
+}

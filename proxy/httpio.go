@@ -26,6 +26,7 @@ type responseWriter struct {
 	writeBy *time.Time
 
 	forwards bool // the handler is httputil's
+	headOnly bool // there is nothing after the head
 	hijacked bool // the connection is the handler's
 }
 
@@ -42,7 +43,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.before()
 	w.ResponseWriter.WriteHeader(status)
 	w.after()
-	if w.forwards && status >= 200 && h["Content-Length"] == nil {
+	if w.forwards && !w.headOnly && status >= 200 && h["Content-Length"] == nil {
 		// The head does not wait for the body, and an empty body that was
 		// chunked stays so.
 		w.FlushError()
@@ -146,6 +147,7 @@ type requestBody struct {
 	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body
+	quit   atomic.Bool               // nobody wants the rest
 	readBy time.Time
 
 	// A transport may go on reading when the handler has returned, and the
@@ -174,7 +176,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		// net/http goes on reading to notice when the client leaves. After an
 		// error the deadline stays: net/http would wait for the rest without.
 		b.setDeadline(time.Time{})
-	case err != nil:
+	case err != nil && !b.quit.Load():
 		b.failed.Store(true)
 	}
 	return n, err
@@ -184,6 +186,12 @@ func (b *requestBody) Read(p []byte) (int, error) {
 func (b *requestBody) share(timer *idleTimer) {
 	b.timer.Store(timer)
 	b.setDeadline(time.Time{})
+}
+
+// interrupt ends a Read that waits for the client. Nobody wants the rest.
+func (b *requestBody) interrupt() {
+	b.quit.Store(true)
+	b.setDeadline(time.Unix(1, 0))
 }
 
 // Close ends the use of the body.

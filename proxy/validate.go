@@ -172,6 +172,7 @@ func (r *Route) validateAction(check *conf.Checker) {
 	for i := range a.Targets {
 		a.Targets[i].validate(check.Field("targets").Index(i), r)
 	}
+	r.validateUpstreamProtocol(check.Field("upstreamProtocol"))
 	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
 	if a.TLS != nil {
 		r.validateTLS(check.Field("tls"))
@@ -199,6 +200,26 @@ func (r *Route) validateAction(check *conf.Checker) {
 	}
 	if streams, _ := r.carries(); !streams && r.Match.Protocol == "udp" {
 		check.Errorf("udp can only be forwarded")
+	}
+}
+
+func (r *Route) validateUpstreamProtocol(check *conf.Checker) {
+	a := &r.Action
+	reencrypts := a.TLS != nil && a.TLS.Mode == TerminateAndReencrypt
+	passes := a.TLS != nil && a.TLS.Mode == Passthrough || r.Match.Protocol == "tcp" || r.Match.Protocol == "udp"
+	switch {
+	case a.UpstreamProtocol == "":
+	case a.Type != Forward:
+		check.Errorf("only forward has targets")
+	case a.UpstreamProtocol == HTTP1:
+	case a.UpstreamProtocol != H2 && a.UpstreamProtocol != H2C:
+		check.OneOf(a.UpstreamProtocol, HTTP1, H2, H2C)
+	case passes:
+		check.Errorf("%q is about HTTP, which this route passes through without looking", a.UpstreamProtocol)
+	case a.UpstreamProtocol == H2 && !reencrypts:
+		check.Errorf("\"h2\" needs tls mode terminate-and-reencrypt; without TLS to the target it is \"h2c\"")
+	case a.UpstreamProtocol == H2C && reencrypts:
+		check.Errorf("\"h2c\" is without TLS to the target, which tls mode terminate-and-reencrypt asks for; use \"h2\"")
 	}
 }
 
