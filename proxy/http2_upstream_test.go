@@ -231,9 +231,19 @@ func TestUpstreamHTTP2FullDuplex(t *testing.T) {
 // What gRPC calls trailers-only: a head that ends the stream.
 func TestUpstreamHTTP2TrailersOnly(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
-	a := h2Backend(t, H2C, files, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/grpc")
-		w.Header().Set("Grpc-Status", "12")
+	a := h2Server(t, func(p *h2Peer) {
+		for {
+			id, _ := p.request()
+			if id == 0 {
+				return
+			}
+			var block bytes.Buffer
+			enc := hpack.NewEncoder(&block)
+			for _, field := range []hpack.HeaderField{{Name: ":status", Value: "200"}, {Name: "content-type", Value: "application/grpc"}, {Name: "grpc-status", Value: "12"}} {
+				enc.WriteField(field)
+			}
+			p.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true})
+		}
 	})
 	_, addrs := h2Front(t, nil, files, a)
 	for front, at := range addrs {
