@@ -111,7 +111,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 		return nil, err
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
-	r.fast = act.Type == Forward && r.compress == nil
+	r.fast = act.Type == Forward && r.compress == nil && act.upstreamHTTP2() == ""
 	if r.state = a.p.states[r.key]; r.state == nil {
 		if r.state = a.states[r.key]; r.state == nil {
 			r.state = new(routeState)
@@ -174,7 +174,7 @@ func newMatcher(m *Match) (matcher, error) {
 
 func (a *assembly) balancer(cfg *Route) (*balancer, error) {
 	act := &cfg.Action
-	base := targetKey{udp: cfg.Match.Protocol == "udp"}
+	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -248,6 +248,9 @@ func (a *assembly) commit() {
 		retired := a.targets[key] == nil
 		t.conns.retire(retired)
 		if retired {
+			if t.h2 != nil {
+				t.h2.CloseIdleConnections()
+			}
 			if t.active.Load() > 0 {
 				a.targets[key] = t
 			}

@@ -51,6 +51,10 @@ type Config struct {
 	// to blame for something.
 	FastLane *bool `json:"fastLane"`
 
+	// HTTP2 is about HTTP/2 with clients; with targets it is a matter of
+	// [Action.UpstreamProtocol].
+	HTTP2 HTTP2 `json:"http2"`
+
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
 
@@ -70,6 +74,18 @@ type Config struct {
 }
 
 func (c *Config) fastLane() bool { return c.FastLane == nil || *c.FastLane }
+
+// HTTP2 is about HTTP/2 with clients: over TLS, and without it with clients
+// that begin a connection so (prior knowledge, RFC 9113 section 3.3, as gRPC
+// does). Routes are decided by request as with HTTP/1.1.
+type HTTP2 struct {
+	// Enabled set to false leaves clients HTTP/1.1 only. The default nil means
+	// true.
+	Enabled *bool `json:"enabled"`
+	// MaxConcurrentStreams is how many requests a connection may have in
+	// flight, 1 to 100,000. The default 0 means 250.
+	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+}
 
 // Timeouts bounds the waits of the data path. Zero means the default named at
 // each field; a negative value means no limit.
@@ -217,6 +233,10 @@ type Action struct {
 	Type string `json:"type"`
 	// Targets are where Forward sends traffic to.
 	Targets []Target `json:"targets"`
+	// UpstreamProtocol is what is spoken with Targets: [HTTP1] (the default),
+	// [H2] (HTTP/2 over TLS, which needs mode [TerminateAndReencrypt]) or [H2C]
+	// (HTTP/2 without TLS). A route with HTTP/2 takes only HTTP. gRPC needs it.
+	UpstreamProtocol string `json:"upstreamProtocol"`
 	// LoadBalancing chooses among several Targets.
 	LoadBalancing LoadBalancing `json:"loadBalancing"`
 	// TLS says what happens to TLS. Nil means that the route takes plaintext,
@@ -242,6 +262,13 @@ type Action struct {
 	// SocketHandler takes over whole connections in the host's process.
 	SocketHandler SocketHandler `json:"-"`
 }
+
+// Values of [Action.UpstreamProtocol].
+const (
+	HTTP1 = "http1"
+	H2    = "h2"
+	H2C   = "h2c"
+)
 
 // PreservePort as a Target's Port stands for the port that the client
 // connected to. Written as JSON it is "preserve".

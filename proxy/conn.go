@@ -47,6 +47,7 @@ type conn struct {
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
+	resets  resetMeter
 	writeBy time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
 
 	closed   atomic.Bool

@@ -182,7 +182,13 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	t.total.Add(1)
 	t.active.Add(1)
 	sent := x.run.p.access.now()
-	resp, err := t.sendHTTP1(x.run, out, key)
+	var resp *http.Response
+	var err error
+	if t.h2 != nil {
+		resp, err = t.sendHTTP2(x, out, key)
+	} else {
+		resp, err = t.sendHTTP1(x.run, out, key)
+	}
 	if err != nil {
 		t.active.Add(-1)
 		return nil, err
@@ -320,7 +326,9 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 		// The client left, or the proxy stops: nobody waits for an answer.
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errClientBody):
-		w.Header().Set("Connection", "close")
+		if req.ProtoMajor == 1 { // in HTTP/2 it is the stream that is broken
+			w.Header().Set("Connection", "close")
+		}
 		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 		return

@@ -16,15 +16,13 @@ import (
 // connections come out of the queue, routed as far as that goes without
 // reading a request.
 func (r *run) newHTTPServer() *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:           http.HandlerFunc(r.serveHTTP),
 		ReadHeaderTimeout: max(r.times.RequestHead, 0),
 		IdleTimeout:       max(r.times.KeepAlive, 0),
 		MaxHeaderBytes:    defaultTo(r.p.cfg.MaxHeaderBytes, 16<<10),
-		Protocols:         protocols,
+		Protocols:         r.p.cfg.HTTP2.protocols(),
+		HTTP2:             r.http2Config(),
 		// OPTIONS * is a request like any other, for routes to decide on.
 		DisableGeneralOptionsHandler: true,
 
@@ -71,11 +69,22 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 // http serves HTTP on a connection without TLS.
 func (r *run) http(c *conn) {
 	c.clientText = c.client.Addr().String()
-	if r.p.cfg.fastLane() {
-		r.serveFast(c, c.Conn, c.takeHead())
-		return
+	isHTTP2 := false
+	if r.p.cfg.HTTP2.enabled() {
+		var err error
+		if isHTTP2, err = c.greetsInHTTP2(); err != nil {
+			r.reject(c, &r.p.stats.silent, err)
+			return
+		}
 	}
-	r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
+	switch {
+	case isHTTP2:
+		r.queueHTTP(c, c)
+	case r.p.cfg.fastLane():
+		r.serveFast(c, c.Conn, c.takeHead())
+	default:
+		r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
+	}
 }
 
 // httpTLS serves HTTP on terminated TLS, from which head has been read.
@@ -158,6 +167,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	r.checkDrain(routes)
 	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
+	if req.ProtoMajor == 2 {
+		defer r.noteReset(x, req)
+	}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()

@@ -75,7 +75,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		}
 		return c
 	}
-	policy.http, policy.stream = config("h2", "http/1.1"), config()
+	policy.http, policy.stream = config(p.cfg.HTTP2.alpn()...), config()
 	known[key] = policy
 	return policy, cert, nil
 }
