@@ -107,7 +107,7 @@ func (b *bench) rows() []row {
 		{
 			name: "idle", title: "TCP forward, idle connections", load: "connections opened one after another, one HTTP exchange on each, then held",
 			columns: idleColumns(),
-			targets: []target{{0, "HAProxy", 2}, {1, "HAProxy", 1}},
+			targets: []target{{0, "HAProxy", 2}, {1, "", 2}, {2, "", 0}},
 			peers:   streams, front: tcp, backend: b.backend.plain, measure: b.idle, fresh: true,
 		},
 		{
@@ -120,7 +120,7 @@ func (b *bench) rows() []row {
 		{
 			name: "apply", title: "Route table: 10,000 routes replaced under load", load: "the same, while a tenth of the routes change ten times a second",
 			columns: applyColumns(),
-			targets: []target{{0, "", 50}, {2, "", 0}},
+			targets: []target{{0, "", 50}, {1, "", 50}, {3, "", 0}},
 			peers:   tables(b.gateway, 10_000), front: plainHTTP, backend: b.backend.plain, measure: b.applying,
 		},
 	}
