@@ -46,8 +46,8 @@ func (b *bench) rows() []row {
 		before.name = "before"
 		web, streams = append(web, before), append(streams, before)
 	}
-	splicing := haproxy("option splice-auto")
-	splicing.name = "HAProxy, splice-auto"
+	splicing := haproxy("option splice-request", "option splice-response")
+	splicing.name = "HAProxy splicing"
 	keepAlive := b.requests(1, func(s *server, d time.Duration) (result, error) { return wrk(s.url(), 64, d) })
 	handshakes := func(resume bool) func(*server, time.Duration) ([]float64, error) {
 		return b.requests(1, func(s *server, d time.Duration) (result, error) {
@@ -101,7 +101,7 @@ func (b *bench) rows() []row {
 		{
 			name: "bulk", title: "TCP forward, one large transfer", load: fmt.Sprintf("%.4g GB on one connection, from back end to client", float64(b.source.size)/1e9),
 			columns: bulkColumns(),
-			targets: []target{{1, "HAProxy", 1}, {1, "HAProxy, splice-auto", 1}},
+			targets: []target{{1, "HAProxy", 1}, {1, "HAProxy splicing", 1}},
 			peers:   append(streams, splicing), front: tcp, backend: b.source.port(), measure: b.bulk,
 		},
 		{
