@@ -148,6 +148,13 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
+	if p.times.Idle > 0 {
+		r.working.Add(1)
+		go func() {
+			defer r.working.Done()
+			r.sweep()
+		}()
+	}
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {

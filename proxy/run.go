@@ -30,6 +30,7 @@ type run struct {
 	server    *http.Server
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
+	pipes     pipes
 	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
@@ -308,6 +309,7 @@ func (r *run) stop(ctx context.Context) error {
 	r.server.Close()
 	r.queue.Close()
 	r.working.Wait()
+	r.pipes.close()
 	if r.wasCut.Load() {
 		return errCut
 	}
@@ -344,7 +346,7 @@ func (r *run) cut() {
 	r.wasCut.Store(r.wasCut.Load() || len(conns) > 0)
 	r.cancel()
 	for _, c := range conns {
-		c.Close()
+		c.cut()
 	}
 }
 
