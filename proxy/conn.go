@@ -51,6 +51,7 @@ type session struct {
 
 	moved   atomic.Uint64 // grows while anything moves
 	watched bool          // ends when nothing has moved for Timeouts.Idle
+	doze    func()        // to call when nothing has moved for a moment, or nil
 	// Only the sweeper looks at these.
 	seen  uint64 // moved, when it last looked
 	still int    // looks in a row that have found no change
@@ -93,11 +94,11 @@ func (c *conn) begin(r *route, cancel func()) *session {
 	return s
 }
 
-// watch limits from now on how long nothing may move in a stream. cancel ends
-// it at once.
-func (c *conn) watch(s *session, cancel func()) {
+// watch limits from now on how long nothing may move. cancel ends the session
+// at once. doze, if not nil, is called when nothing has moved for a moment.
+func (c *conn) watch(s *session, cancel, doze func()) {
 	c.mu.Lock()
-	s.cancel, s.watched = cancel, true
+	s.cancel, s.doze, s.watched = cancel, doze, true
 	s.moved.Add(1) // the look to come is not the first of its rest
 	c.mu.Unlock()
 }

@@ -21,8 +21,15 @@ type flow struct {
 	off int     // where in buf the bytes begin that are yet to be written
 	n   int     // how many there are, in buf or in what raw uses instead
 
+	// For a flow that can wait without a goroutine, this goes on with it.
+	resume func()
+
 	raw rawFlow // what this system can do better
 }
+
+// errParked is returned by move when the flow waits without a goroutine from
+// now on.
+var errParked = errors.New("parked")
 
 // newFlow prepares to move bytes from src to dst until src ends.
 func (r *run) newFlow(dst, src net.Conn, count, moved *atomic.Uint64) *flow {
@@ -69,26 +76,32 @@ func (f *flow) send(head []byte) error {
 	return err
 }
 
-// move moves bytes until src ends, which is no error, or rest is used up.
+// move moves bytes until src ends, which is no error, or rest is used up. After
+// errParked the flow is somebody else's.
 func (f *flow) move() error {
-	defer f.giveBack()
 	for f.rest > 0 {
 		err := f.read()
+		if err == errParked {
+			return err
+		}
 		if f.n > 0 {
 			f.rest -= int64(f.n)
 			f.count.Add(uint64(f.n))
 			f.moved.Add(1)
 			if err := f.write(); err != nil {
+				f.giveBack()
 				return &writeError{err}
 			}
 		}
-		if err == io.EOF {
-			return nil
-		}
 		if err != nil {
+			f.giveBack()
+			if err == io.EOF {
+				return nil
+			}
 			return err
 		}
 	}
+	f.giveBack()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,9 @@ type rawFlow struct {
 	pipe *pipe // instead of a buffer; empty but for n bytes
 	full int   // reads in a row that have filled the buffer
 	err  error // of the last system call
+
+	place uint64 // in the lot, 0 for none; the lot guards it
+	known bool   // to the lot's epoll
 }
 
 // bulk is how many reads in a row must fill the buffer before a pipe is worth
@@ -43,60 +47,73 @@ func (f *flow) read() error {
 	if f.raw.src == nil {
 		return f.copyIn()
 	}
-	if err := f.raw.src.Read(f.raw.fill); err != nil {
-		return err
+	for {
+		err := f.raw.src.Read(f.raw.fill)
+		switch {
+		case err == nil:
+			return f.raw.err
+		case f.resume == nil || !isTimeout(err):
+			return err
+		}
+		// No deadline, but the wish of doze.
+		f.src.SetReadDeadline(time.Time{})
+		if f.run.lot.park(f) {
+			return errParked
+		}
 	}
-	return f.raw.err
 }
 
+// doze asks a flow that waits for its source to do so without a goroutine.
+func (f *flow) doze() {
+	if f.raw.src != nil {
+		f.src.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// wake ends the waiting of a flow whose source has been closed.
+func (f *flow) wake() { f.run.lot.wake(f) }
+
 // fill reads once. It reports false if there is nothing to read, and is called
-// again when there is.
+// again when there is. Then nothing is held while it waits.
 func (f *flow) fill(fd uintptr) bool {
-	f.off = 0
 	for {
-		var n int
-		var err error
-		if f.wantPipe() {
-			n, err = splice(int(fd), f.raw.pipe.w, int(min(f.rest, int64(f.raw.pipe.size))))
-		} else {
-			f.borrow()
-			n, err = unix.Read(int(fd), f.free())
-		}
-		switch {
-		case err == unix.EINTR:
+		n, err := f.fillOnce(int(fd))
+		switch err {
+		case unix.EINTR:
 			continue
-		case err == unix.EAGAIN:
+		case unix.EAGAIN:
 			f.raw.full = 0
 			f.giveBack()
 			return false
-		}
-		f.n, f.raw.err = max(n, 0), nil
-		switch {
-		case err != nil:
+		case nil:
+			f.off, f.n, f.raw.err = 0, n, nil
+			if n == 0 {
+				f.raw.err = io.EOF
+			}
+		default:
 			f.raw.err = os.NewSyscallError("read", err)
-		case n == 0:
-			f.raw.err = io.EOF
-		case f.raw.pipe == nil && n == len(*f.buf):
-			f.raw.full++
-		case f.raw.pipe == nil:
-			f.raw.full = 0
 		}
 		return true
 	}
 }
 
-// wantPipe reports whether to use the pipe, which it gets if it is time.
-func (f *flow) wantPipe() bool {
-	if f.raw.pipe != nil {
-		return true
+func (f *flow) fillOnce(fd int) (n int, err error) {
+	if f.raw.full >= bulk && f.raw.dst != nil && f.raw.pipe == nil {
+		f.giveBack()
+		f.raw.pipe = f.run.pipes.get()
+		f.raw.full = 0 // where no pipe is to be had, a few more buffers will do
 	}
-	if f.raw.full < bulk || f.raw.dst == nil {
-		return false
+	if p := f.raw.pipe; p != nil {
+		return splice(fd, p.w, int(min(f.rest, int64(p.size))))
 	}
-	f.raw.full = 0
-	f.giveBack()
-	f.raw.pipe = f.run.pipes.get()
-	return f.raw.pipe != nil
+	f.borrow()
+	n, err = recv(fd, f.free())
+	if n == len(*f.buf) {
+		f.raw.full++
+	} else {
+		f.raw.full = 0
+	}
+	return n, err
 }
 
 // write writes what has been read, waiting until dst takes it.
@@ -114,28 +131,30 @@ func (f *flow) write() error {
 // is called again when dst takes more.
 func (f *flow) drain(fd uintptr) bool {
 	for f.n > 0 {
-		var n int
-		var err error
-		if f.raw.pipe != nil {
-			n, err = splice(f.raw.pipe.r, int(fd), f.n)
-		} else {
-			n, err = unix.Write(int(fd), (*f.buf)[f.off:f.off+f.n])
-		}
-		switch {
-		case err == unix.EINTR:
+		n, err := f.drainOnce(int(fd))
+		switch err {
+		case unix.EINTR:
 			continue
-		case err == unix.EAGAIN:
+		case unix.EAGAIN:
 			return false
-		case err != nil:
+		case nil:
+			f.off += n
+			f.n -= n
+			f.moved.Add(1)
+		default:
 			f.raw.err = os.NewSyscallError("write", err)
 			return true
 		}
-		f.off += n
-		f.n -= n
-		f.moved.Add(1)
 	}
 	f.raw.err = nil
 	return true
+}
+
+func (f *flow) drainOnce(fd int) (n int, err error) {
+	if p := f.raw.pipe; p != nil {
+		return splice(p.r, fd, f.n)
+	}
+	return send(fd, (*f.buf)[f.off:f.off+f.n])
 }
 
 // giveBack returns the pipe.
@@ -144,9 +163,4 @@ func (raw *rawFlow) giveBack(f *flow) {
 		f.run.pipes.put(raw.pipe, f.n == 0)
 		raw.pipe = nil
 	}
-}
-
-func splice(from, to, max int) (int, error) {
-	n, err := unix.Splice(from, nil, to, nil, max, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-	return int(n), err
 }

@@ -148,13 +148,9 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
-	if p.times.Idle > 0 {
-		r.working.Add(1)
-		go func() {
-			defer r.working.Done()
-			r.sweep()
-		}()
-	}
+	r.lot.open()
+	r.working.Go(r.lot.watch)
+	r.working.Go(r.sweep)
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {

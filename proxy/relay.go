@@ -16,21 +16,23 @@ type relay struct {
 	ended            func()
 }
 
-// relay begins to move bytes and returns. head has been read from the client
-// already. in and out count bytes from and to the client. ended is called when
-// both directions have ended; both connections are to be closed then.
+// newRelay prepares a relay. in and out count bytes from and to the client.
+// ended is called when both directions have ended; both connections are to be
+// closed then.
 func (r *run) newRelay(client, upstream net.Conn, s *session, in, out *atomic.Uint64, ended func()) *relay {
-	return &relay{
+	both := &relay{
 		client: client, upstream: upstream, ended: ended,
 		in:  r.newFlow(upstream, client, in, &s.moved),
 		out: r.newFlow(client, upstream, out, &s.moved),
 	}
+	both.in.resume = func() { both.run(both.in, nil) }
+	both.out.resume = func() { both.run(both.out, nil) }
+	return both
 }
 
 // start begins to move bytes, after head, which has been read from the client
-// already. Each direction gets a goroutine with a fresh stack: most streams
-// stand still most of the time, and the stack that has found the way for this
-// one is several times as large.
+// already, and returns. Each direction gets a goroutine with a fresh stack: the
+// one that has found the way for this stream is several times as large.
 func (r *relay) start(head []byte) {
 	r.left.Store(2)
 	go r.run(r.in, head)
@@ -38,7 +40,14 @@ func (r *relay) start(head []byte) {
 }
 
 func (r *relay) run(f *flow, head []byte) {
-	if f.send(head) != nil || f.move() != nil || closeWrite(f.dst) != nil {
+	err := f.send(head)
+	if err == nil {
+		err = f.move()
+	}
+	if err == errParked {
+		return // to be resumed
+	}
+	if err != nil || closeWrite(f.dst) != nil {
 		r.cut()
 	}
 	if r.left.Add(-1) == 0 {
@@ -50,4 +59,13 @@ func (r *relay) run(f *flow, head []byte) {
 func (r *relay) cut() {
 	reset(r.client)
 	reset(r.upstream)
+	r.in.wake()
+	r.out.wake()
+}
+
+// doze makes the relay wait at little cost, since nothing has moved for a
+// moment.
+func (r *relay) doze() {
+	r.in.doze()
+	r.out.doze()
 }

@@ -31,6 +31,7 @@ type run struct {
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
 	pipes     pipes
+	lot       lot
 	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
@@ -308,6 +309,7 @@ func (r *run) stop(ctx context.Context) error {
 	r.cancel()
 	r.server.Close()
 	r.queue.Close()
+	r.lot.close()
 	r.working.Wait()
 	r.pipes.close()
 	if r.wasCut.Load() {

@@ -69,7 +69,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 		end()
 	})
 	s.target.Store(t)
-	c.watch(s, both.cut)
+	c.watch(s, both.cut, both.doze)
 	r.checkDrain(routes)
 	if ctx.Err() != nil {
 		both.cut() // in case this has been missed in between

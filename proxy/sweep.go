@@ -6,9 +6,7 @@ import "time"
 // all of them now and then costs less than a timer for each and a reading of
 // the clock whenever something moves. It runs as long as the run does.
 func (r *run) sweep() {
-	const looks = 8 // a stream ends after idle and up to an eighth more
-	pause := min(max(r.times.Idle/looks, time.Millisecond), time.Minute)
-	limit := int((r.times.Idle + pause - 1) / pause)
+	pause, limit := r.times.looks()
 	// Not a ticker: its ticks may follow each other faster after a delay.
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -25,8 +23,23 @@ func (r *run) sweep() {
 	}
 }
 
+// looks returns how often to look, and how many looks in a row may find that
+// nothing has moved. A stream ends after Idle and up to two pauses.
+func (t *Timeouts) looks() (pause time.Duration, limit int) {
+	pause = 5 * time.Second
+	if t.Idle <= 0 {
+		return pause, 0
+	}
+	pause = min(max(t.Idle/8, time.Millisecond), pause)
+	return pause, int((t.Idle + pause - 1) / pause)
+}
+
+// looksToDoze is how many looks make a moment.
+const looksToDoze = 2
+
 // sweep looks once at what is in flight on the connection, and ends what has
-// not changed in limit looks since the one that saw it move last.
+// not changed in limit looks since the one that saw it move last; never if limit
+// is 0.
 func (c *conn) sweep(limit int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,8 +51,12 @@ func (c *conn) sweep(limit int) {
 			s.seen, s.still = moved, 0
 			continue
 		}
-		if s.still++; s.still >= limit {
+		s.still++
+		switch {
+		case limit > 0 && s.still >= limit:
 			s.cancel()
+		case s.still == looksToDoze && s.doze != nil:
+			s.doze()
 		}
 	}
 }
