@@ -78,20 +78,23 @@ func (f *flow) wake() { f.run.lot.wake(f) }
 func (f *flow) fill(fd uintptr) bool {
 	for {
 		n, err := f.fillOnce(int(fd))
-		switch err {
-		case unix.EINTR:
+		switch {
+		case err == unix.EINTR:
 			continue
-		case unix.EAGAIN:
+		case err == unix.EAGAIN:
 			f.raw.full = 0
 			f.giveBack()
 			return false
-		case nil:
-			f.off, f.n, f.raw.err = 0, n, nil
-			if n == 0 {
-				f.raw.err = io.EOF
-			}
-		default:
+		case f.raw.pipe != nil && (err == unix.EINVAL || err == unix.ENOSYS || err == unix.EPERM):
+			f.giveBack()
+			f.raw.dst = nil // not a system for pipes
+			continue
+		case err != nil:
 			f.raw.err = os.NewSyscallError("read", err)
+		case n == 0:
+			f.raw.err = io.EOF
+		default:
+			f.off, f.n, f.raw.err = 0, n, nil
 		}
 		return true
 	}
