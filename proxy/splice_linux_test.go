@@ -274,3 +274,28 @@ func TestStreamsLeakNoPipes(t *testing.T) {
 		return now["socket"] == before["socket"] && now["pipe"]-before["pipe"] <= 2*sparePipes
 	})
 }
+
+// A destination that takes a part of a buffer gets the rest of it later.
+func TestBuffersWrittenInParts(t *testing.T) {
+	const size = 32 << 20
+	m := newMove(t)
+	m.run.pipes.lent = maxPipes // none is left
+	m.dst.SetWriteBuffer(10_001)
+	sent := make(chan string, 1)
+	go func() {
+		sum, err := sendAll(m.from, 1, size)
+		sent <- fmt.Sprint(sum, err)
+	}()
+	got := make(chan string, 1)
+	go func() {
+		sum, err := receiveAll(m.to)
+		got <- fmt.Sprint(sum, err)
+	}()
+	if n, err := m.n(size); n != size || err != nil {
+		t.Fatal(n, err)
+	}
+	m.dst.Close()
+	if s, want := receive(t, got), receive(t, sent); s != want {
+		t.Errorf("got %s, sent %s", s, want)
+	}
+}
