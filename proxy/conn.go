@@ -62,6 +62,13 @@ type session struct {
 	target atomic.Pointer[target]
 	cancel func() // ends it at once
 
+	moved   atomic.Uint64 // grows while anything moves
+	watched bool          // ends when nothing has moved for Timeouts.Idle
+	doze    func()        // to call when nothing has moved for a moment, or nil
+	// Only the sweeper looks at these.
+	seen  uint64 // moved, when it last looked
+	still int    // looks in a row that have found no change
+
 	orphaned time.Time // since when its route or target is gone; only the drainer looks
 }
 
@@ -133,6 +140,25 @@ func (c *conn) book(s *session) {
 	c.mu.Lock()
 	c.sessions = append(c.sessions, s)
 	c.mu.Unlock()
+}
+
+// watch limits from now on how long nothing may move. cancel ends the session
+// at once. doze, if not nil, is called when nothing has moved for a moment.
+func (c *conn) watch(s *session, cancel, doze func()) {
+	c.mu.Lock()
+	s.cancel, s.doze, s.watched = cancel, doze, true
+	s.moved.Add(1) // the look to come is not the first of its rest
+	c.mu.Unlock()
+}
+
+// cut ends the connection and all that is in flight on it.
+func (c *conn) cut() {
+	c.mu.Lock()
+	for _, s := range c.sessions {
+		s.cancel()
+	}
+	c.mu.Unlock()
+	c.Close()
 }
 
 // end takes it off.

@@ -165,11 +165,10 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
-	r.working.Add(1)
-	go func() {
-		defer r.working.Done()
-		r.sweep()
-	}()
+	r.lot.open()
+	r.working.Go(r.lot.watch)
+	r.working.Go(r.sweep)
+	r.working.Go(r.sweepPools)
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {

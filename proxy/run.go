@@ -35,6 +35,8 @@ type run struct {
 	server    *http.Server
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
+	pipes     pipes
+	lot       lot
 	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
@@ -446,7 +448,9 @@ func (r *run) stop(ctx context.Context) error {
 	r.cancel()
 	r.server.Close()
 	r.queue.Close()
+	r.lot.close()
 	r.working.Wait()
+	r.pipes.close()
 	if r.wasCut.Load() {
 		return errCut
 	}
@@ -483,7 +487,7 @@ func (r *run) cut() {
 	r.wasCut.Store(r.wasCut.Load() || len(conns) > 0)
 	r.cancel()
 	for _, c := range conns {
-		c.Close()
+		c.cut()
 	}
 }
 

@@ -246,8 +246,8 @@ func rawTCP(conn net.Conn) (raw syscall.RawConn, tls bool) {
 	return raw, tls
 }
 
-// sweep looks after idle connections as long as the run goes on.
-func (r *run) sweep() {
+// sweepPools looks after idle connections as long as the run goes on.
+func (r *run) sweepPools() {
 	ticker := time.NewTicker(maxIdleTime / 6)
 	defer ticker.Stop()
 	for {
