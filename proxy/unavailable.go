@@ -12,13 +12,14 @@ func (p *Proxy) unavailable(routes []Route) error {
 			continue
 		}
 		missing := func(asked bool, what string, path ...string) {
+			if !asked {
+				return
+			}
 			at := check.Field("routes").Index(i)
 			for _, name := range path {
 				at = at.Field(name)
 			}
-			if asked {
-				at.Errorf("not available in this version: %s", what)
-			}
+			at.Errorf("not available in this version: %s", what)
 		}
 		missing(r.Match.Protocol == "udp", "forwarding of udp", "match", "protocol")
 		missing(r.Action.ProxyProtocol != nil, "the PROXY protocol", "action", "proxyProtocol")
