@@ -180,6 +180,28 @@ func domainPattern(s string) (kind domainKind, name string, ok bool) {
 	return kind, name, ok
 }
 
+// domain is a domain pattern that has been read.
+type domain struct {
+	kind domainKind
+	name string
+}
+
+// domains reads the domains of a Match. It reports false if one is not a domain.
+func (m *Match) domains() ([]domain, bool) {
+	if len(m.Domains) == 0 {
+		return nil, true
+	}
+	list := make([]domain, len(m.Domains))
+	for i, s := range m.Domains {
+		kind, name, ok := domainPattern(s)
+		if !ok {
+			return nil, false
+		}
+		list[i] = domain{kind, name}
+	}
+	return list, true
+}
+
 // domainKind orders domain patterns from the least to the most specific.
 type domainKind int
 

@@ -4,10 +4,9 @@ import "github.com/dcrouter/dcrouter/internal/conf"
 
 // unavailable names what routes can say and this version cannot do. It would
 // be wrong to serve them without it and say nothing.
-func (p *Proxy) unavailable(routes []Route) error {
+func (p *Proxy) unavailable(routes []*Route) error {
 	check := conf.NewChecker()
-	for i := range routes {
-		r := &routes[i]
+	for i, r := range routes {
 		if !r.enabled() {
 			continue
 		}
