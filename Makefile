@@ -18,7 +18,7 @@ each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m &
 tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit fmt vet staticcheck lint race fuzz bench cover
+.PHONY: help test unit fmt vet staticcheck lint race fuzz bench microbench cover
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,7 @@ test: fmt vet staticcheck unit ## everything that CI checks
 # real servers that want the processor too.
 unit: ## all tests, with the race detector and in random order
 	$(call each,$(GO) test -race -shuffle=on -p 1 -timeout $(TIMEOUT) ./...)
+	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./proxy -args -nethttp
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }
@@ -58,7 +59,10 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-bench: ## Go benchmarks
+bench: ## us against HAProxy, nginx and Caddy, into BENCHMARKS.md
+	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md
+
+microbench: ## Go benchmarks
 	@$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) ./...
 
 cover: ## test coverage of the root module, by package and in all (cover.out)

@@ -23,6 +23,7 @@ type assembly struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 	certs    map[*tlsPolicy]*tls.Certificate
 	dead     map[*target]bool // by any check; nil until asked for
 }
@@ -35,6 +36,7 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 		targets:  make(map[targetKey]*target, len(p.targets)),
 		healths:  make(map[healthKey]*health),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
+		limiters: make(map[rateLimiterKey]*rateLimiter),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
 	known := maps.Clone(p.policies)
@@ -71,7 +73,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	r.streams, r.http = cfg.carries()
 	r.domains, _ = cfg.Match.domains()
 	act := &cfg.Action
-	var errs [6]error
+	var errs [7]error
 	if act.Type == Serve {
 		if info, err := os.Stat(act.Root); err == nil && !info.IsDir() {
 			errs[5] = &FieldError{Path: "action.root", Msg: act.Root + " is not a folder"}
@@ -95,7 +97,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(act)
+		r.balancer, errs[4] = a.balancer(cfg)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -103,10 +105,18 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	case act.Type == Serve:
 		r.handler = static(act.Root)
 	}
+	if act.Compression != nil {
+		r.compress, errs[6] = newCompression(act.Compression, &a.p.encoders)
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
+	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
+	r.fast = act.Type == Forward && r.compress == nil
 	r.state = a.p.state(r.key)
+	if limit := act.Security.RateLimit; limit != nil {
+		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
+	}
 	return r, nil
 }
 
@@ -117,6 +127,9 @@ func (a *assembly) takeOver(index int, old *route) *route {
 	r.index = index
 	if r.policy != nil {
 		a.policies[r.policy.key] = r.policy
+	}
+	if r.limiter != nil {
+		a.limiters[rateLimiterKey{r.key, *r.Action.Security.RateLimit}] = r.limiter
 	}
 	if r.balancer != nil {
 		for i := range r.balancer.entries {
@@ -146,6 +159,19 @@ func (p *Proxy) state(key string) *routeState {
 		return s
 	}
 	return new(routeState)
+}
+
+// limiter returns the limiter of a route.
+func (a *assembly) limiter(key rateLimiterKey) *rateLimiter {
+	l := a.limiters[key]
+	if l == nil {
+		l = a.p.limiters[key]
+	}
+	if l == nil {
+		l = newRateLimiter(key.limit)
+	}
+	a.limiters[key] = l
+	return l
 }
 
 // identity tells the same route in another configuration. That of a route
@@ -190,8 +216,9 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(act *Action) (*balancer, error) {
-	base := targetKey{}
+func (a *assembly) balancer(cfg *Route) (*balancer, error) {
+	act := &cfg.Action
+	base := targetKey{udp: cfg.Match.Protocol == "udp"}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -199,6 +226,9 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 			return nil, err
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
+	}
+	if act.ProxyProtocol != nil {
+		base.proxyVersion = act.ProxyProtocol.Send
 	}
 	var entries []entry
 	for _, cfg := range act.Targets {
@@ -277,8 +307,9 @@ func (a *assembly) commit() {
 		}
 	}
 	for key, t := range p.targets {
-		if a.targets[key] == nil {
-			t.pool.CloseIdleConnections()
+		retired := a.targets[key] == nil
+		t.conns.retire(retired)
+		if retired {
 			if t.active.Load() > 0 {
 				a.targets[key] = t
 			}
@@ -290,7 +321,7 @@ func (a *assembly) commit() {
 		}
 	}
 	p.table, p.orphans = a.table, orphans
-	p.targets, p.healths, p.policies = a.targets, a.healths, a.policies
+	p.targets, p.healths, p.policies, p.limiters = a.targets, a.healths, a.policies, a.limiters
 }
 
 // startChecks begins to watch targets that are not watched yet.

@@ -25,7 +25,7 @@ func validateTogether(check *conf.Checker, routes []Route) {
 collect:
 	for i := range routes {
 		r := &routes[i]
-		if !r.enabled() || r.Match.Protocol == "udp" {
+		if !r.enabled() {
 			continue
 		}
 		domains, ok := r.Match.domains()

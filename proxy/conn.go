@@ -24,10 +24,22 @@ type conn struct {
 	accepted time.Time
 	head     []byte // read and not yet given back
 
+	proxied bool // the peer is a proxy whose PROXY header comes first
+	counted bool // for its client's address; run.mu guards it
+
 	// Set when TLS has been terminated.
 	policy     *tlsPolicy
 	serverName string
 	tls        *tls.ConnectionState
+
+	clientText string // the client's address, once HTTP is spoken
+
+	// upstream is the connection to a target that the fast lane is using. It is
+	// closed with this one, but not a moment after it has gone back to its pool.
+	upstreamMu sync.Mutex
+	upstream   *upstreamConn
+	// lane is set while the connection is in the fast lane.
+	lane atomic.Pointer[fastLane]
 
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
@@ -64,6 +76,22 @@ func (c *conn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
+// RemoteAddr is the client's address, as far as it is known.
+func (c *conn) RemoteAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.client)
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// LocalAddr is the address that the client connected to.
+func (c *conn) LocalAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.local)
+	}
+	return c.Conn.LocalAddr()
+}
+
 // CloseWrite ends the client's direction, where the connection can do that.
 func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
@@ -73,18 +101,37 @@ func (c *conn) Close() error {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
+	c.upstreamMu.Lock()
+	if c.upstream != nil {
+		c.upstream.Conn.Close()
+	}
+	c.upstreamMu.Unlock()
 	c.run.forget(c)
 	return err
+}
+
+// use ties a connection to a target to this one, or with nil unties it. It
+// reports false if this one is closed already.
+func (c *conn) use(up *upstreamConn) bool {
+	c.upstreamMu.Lock()
+	defer c.upstreamMu.Unlock()
+	c.upstream = up
+	return !c.closed.Load()
 }
 
 // begin puts a request or stream on the books.
 func (c *conn) begin(r *route, cancel func()) *session {
 	s := &session{route: r, cancel: cancel}
+	c.book(s)
+	return s
+}
+
+// book puts a session that its owner has made on the books.
+func (c *conn) book(s *session) {
 	c.fresh.Store(false)
 	c.mu.Lock()
 	c.sessions = append(c.sessions, s)
 	c.mu.Unlock()
-	return s
 }
 
 // end takes it off.
@@ -116,6 +163,14 @@ func (c *conn) info(r *route) ConnInfo {
 	return info
 }
 
+// clientName is the client's address in its shortest form.
+func (c *conn) clientName() string {
+	if c.clientText != "" {
+		return c.clientText
+	}
+	return c.client.Addr().String()
+}
+
 // name is the connection's correlation id.
 func (c *conn) name() string { return strconv.FormatUint(c.id, 16) }
 
@@ -135,32 +190,13 @@ func (c *conn) fill(maxHead int) error {
 	return err
 }
 
-// tlsStream is terminated TLS from which bytes have been read to find out
-// whether they are HTTP.
-type tlsStream struct {
-	*tls.Conn
-	conn *conn
-	head []byte
-}
-
-func (s *tlsStream) Read(b []byte) (int, error) {
-	if len(s.head) > 0 {
-		n := copy(b, s.head)
-		if s.head = s.head[n:]; len(s.head) == 0 {
-			s.head = nil
-		}
-		return n, nil
-	}
-	return s.Conn.Read(b)
-}
-
 // clientConn finds the conn below what net/http was given.
 func clientConn(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
-	case *tlsStream:
-		return c.conn
+	case *strictConn:
+		return clientConn(c.Conn)
 	case *tls.Conn:
 		return clientConn(c.NetConn())
 	}
@@ -177,11 +213,15 @@ func closeWrite(c net.Conn) error {
 
 // addrPort reads an address that a listener or connection reports.
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String())
 	}
-	ap, _ := netip.ParseAddrPort(a.String())
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 

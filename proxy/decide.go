@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // refusal is the answer to a request that no route takes.
@@ -10,8 +11,14 @@ type refusal struct {
 	reason     *rejection
 	status     int // 0: not refused
 	text       string
-	retryAfter int  // seconds, 0: not said
-	last       bool // the connection ends with it
+	retryAfter int    // seconds, 0: not said
+	last       bool   // the connection ends with it
+	route      *route // that refuses, nil: there is none
+}
+
+// badRequest refuses what is ambiguous or malformed.
+func badRequest(stats *counters, text string) refusal {
+	return refusal{reason: &stats.badRequest, status: http.StatusBadRequest, text: text}
 }
 
 // write sends it through net/http.
@@ -21,21 +28,22 @@ func (no *refusal) write(w http.ResponseWriter) {
 		w.Header().Set("Connection", "close")
 	}
 	if no.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(no.retryAfter))
+		w.Header().Set("Retry-After", no.after())
 	}
 	http.Error(w, no.message(), no.status)
 }
 
+func (no *refusal) after() string { return strconv.Itoa(no.retryAfter) }
+
 func (no *refusal) message() string { return http.StatusText(no.status) + ": " + no.text }
 
-// decide finds the route of a request and lets it in, by the rules of the
-// connection, the route and its limits. It is the same for all front ends. If
-// it does not refuse, the caller releases the route in the end.
-func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
+// lookup finds the route of a request by the rules of its connection. It is
+// the same for all front ends.
+func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 	stats := &r.p.stats
 	routes := r.table.Load()
 	p := routes.ports[c.port]
-	if p == nil {
+	if p == nil || !p.tcp {
 		// The port has been removed. Keep-alive connections end with it.
 		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
 	}
@@ -61,15 +69,38 @@ func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
 		// An update has changed what the name asks of clients.
 		return nil, nil, misdirected
 	}
+	return routes, rt, refusal{}
+}
+
+// letIn lets a request in, by the rules and limits of its route. If it does not
+// refuse, the caller releases the route in the end.
+func (r *run) letIn(rt *route, q *query) refusal {
+	stats := &r.p.stats
 	if !rt.permits(q.client) {
 		rt.state.blocked.Add(1)
-		return nil, nil, refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
+		return refusal{reason: &stats.blocked, route: rt, status: http.StatusForbidden, text: "not permitted from this address"}
+	}
+	if rt.limiter != nil {
+		if wait := rt.limiter.take(q); wait > 0 {
+			rt.state.blocked.Add(1)
+			return refusal{reason: &stats.rateLimited, route: rt, status: http.StatusTooManyRequests, text: "over the rate that is allowed",
+				retryAfter: int((wait + time.Second - 1) / time.Second)}
+		}
 	}
 	if !rt.acquire() {
 		rt.state.blocked.Add(1)
-		return nil, nil, refusal{reason: &stats.routeFull, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
+		return refusal{reason: &stats.routeFull, route: rt, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
 	}
 	stats.requests.Add(1)
 	rt.state.requests.Add(1)
-	return routes, rt, refusal{}
+	return refusal{}
+}
+
+// decide is lookup and letIn in one.
+func (r *run) decide(c *conn, q *query) (*table, *route, refusal) {
+	routes, rt, no := r.lookup(c, q)
+	if no.status == 0 {
+		no = r.letIn(rt, q)
+	}
+	return routes, rt, no
 }

@@ -27,25 +27,33 @@ func (r *run) drain() {
 // anything is left to end.
 func (r *run) drainOnce(now time.Time) (next time.Time, again bool) {
 	t := r.table.Load()
+	look := func(s *session) {
+		rt := t.byKey[s.route.key]
+		if rt != nil && rt.hasTarget(s.target.Load()) {
+			s.orphaned = time.Time{}
+			return
+		}
+		if s.orphaned.IsZero() {
+			s.orphaned = now
+		}
+		end := s.orphaned.Add(r.times.Drain)
+		if !now.Before(end) {
+			s.cancel()
+		} else if !again || end.Before(next) {
+			next, again = end, true
+		}
+	}
 	for _, c := range r.open() {
 		c.mu.Lock()
 		for _, s := range c.sessions {
-			rt := t.byKey[s.route.key]
-			if rt != nil && rt.hasTarget(s.target.Load()) {
-				s.orphaned = time.Time{}
-				continue
-			}
-			if s.orphaned.IsZero() {
-				s.orphaned = now
-			}
-			end := s.orphaned.Add(r.times.Drain)
-			if !now.Before(end) {
-				s.cancel()
-			} else if !again || end.Before(next) {
-				next, again = end, true
-			}
+			look(s)
 		}
 		c.mu.Unlock()
+	}
+	for _, u := range r.udpPorts() {
+		for _, s := range u.list() {
+			look(&s.session)
+		}
 	}
 	return next, again
 }

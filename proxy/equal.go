@@ -25,7 +25,7 @@ func (a *Action) equal(o *Action) bool {
 		a.LoadBalancing.equal(&o.LoadBalancing) && a.TLS.equal(o.TLS) &&
 		a.Redirect == o.Redirect && a.Root == o.Root &&
 		a.Headers.Request.equal(&o.Headers.Request) && a.Headers.Response.equal(&o.Headers.Response) &&
-		a.Security.equal(&o.Security) && a.ProxyProtocol.equal(o.ProxyProtocol) &&
+		a.Compression.equal(o.Compression) && a.Security.equal(&o.Security) && a.ProxyProtocol.equal(o.ProxyProtocol) &&
 		a.Handler == nil && o.Handler == nil && a.SocketHandler == nil && o.SocketHandler == nil
 }
 
@@ -46,6 +46,13 @@ func (t *TLS) equal(o *TLS) bool {
 
 func (e *HeaderEdit) equal(o *HeaderEdit) bool {
 	return maps.Equal(e.Set, o.Set) && maps.Equal(e.Add, o.Add) && slices.Equal(e.Remove, o.Remove)
+}
+
+func (c *Compression) equal(o *Compression) bool {
+	if c == nil || o == nil {
+		return c == o
+	}
+	return slices.Equal(c.Algorithms, o.Algorithms) && slices.Equal(c.Types, o.Types) && c.MinSize == o.MinSize && c.Level == o.Level
 }
 
 func (s *Security) equal(o *Security) bool {

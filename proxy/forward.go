@@ -9,12 +9,13 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
 // newForwarder makes the handler of all routes that forward HTTP.
@@ -26,23 +27,27 @@ func newForwarder(p *Proxy) http.Handler {
 		ErrorLog:     newNetLog(p.log),
 		BufferPool:   bufferPool{&p.buffers},
 		ModifyResponse: func(resp *http.Response) error {
+			x := exchangeFrom(resp.Request.Context())
 			switch code := resp.StatusCode; {
 			case code < 100 || code > 999:
 				return fmt.Errorf("the target answered with status %d", code)
 			case code != http.StatusSwitchingProtocols:
+				x.writer.flushHead = resp.ContentLength < 0 && resp.Body != http.NoBody
 				return nil
 			}
 			if asked, got := upgradeType(resp.Request.Header), upgradeType(resp.Header); asked == "" || asked != got {
 				return fmt.Errorf("the target switched to protocol %q where %q was asked for", got, asked)
 			}
-			exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
+			x.editResponse(resp.Header)
 			return nil
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		x := exchangeFrom(req.Context())
 		if !sendable(x.path) {
-			x.run.refuse(w, &p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+			no := badRequest(&p.stats, "ambiguous or unsupported request target")
+			x.refused = no.reason
+			no.write(w)
 			return
 		}
 		if x.body != nil && req.ProtoMajor == 1 {
@@ -54,19 +59,20 @@ func newForwarder(p *Proxy) http.Handler {
 	})
 }
 
-// rewrite makes the request to the target out of the client's. Headers that
-// belong to the connection, Forwarded and X-Forwarded-* are gone by now.
+// rewrite makes the request to the target out of the client's.
 func rewrite(pr *httputil.ProxyRequest) {
 	x := exchangeFrom(pr.In.Context())
 	out := pr.Out
-	out.Host = pr.In.Host
-	x.setTarget(out)
-	dropUnsafeUpgrade(out.Header)
-	forwardedHeaders(pr.In, out, x)
-	x.editHeaders(out.Header, &x.route.Action.Headers.Request)
-	if host := x.route.Action.Headers.Request.host(); host != "" {
-		out.Host = x.expand(host)
+	fields := make(h1.Fields, 0, len(pr.In.Header)+8)
+	fields = x.outgoing(make(h1.Fields, 0, len(pr.In.Header)).FromHeader(pr.In.Header), fields)
+	upgrade := out.Header["Upgrade"] // httputil leaves it where it belongs
+	out.Header = fields.Header()
+	if upgrade != nil {
+		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, upgrade
+		dropUnsafeUpgrade(out.Header)
 	}
+	out.Host = x.outgoingHost()
+	x.setTarget(out)
 }
 
 // setTarget makes path and query go out as they came in: the target must see
@@ -96,7 +102,6 @@ func sendable(path string) bool {
 // dropUnsafeUpgrade removes what would let a client speak HTTP/2 with the
 // target through an upgraded connection, past all routes.
 func dropUnsafeUpgrade(h http.Header) {
-	h.Del("Http2-Settings")
 	for name := range strings.SplitSeq(strings.Join(h["Upgrade"], ","), ",") {
 		name, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(name)), "/")
 		if name == "h2c" || name == "h2" || name == "http" || name == "tls" {
@@ -171,20 +176,18 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		body.stall = newIdleTimer(idle+idle/4, x.cancel)
 		defer body.stall.stop()
 	}
-	out.URL.Scheme, out.URL.Host = "http", net.JoinHostPort(t.key.host, strconv.Itoa(port))
-	if t.tls != nil {
-		asked, _ := canonicalHost(out.Host)
-		out.URL.Scheme, out.URL.Host = "https", net.JoinHostPort(t.serverName(asked), strconv.Itoa(port))
-	}
+	key := t.poolKey(x.conn, port, out.Host)
 	x.session.target.Store(t)
 	x.run.checkDrain(x.routes)
 	t.total.Add(1)
 	t.active.Add(1)
-	resp, err := t.pool.RoundTrip(out)
+	sent := x.run.p.access.now()
+	resp, err := t.sendHTTP1(x.run, out, key)
 	if err != nil {
 		t.active.Add(-1)
 		return nil, err
 	}
+	x.firstByte = x.run.p.access.since(sent)
 	t.reached()
 	// The target is busy with the request until the body has been read.
 	timer := newIdleTimer(x.run.times.Idle, x.cancel)
@@ -196,7 +199,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		t.active.Add(-1)
 	})
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
-		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, state: x.route.state}
+		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, in: &x.in, out: &x.out}
 	} else {
 		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done}
 	}
@@ -264,16 +267,16 @@ func (b *responseBody) Close() error {
 // upgradedBody is the connection to a target after 101 Switching Protocols.
 type upgradedBody struct {
 	io.ReadWriteCloser
-	timer *idleTimer
-	done  func()
-	state *routeState
+	timer   *idleTimer
+	done    func()
+	in, out *byteCount
 }
 
 // Read reads what the target sends to the client.
 func (b *upgradedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadWriteCloser.Read(p)
 	b.timer.moved()
-	b.state.bytesOut.Add(uint64(n))
+	b.out.Add(uint64(n))
 	return n, err
 }
 
@@ -281,7 +284,7 @@ func (b *upgradedBody) Read(p []byte) (int, error) {
 func (b *upgradedBody) Write(p []byte) (int, error) {
 	b.timer.moved()
 	n, err := b.ReadWriteCloser.Write(p)
-	b.state.bytesIn.Add(uint64(n))
+	b.in.Add(uint64(n))
 	return n, err
 }
 
@@ -310,6 +313,7 @@ func upgradeType(h http.Header) string {
 // forwardError answers a request that no target has answered.
 func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 	x := exchangeFrom(req.Context())
+	x.problem = err
 	status := http.StatusBadGateway
 	switch {
 	case errors.Is(err, context.Canceled) && req.Context().Err() != nil:

@@ -5,48 +5,83 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
-// forwardedHeaders tells the target about the client (RFC 7239 and the headers
-// that came before it). What the client says of itself is believed only if it
-// is a trusted proxy; httputil has removed it from out already.
-func forwardedHeaders(in, out *http.Request, x *exchange) {
-	client := x.conn.client.Addr().String()
-	h := out.Header
+// outgoing appends to out the header of the request to the target: that of the
+// client without what belongs to its connection, with what we tell about the
+// client, and with the route's edits, in order. It is the same for all lanes.
+func (x *exchange) outgoing(in, out h1.Fields) h1.Fields {
 	trusted := x.run.p.trusted.contains(x.conn.client.Addr())
-	for name := range h {
-		// Some servers take "_" for "-": X_Forwarded_For would pass for the
-		// real one.
-		alias := strings.ContainsAny(name, "_.")
-		if (alias || !trusted) && isForwardedHeader(strings.NewReplacer("_", "-", ".", "-").Replace(name)) {
-			delete(h, name)
+	connection := in.Join("Connection")
+	trailers := false
+	for _, f := range in {
+		if f.Name == "Te" {
+			trailers = trailers || h1.HasToken(f.Value, "trailers")
 		}
+		if hopByHop(f.Name) || connection != "" && h1.HasToken(connection, f.Name) || !passesOn(f.Name, trusted) {
+			continue
+		}
+		out = append(out, f)
 	}
+	if trailers {
+		out = out.Add("Te", "trailers")
+	}
+	out = x.addForwarded(in, out, trusted)
+	out = x.route.requestEdits.applyTo(out, x)
+	out.Sort()
+	return out
+}
 
-	_, port := hostPort(x.conn, in.Host)
-	set := map[string]string{
-		"X-Forwarded-For":   client,
-		"X-Forwarded-Proto": x.scheme(),
-		"X-Forwarded-Host":  in.Host,
-		"X-Forwarded-Port":  port,
-		"X-Real-Ip":         client,
+// passesOn reports whether what a client says of itself in this header is
+// passed on: what tells about clients (RFC 7239 and the headers before it) is
+// written anew, and believed only of trusted proxies where nothing is. Some
+// servers take "_" for "-", so X_Forwarded_For would pass for the real one.
+func passesOn(name string, trusted bool) bool {
+	if strings.IndexByte(name, '_') >= 0 || strings.IndexByte(name, '.') >= 0 {
+		return !isForwardedHeader(strings.NewReplacer("_", "-", ".", "-").Replace(name))
 	}
-	if trusted {
-		for name := range set {
-			if v := in.Header[name]; len(v) > 0 {
-				set[name] = strings.Join(v, ", ")
+	switch name {
+	case "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Real-Ip":
+		return false
+	}
+	return trusted || !isForwardedHeader(name)
+}
+
+// addForwarded tells the target about the client.
+func (x *exchange) addForwarded(in, out h1.Fields, trusted bool) h1.Fields {
+	client := x.conn.clientName()
+	_, port := hostPort(x.conn, x.host)
+	say := func(name, value string) {
+		if trusted {
+			if prior := in.Join(name); prior != "" || in.Has(name) {
+				if value = prior; name == "X-Forwarded-For" {
+					value += ", " + client
+				}
 			}
 		}
-		if prior := in.Header["X-Forwarded-For"]; len(prior) > 0 {
-			set["X-Forwarded-For"] = strings.Join(prior, ", ") + ", " + client
-		}
-		if v, ok := in.Header["Forwarded"]; ok {
-			h["Forwarded"] = v
-		}
+		out = out.Add(name, value)
 	}
-	for name, value := range set {
-		h[name] = []string{value}
+	say("X-Forwarded-For", client)
+	say("X-Forwarded-Host", x.host)
+	say("X-Forwarded-Port", port)
+	say("X-Forwarded-Proto", x.scheme())
+	say("X-Real-Ip", client)
+	return out
+}
+
+// incoming appends to out the header of the target's response as far as it is
+// for the client.
+func incoming(in, out h1.Fields) h1.Fields {
+	connection := in.Join("Connection")
+	for _, f := range in {
+		if hopByHop(f.Name) || connection != "" && h1.HasToken(connection, f.Name) {
+			continue
+		}
+		out = append(out, f)
 	}
+	return out
 }
 
 // isForwardedHeader knows the headers that tell about clients.
@@ -68,17 +103,63 @@ func hostPort(c *conn, host string) (name, port string) {
 	return name, port
 }
 
-// editHeaders applies the route's edits.
-func (x *exchange) editHeaders(h http.Header, edit *HeaderEdit) {
-	for _, name := range edit.Remove {
+// edits are a compiled HeaderEdit.
+type edits struct {
+	remove   []string
+	set, add h1.Fields // values are templates
+}
+
+func compileEdits(e *HeaderEdit) edits {
+	var c edits
+	for _, name := range e.Remove {
+		c.remove = append(c.remove, http.CanonicalHeaderKey(name))
+	}
+	for name, value := range sorted(e.Set) {
+		c.set = c.set.Add(http.CanonicalHeaderKey(name), value)
+	}
+	for name, value := range sorted(e.Add) {
+		c.add = c.add.Add(http.CanonicalHeaderKey(name), value)
+	}
+	return c
+}
+
+// applyTo edits the fields of a message. The host is no field there.
+func (e *edits) applyTo(f h1.Fields, x *exchange) h1.Fields {
+	for _, name := range e.remove {
+		f = f.Del(name)
+	}
+	for i := range e.set {
+		if e.set[i].Name != "Host" {
+			f = f.Set(e.set[i].Name, x.expand(e.set[i].Value))
+		}
+	}
+	for i := range e.add {
+		if e.add[i].Name != "Host" {
+			f = f.Add(e.add[i].Name, x.expand(e.add[i].Value))
+		}
+	}
+	return f
+}
+
+// apply edits a header that net/http has.
+func (e *edits) apply(h http.Header, x *exchange) {
+	for _, name := range e.remove {
 		h.Del(name)
 	}
-	for name, value := range sorted(edit.Set) {
-		h.Set(name, x.expand(value))
+	for i := range e.set {
+		h.Set(e.set[i].Name, x.expand(e.set[i].Value))
 	}
-	for name, value := range sorted(edit.Add) {
-		h.Add(name, x.expand(value))
+	for i := range e.add {
+		h.Add(e.add[i].Name, x.expand(e.add[i].Value))
 	}
+}
+
+// outgoingHost is the host to send to the target.
+func (x *exchange) outgoingHost() string {
+	if host := x.route.requestEdits.set.Get("Host"); host != "" {
+		return x.expand(host)
+	}
+	return x.host
 }
 
 // beforeResponse is called when the head of a response is about to be sent.
@@ -92,17 +173,10 @@ func (x *exchange) beforeResponse(h http.Header) {
 }
 
 func (x *exchange) editResponse(h http.Header) {
-	x.editHeaders(h, &x.route.Action.Headers.Response)
-}
-
-// host returns the Host to send to targets, if it is to be changed.
-func (e *HeaderEdit) host() string {
-	for name, value := range e.Set {
-		if strings.EqualFold(name, "Host") {
-			return value
-		}
+	if x.id != "" {
+		h[x.run.p.requestIDHeader] = []string{x.id}
 	}
-	return ""
+	x.route.responseEdits.apply(h, x)
 }
 
 // expand fills in a header's template. What comes from the client has passed
@@ -111,7 +185,7 @@ func (x *exchange) expand(template string) string {
 	return expand(template, func(name string) string {
 		switch name {
 		case "client_ip":
-			return x.conn.client.Addr().String()
+			return x.conn.clientName()
 		case "host":
 			return x.canonical
 		case "scheme":
@@ -127,9 +201,11 @@ func (x *exchange) expand(template string) string {
 
 // isHopByHop knows the headers that belong to one connection, RFC 9110
 // section 7.6.1.
-func isHopByHop(name string) bool {
-	switch textproto.CanonicalMIMEHeaderKey(name) {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+func isHopByHop(name string) bool { return hopByHop(textproto.CanonicalMIMEHeaderKey(name)) }
+
+func hopByHop(canonical string) bool {
+	switch canonical {
+	case "Connection", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings":
 		return true
 	}
 	return false

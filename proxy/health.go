@@ -42,13 +42,15 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	// would say that a server which accepts no more connections is well.
 	client := &http.Client{
 		Transport: &http.Transport{
-			DialContext: t.dial,
+			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return t.connect(ctx, network, addr, t.ownHeader())
+			},
 			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				name, _, err := net.SplitHostPort(addr)
 				if err != nil {
 					return nil, err
 				}
-				return t.dialTLS(ctx, addr, name, check.Timeout)
+				return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
 			},
 			DisableKeepAlives: true,
 		},
@@ -98,7 +100,13 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		conn, err := t.dialStream(ctx, port, "", check.Timeout)
+		dial := t.dialStream
+		if t.key.udp { // nothing can be told from a datagram
+			dial = func(ctx context.Context, port int, _ string, _ []byte, _ time.Duration) (net.Conn, error) {
+				return t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+			}
+		}
+		conn, err := dial(ctx, port, "", t.ownHeader(), check.Timeout)
 		if err != nil {
 			return err
 		}

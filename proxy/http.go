@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
 // newHTTPServer makes the server that all HTTP of a run goes through. Its
@@ -66,24 +68,37 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// http hands a connection without TLS to the HTTP server.
-func (r *run) http(c *conn, stream net.Conn) {
+// http serves HTTP on a connection without TLS.
+func (r *run) http(c *conn) {
+	c.clientText = c.client.Addr().String()
+	if r.p.cfg.fastLane() {
+		r.serveFast(c, c.Conn, c.takeHead())
+		return
+	}
+	r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
+}
+
+// httpTLS serves HTTP on terminated TLS, from which head has been read.
+func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
+	c.clientText = c.client.Addr().String()
+	switch {
+	case c.tls.NegotiatedProtocol == "h2":
+		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself
+	case r.p.cfg.fastLane():
+		r.serveFast(c, tc, head)
+	default:
+		r.queueHTTP(c, r.strict(tc, tc, head))
+	}
+}
+
+// queueHTTP hands a connection to net/http for good.
+func (r *run) queueHTTP(c *conn, stream net.Conn) {
 	stream.SetDeadline(time.Time{})
 	r.working.Add(1) // until connState hears of its end
 	if !r.queue.push(stream) {
 		r.working.Done()
 		c.Close()
 	}
-}
-
-// httpTLS hands over terminated TLS. Where nothing has been read ahead,
-// net/http gets the *tls.Conn itself, which it needs for HTTP/2.
-func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
-	if head == nil {
-		r.http(c, tc)
-		return
-	}
-	r.http(c, &tlsStream{Conn: tc, conn: c, head: head})
 }
 
 // serveHTTP routes one request.
@@ -100,31 +115,39 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
+		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
+	defer func() { r.p.access.write(&rec) }()
+	path, rawQuery, hasQuery, pathOK := requestTarget(req)
+	rec.path, rec.query = path, rawQuery
 	host, ok := canonicalHost(req.Host)
 	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
+		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
 		return
 	}
-	path, rawQuery, hasQuery, ok := requestTarget(req)
+	pathOK = pathOK && h1.IsToken(req.Method) // HTTP/2 lets anything through
 	canonical := ""
-	if ok {
-		canonical, ok = canonicalPath(path)
+	if pathOK {
+		canonical, pathOK = canonicalPath(path)
 	}
-	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+	if !pathOK {
+		r.refuse(w, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
 		return
 	}
 	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
 	if no.status != 0 {
-		no.write(w)
+		r.refuse(w, &rec, no)
 		return
 	}
 	defer rt.release()
+	if rec.id != "" {
+		r.p.setRequestID(req.Header, rec.id)
+	}
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
+	x := &exchange{run: r, conn: c, routes: routes, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
 		cancel()
@@ -133,26 +156,33 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	})
 	defer c.end(x.session)
 	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
+	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
 	}
-	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
+	defer func() {
+		rt.state.responses[x.writer.class()].Add(1)
+		x.fill(&rec)
+	}()
 
 	if rt.Action.Handler != nil {
-		ctx = context.WithValue(ctx, connInfoKey{}, c.info(rt))
+		info := c.info(rt)
+		info.RequestID = x.id
+		ctx = context.WithValue(ctx, connInfoKey{}, info)
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &x.in}
 		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
-	rt.handler.ServeHTTP(&x.writer, req)
+	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
+	rec.aborted = x.writer.broken
 	if x.writer.hijacked {
 		return // the connection is the handler's
 	}
@@ -195,8 +225,28 @@ type exchange struct {
 	cancel    context.CancelFunc
 	writer    responseWriter
 
+	id        string        // "" where requests get none
+	in, out   byteCount     // contents from and to the client
+	firstByte time.Duration // see accessRecord, as for what follows
+	refused   *rejection
+	problem   error
+
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended
+}
+
+// serve runs the route's handler, through a compressor if the route has one.
+func (x *exchange) serve(req *http.Request) {
+	if x.route.compress == nil {
+		x.route.handler.ServeHTTP(&x.writer, req)
+		return
+	}
+	w := x.route.compress.wrap(&x.writer, req)
+	defer w.release()
+	x.route.handler.ServeHTTP(w, req)
+	if err := w.finish(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 type exchangeKey struct{}
@@ -214,7 +264,13 @@ func (x *exchange) scheme() string {
 }
 
 // refuse answers a request that no route takes.
-func (r *run) refuse(w http.ResponseWriter, reason *rejection, status int, text string) {
-	no := refusal{reason: reason, status: status, text: text}
+func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
+	if rec.id != "" {
+		w.Header()[r.p.requestIDHeader] = []string{rec.id}
+	}
 	no.write(w)
+	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
+	if rec.method != http.MethodHead {
+		rec.out = uint64(len(no.message()) + 1) // http.Error ends the line
+	}
 }

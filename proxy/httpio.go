@@ -16,7 +16,7 @@ import (
 type responseWriter struct {
 	http.ResponseWriter
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	edit   func(http.Header)
 	status int
 
@@ -26,7 +26,11 @@ type responseWriter struct {
 	writeBy *time.Time
 
 	forwards bool // the handler is httputil's
-	hijacked bool // the connection is the handler's
+	// flushHead is set for bodies that tell their end themselves: the head does
+	// not wait for them, and an empty one stays what it was.
+	flushHead bool
+	hijacked  bool // the connection is the handler's
+	broken    bool // something could not be sent
 }
 
 // WriteHeader sends the head of the response.
@@ -35,9 +39,16 @@ func (w *responseWriter) WriteHeader(status int) {
 		w.status = status
 		w.edit(w.Header())
 	}
+	h := w.Header()
+	if w.forwards && status >= 200 && h["Content-Type"] == nil {
+		h["Content-Type"] = nil // net/http would guess
+	}
 	w.before()
 	w.ResponseWriter.WriteHeader(status)
 	w.after()
+	if w.flushHead && status >= 200 {
+		w.FlushError()
+	}
 }
 
 // Write sends a part of the body.
@@ -49,6 +60,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
 	w.after()
 	w.bytes.Add(uint64(n))
+	w.broken = w.broken || err != nil && err != http.ErrBodyNotAllowed
 	return n, err
 }
 
@@ -133,7 +145,7 @@ func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Ti
 type requestBody struct {
 	io.ReadCloser
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body
@@ -205,10 +217,12 @@ func (b *requestBody) finish(hijacked bool) {
 }
 
 // rest is the time for a client to send the rest of a body that nobody wants.
-func (b *requestBody) rest() time.Duration {
+func (b *requestBody) rest() time.Duration { return restOf(b.idle) }
+
+func restOf(idle time.Duration) time.Duration {
 	const moment = 5 * time.Second
-	if b.idle > 0 {
-		return min(moment, b.idle)
+	if idle > 0 {
+		return min(moment, idle)
 	}
 	return moment
 }

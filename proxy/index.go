@@ -10,6 +10,7 @@ type hostIndex struct {
 	exact  map[string]*bucket
 	wild   map[string]*bucket // by what follows "*."
 	any    *bucket
+	fast   bool // some requests may take the fast lane
 }
 
 // bucket has the routes of one domain pattern, in the order of compareRoutes.
@@ -27,7 +28,10 @@ type bucket struct {
 const fewRoutes = 8
 
 // add puts r behind all routes that are there.
-func (x *hostIndex) add(r *route) { x.routes = append(x.routes, r) }
+func (x *hostIndex) add(r *route) {
+	x.routes = append(x.routes, r)
+	x.fast = x.fast || r.fast
+}
 
 // compile makes the index of the routes that have been added.
 func (x *hostIndex) compile() {

@@ -28,8 +28,13 @@ type Proxy struct {
 	log       *slog.Logger
 	trusted   *ipSet
 	forwarder http.Handler
-	buffers   sync.Pool // *[]byte, for copying
+	buffers   sync.Pool  // *[]byte, for copying
+	access    *accessLog // nil: none
 	stats     counters
+
+	encoders encoders
+
+	requestIDHeader string // "" where requests get no id
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
@@ -40,7 +45,11 @@ type Proxy struct {
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
-	given    map[string]net.Listener // by the host, and not in use yet
+	limiters map[rateLimiterKey]*rateLimiter
+
+	// By the host, and not in use yet.
+	given        map[string]net.Listener
+	givenPackets map[string]net.PacketConn
 
 	// mu guards run for those who only look at it.
 	mu  sync.Mutex
@@ -63,13 +72,20 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 			return nil, fmt.Errorf("proxy: the listener for %s is nil", addr)
 		}
 	}
+	for addr, pc := range p.opts.packetConns {
+		if pc == nil {
+			return nil, fmt.Errorf("proxy: the packet connection for %s is nil", addr)
+		}
+	}
 	p.log = p.opts.log
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.log = p.log.With("component", "proxy")
-	p.given = maps.Clone(p.opts.listeners)
+	p.given, p.givenPackets = maps.Clone(p.opts.listeners), maps.Clone(p.opts.packetConns)
 	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	p.access = newAccessLog(cfg.AccessLog, p.opts.accessLog, p.log)
+	p.requestIDHeader = newRequestIDHeader(cfg.RequestID)
 	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
 	p.stats.init()
 	p.forwarder = newForwarder(p)
@@ -83,6 +99,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	t.Connect = defaultTo(t.Connect, 5*time.Second)
 	t.ResponseHead = defaultTo(t.ResponseHead, time.Minute)
 	t.Idle = defaultTo(t.Idle, time.Hour)
+	t.UDPIdle = defaultTo(t.UDPIdle, time.Minute)
 	t.Drain = defaultTo(t.Drain, 30*time.Second)
 	return t
 }
@@ -149,10 +166,18 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
+	r.working.Add(1)
+	go func() {
+		defer r.working.Done()
+		r.sweep()
+	}()
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {
 		r.log.Warn("no route needs the listener that the host gave", "addr", addr)
+	}
+	for addr := range p.givenPackets {
+		r.log.Warn("no route needs the packet connection that the host gave", "addr", addr)
 	}
 	return nil
 }
@@ -200,7 +225,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	r.stopErr = r.stop(ctx)
 	p.update.Lock()
 	for _, t := range p.targets {
-		t.pool.CloseIdleConnections()
+		t.conns.closeAll()
 	}
 	for _, h := range p.healths {
 		if h.stop != nil {
@@ -214,11 +239,15 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	return r.stopErr
 }
 
-// closeGiven closes the host's listeners that no route has needed.
+// closeGiven closes the host's sockets that no route has needed.
 func (p *Proxy) closeGiven() {
 	for addr, ln := range p.given {
 		ln.Close()
 		delete(p.given, addr)
+	}
+	for addr, pc := range p.givenPackets {
+		pc.Close()
+		delete(p.givenPackets, addr)
 	}
 }
 
@@ -306,7 +335,8 @@ func (p *Proxy) Routes() []Route {
 }
 
 // Addrs returns the addresses that the Proxy listens on, in the order of the
-// ports as configured.
+// ports as configured: first those of TCP, then those of UDP, which are
+// *net.UDPAddr.
 func (p *Proxy) Addrs() []net.Addr {
 	r := p.current()
 	if r == nil {
@@ -317,6 +347,11 @@ func (p *Proxy) Addrs() []net.Addr {
 	var addrs []net.Addr
 	for _, port := range slices.Sorted(maps.Keys(r.listeners)) {
 		addrs = append(addrs, r.listeners[port].Addr())
+	}
+	for _, port := range slices.Sorted(maps.Keys(r.packets)) {
+		if pc := r.readPort(port); pc != nil {
+			addrs = append(addrs, pc.LocalAddr())
+		}
 	}
 	return addrs
 }
@@ -367,6 +402,9 @@ func cloneRoute(of *Route) *Route {
 	for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
 		e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
 	}
+	if a.Compression = clonePtr(a.Compression); a.Compression != nil {
+		a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
+	}
 	a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
 	a.Security.RateLimit = clonePtr(a.Security.RateLimit)
 	if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
@@ -383,7 +421,21 @@ func clonePtr[T any](p *T) *T {
 	return &v
 }
 
-// Addr returns the address bound for a port as the routes name it, or nil.
+// PacketAddr returns the address bound for datagrams of a port as the routes
+// name it, or nil.
+func (p *Proxy) PacketAddr(port int) net.Addr {
+	if r := p.current(); r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if pc := r.readPort(port); pc != nil {
+			return pc.LocalAddr()
+		}
+	}
+	return nil
+}
+
+// Addr returns the address bound for connections to a port as the routes name
+// it, or nil.
 func (p *Proxy) Addr(port int) net.Addr {
 	if r := p.current(); r != nil {
 		r.mu.Lock()

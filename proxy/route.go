@@ -25,7 +25,12 @@ type route struct {
 	block    *ipSet
 	balancer *balancer // nil unless the route forwards
 	handler  http.Handler
+	compress *compression // nil: responses stay as they are
+	limiter  *rateLimiter // nil: no limit
 	state    *routeState
+
+	requestEdits, responseEdits edits
+	fast                        bool // requests may take the fast lane
 }
 
 // routeState is what is counted and limited by route. It belongs to the
@@ -74,7 +79,7 @@ func (r *Route) carries() (streams, http bool) {
 		return true, false
 	case a.Handler != nil || a.Type == Redirect || a.Type == Serve || r.Match.isHTTP(),
 		!h.Request.isZero(), !h.Response.isZero(),
-		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil:
+		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil, a.Compression != nil:
 		return false, true
 	case r.Match.Protocol == "tcp" && (a.TLS != nil || !r.Match.hasDomains()):
 		return true, false

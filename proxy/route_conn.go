@@ -27,6 +27,13 @@ const maxHead = 2 * maxHello
 // while the client makes up its mind, so they are asked for anew each time
 // something has been learned.
 func (r *run) serve(c *conn) {
+	routeBy := deadline(r.times.Route)
+	if c.proxied {
+		c.SetDeadline(routeBy)
+		if !r.learnClient(c) {
+			return
+		}
+	}
 	t, p := r.routes(c)
 	q := query{client: c.client.Addr()}
 	if p.direct {
@@ -34,7 +41,7 @@ func (r *run) serve(c *conn) {
 		return
 	}
 
-	c.SetDeadline(deadline(r.times.Route))
+	c.SetDeadline(routeBy)
 	kind, err := c.sniff()
 	t, p = r.routes(c)
 	switch {
@@ -48,7 +55,7 @@ func (r *run) serve(c *conn) {
 	case kind == looksTLS && p.hasTLS:
 		r.serveTLS(c)
 	case kind == looksHTTP && p.plainHTTP:
-		r.http(c, c)
+		r.http(c)
 	case kind == looksHTTP && p.hasTLS && p.plain.find(&q, streamTraffic) == nil:
 		// What net/http says in this case.
 		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
@@ -56,6 +63,28 @@ func (r *run) serve(c *conn) {
 	default:
 		r.streamPlain(c, t, p, &q)
 	}
+}
+
+// learnClient reads the PROXY header, from which on the connection is the
+// client's, with all limits. It reports whether the connection may go on.
+func (r *run) learnClient(c *conn) bool {
+	if err := c.readProxyHeader(); err != nil {
+		reason := &r.p.stats.badProxyHeader
+		if len(c.head) == 0 && !isTimeout(err) {
+			reason = &r.p.stats.silent // load balancers look so whether we are there
+		}
+		r.reject(c, reason, err)
+		return false
+	}
+	r.mu.Lock()
+	_, open := r.conns[c] // once closed, nobody would count it out again
+	c.counted = open && r.countIP(c.client.Addr())
+	counted := c.counted
+	r.mu.Unlock()
+	if open && !counted {
+		r.reject(c, &r.p.stats.tooManyPerIP, errLimit)
+	}
+	return counted
 }
 
 // routes returns the table and those of its routes that belong to the
@@ -160,6 +189,12 @@ func (r *run) routeContext() (context.Context, context.CancelFunc) {
 // reject closes a connection that went nowhere and counts why. Strangers cause
 // these, so they are logged at debug level only and not without limit.
 func (r *run) reject(c *conn, reason *rejection, err error) {
+	r.count(c, reason, err)
+	c.Close()
+}
+
+// count counts and logs why a connection went nowhere.
+func (r *run) count(c *conn, reason *rejection, err error) {
 	reason.count.Add(1)
 	if r.log.Enabled(r.ctx, slog.LevelDebug) {
 		if skipped, ok := reason.mayLog(time.Now()); ok {
@@ -167,7 +202,6 @@ func (r *run) reject(c *conn, reason *rejection, err error) {
 				"reason", reason.name, "err", err, "not_logged", skipped)
 		}
 	}
-	c.Close()
 }
 
 // takeHead returns what has been read ahead; the connection forgets it.

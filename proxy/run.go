@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +26,9 @@ type run struct {
 	times Timeouts
 	table atomic.Pointer[table]
 
+	lastDate atomic.Pointer[dateText]
+	closing  atomic.Bool // stopping, for those who ask at every request
+
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
@@ -34,12 +39,18 @@ type run struct {
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
 
+	datagrams sync.Pool    // *[]byte of maxDatagram
+	waiting   atomic.Int64 // bytes of datagrams that wait for a target
+
 	mu        sync.Mutex
 	stopping  bool
 	conns     map[*conn]struct{}
 	empty     chan struct{} // closed when stopping and no connection is left
+	sessions  int           // of UDP
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
+	packets   map[int]net.PacketConn
+	udp       map[int]*udpPort // those of packets that are forwarded
 
 	wasCut  atomic.Bool   // connections were open when stop lost patience
 	stopped chan struct{} // closed when Stop is through
@@ -57,45 +68,64 @@ func newRun(p *Proxy) *run {
 		empty:     make(chan struct{}),
 		perIP:     make(map[netip.Addr]int),
 		listeners: make(map[int]net.Listener),
+		packets:   make(map[int]net.PacketConn),
+		udp:       make(map[int]*udpPort),
 		stopped:   make(chan struct{}),
 		fatal:     make(chan error, 1),
 		drainer:   make(chan struct{}, 1),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.datagrams.New = func() any { b := make([]byte, maxDatagram); return &b }
 	r.connID.Store(rand.Uint64())
 	r.server = r.newHTTPServer()
 	return r
 }
 
-// bind opens listeners for the ports of t that have none yet. On an error it
-// closes those it opened.
-func (r *run) bind(ctx context.Context, t *table) (opened map[int]net.Listener, err error) {
-	opened = make(map[int]net.Listener)
+// sockets are what ports listen with.
+type sockets struct {
+	listeners map[int]net.Listener
+	packets   map[int]net.PacketConn
+}
+
+// bind opens sockets for the ports of t that lack them. On an error it closes
+// those it opened.
+func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
+	opened = sockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
 	var problems []error
-	for port := range t.ports {
-		if r.listeners[port] != nil {
-			continue
+	for port, p := range t.ports {
+		if p.tcp && r.listeners[port] == nil {
+			if ln, err := r.p.listen(ctx, port); err != nil {
+				problems = append(problems, err)
+			} else {
+				opened.listeners[port] = ln
+			}
 		}
-		ln, err := r.p.listen(ctx, port)
-		if err != nil {
-			problems = append(problems, err)
-			continue
+		if p.needsPackets() && r.packets[port] == nil {
+			if pc, err := r.p.listenPacket(ctx, port); err != nil {
+				problems = append(problems, err)
+			} else {
+				opened.packets[port] = pc
+			}
 		}
-		opened[port] = ln
 	}
 	if err := ctx.Err(); err != nil && len(problems) == 0 {
 		problems = append(problems, err)
 	}
-	if len(problems) > 0 {
-		for port, ln := range opened {
-			// The host's stay open: it may try again.
-			if ln != r.p.given[r.p.listenAddr(port)] {
-				ln.Close()
-			}
-		}
-		return nil, errors.Join(problems...)
+	if len(problems) == 0 {
+		return opened, nil
 	}
-	return opened, nil
+	// The host's stay open: it may try again.
+	for port, ln := range opened.listeners {
+		if ln != r.p.given[r.p.listenAddr(port)] {
+			ln.Close()
+		}
+	}
+	for port, pc := range opened.packets {
+		if pc != r.p.givenPackets[r.p.listenAddr(port)] {
+			pc.Close()
+		}
+	}
+	return sockets{}, errors.Join(problems...)
 }
 
 // listen opens the listener of one port, or takes the one that the host gave.
@@ -110,6 +140,35 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
 	return ln, nil
+}
+
+// listenPacket does the same for datagrams.
+func (p *Proxy) listenPacket(ctx context.Context, port int) (net.PacketConn, error) {
+	addr := p.listenAddr(port)
+	if pc := p.givenPackets[addr]; pc != nil {
+		return pc, nil
+	}
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(ctx, "udp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
+	}
+	if c, ok := pc.(*net.UDPConn); ok {
+		c.SetReadBuffer(1 << 20) // for bursts; the system may give less
+	}
+	return pc, nil
+}
+
+// readPackets begins to read a packet socket. Who reads that of a port is
+// decided here. r.mu is held.
+func (r *run) readPackets(port int, pc net.PacketConn) {
+	u := newUDPPort(r, port, pc)
+	r.udp[port] = u
+	r.accepting.Add(1)
+	go func() {
+		defer r.accepting.Done()
+		u.serve()
+	}()
 }
 
 // accept serves a listener until it is closed.
@@ -151,6 +210,13 @@ func (r *run) isListening(port int, ln net.Listener) bool {
 	return r.listeners[port] == ln
 }
 
+// isReading reports whether pc is in service.
+func (r *run) isReading(port int, pc net.PacketConn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.packets[port] == pc
+}
+
 // admit applies the limits and starts to serve a connection.
 func (r *run) admit(port int, nc net.Conn) {
 	c := &conn{
@@ -164,21 +230,19 @@ func (r *run) admit(port int, nc net.Conn) {
 		accepted: time.Now(),
 	}
 	c.fresh.Store(true)
-	ip := c.client.Addr()
+	if p := r.table.Load().ports[port]; p != nil {
+		c.proxied = p.proxies.contains(c.client.Addr())
+	}
 	r.mu.Lock()
-	var reason *rejection
-	switch {
-	case r.stopping:
-		reason = &r.p.stats.stopping
-	case r.p.cfg.MaxConnections > 0 && len(r.conns) >= r.p.cfg.MaxConnections:
-		reason = &r.p.stats.tooMany
-	case r.p.cfg.MaxConnectionsPerIP > 0 && r.perIP[ip] >= r.p.cfg.MaxConnectionsPerIP:
-		reason = &r.p.stats.tooManyPerIP
-	default:
-		r.conns[c] = struct{}{}
-		if r.p.cfg.MaxConnectionsPerIP > 0 {
-			r.perIP[ip]++
+	reason := r.full()
+	if reason == nil && !c.proxied {
+		// For whom the others count is not known yet.
+		if c.counted = r.countIP(c.client.Addr()); !c.counted {
+			reason = &r.p.stats.tooManyPerIP
 		}
+	}
+	if reason == nil {
+		r.conns[c] = struct{}{}
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
@@ -213,11 +277,42 @@ func (r *run) forget(c *conn) {
 	if r.stopping && len(r.conns) == 0 {
 		close(r.empty)
 	}
-	if r.p.cfg.MaxConnectionsPerIP > 0 {
-		ip := c.client.Addr()
-		if r.perIP[ip]--; r.perIP[ip] <= 0 {
-			delete(r.perIP, ip)
-		}
+	if c.counted {
+		r.discountIP(c.client.Addr())
+	}
+}
+
+// full tells why nothing more is taken in, if so. r.mu is held.
+func (r *run) full() *rejection {
+	switch limit := r.p.cfg.MaxConnections; {
+	case r.stopping:
+		return &r.p.stats.stopping
+	case limit > 0 && len(r.conns)+r.sessions >= limit:
+		return &r.p.stats.tooMany
+	}
+	return nil
+}
+
+// countIP counts a connection or session for its client's address, unless that
+// has too many already. r.mu is held.
+func (r *run) countIP(ip netip.Addr) bool {
+	limit := r.p.cfg.MaxConnectionsPerIP
+	if limit > 0 && r.perIP[ip] >= limit {
+		return false
+	}
+	if limit > 0 {
+		r.perIP[ip]++
+	}
+	return true
+}
+
+// discountIP is the opposite.
+func (r *run) discountIP(ip netip.Addr) {
+	if r.p.cfg.MaxConnectionsPerIP <= 0 {
+		return
+	}
+	if r.perIP[ip]--; r.perIP[ip] <= 0 {
+		delete(r.perIP, ip)
 	}
 }
 
@@ -232,28 +327,63 @@ func (r *run) open() []*conn {
 	return list
 }
 
-// listen puts opened listeners into service.
-func (r *run) listen(opened map[int]net.Listener) {
+// listen puts opened sockets into service.
+func (r *run) listen(opened sockets) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for port, ln := range opened {
+	for port, ln := range opened.listeners {
 		delete(r.p.given, r.p.listenAddr(port))
 		r.listeners[port] = ln
 		r.accepting.Add(1)
 		go r.accept(port, ln)
 	}
+	for port, pc := range opened.packets {
+		delete(r.p.givenPackets, r.p.listenAddr(port))
+		r.packets[port] = pc
+		r.readPackets(port, pc)
+	}
 }
 
-// unlisten closes the listeners of ports that t has no routes for.
+// unlisten closes the sockets of ports that t has no routes for. Those that UDP
+// sessions still use stay until these have drained.
 func (r *run) unlisten(t *table) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range r.listeners {
-		if t.ports[port] == nil {
+		if p := t.ports[port]; p == nil || !p.tcp {
 			ln.Close()
 			delete(r.listeners, port)
 		}
 	}
+	for port, pc := range r.packets {
+		p, u := t.ports[port], r.udp[port]
+		if (p == nil || !p.needsPackets()) && !u.inUse() {
+			r.closePackets(port, pc)
+		}
+	}
+}
+
+// readPort returns the packet socket of a port, unless it only drains. r.mu is
+// held.
+func (r *run) readPort(port int) net.PacketConn {
+	if p := r.table.Load().ports[port]; p == nil || !p.needsPackets() {
+		return nil
+	}
+	return r.packets[port]
+}
+
+// closePackets takes a packet socket out of service. r.mu is held.
+func (r *run) closePackets(port int, pc net.PacketConn) {
+	pc.Close()
+	delete(r.packets, port)
+	delete(r.udp, port)
+}
+
+// udpPorts returns the ports that are forwarded now.
+func (r *run) udpPorts() []*udpPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.udp))
 }
 
 // fail reports that the run cannot go on.
@@ -278,12 +408,16 @@ func (r *run) beginStop() bool {
 		return false
 	}
 	r.stopping = true
+	r.closing.Store(true)
 	if len(r.conns) == 0 {
 		close(r.empty)
 	}
 	for port, ln := range r.listeners {
 		ln.Close()
 		delete(r.listeners, port)
+	}
+	for port, pc := range r.packets {
+		r.closePackets(port, pc) // UDP sessions know no end of their own to wait for
 	}
 	return true
 }
@@ -297,6 +431,11 @@ func (r *run) stop(ctx context.Context) error {
 		defer cancel()
 	}
 	r.accepting.Wait()
+	for _, c := range r.open() {
+		if l := c.lane.Load(); l != nil {
+			l.wake()
+		}
+	}
 	r.closeFresh(ctx)
 	r.server.Shutdown(ctx)
 	select {

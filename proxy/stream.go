@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -16,13 +15,17 @@ import (
 func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *route) {
 	defer c.Close()
 	client.SetDeadline(time.Time{})
+	rec := accessRecord{conn: c, route: rt, began: r.p.access.now()}
+	defer func() { r.p.access.write(&rec) }()
 	if !rt.permits(c.client.Addr()) {
 		rt.state.blocked.Add(1)
+		rec.refused = &r.p.stats.blocked
 		r.reject(c, &r.p.stats.blocked, fmt.Errorf("route %q does not permit this address", rt.Name))
 		return
 	}
 	if !rt.acquire() {
 		rt.state.blocked.Add(1)
+		rec.refused = &r.p.stats.routeFull
 		r.reject(c, &r.p.stats.routeFull, fmt.Errorf("route %q has its maximum of connections", rt.Name))
 		return
 	}
@@ -50,6 +53,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 
 	t, upstream, err := r.dialStream(ctx, rt, &info)
 	if err != nil {
+		rec.problem = err
 		if ctx.Err() == nil {
 			r.unreachable(c, rt, err)
 		}
@@ -59,13 +63,16 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	stopUpstream := context.AfterFunc(ctx, func() { upstream.Close() })
 	defer stopUpstream()
 	s.target.Store(t)
+	rec.target = t
 	r.checkDrain(routes)
 	defer t.active.Add(-1) // dialStream has counted it
 
 	if len(head) > 0 {
 		client = &headConn{Conn: client, head: head}
 	}
-	relay(client, upstream, r.times.Idle, &rt.state.bytesIn, &rt.state.bytesOut, &r.p.buffers)
+	in, out := byteCount{route: &rt.state.bytesIn}, byteCount{route: &rt.state.bytesOut}
+	relay(client, upstream, r.times.Idle, &in, &out, &r.p.buffers)
+	rec.in, rec.out = in.own.Load(), out.own.Load()
 }
 
 // serveSocket runs code of the host; its panic ends the connection, not the
@@ -96,7 +103,7 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*targe
 		// It counts while it is dialled too, or a burst would not be seen.
 		e.target.total.Add(1)
 		e.target.active.Add(1)
-		upstream, err := e.target.dialStream(ctx, port, info.ServerName, r.times.Connect)
+		upstream, err := e.target.dialStream(ctx, port, info.ServerName, e.target.proxyHeader(info.Client, info.Local), r.times.Connect)
 		if err == nil {
 			e.target.reached()
 			return e.target, upstream, nil
@@ -133,7 +140,7 @@ func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
 // direction, that end is passed on and the other direction goes on. Where a
 // connection breaks, both are reset, so that nobody takes a broken transfer for
 // a complete one. in and out count bytes from and to the client.
-func relay(client, upstream net.Conn, idle time.Duration, in, out *atomic.Uint64, buffers *sync.Pool) {
+func relay(client, upstream net.Conn, idle time.Duration, in, out *byteCount, buffers *sync.Pool) {
 	timer := newIdleTimer(idle, func() {
 		client.Close()
 		upstream.Close()
@@ -149,7 +156,7 @@ func relay(client, upstream net.Conn, idle time.Duration, in, out *atomic.Uint64
 }
 
 // copyHalf copies one direction and passes on how it ended.
-func copyHalf(dst, src net.Conn, timer *idleTimer, count *atomic.Uint64, buffers *sync.Pool) {
+func copyHalf(dst, src net.Conn, timer *idleTimer, count *byteCount, buffers *sync.Pool) {
 	if copyStream(dst, src, timer, count, buffers) == nil && closeWrite(dst) == nil {
 		return
 	}
@@ -158,7 +165,7 @@ func copyHalf(dst, src net.Conn, timer *idleTimer, count *atomic.Uint64, buffers
 }
 
 // copyStream copies until src ends, which is no error.
-func copyStream(dst io.Writer, src io.Reader, timer *idleTimer, count *atomic.Uint64, buffers *sync.Pool) error {
+func copyStream(dst io.Writer, src io.Reader, timer *idleTimer, count *byteCount, buffers *sync.Pool) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for {

@@ -29,7 +29,18 @@ type portRoutes struct {
 	// hasTLS, plainHTTP: any route terminates or passes TLS through; any takes
 	// HTTP without TLS.
 	hasTLS, plainHTTP bool
+	// datagrams has the routes for UDP, all of the above those for TCP. tcp and
+	// udp say whether there are any.
+	datagrams hostIndex
+	tcp, udp  bool
+	// proxies are the peers whose connections begin with a PROXY header. It is
+	// read before the route is known, so they are those of any route.
+	proxies *ipSet
 }
+
+// needsPackets reports whether something reads datagrams on the port;
+// run.readPackets says what.
+func (p *portRoutes) needsPackets() bool { return p.udp }
 
 // query is what a lookup knows about a connection or request.
 type query struct {
@@ -121,6 +132,7 @@ func newPortRoutes(routes []*route) *portRoutes {
 	for _, r := range routes {
 		p.add(r)
 	}
+	p.datagrams.compile()
 	p.hello.compile()
 	for _, x := range []*hostIndex{&p.terminated, &p.plain} {
 		// Most often all routes of a port take the same traffic.
@@ -134,6 +146,15 @@ func newPortRoutes(routes []*route) *portRoutes {
 }
 
 func (p *portRoutes) add(r *route) {
+	if r.Match.Protocol == "udp" {
+		p.udp = true
+		p.datagrams.add(r)
+		return
+	}
+	p.tcp = true
+	if r.Action.ProxyProtocol != nil {
+		p.proxies = p.proxies.with(r.Action.ProxyProtocol.Accept)
+	}
 	switch {
 	case r.terminatesTLS():
 		p.hello.add(r)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"sync/atomic"
@@ -26,7 +25,7 @@ type target struct {
 	name  string // host:port, for logs and statistics
 	tls   *tls.Config
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
-	pool  *http.Transport // idle HTTP connections
+	conns connPool // idle HTTP/1.1 connections
 
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
@@ -43,12 +42,18 @@ type targetKey struct {
 	reencrypt bool
 	upstream  UpstreamTLS
 	caPEM     string // contents of upstream.CAPath
+
+	proxyVersion int // of the PROXY protocol to send, 0: none
+	udp          bool
 }
 
 func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 	times := p.times
 	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
 	t := &target{proxy: p, key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
+	if key.udp {
+		t.name += "/udp"
+	}
 	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		// With TLS to the target the pool's address carries the server name,
 		// so that connections for different names are not mixed up. Where to
@@ -65,30 +70,10 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 		}
 		return conn, nil
 	}
-	t.pool = &http.Transport{
-		DialContext: t.dial,
-		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			name, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return t.dialTLS(ctx, addr, name, times.Connect)
-		},
-		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
-		ExpectContinueTimeout:  time.Second,
-		IdleConnTimeout:        90 * time.Second,
-		MaxIdleConns:           1024,
-		MaxIdleConnsPerHost:    256,
-		MaxResponseHeaderBytes: 256 << 10,
-		DisableCompression:     true,
-		WriteBufferSize:        8 << 10,
-		ReadBufferSize:         8 << 10,
-	}
 	return t
 }
 
-// whileRunning ends ctx when the Proxy stops: http.Transport goes on dialling
-// when the request that it dials for is over.
+// whileRunning ends ctx when the Proxy stops.
 func (t *target) whileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := t.proxy.latest()
@@ -112,16 +97,19 @@ func isDialError(err error) bool {
 
 // dialStream opens a connection for a stream, with TLS if the route asks for
 // it. serverName is the name the client asked for.
-func (t *target) dialStream(ctx context.Context, port int, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialStream(ctx context.Context, port int, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	addr := net.JoinHostPort("", strconv.Itoa(port))
-	if t.tls == nil {
-		return t.dial(ctx, "tcp", addr)
+	switch {
+	case t.key.udp:
+		return t.dial(ctx, "udp", addr)
+	case t.tls == nil:
+		return t.connect(ctx, "tcp", addr, proxyHeader)
 	}
-	return t.dialTLS(ctx, addr, t.serverName(serverName), timeout)
+	return t.dialTLS(ctx, addr, t.serverName(serverName), proxyHeader, timeout)
 }
 
 // dialTLS opens a connection with TLS on top. timeout is for all of it.
-func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialTLS(ctx context.Context, addr, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := t.whileRunning(ctx)
 	defer cancel()
 	if timeout > 0 {
@@ -129,7 +117,7 @@ func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout t
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	conn, err := t.dial(ctx, "tcp", addr)
+	conn, err := t.connect(ctx, "tcp", addr, proxyHeader)
 	if err != nil {
 		return nil, err
 	}

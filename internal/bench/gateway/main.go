@@ -1,0 +1,96 @@
+// Command gateway is ours among the servers under test: a proxy.Proxy and
+// nothing else, but for a control port of the benchmark's.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/dcrouter/dcrouter/proxy"
+)
+
+func main() {
+	config := flag.String("config", "", "JSON `file` with a proxy.Config")
+	control := flag.String("control", "", "`address` of the control port")
+	flag.Parse()
+	if err := run(*config, *control); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(config, control string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	var cfg proxy.Config
+	if err := json.Unmarshal(data, &cfg); err != nil {
+		return err
+	}
+	p, err := proxy.New(cfg)
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", control)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/profile", pprof.Profile)
+	mux.HandleFunc("/apply", func(w http.ResponseWriter, req *http.Request) {
+		took, err := apply(p, cfg.Routes, req)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprint(w, took)
+	})
+	go http.Serve(ln, mux)
+	if err := p.Start(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	end, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	p.Stop(end) // whoever is still connected does not matter here
+	return nil
+}
+
+// apply gives the proxy, beside its first routes, as many as the request says,
+// each for a name of its own. Every tenth depends on the revision, so that the
+// proxy cannot find the table unchanged. It returns how long that took.
+func apply(p *proxy.Proxy, first []proxy.Route, req *http.Request) (time.Duration, error) {
+	count, err := strconv.Atoi(req.FormValue("routes"))
+	if err != nil {
+		return 0, err
+	}
+	revision := req.FormValue("revision")
+	routes := slices.Clone(first)
+	for i := range count {
+		r := first[0]
+		r.Name = fmt.Sprintf("r%d", i)
+		r.Match.Domains = []string{r.Name + ".bench.example"}
+		if i%10 == 0 {
+			r.Action.Headers.Response.Set = map[string]string{"X-Revision": revision}
+		}
+		routes = append(routes, r)
+	}
+	begin := time.Now()
+	err = p.UpdateRoutes(req.Context(), routes)
+	return time.Since(begin), err
+}

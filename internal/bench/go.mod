@@ -1,0 +1,13 @@
+module github.com/dcrouter/dcrouter/internal/bench
+
+go 1.26.0
+
+require github.com/dcrouter/dcrouter v0.0.0
+
+require (
+	github.com/gaissmai/bart v0.30.0 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+)
+
+replace github.com/dcrouter/dcrouter => ../..

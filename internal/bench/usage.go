@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// tick is the unit of times in /proc: USER_HZ is 100 wherever Go runs.
+const tick = time.Second / 100
+
+// cpuTime is what a process and its children have used so far, in user mode
+// and in the kernel.
+func cpuTime(pid int) (time.Duration, error) {
+	var sum time.Duration
+	for i, pid := range family(pid) {
+		f, err := stat(pid)
+		if err != nil {
+			return 0, err
+		}
+		fields := f[13-2 : 15-2] // utime, stime
+		if i == 0 {
+			fields = f[13-2 : 17-2] // and cutime, cstime: children that have ended
+		}
+		for _, s := range fields {
+			n, err := strconv.ParseInt(s, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+			}
+			sum += time.Duration(n) * tick
+		}
+	}
+	return sum, nil
+}
+
+// stat is /proc/PID/stat from its third field on, which is the first after the
+// program's name; see proc_pid_stat(5).
+func stat(pid int) ([]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	s := string(data)
+	f := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
+	if len(f) < 20 {
+		return nil, fmt.Errorf("/proc/%d/stat: only %d fields", pid, len(f))
+	}
+	return f, nil
+}
+
+// family is a process and those that it has started, itself first.
+func family(pid int) []int {
+	list := []int{pid}
+	all, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range all {
+		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if f, err := stat(child); err == nil && f[1] == strconv.Itoa(pid) && !slices.Contains(list, child) {
+			list = append(list, child)
+		}
+	}
+	return list
+}

@@ -1,0 +1,268 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+)
+
+// forward takes the request to a target and the response back. It tries
+// targets until one answers, as long as nothing can have been done twice.
+func (l *fastLane) forward() verdict {
+	x, rt := &l.exchange, l.exchange.route
+	l.tried = l.tried[:0]
+	l.bodyRead = l.req.ContentLength == 0
+	problem := errNoTarget
+	for {
+		e := rt.balancer.pick(l.conn.client.Addr(), l.tried)
+		if e == nil {
+			return l.fail(problem)
+		}
+		t, port := e.target, e.target.key.port
+		if e.portFunc != nil || port == PreservePort {
+			info := l.conn.info(rt)
+			var err error
+			if port, err = e.port(&info); err != nil {
+				return l.fail(err)
+			}
+		}
+		l.session.target.Store(t)
+		x.run.checkDrain(x.routes)
+		v, err := l.try(t, t.poolKey(l.conn, port, x.outgoingHost()))
+		if err == nil {
+			return v
+		}
+		if l.conn.closed.Load() || x.run.ctx.Err() != nil || errors.Is(err, errClientGone) {
+			return l.count(0, hangUp)
+		}
+		if errors.Is(err, errClientBody) {
+			return l.fail(err)
+		}
+		if isDialError(err) {
+			t.failed(err)
+		} else {
+			t.failures.Add(1)
+			// The connection broke before an answer came. A request without
+			// side effects and without a body can be sent again.
+			if l.req.ContentLength != 0 || !idempotent(l.req.Method) || isTimeout(err) || isNetTimeout(err) {
+				return l.fail(err)
+			}
+		}
+		problem = err
+		l.tried = append(l.tried, t)
+	}
+}
+
+var errClientGone = errors.New("the client has gone")
+
+// try takes the request to one target. An error means that the client has got
+// nothing yet.
+func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
+	t.total.Add(1)
+	t.active.Add(1)
+	defer t.active.Add(-1)
+	for fresh := false; ; fresh = true {
+		up, err := t.connection(l.run.ctx, key, fresh)
+		if err != nil {
+			return hangUp, err
+		}
+		if !l.conn.use(up) {
+			up.Conn.Close()
+		}
+		l.upload, l.watch = upload{}, watch{}
+		began := l.run.p.access.now()
+		sent, err := l.send(up)
+		if err == nil {
+			err = l.readResponse(up)
+		}
+		l.exchange.firstByte = l.run.p.access.since(began)
+		if err == nil {
+			t.reached()
+			return l.relay(up), nil
+		}
+		l.upload.end(l, up)
+		l.watch.end(l)
+		if l.upload.clientErr.Load() {
+			err = errClientBody
+		}
+		l.conn.use(nil)
+		up.release(false)
+		// As in sendHTTP1.
+		if fresh || !up.isStale(err) || sent && (l.req.ContentLength != 0 || !idempotent(l.req.Method)) || l.conn.closed.Load() ||
+			err == errClientBody || err == errClientGone {
+			return hangUp, err
+		}
+	}
+}
+
+// send writes the request: its head, and its body if that has arrived already.
+// Another goroutine sends it otherwise, because the target may answer before
+// it has read all of it. sent tells whether the target may have got anything.
+func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
+	buffer := l.run.p.buffers.Get().(*[]byte)
+	defer l.run.p.buffers.Put(buffer)
+	b := l.appendRequest((*buffer)[:0])
+	length, whole := l.req.ContentLength, false
+	if buffered := l.in.Buffered(); length > 0 && int64(len(buffered)) >= length && len(b)+int(length) <= len(*buffer) {
+		b = append(b, buffered[:length]...)
+		whole = true
+	}
+	keep(&up.writeBy, l.run.times.Idle, up.Conn.SetWriteDeadline)
+	n, err := up.Conn.Write(b)
+	if err != nil {
+		return n > 0, err
+	}
+	switch {
+	case whole:
+		l.in.Discard(int(length))
+		l.bodyRead = true
+		l.exchange.in.Add(uint64(length))
+	case length != 0:
+		l.upload.start(l, up)
+	}
+	return true, nil
+}
+
+// readResponse reads the head of the final response and passes informational
+// ones on.
+func (l *fastLane) readResponse(up *upstreamConn) error {
+	since := time.Now() // the whole request has been sent
+	for range maxInformational {
+		for {
+			head, ok, err := up.in.Head(maxResponseHead)
+			if err != nil {
+				return err
+			}
+			if ok {
+				if err := h1.ParseResponse(head, &l.resp); err != nil {
+					return err
+				}
+				break
+			}
+			if err := l.awaitResponse(up, &since); err != nil {
+				return err
+			}
+		}
+		switch status := l.resp.Status; {
+		case status == http.StatusSwitchingProtocols:
+			return errors.New("the target switched protocols without being asked")
+		case status >= 200:
+			return nil
+		}
+		if err := l.inform(); err != nil {
+			return errClientGone
+		}
+	}
+	return errors.New("the target sends informational responses without end")
+}
+
+// awaitResponse reads once from the target.
+func (l *fastLane) awaitResponse(up *upstreamConn, since *time.Time) error {
+	limit := l.run.times.ResponseHead
+	for {
+		switch {
+		case l.upload.sending():
+			*since = time.Now()
+			up.readDeadline(since.Add(time.Second))
+		case l.watch.on():
+			up.readDeadline(deadlineFrom(*since, limit))
+		default:
+			up.keepPatience(*since)
+		}
+		if l.upload.clientErr.Load() {
+			return errClientBody
+		}
+		err := up.in.Fill()
+		switch {
+		case err == nil:
+			return nil
+		case l.watch.gone.Load():
+			return errClientGone
+		case err == io.EOF:
+			return errNoAnswer
+		case !isTimeout(err) || limit > 0 && time.Since(*since) >= limit && !l.upload.sending():
+			return err
+		}
+		if !l.watch.on() && !l.upload.sending() {
+			l.watch.start(l, up)
+		}
+	}
+}
+
+// inform passes an informational response on.
+func (l *fastLane) inform() error {
+	l.fields = incoming(l.resp.Fields, l.fields[:0])
+	l.fields.Sort()
+	b := l.run.appendStatus(nil, l.resp.Status)
+	return l.write(append(l.fields.Append(b), "\r\n"...))
+}
+
+func deadlineFrom(since time.Time, limit time.Duration) time.Time {
+	if limit <= 0 {
+		return time.Time{}
+	}
+	return since.Add(limit)
+}
+
+// fail answers a request that no target has answered, as forwardError does.
+func (l *fastLane) fail(err error) verdict {
+	x := &l.exchange
+	status, close := http.StatusBadGateway, l.closes()
+	fields := l.fields[:0]
+	switch {
+	case errors.Is(err, context.Canceled):
+		return l.count(0, hangUp)
+	case errors.Is(err, errClientBody):
+		status = http.StatusBadRequest
+	case errors.Is(err, errNoTarget):
+		status = http.StatusServiceUnavailable
+		fields = fields.Add("Retry-After", "1")
+	case isTimeout(err) || isNetTimeout(err):
+		status = http.StatusGatewayTimeout
+	}
+	if status != http.StatusBadRequest {
+		x.run.unreachable(l.conn, x.route, err)
+	}
+	x.problem = err
+	if x.id != "" {
+		fields = fields.Set(x.run.p.requestIDHeader, x.id)
+	}
+	fields = x.route.responseEdits.applyTo(fields, x)
+	if !l.bodyRead {
+		close = true // as with an early response
+		fields = fields.Set("Connection", "close")
+	}
+	x.out.Add(uint64(len(http.StatusText(status)) + 1))
+	if !l.answer(status, fields, http.StatusText(status), close) || close {
+		return l.count(status, hangUp)
+	}
+	return l.count(status, goOn)
+}
+
+// count puts the status of a response into the route's statistics.
+func (l *fastLane) count(status int, v verdict) verdict {
+	l.status, l.aborted = status, l.aborted || status == 0
+	l.exchange.route.state.responses[min(status/100, 5)].Add(1)
+	return v
+}
+
+// trailerNames lists the trailers that a response announces.
+func trailerNames(fields h1.Fields) string {
+	announced := fields.Join("Trailer")
+	if announced == "" {
+		return ""
+	}
+	var names []string
+	for name := range strings.SplitSeq(announced, ",") {
+		if name = http.CanonicalHeaderKey(strings.TrimSpace(name)); isTrailer(name) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}

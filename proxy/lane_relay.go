@@ -1,0 +1,155 @@
+package proxy
+
+import (
+	"io"
+	"time"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+)
+
+// relay passes the response on whose head has been read, and ends the use of
+// the connection to the target.
+func (l *fastLane) relay(up *upstreamConn) verdict {
+	resp := &l.resp
+	hasBody := resp.HasBody(l.req.Method)
+	// The client may not be through with its body. Nobody knows what of it will
+	// have been read when the next request should begin.
+	early := l.upload.sending()
+	close := l.closes() || early
+	pool := &l.run.p.buffers
+	buffer := pool.Get().(*[]byte)
+	b := l.appendResponse((*buffer)[:0], hasBody, close, early)
+	var err error
+	if len(b) > len(*buffer)/2 {
+		err = l.write(b) // it may have outgrown the buffer
+		b = (*buffer)[:0]
+	}
+
+	length := resp.ContentLength
+	if !hasBody {
+		length = 0
+	}
+	body := h1.NewBody(up.in, length)
+	switch {
+	case err != nil:
+	case length >= 0:
+		err = l.relayCounted(b, *buffer, &body, up)
+	default:
+		err = l.relayChunked(b, *buffer, &body, up)
+	}
+	pool.Put(buffer)
+
+	l.watch.end(l)
+	whole := err == nil && !early && l.upload.end(l, up)
+	l.conn.use(nil)
+	up.release(whole && !resp.Close)
+	if early {
+		l.upload.end(l, up)
+	}
+	l.aborted = err != nil
+	l.count(resp.Status, goOn)
+	switch {
+	case err != nil:
+		// The client must not take what it got for all there is.
+		l.conn.Close()
+		return hangUp
+	case early:
+		l.linger()
+		return hangUp
+	case close:
+		return hangUp
+	}
+	return goOn
+}
+
+// relayCounted passes on a body of known length, after the head in b.
+func (l *fastLane) relayCounted(b, buffer []byte, body *h1.Body, up *upstreamConn) error {
+	head := len(b)
+	for {
+		// What has arrived goes out in one piece.
+		for !body.Done() && body.Ready() && len(b) < len(buffer) {
+			n, err := body.Read(buffer[len(b):])
+			b = b[:len(b)+n]
+			if err != nil && err != io.EOF {
+				return err
+			}
+		}
+		if len(b) > 0 {
+			if err := l.write(b); err != nil {
+				return err
+			}
+			l.exchange.out.Add(uint64(len(b) - head))
+		}
+		if body.Done() {
+			return nil
+		}
+		b, head = buffer[:0], 0
+		if body.Ready() {
+			continue
+		}
+		n, err := l.readBody(up, body, buffer)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		b = buffer[:n]
+	}
+}
+
+// relayChunked passes on a body that tells its end itself, after the head in
+// b. What has arrived is not kept waiting for more.
+func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamConn) error {
+	const most = h1.ChunkHead + 2 // around the data of a chunk
+	total := 0
+	for !body.Done() {
+		if len(buffer)-len(b) < most+512 || len(b) > 0 && !body.Ready() {
+			if err := l.write(b); err != nil {
+				return err
+			}
+			b = buffer[:0]
+		}
+		room := buffer[len(b):]
+		n, err := l.readBody(up, body, room[h1.ChunkHead:len(room)-2])
+		if n > 0 {
+			total += n
+			chunk := frameChunk(room, n)
+			b = b[:len(b)+copy(room, chunk)]
+		}
+		if err != nil && err != io.EOF {
+			l.write(b)
+			return err
+		}
+	}
+	l.exchange.out.Add(uint64(total))
+	b = append(b, "0\r\n"...)
+	for _, f := range body.Trailer {
+		if isTrailer(f.Name) {
+			b = h1.AppendField(b, f.Name, f.Value)
+		}
+	}
+	return l.write(append(b, "\r\n"...))
+}
+
+// readBody reads a part of the response's body. While the target lets it wait
+// it looks whether the client is still there.
+func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, error) {
+	for {
+		if l.watch.on() || l.upload.sending() {
+			keep(&up.readBy, l.run.times.Idle, up.Conn.SetReadDeadline)
+		} else {
+			up.keepPatience(time.Now())
+		}
+		sent := l.upload.moved.Load()
+		n, err := body.Read(p)
+		l.relayed.Add(int64(n))
+		switch {
+		case n > 0 || err == nil || !isTimeout(err):
+			return n, err
+		case l.upload.moved.Load() != sent:
+			// The exchange moves in the other direction.
+		case l.watch.on() || l.upload.sending():
+			return n, err
+		default:
+			l.watch.start(l, up)
+		}
+	}
+}

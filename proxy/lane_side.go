@@ -1,0 +1,148 @@
+package proxy
+
+import (
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+)
+
+// upload sends the body of a request while the lane waits for the response.
+type upload struct {
+	done      chan struct{} // nil: there is nothing to send
+	whole     bool          // all of it has been sent; valid when done
+	clientErr atomic.Bool   // the client broke it off, or sent what is no body
+	moved     atomic.Int64  // bytes
+	stopped   atomic.Bool   // nobody waits for it
+}
+
+func (u *upload) start(l *fastLane, up *upstreamConn) {
+	u.done = make(chan struct{})
+	l.run.working.Add(1)
+	go func() {
+		defer l.run.working.Done()
+		defer close(u.done)
+		u.whole = u.send(l, up) == nil
+	}()
+}
+
+func (u *upload) send(l *fastLane, up *upstreamConn) error {
+	pool := &l.run.p.buffers
+	buffer := pool.Get().(*[]byte)
+	defer pool.Put(buffer)
+	idle := l.run.times.Idle
+	body := h1.NewBody(l.in, l.req.ContentLength)
+	for {
+		l.keepRead(idle)
+		returned := l.relayed.Load()
+		n, err := body.Read((*buffer)[h1.ChunkHead : len(*buffer)-2])
+		if n == 0 && err != nil && isTimeout(err) && l.relayed.Load() != returned && !u.stopped.Load() {
+			continue // the exchange moves in the other direction
+		}
+		if err != nil && err != io.EOF {
+			u.clientErr.Store(true)
+			up.Conn.SetReadDeadline(time.Unix(1, 0)) // there is no answer to wait for
+			return err
+		}
+		if n > 0 {
+			l.exchange.in.Add(uint64(n))
+			u.moved.Add(int64(n))
+			b := (*buffer)[h1.ChunkHead : h1.ChunkHead+n]
+			if l.req.ContentLength == h1.Chunked {
+				b = frameChunk(*buffer, n)
+			}
+			// The client's own limit gets to fire first: it knows whose fault it is.
+			keep(&up.writeBy, idle+idle/4, up.Conn.SetWriteDeadline)
+			if _, err := up.Conn.Write(b); err != nil {
+				return err
+			}
+		}
+		if body.Done() {
+			l.bodyRead = true // whoever looks waits for done
+			break
+		}
+	}
+	if l.req.ContentLength == h1.Chunked {
+		_, err := up.Conn.Write([]byte("0\r\n\r\n"))
+		return err
+	}
+	return nil
+}
+
+// sending reports whether the body is still on its way.
+func (u *upload) sending() bool {
+	if u.done == nil {
+		return false
+	}
+	select {
+	case <-u.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// end makes the upload stop. It reports whether the body was sent whole.
+func (u *upload) end(l *fastLane, up *upstreamConn) bool {
+	if u.done == nil {
+		return true
+	}
+	if u.sending() {
+		u.stopped.Store(true)
+		l.client.SetReadDeadline(time.Unix(1, 0))
+		up.writeDeadline(time.Unix(1, 0))
+		<-u.done
+		l.setRead(time.Time{})
+	}
+	return u.whole
+}
+
+// patience is how long a target may think before it is worth the trouble to
+// find out whether the client still waits.
+const patience = 50 * time.Millisecond
+
+// keepPatience sets the deadline for reading that ends patience. It is set anew
+// only now and then: patience is no exact time.
+func (c *upstreamConn) keepPatience(now time.Time) {
+	if left := c.readBy.Sub(now); left < patience || left > 2*patience {
+		c.readDeadline(now.Add(2 * patience))
+	}
+}
+
+// watch reads from the client while the target lets it wait: the end of the
+// connection, or the beginning of what it asks for next.
+type watch struct {
+	done chan struct{} // nil: not watching
+	gone atomic.Bool
+}
+
+func (w *watch) on() bool { return w.done != nil }
+
+func (w *watch) start(l *fastLane, up *upstreamConn) {
+	w.done = make(chan struct{})
+	if len(l.in.Buffered()) > 0 {
+		close(w.done) // it has more to ask
+		return
+	}
+	l.setRead(time.Time{})
+	l.run.working.Add(1)
+	go func() {
+		defer l.run.working.Done()
+		defer close(w.done)
+		if err := l.in.Fill(); err != nil && !isTimeout(err) {
+			w.gone.Store(true)
+			up.Conn.Close()
+		}
+	}()
+}
+
+func (w *watch) end(l *fastLane) {
+	if w.done == nil {
+		return
+	}
+	l.client.SetReadDeadline(time.Unix(1, 0))
+	<-w.done
+	l.setRead(time.Time{})
+	w.done = nil
+}
