@@ -60,6 +60,9 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 		return nil, errors.Join(problems...)
 	}
 	a.table = newTable(compiled)
+	if p.table != nil {
+		a.table.version = p.table.version + 1
+	}
 	return a, nil
 }
 

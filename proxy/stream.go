@@ -38,7 +38,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	s := c.begin(rt, cancel)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	defer c.end(s)
 
 	info := c.info(rt)
@@ -64,7 +64,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	defer stopUpstream()
 	s.target.Store(t)
 	rec.target = t
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	defer t.active.Add(-1) // dialStream has counted it
 
 	if len(head) > 0 {

@@ -7,10 +7,13 @@ import (
 )
 
 // table is a compiled set of routes. It is immutable and replaced as a whole.
+// What lasts, such as a connection, refers to it by version at most, or each
+// would keep a table of its time in memory.
 type table struct {
-	routes []*route
-	byKey  map[string]*route
-	ports  map[int]*portRoutes
+	version uint64 // another one for each table
+	routes  []*route
+	byKey   map[string]*route
+	ports   map[int]*portRoutes // those with the same routes share them
 }
 
 // portRoutes are the routes of one port, arranged by how far a connection has
