@@ -459,7 +459,7 @@ func TestAccessLogSettings(t *testing.T) {
 func discard() *slog.Logger { return slog.New(slog.NewJSONHandler(io.Discard, nil)) }
 
 func BenchmarkAccessLog(b *testing.B) {
-	rt := &route{Route: Route{Name: "web"}}
+	rt := &route{Route: &Route{Name: "web"}}
 	c := &conn{id: 1 << 60, client: netip.MustParseAddrPort("192.0.2.17:40000")}
 	header := http.Header{"User-Agent": {"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36"}}
 	for _, test := range []struct {

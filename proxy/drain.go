@@ -58,11 +58,11 @@ func (r *run) drainOnce(now time.Time) (next time.Time, again bool) {
 	return next, again
 }
 
-// checkDrain is called when something has been put on the books that was
-// routed by t: if that is not the table any more, nobody may have noticed that
+// checkDrain is called when something has been put on the books that a table of
+// this version routed: if there is another by now, nobody may have noticed that
 // its route or target is gone.
-func (r *run) checkDrain(t *table) {
-	if r.table.Load() != t {
+func (r *run) checkDrain(version uint64) {
+	if r.table.Load().version != version {
 		r.wakeDrainer()
 	}
 }

@@ -59,7 +59,9 @@ func newMove(t testing.TB) *move {
 	return m
 }
 
-func (m *move) n(n int64) (int64, error) { return m.run.moveN(m.dst, m.src, n, &byteCount{route: &m.count}, &m.moved) }
+func (m *move) n(n int64) (int64, error) {
+	return m.run.moveN(m.dst, m.src, n, &byteCount{route: &m.count}, &m.moved)
+}
 
 // oddly hands a reader's bytes on in pieces of odd sizes, small and large, and
 // now and then takes a rest.

@@ -178,7 +178,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	}
 	key := t.poolKey(x.conn, port, out.Host)
 	x.session.target.Store(t)
-	x.run.checkDrain(x.routes)
+	x.run.checkDrain(x.version)
 	t.total.Add(1)
 	t.active.Add(1)
 	sent := x.run.p.access.now()

@@ -156,7 +156,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
-	x := &exchange{run: r, conn: c, routes: routes, route: rt, id: rec.id, host: req.Host,
+	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
 		cancel()
@@ -164,7 +164,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
 	})
 	defer c.end(x.session)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
 	if req.ProtoMajor == 2 {
@@ -232,7 +232,7 @@ type exchange struct {
 	query     string // likewise
 	trailer   http.Header
 	body      *requestBody // nil if there is none
-	routes    *table       // that route is from
+	version   uint64       // of the table that route is from, which may be gone
 	session   *session
 	cancel    context.CancelFunc
 	writer    responseWriter

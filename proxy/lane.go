@@ -189,14 +189,14 @@ func (l *fastLane) serve() verdict {
 		req.Fields = r.p.addRequestID(req.Fields, l.id)
 	}
 	x := &l.exchange
-	*x = exchange{run: r, conn: c, routes: routes, route: rt, id: l.id, host: req.Host, path: path, matched: canonical,
+	*x = exchange{run: r, conn: c, version: routes.version, route: rt, id: l.id, host: req.Host, path: path, matched: canonical,
 		canonical: l.canonical, query: rawQuery, hasQuery: hasQuery, session: &l.session}
 	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	l.session.route, l.session.orphaned = rt, time.Time{}
 	l.session.target.Store(nil)
 	c.book(&l.session)
 	defer c.end(&l.session)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	v := l.forward()
 	if r.p.access != nil {
 		rec := l.record()

@@ -33,7 +33,7 @@ func (l *fastLane) forward() verdict {
 			}
 		}
 		l.session.target.Store(t)
-		x.run.checkDrain(x.routes)
+		x.run.checkDrain(x.version)
 		v, err := l.try(t, t.poolKey(l.conn, port, x.outgoingHost()))
 		if err == nil {
 			return v

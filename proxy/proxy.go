@@ -39,8 +39,9 @@ type Proxy struct {
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
 	update   sync.Mutex
-	routes   []Route
-	states   map[string]*routeState
+	routes   []*Route
+	table    *table                 // of the last Start or update
+	orphans  map[string]*routeState // of routes that are gone and not idle yet
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
@@ -289,22 +290,21 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	if err := check.Err(); err != nil {
 		return err
 	}
-	routes = cloneRoutes(routes)
-
 	p.update.Lock()
 	defer p.update.Unlock()
+	own := p.takeOver(routes)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	r := p.current()
 	if r == nil {
-		p.routes = routes
+		p.routes = own
 		return nil
 	}
-	if err := p.unavailable(routes); err != nil {
+	if err := p.unavailable(own); err != nil {
 		return err
 	}
-	a, err := p.assemble(routes)
+	a, err := p.assemble(own)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 		return err
 	}
 	a.commit()
-	p.routes = routes
+	p.routes = own
 	r.table.Store(a.table)
 	r.startChecks()
 	r.listen(opened)
@@ -326,7 +326,11 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 func (p *Proxy) Routes() []Route {
 	p.update.Lock()
 	defer p.update.Unlock()
-	return cloneRoutes(p.routes)
+	list := make([]Route, len(p.routes))
+	for i, r := range p.routes {
+		list[i] = *cloneRoute(r)
+	}
+	return list
 }
 
 // Addrs returns the addresses that the Proxy listens on, in the order of the
@@ -351,34 +355,61 @@ func (p *Proxy) Addrs() []net.Addr {
 	return addrs
 }
 
-// cloneRoutes makes routes independent of the caller's slices and maps.
-func cloneRoutes(routes []Route) []Route {
-	list := slices.Clone(routes)
-	for i := range list {
-		r := &list[i]
-		r.Enabled = clonePtr(r.Enabled)
-		m := &r.Match
-		m.Ports, m.Domains, m.Methods, m.ClientIP = slices.Clone(m.Ports), slices.Clone(m.Domains), slices.Clone(m.Methods), slices.Clone(m.ClientIP)
-		m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
-		a := &r.Action
-		a.Targets = slices.Clone(a.Targets)
-		a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
-		if a.TLS = clonePtr(a.TLS); a.TLS != nil {
-			a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
+func cloneRoutes(routes []Route) []*Route {
+	list := make([]*Route, len(routes))
+	for i := range routes {
+		list[i] = cloneRoute(&routes[i])
+	}
+	return list
+}
+
+// takeOver makes routes independent of the caller. Of those that are as they
+// were before, by name or else by place, it returns what the Proxy has already,
+// so that they need not be compiled again.
+func (p *Proxy) takeOver(routes []Route) []*Route {
+	list := make([]*Route, len(routes))
+	for i := range routes {
+		r := &routes[i]
+		var old *Route
+		if before := p.table.find(r.Name); before != nil {
+			old = before.Route
+		} else if i < len(p.routes) {
+			old = p.routes[i]
 		}
-		for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
-			e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
-		}
-		if a.Compression = clonePtr(a.Compression); a.Compression != nil {
-			a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
-		}
-		a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
-		a.Security.RateLimit = clonePtr(a.Security.RateLimit)
-		if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
-			a.ProxyProtocol.Accept = slices.Clone(a.ProxyProtocol.Accept)
+		if old != nil && old.equal(r) {
+			list[i] = old
+		} else {
+			list[i] = cloneRoute(r)
 		}
 	}
 	return list
+}
+
+// cloneRoute makes a route independent of the caller's slices and maps.
+func cloneRoute(of *Route) *Route {
+	r := clonePtr(of)
+	r.Enabled = clonePtr(r.Enabled)
+	m := &r.Match
+	m.Ports, m.Domains, m.Methods, m.ClientIP = slices.Clone(m.Ports), slices.Clone(m.Domains), slices.Clone(m.Methods), slices.Clone(m.ClientIP)
+	m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
+	a := &r.Action
+	a.Targets = slices.Clone(a.Targets)
+	a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+	if a.TLS = clonePtr(a.TLS); a.TLS != nil {
+		a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
+	}
+	for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
+		e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
+	}
+	if a.Compression = clonePtr(a.Compression); a.Compression != nil {
+		a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
+	}
+	a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
+	a.Security.RateLimit = clonePtr(a.Security.RateLimit)
+	if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
+		a.ProxyProtocol.Accept = slices.Clone(a.ProxyProtocol.Accept)
+	}
+	return r
 }
 
 func clonePtr[T any](p *T) *T {

@@ -36,7 +36,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
 	s := c.begin(rt, cancel)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	end := func() {
 		c.end(s)
 		rt.release()
@@ -84,7 +84,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	}
 	s.target.Store(t)
 	c.watch(s, both.cut, both.doze)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	if ctx.Err() != nil {
 		both.cut() // in case this has been missed in between
 	}

@@ -136,7 +136,7 @@ func (u *udpPort) open(socket packetSocket, d *datagram) *udpSession {
 	u.mu.Lock()
 	u.sessions[d.peer] = s
 	u.mu.Unlock()
-	r.checkDrain(t)
+	r.checkDrain(t.version)
 	go s.serve(t)
 	return s
 }

@@ -635,7 +635,12 @@ func TestUDPChurn(t *testing.T) {
 			t.Errorf("%s has %d active", target.name, n)
 		}
 	}
-	for key, state := range p.states {
+	for key, route := range p.table.byKey {
+		if n := route.state.active.Load(); n != 0 {
+			t.Errorf("%s has %d active", key, n)
+		}
+	}
+	for key, state := range p.orphans {
 		if n := state.active.Load(); n != 0 {
 			t.Errorf("%s has %d active", key, n)
 		}

@@ -61,7 +61,7 @@ func (s *udpSession) serve(routes *table) {
 		return
 	}
 	s.target.Store(t)
-	r.checkDrain(routes)
+	r.checkDrain(routes.version)
 	if s.begin(upstream) && s.extend() {
 		s.answer(t, upstream)
 	}

@@ -68,7 +68,7 @@ func (a *ACME) validate(check *conf.Checker) {
 // validateRoutes checks each route and then what they are to each other.
 func validateRoutes(check *conf.Checker, routes []Route) {
 	check = check.Field("routes")
-	names := make(map[string]int)
+	names := make(map[string]int, len(routes))
 	for i := range routes {
 		r := &routes[i]
 		at := check.Index(i)
