@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 // rawFlow moves bytes with the system calls themselves where the ends are bare
@@ -110,7 +112,7 @@ func (f *flow) fillOnce(fd int) (n int, err error) {
 		return splice(fd, p.w, int(min(f.rest, int64(p.size))))
 	}
 	f.borrow()
-	n, err = recv(fd, f.free())
+	n, err = nonblock.Recv(uintptr(fd), f.free())
 	if n == len(*f.buf) {
 		f.raw.full++
 	} else {
@@ -157,7 +159,7 @@ func (f *flow) drainOnce(fd int) (n int, err error) {
 	if p := f.raw.pipe; p != nil {
 		return splice(p.r, fd, f.n)
 	}
-	return send(fd, (*f.buf)[f.off:f.off+f.n])
+	return nonblock.Send(uintptr(fd), (*f.buf)[f.off:f.off+f.n])
 }
 
 // giveBack returns the pipe.

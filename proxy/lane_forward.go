@@ -114,7 +114,7 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 		whole = true
 	}
 	keep(&up.writeBy, l.run.times.Idle, up.Conn.SetWriteDeadline)
-	n, err := up.Conn.Write(b)
+	n, err := up.out.Write(b)
 	if err != nil {
 		return n > 0, err
 	}

@@ -54,7 +54,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			}
 			// The client's own limit gets to fire first: it knows whose fault it is.
 			keep(&up.writeBy, idle+idle/4, up.Conn.SetWriteDeadline)
-			if _, err := up.Conn.Write(b); err != nil {
+			if _, err := up.out.Write(b); err != nil {
 				return err
 			}
 		}
@@ -64,7 +64,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 		}
 	}
 	if l.req.ContentLength == h1.Chunked {
-		_, err := up.Conn.Write([]byte("0\r\n\r\n"))
+		_, err := up.out.Write([]byte("0\r\n\r\n"))
 		return err
 	}
 	return nil

@@ -103,3 +103,10 @@ func (p *pipe) close() {
 	unix.Close(p.r)
 	unix.Close(p.w)
 }
+
+// splice moves bytes between a socket and a pipe, and never waits either, but
+// may have much to do.
+func splice(from, to, max int) (int, error) {
+	n, err := unix.Splice(from, nil, to, nil, max, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	return int(n), err
+}
