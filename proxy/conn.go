@@ -44,6 +44,8 @@ type conn struct {
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
 	unread atomic.Bool
+	// serving is set while net/http reads or serves a request.
+	serving atomic.Bool
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
@@ -148,6 +150,13 @@ func (c *conn) watch(s *session, cancel, doze func()) {
 	c.mu.Lock()
 	s.cancel, s.doze, s.watched = cancel, doze, true
 	s.moved.Add(1) // the look to come is not the first of its rest
+	c.mu.Unlock()
+}
+
+// unwatch ends that limit.
+func (c *conn) unwatch(s *session) {
+	c.mu.Lock()
+	s.watched = false
 	c.mu.Unlock()
 }
 

@@ -50,7 +50,9 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 	case http.StateActive:
 		c.fresh.Store(false)
 		c.unread.Store(true)
+		c.serving.Store(true)
 	case http.StateIdle:
+		c.serving.Store(false)
 		c.unread.Store(false)
 	case http.StateHijacked:
 		r.working.Done() // the handler is still counted
@@ -83,7 +85,7 @@ func (r *run) http(c *conn) {
 	case r.p.cfg.fastLane():
 		r.serveFast(c, c.Conn, c.takeHead())
 	default:
-		r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
+		r.queueHTTP(c, r.strict(c, c, c.Conn, c.takeHead()))
 	}
 }
 
@@ -96,7 +98,7 @@ func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	case r.p.cfg.fastLane():
 		r.serveFast(c, tc, head)
 	default:
-		r.queueHTTP(c, r.strict(tc, tc, head))
+		r.queueHTTP(c, r.strict(c, tc, tc, head))
 	}
 }
 

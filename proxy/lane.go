@@ -95,7 +95,7 @@ func (l *fastLane) giveAway() {
 	if tc, ok := l.client.(*tls.Conn); ok {
 		stream = tc
 	}
-	l.run.queueHTTP(l.conn, l.run.strict(stream, l.client, rest))
+	l.run.queueHTTP(l.conn, l.run.strict(l.conn, stream, l.client, rest))
 }
 
 // next waits for a request and reads its head.

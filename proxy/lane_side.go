@@ -34,6 +34,11 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	idle := l.run.times.Idle
 	body := h1.NewBody(l.in, l.req.ContentLength)
 	for {
+		if body.Length() >= spliceFrom && !body.Ready() && bare(l.client) != nil && bare(up.Conn) != nil {
+			err := u.splice(l, up, &body)
+			l.bodyRead = body.Done()
+			return err
+		}
 		l.keepRead(idle)
 		returned := l.relayed.Load()
 		n, err := body.Read((*buffer)[h1.ChunkHead : len(*buffer)-2])
@@ -68,6 +73,21 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 		return err
 	}
 	return nil
+}
+
+// splice moves the rest of the body past us, as the lane does with responses.
+func (u *upload) splice(l *fastLane, up *upstreamConn, body *h1.Body) error {
+	l.setRead(time.Time{})
+	up.writeDeadline(time.Time{})
+	if u.stopped.Load() {
+		return errClientBody // end may have come before the deadlines were lifted
+	}
+	err := l.moveRest(up.Conn, l.client, body, &l.exchange.in)
+	if err != nil && !isWriteError(err) {
+		u.clientErr.Store(true)
+		up.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	return err
 }
 
 // sending reports whether the body is still on its way.

@@ -70,7 +70,7 @@ func TestParkedStream(t *testing.T) {
 	})
 	port := testenv.FreePort(t)
 	route := streamRoute("raw", port, peer.target())
-	p := start(t, Config{Timeouts: Timeouts{Drain: 20 * time.Millisecond}, Routes: []Route{route}})
+	p := start(t, Config{Timeouts: Timeouts{Drain: 20 * time.Millisecond, Idle: 16 * time.Second}, Routes: []Route{route}})
 	read := func(c net.Conn) (string, error) {
 		b := make([]byte, 100)
 		n, err := c.Read(b)
