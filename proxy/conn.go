@@ -43,8 +43,9 @@ type conn struct {
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
-	resets  resetMeter
-	writeBy time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
+	resets   resetMeter
+	extended bool      // extendedConnect is on the way to net/http
+	writeBy  time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
 
 	closed   atomic.Bool
 	mu       sync.Mutex
@@ -185,6 +186,8 @@ func clientConn(c net.Conn) *conn {
 	case *conn:
 		return c
 	case *tlsStream:
+		return c.conn
+	case *extendedConnect:
 		return c.conn
 	case *tls.Conn:
 		return clientConn(c.NetConn())

@@ -81,6 +81,10 @@ func (r *run) http(c *conn) {
 		r.serveFast(c, c.Conn, c.takeHead())
 		return
 	}
+	if isHTTP2 && r.p.cfg.HTTP2.WebSockets {
+		r.queueHTTP(c, newExtendedConnect(c, c, r.server.MaxHeaderBytes))
+		return
+	}
 	r.queueHTTP(c, c)
 }
 
@@ -90,6 +94,8 @@ func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	switch {
 	case r.p.cfg.fastLane() && c.tls.NegotiatedProtocol != "h2":
 		r.serveFast(c, tc, head)
+	case c.tls.NegotiatedProtocol == "h2" && r.p.cfg.HTTP2.WebSockets:
+		r.queueHTTP(c, newExtendedConnect(tc, c, r.server.MaxHeaderBytes))
 	case head == nil:
 		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself for HTTP/2
 	default:
@@ -121,6 +127,17 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	var upgrade *streamUpgrade
+	switch protocol := protocolOf(req, c); protocol {
+	case "":
+	case "websocket":
+		upgrade = newStreamUpgrade(w, req, c)
+		defer upgrade.end()
+		w, req = upgrade, upgrade.req
+	default:
+		r.refuse(w, &r.p.stats.badRequest, http.StatusNotImplemented, "no such protocol")
+		return
+	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
 		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
@@ -146,6 +163,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
+	if upgrade != nil {
+		stop := context.AfterFunc(ctx, upgrade.reset)
+		defer stop()
+	}
 	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
@@ -177,6 +198,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	rt.handler.ServeHTTP(&x.writer, req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
+	}
+	if upgrade != nil {
+		upgrade.wait()
 	}
 	if x.writer.hijacked {
 		return // the connection is the handler's
