@@ -29,6 +29,7 @@ test: fmt vet staticcheck unit ## everything that CI checks
 # real servers that want the processor too.
 unit: ## all tests, with the race detector and in random order
 	$(call each,$(GO) test -race -shuffle=on -p 1 -timeout $(TIMEOUT) ./...)
+	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) ./proxy -args -nethttp
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }

@@ -222,7 +222,11 @@ func (r *Router) Routes() []proxy.Route { return r.proxy.Routes() }
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
 	for _, a := range r.proxy.Addrs() {
-		addrs["proxy"] = append(addrs["proxy"], a.String())
+		text := a.String()
+		if network := a.Network(); network != "tcp" {
+			text += "/" + network
+		}
+		addrs["proxy"] = append(addrs["proxy"], text)
 	}
 	return addrs
 }

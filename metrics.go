@@ -22,6 +22,7 @@ func (r *Router) Collector() prometheus.Collector {
 	return &collector{
 		router:            r,
 		connections:       desc("proxy_connections", "Client connections open now."),
+		udpSessions:       desc("proxy_udp_sessions", "Sessions of UDP clients open now."),
 		connectionsTotal:  desc("proxy_connections_total", "Client connections accepted."),
 		refused:           desc("proxy_refused_total", "Connections and requests that went nowhere.", "reason"),
 		routeActive:       desc("route_active", "Streams and requests in flight.", "route"),
@@ -41,14 +42,14 @@ func (r *Router) Collector() prometheus.Collector {
 type collector struct {
 	router *Router
 
-	connections, connectionsTotal, refused,
+	connections, udpSessions, connectionsTotal, refused,
 	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked,
 	targetHealthy, targetActive, targetTotal, targetFailedTotal *prometheus.Desc
 }
 
 // Describe sends the descriptions of all metrics.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.connections, c.connectionsTotal, c.refused,
+	for _, d := range []*prometheus.Desc{c.connections, c.udpSessions, c.connectionsTotal, c.refused,
 		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked,
 		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal} {
 		ch <- d
@@ -65,6 +66,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	s := c.router.Stats().Proxy
 	gauge(c.connections, float64(s.ActiveConnections))
+	gauge(c.udpSessions, float64(s.UDPSessions))
 	counter(c.connectionsTotal, s.Connections)
 	for reason, n := range s.Refused {
 		counter(c.refused, n, reason)

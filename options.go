@@ -55,6 +55,12 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	return func(o *options) { o.proxy = append(o.proxy, proxy.WithGetCertificate(get)) }
 }
 
+// WithAccessLog sets a logger for the proxy's access log alone, and turns that
+// on where the configuration has no section about it; see [proxy.AccessLog].
+func WithAccessLog(log *slog.Logger) Option {
+	return func(o *options) { o.proxy = append(o.proxy, proxy.WithAccessLog(log)) }
+}
+
 // WithListener makes the proxy accept from ln instead of binding addr; see
 // [proxy.WithListener].
 func WithListener(addr string, ln net.Listener) Option {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/glob"
@@ -19,29 +20,30 @@ import (
 type assembly struct {
 	p        *Proxy
 	table    *table
-	states   map[string]*routeState
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
+	limiters map[rateLimiterKey]*rateLimiter
 	certs    map[*tlsPolicy]*tls.Certificate
+	dead     map[*target]bool // by any check; nil until asked for
 }
 
 // assemble compiles routes that have been validated. It reads the files they
 // name and takes over what the Proxy has in use already.
-func (p *Proxy) assemble(routes []Route) (*assembly, error) {
+func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 	a := &assembly{
 		p:        p,
-		states:   make(map[string]*routeState),
-		targets:  make(map[targetKey]*target),
+		targets:  make(map[targetKey]*target, len(p.targets)),
 		healths:  make(map[healthKey]*health),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
+		limiters: make(map[rateLimiterKey]*rateLimiter),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
 	known := maps.Clone(p.policies)
 	if known == nil {
 		known = make(map[tlsPolicyKey]*tlsPolicy)
 	}
-	var compiled []*route
+	compiled := make([]*route, 0, len(routes))
 	var problems []error
 	for i := range routes {
 		if !routes[i].enabled() {
@@ -58,19 +60,23 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		return nil, errors.Join(problems...)
 	}
 	a.table = newTable(compiled)
+	if p.table != nil {
+		a.table.version = p.table.version + 1
+	}
 	return a, nil
 }
 
 // route compiles one route.
-func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
-	r := &route{Route: cfg, index: index, key: cfg.identity()}
-	r.streams, r.http = cfg.carries()
-	for _, d := range cfg.Match.Domains {
-		kind, name, _ := domainPattern(d)
-		r.domains = append(r.domains, domain{kind, name})
+func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
+	key := cfg.identity()
+	if old := a.p.table.find(key); old != nil && old.Route == cfg && !cfg.readsFiles() {
+		return a.takeOver(index, old), nil
 	}
+	r := &route{Route: cfg, index: index, key: key}
+	r.streams, r.http = cfg.carries()
+	r.domains, _ = cfg.Match.domains()
 	act := &cfg.Action
-	var errs [6]error
+	var errs [7]error
 	if act.Type == Serve {
 		if info, err := os.Stat(act.Root); err == nil && !info.IsDir() {
 			errs[5] = &FieldError{Path: "action.root", Msg: act.Root + " is not a folder"}
@@ -94,7 +100,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(act)
+		r.balancer, errs[4] = a.balancer(cfg)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -102,26 +108,88 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Type == Serve:
 		r.handler = static(act.Root)
 	}
+	if act.Compression != nil {
+		r.compress, errs[6] = newCompression(act.Compression, &a.p.encoders)
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
-	r.fast = act.Type == Forward && act.upstreamHTTP2() == ""
-	if r.state = a.p.states[r.key]; r.state == nil {
-		if r.state = a.states[r.key]; r.state == nil {
-			r.state = new(routeState)
-		}
+	r.fast = act.Type == Forward && r.compress == nil && act.upstreamHTTP2() == ""
+	r.state = a.p.state(r.key)
+	if limit := act.Security.RateLimit; limit != nil {
+		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
 	}
-	a.states[r.key] = r.state
 	return r, nil
 }
 
-// identity tells the same route in another configuration.
+// takeOver returns a route of the last table, whose configuration has not
+// changed, at a new place.
+func (a *assembly) takeOver(index int, old *route) *route {
+	r := *old
+	r.index = index
+	if r.policy != nil {
+		a.policies[r.policy.key] = r.policy
+	}
+	if r.limiter != nil {
+		a.limiters[rateLimiterKey{r.key, *r.Action.Security.RateLimit}] = r.limiter
+	}
+	if r.balancer != nil {
+		for i := range r.balancer.entries {
+			e := &r.balancer.entries[i]
+			a.targets[e.target.key] = e.target
+			if h := e.health; h != nil {
+				a.healths[healthKey{e.target.key, h.check}] = h
+			}
+		}
+	}
+	return &r
+}
+
+// readsFiles reports whether a route is to be compiled anew because files that
+// it names may have changed.
+func (r *Route) readsFiles() bool {
+	t := r.Action.TLS
+	return r.Action.Type == Serve || t != nil && (t.Certificate.CertPath != "" || t.ClientAuth != nil || t.Upstream.CAPath != "")
+}
+
+// state returns the state of a route, which is a new one if it is not known.
+func (p *Proxy) state(key string) *routeState {
+	if r := p.table.find(key); r != nil {
+		return r.state
+	}
+	if s := p.orphans[key]; s != nil {
+		return s
+	}
+	return new(routeState)
+}
+
+// limiter returns the limiter of a route.
+func (a *assembly) limiter(key rateLimiterKey) *rateLimiter {
+	l := a.limiters[key]
+	if l == nil {
+		l = a.p.limiters[key]
+	}
+	if l == nil {
+		l = newRateLimiter(key.limit)
+	}
+	a.limiters[key] = l
+	return l
+}
+
+// identity tells the same route in another configuration. That of a route
+// without a name begins with a line break, which no name has.
 func (r *Route) identity() string {
 	if r.Name != "" {
-		return "name:" + r.Name
+		return r.Name
 	}
-	return fmt.Sprintf("match:%s %v %v", r.matchKey(), r.Match.Ports, r.Match.Domains)
+	b := append(make([]byte, 0, 256), '\n')
+	b = appendTexts(r.appendMatchKey(b), r.Match.Domains)
+	for _, p := range r.Match.Ports {
+		b = append(strconv.AppendInt(b, int64(p.From), 10), '-')
+		b = append(strconv.AppendInt(b, int64(p.To), 10), ' ')
+	}
+	return string(b)
 }
 
 func newMatcher(m *Match) (matcher, error) {
@@ -151,8 +219,9 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(act *Action) (*balancer, error) {
-	base := targetKey{protocol: act.upstreamHTTP2()}
+func (a *assembly) balancer(cfg *Route) (*balancer, error) {
+	act := &cfg.Action
+	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -160,6 +229,9 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 			return nil, err
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
+	}
+	if act.ProxyProtocol != nil {
+		base.proxyVersion = act.ProxyProtocol.Send
 	}
 	var entries []entry
 	for _, cfg := range act.Targets {
@@ -196,14 +268,23 @@ func (a *assembly) health(t *target, check HealthCheck) *health {
 	if h == nil {
 		h = &health{target: t, check: check}
 		// A new check of a target that is known to be dead begins there.
-		for _, other := range a.p.healths {
-			if other.target == t && other.bad.Load() {
-				h.bad.Store(true)
-			}
-		}
+		h.bad.Store(a.isDead(t))
 	}
 	a.healths[key] = h
 	return h
+}
+
+// isDead reports whether any check has found t dead.
+func (a *assembly) isDead(t *target) bool {
+	if a.dead == nil {
+		a.dead = make(map[*target]bool)
+		for _, h := range a.p.healths {
+			if h.bad.Load() {
+				a.dead[h.target] = true
+			}
+		}
+	}
+	return a.dead[t]
 }
 
 // commit makes the assembly the Proxy's. It cannot fail.
@@ -214,9 +295,18 @@ func (a *assembly) commit() {
 	}
 	// What is still in use outlives the table, so that a route or target that
 	// comes back meanwhile finds its counts.
-	for key, s := range p.states {
-		if a.states[key] == nil && s.active.Load() > 0 {
-			a.states[key] = s
+	orphans := make(map[string]*routeState)
+	orphan := func(key string, s *routeState) {
+		if s.active.Load() > 0 && a.table.byKey[key] == nil {
+			orphans[key] = s
+		}
+	}
+	for key, s := range p.orphans {
+		orphan(key, s)
+	}
+	if p.table != nil {
+		for key, r := range p.table.byKey {
+			orphan(key, r.state)
 		}
 	}
 	for key, t := range p.targets {
@@ -236,7 +326,8 @@ func (a *assembly) commit() {
 			h.stop()
 		}
 	}
-	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
+	p.table, p.orphans = a.table, orphans
+	p.targets, p.healths, p.policies, p.limiters = a.targets, a.healths, a.policies, a.limiters
 }
 
 // startChecks begins to watch targets that are not watched yet.

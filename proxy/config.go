@@ -28,13 +28,18 @@ type Config struct {
 	// removed or replaced.
 	TrustedProxies []string `json:"trustedProxies"`
 
-	// MaxConnections limits client connections open at once over all ports.
-	// More are closed as soon as they are accepted. The default 0 means no
-	// limit.
+	// MaxConnections limits client connections open at once over all ports, UDP
+	// sessions included. More are closed as soon as they are accepted. The
+	// default 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
 
 	// MaxConnectionsPerIP is the same limit for one client address.
 	MaxConnectionsPerIP int `json:"maxConnectionsPerIp"`
+
+	// MaxUDPSessions limits the sessions of UDP clients open at once over all
+	// ports. Each takes a file descriptor, and one client can have many. Further
+	// clients are not served. The default 0 means 10,000.
+	MaxUDPSessions int `json:"maxUdpSessions"`
 
 	// MaxHeaderBytes limits the head of an HTTP request. The default 0 means
 	// 16 KiB.
@@ -52,6 +57,15 @@ type Config struct {
 
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
+
+	// RequestID gives each HTTP request an id that target, client and logs know
+	// it by. The default nil means none: what passes through is not changed
+	// without being asked for.
+	RequestID *RequestID `json:"requestId"`
+
+	// AccessLog writes a record of each request and stream. The default nil
+	// means none, unless [WithAccessLog] is given.
+	AccessLog *AccessLog `json:"accessLog"`
 
 	// ACME tells how routes with certificate "auto" come by one. A Proxy does
 	// not obtain certificates itself: the Router does, or a host that passes
@@ -82,7 +96,7 @@ type HTTP2 struct {
 // each field; a negative value means no limit.
 type Timeouts struct {
 	// Route is the total time a new connection has to tell where it wants to
-	// go: first bytes, TLS handshake. Default 10s.
+	// go: PROXY header, first bytes, TLS handshake. Default 10s.
 	Route time.Duration `json:"route"`
 	// RequestHead is the time to read the head of an HTTP request once its
 	// connection has been routed. Default 10s.
@@ -99,6 +113,10 @@ type Timeouts struct {
 	// Idle is how long a TCP stream, an upgraded connection (WebSocket) or an
 	// HTTP body may stand still in both directions. Default 1h.
 	Idle time.Duration `json:"idle"`
+	// UDPIdle is how long a UDP client stays with its target when no datagram
+	// passes in either direction. Less saves memory where each question comes
+	// from a port of its own, as with DNS. Default 60s.
+	UDPIdle time.Duration `json:"udpIdle"`
 	// Drain is how long connections of a removed route, and at Stop without a
 	// context deadline all connections, may go on before they are closed.
 	// Default 30s.
@@ -184,7 +202,9 @@ type Match struct {
 	//     on a port shared with other routes that works once the client has
 	//     been silent for Timeouts.Route.
 	//   - "http" takes only HTTP.
-	//   - "udp" takes datagrams.
+	//   - "udp" takes datagrams. The first from an address and port opens a
+	//     session with a target, which those that follow and the answers belong
+	//     to. A port may have routes for UDP and for TCP.
 	Protocol string `json:"protocol"`
 }
 
@@ -233,6 +253,9 @@ type Action struct {
 	Root string `json:"root"`
 	// Headers edits requests and responses. HTTP only.
 	Headers HeaderEdits `json:"headers"`
+	// Compression compresses responses to clients that take it. The default
+	// nil means that they go out as they are. HTTP only.
+	Compression *Compression `json:"compression"`
 	// Security restricts who may use the route.
 	Security Security `json:"security"`
 	// ProxyProtocol is about the PROXY protocol, in and out.
@@ -301,7 +324,7 @@ type Sticky struct {
 // as healthy until it fails.
 type HealthCheck struct {
 	// Path is requested with GET; an answer of 2xx or 3xx is healthy. Without
-	// a Path, a TCP connection that opens is.
+	// a Path, a TCP connection that opens is, for UDP too.
 	Path string `json:"path"`
 	// Port is probed instead of the target's. It is needed where the target's
 	// port is not fixed.
@@ -401,25 +424,51 @@ type Security struct {
 	IPAllowList []string `json:"ipAllowList"`
 	// IPBlockList is who may not, even if allowed above.
 	IPBlockList []string `json:"ipBlockList"`
-	// MaxConnections limits what the route carries at once: streams, or HTTP
-	// requests, where more are answered with 503. The default 0 means no limit.
+	// MaxConnections limits what the route carries at once: streams, UDP
+	// sessions, or HTTP requests, where more are answered with 503. The default
+	// 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
-	// RateLimit limits requests by client address.
+	// RateLimit limits requests in time. More are answered with 429 and a
+	// Retry-After. HTTP only.
 	RateLimit *RateLimit `json:"rateLimit"`
 }
 
-// RateLimit limits requests by client address.
+// RateLimit limits requests in time. It takes 1 MiB of memory at most, however
+// many clients there are. While more than some 20,000 of them are short of their
+// burst, one that has just come may have to wait; none gets more than its due.
 type RateLimit struct {
+	// RequestsPerSecond is the rate, which may be a fraction. Required.
 	RequestsPerSecond float64 `json:"requestsPerSecond"`
-	// Burst is how many requests may come at once. The default 0 means the
-	// requests of one second.
+	// Burst is how many requests may come at once after a pause. The default 0
+	// means the requests of one second, at least one.
 	Burst int `json:"burst"`
+	// By says who has the rate to himself:
+	//
+	//   - "client", the default, is each client address; of IPv6 each /64, which
+	//     is what one customer gets. Behind another proxy that is its address.
+	//   - "route" is all clients of the route together.
+	//   - "header:X-Api-Key" is each value of that header. Requests that do not
+	//     have it just once count by client. A client that invents values is not
+	//     held back, so it should be a header that the client cannot choose, or
+	//     one that the target checks.
+	By string `json:"by"`
 }
 
-// ProxyProtocol is about the PROXY protocol, versions 1 and 2.
+// ProxyProtocol is about the PROXY protocol, versions 1 and 2, in which a proxy
+// tells a server who its client is.
 type ProxyProtocol struct {
-	// Accept are the peers whose PROXY header is believed.
+	// Accept are the addresses and CIDR blocks of proxies and load balancers in
+	// front of this one. Their connections must begin with a PROXY header, of
+	// either version, and are refused without; those of anyone else must not.
+	// The header is read before the route is known, so it is asked of all that
+	// any route of the port accepts it from.
+	//
+	// The client's address and the one it connected to are then those in the
+	// header, for everything: limits, lists, logs, headers, balancing. Where the
+	// proxy speaks for itself (LOCAL, UNKNOWN) those of the connection hold.
 	Accept []string `json:"accept"`
 	// Send is the version to send to targets: 1 or 2. The default 0 means none.
+	// Connections to the target then belong to one client, and HTTP requests
+	// get one each. Health checks speak for themselves.
 	Send int `json:"send"`
 }

@@ -24,6 +24,9 @@ type conn struct {
 	accepted time.Time
 	head     []byte // read and not yet given back
 
+	proxied bool // the peer is a proxy whose PROXY header comes first
+	counted bool // for its client's address; run.mu guards it
+
 	// Set when TLS has been terminated.
 	policy     *tlsPolicy
 	serverName string
@@ -32,8 +35,9 @@ type conn struct {
 	clientText string // the client's address, once HTTP is spoken
 
 	// upstream is the connection to a target that the fast lane is using. It is
-	// closed with this one.
-	upstream atomic.Pointer[upstreamConn]
+	// closed with this one, but not a moment after it has gone back to its pool.
+	upstreamMu sync.Mutex
+	upstream   *upstreamConn
 	// lane is set while the connection is in the fast lane.
 	lane atomic.Pointer[fastLane]
 
@@ -59,6 +63,13 @@ type session struct {
 	target atomic.Pointer[target]
 	cancel func() // ends it at once
 
+	moved   atomic.Uint64 // grows while anything moves
+	watched bool          // ends when nothing has moved for Timeouts.Idle
+	doze    func()        // to call when nothing has moved for a moment, or nil
+	// Only the sweeper looks at these.
+	seen  uint64 // moved, when it last looked
+	still int    // looks in a row that have found no change
+
 	orphaned time.Time // since when its route or target is gone; only the drainer looks
 }
 
@@ -74,6 +85,22 @@ func (c *conn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
+// RemoteAddr is the client's address, as far as it is known.
+func (c *conn) RemoteAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.client)
+	}
+	return c.Conn.RemoteAddr()
+}
+
+// LocalAddr is the address that the client connected to.
+func (c *conn) LocalAddr() net.Addr {
+	if c.proxied {
+		return net.TCPAddrFromAddrPort(c.local)
+	}
+	return c.Conn.LocalAddr()
+}
+
 // CloseWrite ends the client's direction, where the connection can do that.
 func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
 
@@ -83,11 +110,22 @@ func (c *conn) Close() error {
 		return net.ErrClosed
 	}
 	err := c.Conn.Close()
-	if up := c.upstream.Load(); up != nil {
-		up.Conn.Close()
+	c.upstreamMu.Lock()
+	if c.upstream != nil {
+		c.upstream.Conn.Close()
 	}
+	c.upstreamMu.Unlock()
 	c.run.forget(c)
 	return err
+}
+
+// use ties a connection to a target to this one, or with nil unties it. It
+// reports false if this one is closed already.
+func (c *conn) use(up *upstreamConn) bool {
+	c.upstreamMu.Lock()
+	defer c.upstreamMu.Unlock()
+	c.upstream = up
+	return !c.closed.Load()
 }
 
 // begin puts a request or stream on the books.
@@ -103,6 +141,25 @@ func (c *conn) book(s *session) {
 	c.mu.Lock()
 	c.sessions = append(c.sessions, s)
 	c.mu.Unlock()
+}
+
+// watch limits from now on how long nothing may move. cancel ends the session
+// at once. doze, if not nil, is called when nothing has moved for a moment.
+func (c *conn) watch(s *session, cancel, doze func()) {
+	c.mu.Lock()
+	s.cancel, s.doze, s.watched = cancel, doze, true
+	s.moved.Add(1) // the look to come is not the first of its rest
+	c.mu.Unlock()
+}
+
+// cut ends the connection and all that is in flight on it.
+func (c *conn) cut() {
+	c.mu.Lock()
+	for _, s := range c.sessions {
+		s.cancel()
+	}
+	c.mu.Unlock()
+	c.Close()
 }
 
 // end takes it off.
@@ -161,34 +218,15 @@ func (c *conn) fill(maxHead int) error {
 	return err
 }
 
-// tlsStream is terminated TLS from which bytes have been read to find out
-// whether they are HTTP.
-type tlsStream struct {
-	*tls.Conn
-	conn *conn
-	head []byte
-}
-
-func (s *tlsStream) Read(b []byte) (int, error) {
-	if len(s.head) > 0 {
-		n := copy(b, s.head)
-		if s.head = s.head[n:]; len(s.head) == 0 {
-			s.head = nil
-		}
-		return n, nil
-	}
-	return s.Conn.Read(b)
-}
-
 // clientConn finds the conn below what net/http was given.
 func clientConn(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
-	case *tlsStream:
-		return c.conn
 	case *extendedConnect:
 		return c.conn
+	case *strictConn:
+		return clientConn(c.Conn)
 	case *tls.Conn:
 		return clientConn(c.NetConn())
 	}
@@ -205,11 +243,15 @@ func closeWrite(c net.Conn) error {
 
 // addrPort reads an address that a listener or connection reports.
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String())
 	}
-	ap, _ := netip.ParseAddrPort(a.String())
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 

@@ -13,9 +13,10 @@ type ConnInfo struct {
 	// ID names the connection in logs; it follows the connection into other
 	// subsystems.
 	ID string
-	// Client is the client's address.
+	// Client is the client's address, from the PROXY header if there was one.
 	Client netip.AddrPort
-	// Local is the address that the client connected to.
+	// Local is the address that the client connected to, from the PROXY header
+	// if there was one.
 	Local netip.AddrPort
 	// Port is the port as the routes name it: 0 where any free port was asked
 	// for.
@@ -28,6 +29,9 @@ type ConnInfo struct {
 	TLS *tls.ConnectionState
 	// Route is the name of the route that took the connection or request.
 	Route string
+	// RequestID is the id of the HTTP request, or "" where Config.RequestID is
+	// not set.
+	RequestID string
 }
 
 // A SocketHandler serves whole connections in the host's process.
@@ -36,7 +40,8 @@ type SocketHandler interface {
 	// closes conn then. When ctx ends, the connection is about to be closed.
 	//
 	// conn is a *net.TCPConn if the route could be chosen without reading
-	// from it, and TLS was not terminated.
+	// from it, and TLS was not terminated. A PROXY header that came alone does
+	// not change that, but conn's addresses are those of the proxy then.
 	ServeConn(ctx context.Context, conn net.Conn, info ConnInfo)
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // refusal is the answer to a request that no route takes.
@@ -10,8 +11,14 @@ type refusal struct {
 	reason     *rejection
 	status     int // 0: not refused
 	text       string
-	retryAfter int  // seconds, 0: not said
-	last       bool // the connection ends with it
+	retryAfter int    // seconds, 0: not said
+	last       bool   // the connection ends with it
+	route      *route // that refuses, nil: there is none
+}
+
+// badRequest refuses what is ambiguous or malformed.
+func badRequest(stats *counters, text string) refusal {
+	return refusal{reason: &stats.badRequest, status: http.StatusBadRequest, text: text}
 }
 
 // write sends it through net/http.
@@ -36,7 +43,7 @@ func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 	stats := &r.p.stats
 	routes := r.table.Load()
 	p := routes.ports[c.port]
-	if p == nil {
+	if p == nil || !p.tcp {
 		// The port has been removed. Keep-alive connections end with it.
 		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
 	}
@@ -71,11 +78,18 @@ func (r *run) letIn(rt *route, q *query) refusal {
 	stats := &r.p.stats
 	if !rt.permits(q.client) {
 		rt.state.blocked.Add(1)
-		return refusal{reason: &stats.blocked, status: http.StatusForbidden, text: "not permitted from this address"}
+		return refusal{reason: &stats.blocked, route: rt, status: http.StatusForbidden, text: "not permitted from this address"}
+	}
+	if rt.limiter != nil {
+		if wait := rt.limiter.take(q); wait > 0 {
+			rt.state.blocked.Add(1)
+			return refusal{reason: &stats.rateLimited, route: rt, status: http.StatusTooManyRequests, text: "over the rate that is allowed",
+				retryAfter: int((wait + time.Second - 1) / time.Second)}
+		}
 	}
 	if !rt.acquire() {
 		rt.state.blocked.Add(1)
-		return refusal{reason: &stats.routeFull, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
+		return refusal{reason: &stats.routeFull, route: rt, status: http.StatusServiceUnavailable, text: "too many requests at once", retryAfter: 1}
 	}
 	stats.requests.Add(1)
 	rt.state.requests.Add(1)

@@ -27,34 +27,42 @@ func (r *run) drain() {
 // anything is left to end.
 func (r *run) drainOnce(now time.Time) (next time.Time, again bool) {
 	t := r.table.Load()
+	look := func(s *session) {
+		rt := t.byKey[s.route.key]
+		if rt != nil && rt.hasTarget(s.target.Load()) {
+			s.orphaned = time.Time{}
+			return
+		}
+		if s.orphaned.IsZero() {
+			s.orphaned = now
+		}
+		end := s.orphaned.Add(r.times.Drain)
+		if !now.Before(end) {
+			s.cancel()
+		} else if !again || end.Before(next) {
+			next, again = end, true
+		}
+	}
 	for _, c := range r.open() {
 		c.mu.Lock()
 		for _, s := range c.sessions {
-			rt := t.byKey[s.route.key]
-			if rt != nil && rt.hasTarget(s.target.Load()) {
-				s.orphaned = time.Time{}
-				continue
-			}
-			if s.orphaned.IsZero() {
-				s.orphaned = now
-			}
-			end := s.orphaned.Add(r.times.Drain)
-			if !now.Before(end) {
-				s.cancel()
-			} else if !again || end.Before(next) {
-				next, again = end, true
-			}
+			look(s)
 		}
 		c.mu.Unlock()
+	}
+	for _, u := range r.udpPorts() {
+		for _, s := range u.list() {
+			look(&s.session)
+		}
 	}
 	return next, again
 }
 
-// checkDrain is called when something has been put on the books that was
-// routed by t: if that is not the table any more, nobody may have noticed that
+// checkDrain is called when something has been put on the books that a table of
+// this version routed: if there is another by now, nobody may have noticed that
 // its route or target is gone.
-func (r *run) checkDrain(t *table) {
-	if r.table.Load() != t {
+func (r *run) checkDrain(version uint64) {
+	if r.table.Load().version != version {
 		r.wakeDrainer()
 	}
 }

@@ -27,23 +27,27 @@ func newForwarder(p *Proxy) http.Handler {
 		ErrorLog:     newNetLog(p.log),
 		BufferPool:   bufferPool{&p.buffers},
 		ModifyResponse: func(resp *http.Response) error {
+			x := exchangeFrom(resp.Request.Context())
 			switch code := resp.StatusCode; {
 			case code < 100 || code > 999:
 				return fmt.Errorf("the target answered with status %d", code)
 			case code != http.StatusSwitchingProtocols:
+				x.writer.flushHead = resp.ContentLength < 0 && resp.Body != http.NoBody
 				return nil
 			}
 			if asked, got := upgradeType(resp.Request.Header), upgradeType(resp.Header); asked == "" || asked != got {
 				return fmt.Errorf("the target switched to protocol %q where %q was asked for", got, asked)
 			}
-			exchangeFrom(resp.Request.Context()).editResponse(resp.Header)
+			x.editResponse(resp.Header)
 			return nil
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		x := exchangeFrom(req.Context())
 		if !sendable(x.path) {
-			x.run.refuse(w, &p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+			no := badRequest(&p.stats, "ambiguous or unsupported request target")
+			x.refused = no.reason
+			no.write(w)
 			return
 		}
 		if x.body != nil && req.ProtoMajor == 1 {
@@ -172,15 +176,12 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		body.stall = newIdleTimer(idle+idle/4, x.cancel)
 		defer body.stall.stop()
 	}
-	key := poolKey{port: port}
-	if t.tls != nil {
-		asked, _ := canonicalHost(out.Host)
-		key.serverName = t.serverName(asked)
-	}
+	key := t.poolKey(x.conn, port, out.Host)
 	x.session.target.Store(t)
-	x.run.checkDrain(x.routes)
+	x.run.checkDrain(x.version)
 	t.total.Add(1)
 	t.active.Add(1)
+	sent := x.run.p.access.now()
 	var resp *http.Response
 	var err error
 	if t.h2 != nil {
@@ -192,6 +193,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		t.active.Add(-1)
 		return nil, err
 	}
+	x.firstByte = x.run.p.access.since(sent)
 	t.reached()
 	// The target is busy with the request until the body has been read.
 	expire := x.cancel
@@ -208,7 +210,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 		t.active.Add(-1)
 	})
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
-		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, state: x.route.state}
+		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, in: &x.in, out: &x.out}
 	} else {
 		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done}
 	}
@@ -276,16 +278,16 @@ func (b *responseBody) Close() error {
 // upgradedBody is the connection to a target after 101 Switching Protocols.
 type upgradedBody struct {
 	io.ReadWriteCloser
-	timer *idleTimer
-	done  func()
-	state *routeState
+	timer   *idleTimer
+	done    func()
+	in, out *byteCount
 }
 
 // Read reads what the target sends to the client.
 func (b *upgradedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadWriteCloser.Read(p)
 	b.timer.moved()
-	b.state.bytesOut.Add(uint64(n))
+	b.out.Add(uint64(n))
 	return n, err
 }
 
@@ -293,7 +295,7 @@ func (b *upgradedBody) Read(p []byte) (int, error) {
 func (b *upgradedBody) Write(p []byte) (int, error) {
 	b.timer.moved()
 	n, err := b.ReadWriteCloser.Write(p)
-	b.state.bytesIn.Add(uint64(n))
+	b.in.Add(uint64(n))
 	return n, err
 }
 
@@ -322,6 +324,7 @@ func upgradeType(h http.Header) string {
 // forwardError answers a request that no target has answered.
 func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 	x := exchangeFrom(req.Context())
+	x.problem = err
 	status := http.StatusBadGateway
 	switch {
 	case errors.Is(err, context.Canceled) && req.Context().Err() != nil:

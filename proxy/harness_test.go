@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -16,11 +17,18 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
+// netHTTP turns the fast lane off: what HTTP comes to must not depend on it.
+// "make test" runs the tests of this package both ways.
+var netHTTP = flag.Bool("nethttp", false, "run all proxies without the fast lane")
+
 // newProxy makes a Proxy on loopback that is stopped when the test ends.
 func newProxy(t testing.TB, cfg Config, opts ...Option) *Proxy {
 	t.Helper()
 	if cfg.ListenHost == "" {
 		cfg.ListenHost = "127.0.0.1"
+	}
+	if *netHTTP && cfg.FastLane == nil {
+		cfg.FastLane = new(bool)
 	}
 	p, err := New(cfg, append([]Option{WithLogger(testLogger(t))}, opts...)...)
 	if err != nil {

@@ -173,6 +173,9 @@ func (x *exchange) beforeResponse(h http.Header) {
 }
 
 func (x *exchange) editResponse(h http.Header) {
+	if x.id != "" {
+		h[x.run.p.requestIDHeader] = []string{x.id}
+	}
 	x.route.responseEdits.apply(h, x)
 }
 

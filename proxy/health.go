@@ -41,13 +41,15 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	// Not the target's pool: a probe must open a connection of its own, or it
 	// would say that a server which accepts no more connections is well.
 	transport := &http.Transport{
-		DialContext: t.dial,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return t.connect(ctx, network, addr, t.ownHeader())
+		},
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			name, _, err := net.SplitHostPort(addr)
 			if err != nil {
 				return nil, err
 			}
-			return t.dialTLS(ctx, addr, name, check.Timeout)
+			return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
 		},
 	}
 	if t.h2 != nil {
@@ -102,7 +104,13 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		conn, err := t.dialStream(ctx, port, "", check.Timeout)
+		var conn net.Conn
+		var err error
+		if t.key.udp { // a datagram would tell nothing
+			conn, err = t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		} else {
+			conn, err = t.dialStream(ctx, port, "", t.ownHeader(), check.Timeout)
+		}
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,9 @@ import (
 // as A-labels, addresses in their shortest form and without brackets. It
 // reports false for what is not a host. Nothing else may compare hosts.
 func canonicalHost(s string) (string, bool) {
+	if n := plainHost(s); n > 0 && validPortSuffix(s[n:]) {
+		return s[:n], true
+	}
 	if len(s) > maxHostBytes {
 		return "", false
 	}
@@ -61,6 +64,29 @@ func canonicalHost(s string) (string, bool) {
 	return host, validHostLength(host)
 }
 
+// plainHost returns the length of the host that s begins with, if that is in
+// canonical form already, as most are.
+func plainHost(s string) int {
+	n, label := 0, 0
+	for n < len(s) && n <= 253 {
+		switch c := s[n]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+			label++
+		case c == '.' && label > 0 && label <= 63:
+			label = 0
+		case c == ':' && label > 0 && label <= 63:
+			return n
+		default:
+			return 0
+		}
+		n++
+	}
+	if n > 253 || label == 0 || label > 63 {
+		return 0
+	}
+	return n
+}
+
 // maxHostBytes is more than any name of 253 bytes has before it is turned into
 // A-labels, and bounds the work of doing so.
 const maxHostBytes = 1024
@@ -77,8 +103,10 @@ func canonicalIPv6(s string) (string, bool) {
 // configuredHost reads a host in a configuration, where there is no port, and
 // an IPv6 address needs no brackets.
 func configuredHost(s string) (string, bool) {
-	if host, ok := canonicalIPv6(s); ok {
-		return host, true
+	if strings.Contains(s, ":") {
+		if host, ok := canonicalIPv6(s); ok {
+			return host, true
+		}
 	}
 	host, ok := canonicalHost(s)
 	if !ok || host == "" || strings.Contains(s, ":") && !strings.HasSuffix(s, "]") {
@@ -86,6 +114,9 @@ func configuredHost(s string) (string, bool) {
 	}
 	// What ends in a number is meant as an address (RFC 3986 section 3.2.2), and
 	// a mistake in it would be looked up as a name.
+	if c := host[len(host)-1]; c < '0' || c > '9' {
+		return host, true
+	}
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	if strings.Trim(last, "0123456789") == "" {
 		_, err := netip.ParseAddr(host)
@@ -147,6 +178,28 @@ func domainPattern(s string) (kind domainKind, name string, ok bool) {
 	}
 	name, ok = configuredHost(s)
 	return kind, name, ok
+}
+
+// domain is a domain pattern that has been read.
+type domain struct {
+	kind domainKind
+	name string
+}
+
+// domains reads the domains of a Match. It reports false if one is not a domain.
+func (m *Match) domains() ([]domain, bool) {
+	if len(m.Domains) == 0 {
+		return nil, true
+	}
+	list := make([]domain, len(m.Domains))
+	for i, s := range m.Domains {
+		kind, name, ok := domainPattern(s)
+		if !ok {
+			return nil, false
+		}
+		list[i] = domain{kind, name}
+	}
+	return list, true
 }
 
 // domainKind orders domain patterns from the least to the most specific.

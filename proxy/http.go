@@ -77,30 +77,36 @@ func (r *run) http(c *conn) {
 			return
 		}
 	}
-	if r.p.cfg.fastLane() && !isHTTP2 {
+	switch {
+	case isHTTP2:
+		r.queueHTTP2(c, c)
+	case r.p.cfg.fastLane():
 		r.serveFast(c, c.Conn, c.takeHead())
-		return
+	default:
+		r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
 	}
-	if isHTTP2 && r.p.cfg.HTTP2.WebSockets {
-		r.queueHTTP(c, newExtendedConnect(c, c, r.server.MaxHeaderBytes))
-		return
-	}
-	r.queueHTTP(c, c)
 }
 
 // httpTLS serves HTTP on terminated TLS, from which head has been read.
 func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	c.clientText = c.client.Addr().String()
 	switch {
-	case r.p.cfg.fastLane() && c.tls.NegotiatedProtocol != "h2":
+	case c.tls.NegotiatedProtocol == "h2":
+		r.queueHTTP2(c, tc)
+	case r.p.cfg.fastLane():
 		r.serveFast(c, tc, head)
-	case c.tls.NegotiatedProtocol == "h2" && r.p.cfg.HTTP2.WebSockets:
-		r.queueHTTP(c, newExtendedConnect(tc, c, r.server.MaxHeaderBytes))
-	case head == nil:
-		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself for HTTP/2
 	default:
-		r.queueHTTP(c, &tlsStream{Conn: tc, conn: c, head: head})
+		r.queueHTTP(c, r.strict(tc, tc, head))
 	}
+}
+
+// queueHTTP2 hands a connection in HTTP/2 to net/http, which needs a *tls.Conn
+// itself.
+func (r *run) queueHTTP2(c *conn, stream net.Conn) {
+	if r.p.cfg.HTTP2.WebSockets {
+		stream = newExtendedConnect(stream, c, r.server.MaxHeaderBytes)
+	}
+	r.queueHTTP(c, stream)
 }
 
 // queueHTTP hands a connection to net/http for good.
@@ -127,39 +133,46 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	protocol := protocolOf(req, c)
 	var upgrade *streamUpgrade
-	switch protocol := protocolOf(req, c); protocol {
-	case "":
-	case "websocket":
+	if protocol == "websocket" {
 		upgrade = newStreamUpgrade(w, req, c)
 		defer upgrade.end()
 		w, req = upgrade, upgrade.req
-	default:
-		r.refuse(w, &r.p.stats.badRequest, http.StatusNotImplemented, "no such protocol")
+	}
+	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
+		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
+	defer func() { r.p.access.write(&rec) }()
+	path, rawQuery, hasQuery, pathOK := requestTarget(req)
+	rec.path, rec.query = path, rawQuery
+	if protocol != "" && upgrade == nil {
+		r.refuse(w, &rec, refusal{reason: &r.p.stats.badRequest, status: http.StatusNotImplemented, text: "no such protocol on a stream"})
 		return
 	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "malformed Host")
+		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
 		return
 	}
-	path, rawQuery, hasQuery, ok := requestTarget(req)
-	ok = ok && h1.IsToken(req.Method) // HTTP/2 lets anything through
+	pathOK = pathOK && h1.IsToken(req.Method) // HTTP/2 lets anything through
 	canonical := ""
-	if ok {
-		canonical, ok = canonicalPath(path)
+	if pathOK {
+		canonical, pathOK = canonicalPath(path)
 	}
-	if !ok {
-		r.refuse(w, &r.p.stats.badRequest, http.StatusBadRequest, "ambiguous or unsupported request target")
+	if !pathOK {
+		r.refuse(w, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
 		return
 	}
 	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
 	if no.status != 0 {
-		no.write(w)
+		r.refuse(w, &rec, no)
 		return
 	}
 	defer rt.release()
+	if rec.id != "" {
+		r.p.setRequestID(req.Header, rec.id)
+	}
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
@@ -167,7 +180,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		stop := context.AfterFunc(ctx, upgrade.reset)
 		defer stop()
 	}
-	x := &exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host,
+	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
 		cancel()
@@ -175,8 +188,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
 	})
 	defer c.end(x.session)
-	r.checkDrain(routes)
-	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &rt.state.bytesOut, edit: x.beforeResponse}
+	r.checkDrain(routes.version)
+	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
+	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
 	if req.ProtoMajor == 2 {
 		defer r.noteReset(x, req)
 	}
@@ -184,24 +198,30 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
 	}
-	defer func() { rt.state.responses[x.writer.class()].Add(1) }()
+	defer func() {
+		rt.state.responses[x.writer.class()].Add(1)
+		x.fill(&rec)
+	}()
 
 	if rt.Action.Handler != nil {
-		ctx = context.WithValue(ctx, connInfoKey{}, c.info(rt))
+		info := c.info(rt)
+		info.RequestID = x.id
+		ctx = context.WithValue(ctx, connInfoKey{}, info)
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
-		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &rt.state.bytesIn}
+		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &x.in}
 		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
-	rt.handler.ServeHTTP(&x.writer, req)
+	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
 	if upgrade != nil {
 		upgrade.wait()
 	}
+	rec.aborted = x.writer.broken
 	if x.writer.hijacked {
 		return // the connection is the handler's
 	}
@@ -239,13 +259,33 @@ type exchange struct {
 	query     string // likewise
 	trailer   http.Header
 	body      *requestBody // nil if there is none
-	routes    *table       // that route is from
+	version   uint64       // of the table that route is from, which may be gone
 	session   *session
 	cancel    context.CancelFunc
 	writer    responseWriter
 
+	id        string        // "" where requests get none
+	in, out   byteCount     // contents from and to the client
+	firstByte time.Duration // see accessRecord, as for what follows
+	refused   *rejection
+	problem   error
+
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended
+}
+
+// serve runs the route's handler, through a compressor if the route has one.
+func (x *exchange) serve(req *http.Request) {
+	if x.route.compress == nil {
+		x.route.handler.ServeHTTP(&x.writer, req)
+		return
+	}
+	w := x.route.compress.wrap(&x.writer, req)
+	defer w.release()
+	x.route.handler.ServeHTTP(w, req)
+	if err := w.finish(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 type exchangeKey struct{}
@@ -263,7 +303,13 @@ func (x *exchange) scheme() string {
 }
 
 // refuse answers a request that no route takes.
-func (r *run) refuse(w http.ResponseWriter, reason *rejection, status int, text string) {
-	no := refusal{reason: reason, status: status, text: text}
+func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
+	if rec.id != "" {
+		w.Header()[r.p.requestIDHeader] = []string{rec.id}
+	}
 	no.write(w)
+	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
+	if rec.method != http.MethodHead {
+		rec.out = uint64(len(no.message()) + 1) // http.Error ends the line
+	}
 }

@@ -311,7 +311,11 @@ func TestHTTP2FrameFloods(t *testing.T) {
 		h.open(1, false, "POST", "a.test", "/")
 		var sent uint32
 		var err error
-		for sent < count && err == nil {
+		limit := uint32(count)
+		if flood.close {
+			limit *= 20 // the kernel takes some megabytes of answers before they pile up here
+		}
+		for sent < limit && err == nil {
 			err = flood.send(h, sent)
 			sent++
 		}

@@ -114,9 +114,6 @@ func (t *target) sendHTTP2(x *exchange, req *http.Request, key poolKey) (*http.R
 	for fresh := false; ; fresh = true {
 		resp, reused, err := t.roundTripHTTP2(req)
 		if err == nil {
-			// An end of the stream with the head stays one frame, which tells
-			// gRPC that there are no messages and the trailer is in the head.
-			x.writer.headOnly = resp.ContentLength == 0 || req.Method == http.MethodHead
 			return resp, nil
 		}
 		// As in sendHTTP1: the connection may have been closed while it was idle.

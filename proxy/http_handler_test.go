@@ -89,7 +89,7 @@ func (f *fakeDeadlines) SetReadDeadline(time.Time) error { f.reads.Add(1); retur
 // deadlines.
 func TestRequestBodyAfterClose(t *testing.T) {
 	f := new(fakeDeadlines)
-	b := &requestBody{ReadCloser: io.NopCloser(strings.NewReader("body")), writer: f, idle: time.Hour, bytes: new(atomic.Uint64)}
+	b := &requestBody{ReadCloser: io.NopCloser(strings.NewReader("body")), writer: f, idle: time.Hour, bytes: &byteCount{route: new(atomic.Uint64)}}
 	b.Read(make([]byte, 2))
 	b.Close()
 	before := f.reads.Load()

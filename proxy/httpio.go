@@ -16,7 +16,7 @@ import (
 type responseWriter struct {
 	http.ResponseWriter
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	edit   func(http.Header)
 	status int
 
@@ -26,8 +26,11 @@ type responseWriter struct {
 	writeBy *time.Time
 
 	forwards bool // the handler is httputil's
-	headOnly bool // there is nothing after the head
-	hijacked bool // the connection is the handler's
+	// flushHead is set for bodies that tell their end themselves: the head does
+	// not wait for them, and an empty one stays what it was.
+	flushHead bool
+	hijacked  bool // the connection is the handler's
+	broken    bool // something could not be sent
 }
 
 // WriteHeader sends the head of the response.
@@ -46,9 +49,7 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.before()
 	w.ResponseWriter.WriteHeader(status)
 	w.after()
-	if w.forwards && !w.headOnly && status >= 200 && h["Content-Length"] == nil {
-		// The head does not wait for the body, and an empty body that was
-		// chunked stays so.
+	if w.flushHead && status >= 200 {
 		w.FlushError()
 	}
 }
@@ -62,6 +63,7 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
 	w.after()
 	w.bytes.Add(uint64(n))
+	w.broken = w.broken || err != nil && err != http.ErrBodyNotAllowed
 	return n, err
 }
 
@@ -146,7 +148,7 @@ func extend(by time.Time, idle time.Duration, set func(time.Time) error) time.Ti
 type requestBody struct {
 	io.ReadCloser
 	idle   time.Duration
-	bytes  *atomic.Uint64
+	bytes  *byteCount
 	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body

@@ -30,6 +30,20 @@ func newIPSet(list []string) (*ipSet, error) {
 	return set, nil
 }
 
+// with adds addresses that have been validated and returns the set, a new one
+// if s is nil and there are any.
+func (s *ipSet) with(list []string) *ipSet {
+	for _, text := range list {
+		if prefix, ok := conf.ParseCIDR(text); ok {
+			if s == nil {
+				s = new(ipSet)
+			}
+			s.trie.Insert(prefix)
+		}
+	}
+	return s
+}
+
 func (s *ipSet) contains(addr netip.Addr) bool {
 	return s != nil && s.trie.Contains(addr)
 }

@@ -31,7 +31,15 @@ type fastLane struct {
 	fields   h1.Fields
 	tried    []*target
 	upload   upload
+	bodyRead bool // the request's body is read, or there is none
 	watch    watch
+	relayed  atomic.Int64 // bytes of responses read
+
+	// What the access log will say about it.
+	began   time.Time
+	id      string // see requestID
+	status  int
+	aborted bool
 
 	// The host of the last request, which is the next one's too most often.
 	host, canonical string
@@ -79,14 +87,12 @@ func (r *run) serveFast(c *conn, client net.Conn, head []byte) {
 func (l *fastLane) giveAway() {
 	rest := append([]byte(l.head), l.in.Buffered()...)
 	l.in.Close()
-	c := l.conn
-	c.lane.Store(nil)
+	l.conn.lane.Store(nil)
+	stream := net.Conn(l.conn)
 	if tc, ok := l.client.(*tls.Conn); ok {
-		l.run.queueHTTP(c, &tlsStream{Conn: tc, conn: c, head: rest})
-		return
+		stream = tc
 	}
-	c.head = rest
-	l.run.queueHTTP(c, c)
+	l.run.queueHTTP(l.conn, l.run.strict(stream, l.client, rest))
 }
 
 // next waits for a request and reads its head.
@@ -149,10 +155,13 @@ func (l *fastLane) next(first bool) verdict {
 // serve answers one request.
 func (l *fastLane) serve() verdict {
 	c, r, req := l.conn, l.run, &l.req
+	l.began, l.status, l.aborted = r.p.access.now(), 0, false
+	l.id = r.identify(c, &req.Fields)
 	if req.Host != l.host || l.canonical == "" {
 		canonical, ok := canonicalHost(req.Host)
 		if !ok {
-			return l.refuse(&refusal{reason: &r.p.stats.badRequest, status: http.StatusBadRequest, text: "malformed Host"})
+			no := badRequest(&r.p.stats, "malformed Host")
+			return l.refuse(&no)
 		}
 		l.host, l.canonical = req.Host, canonical
 	}
@@ -176,15 +185,33 @@ func (l *fastLane) serve() verdict {
 	}
 	defer rt.release()
 
+	if l.id != "" {
+		req.Fields = r.p.addRequestID(req.Fields, l.id)
+	}
 	x := &l.exchange
-	*x = exchange{run: r, conn: c, routes: routes, route: rt, host: req.Host, path: path, matched: canonical,
+	*x = exchange{run: r, conn: c, version: routes.version, route: rt, id: l.id, host: req.Host, path: path, matched: canonical,
 		canonical: l.canonical, query: rawQuery, hasQuery: hasQuery, session: &l.session}
+	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	l.session.route, l.session.orphaned = rt, time.Time{}
 	l.session.target.Store(nil)
 	c.book(&l.session)
 	defer c.end(&l.session)
-	r.checkDrain(routes)
-	return l.forward()
+	r.checkDrain(routes.version)
+	v := l.forward()
+	if r.p.access != nil {
+		rec := l.record()
+		x.fill(&rec)
+		rec.status = l.status
+		r.p.access.write(&rec)
+	}
+	return v
+}
+
+// record is what is known of the request from the beginning.
+func (l *fastLane) record() accessRecord {
+	path, query, _ := strings.Cut(l.req.Target, "?")
+	return accessRecord{conn: l.conn, began: l.began, id: l.id, method: l.req.Method, protocol: "HTTP/1.1",
+		host: l.req.Host, path: path, query: query, header: &l.req.Fields, aborted: l.aborted}
 }
 
 // refuse answers a request that goes nowhere.
@@ -195,7 +222,19 @@ func (l *fastLane) refuse(no *refusal) verdict {
 	if no.retryAfter > 0 {
 		fields = fields.Add("Retry-After", no.after())
 	}
-	if !l.answer(no.status, fields, no.message(), close) || close {
+	if l.id != "" {
+		fields = fields.Set(l.run.p.requestIDHeader, l.id)
+	}
+	ok := l.answer(no.status, fields, no.message(), close)
+	if l.run.p.access != nil {
+		rec := l.record()
+		rec.refused, rec.route, rec.status = no.reason, no.route, no.status
+		if l.req.Method != http.MethodHead {
+			rec.out = uint64(len(no.message()) + 1)
+		}
+		l.run.p.access.write(&rec)
+	}
+	if !ok || close {
 		return hangUp
 	}
 	return goOn
@@ -246,7 +285,7 @@ func (l *fastLane) answer(status int, fields h1.Fields, text string, close bool)
 	out = append(out, l.run.date()...)
 	out = append(out, "\r\n"...)
 	out = appendLength(out, len(text)+1)
-	if close {
+	if close && !fields.Has("Connection") {
 		out = h1.AppendField(out, "Connection", "close")
 	}
 	out = append(out, "\r\n"...)

@@ -17,6 +17,7 @@ import (
 func (l *fastLane) forward() verdict {
 	x, rt := &l.exchange, l.exchange.route
 	l.tried = l.tried[:0]
+	l.bodyRead = l.req.ContentLength == 0
 	problem := errNoTarget
 	for {
 		e := rt.balancer.pick(l.conn.client.Addr(), l.tried)
@@ -31,14 +32,9 @@ func (l *fastLane) forward() verdict {
 				return l.fail(err)
 			}
 		}
-		key := poolKey{port: port}
-		if t.tls != nil {
-			asked, _ := canonicalHost(x.outgoingHost())
-			key.serverName = t.serverName(asked)
-		}
 		l.session.target.Store(t)
-		x.run.checkDrain(x.routes)
-		v, err := l.try(t, key)
+		x.run.checkDrain(x.version)
+		v, err := l.try(t, t.poolKey(l.conn, port, x.outgoingHost()))
 		if err == nil {
 			return v
 		}
@@ -76,15 +72,16 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 		if err != nil {
 			return hangUp, err
 		}
-		l.conn.upstream.Store(up)
-		if l.conn.closed.Load() {
-			up.Conn.Close() // whoever closed it may have come too early to do so
+		if !l.conn.use(up) {
+			up.Conn.Close()
 		}
 		l.upload, l.watch = upload{}, watch{}
+		began := l.run.p.access.now()
 		sent, err := l.send(up)
 		if err == nil {
 			err = l.readResponse(up)
 		}
+		l.exchange.firstByte = l.run.p.access.since(began)
 		if err == nil {
 			t.reached()
 			return l.relay(up), nil
@@ -94,7 +91,7 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 		if l.upload.clientErr.Load() {
 			err = errClientBody
 		}
-		l.conn.upstream.Store(nil)
+		l.conn.use(nil)
 		up.release(false)
 		// As in sendHTTP1.
 		if fresh || !up.isStale(err) || sent && (l.req.ContentLength != 0 || !idempotent(l.req.Method)) || l.conn.closed.Load() ||
@@ -124,7 +121,8 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 	switch {
 	case whole:
 		l.in.Discard(int(length))
-		l.exchange.route.state.bytesIn.Add(uint64(length))
+		l.bodyRead = true
+		l.exchange.in.Add(uint64(length))
 	case length != 0:
 		l.upload.start(l, up)
 	}
@@ -221,7 +219,7 @@ func (l *fastLane) fail(err error) verdict {
 	case errors.Is(err, context.Canceled):
 		return l.count(0, hangUp)
 	case errors.Is(err, errClientBody):
-		status, close = http.StatusBadRequest, true
+		status = http.StatusBadRequest
 	case errors.Is(err, errNoTarget):
 		status = http.StatusServiceUnavailable
 		fields = fields.Add("Retry-After", "1")
@@ -230,11 +228,17 @@ func (l *fastLane) fail(err error) verdict {
 	}
 	if status != http.StatusBadRequest {
 		x.run.unreachable(l.conn, x.route, err)
-		// A body that has been begun cannot be read on from here.
-		begun := l.req.ContentLength != 0 && !isDialError(err) && err != errNoTarget
-		close = close || begun || !l.skipBody()
+	}
+	x.problem = err
+	if x.id != "" {
+		fields = fields.Set(x.run.p.requestIDHeader, x.id)
 	}
 	fields = x.route.responseEdits.applyTo(fields, x)
+	if !l.bodyRead {
+		close = true // as with an early response
+		fields = fields.Set("Connection", "close")
+	}
+	x.out.Add(uint64(len(http.StatusText(status)) + 1))
 	if !l.answer(status, fields, http.StatusText(status), close) || close {
 		return l.count(status, hangUp)
 	}
@@ -243,6 +247,7 @@ func (l *fastLane) fail(err error) verdict {
 
 // count puts the status of a response into the route's statistics.
 func (l *fastLane) count(status int, v verdict) verdict {
+	l.status, l.aborted = status, l.aborted || status == 0
 	l.exchange.route.state.responses[min(status/100, 5)].Add(1)
 	return v
 }

@@ -24,10 +24,10 @@ func (l *fastLane) appendRequest(b []byte) []byte {
 
 // appendResponse writes the head of the response to the client, with its
 // fields in the order in which net/http writes them.
-func (l *fastLane) appendResponse(b []byte, hasBody, close bool) []byte {
+func (l *fastLane) appendResponse(b []byte, hasBody, close, early bool) []byte {
 	x, resp := &l.exchange, &l.resp
 	fields := incoming(resp.Fields, l.fields[:0])
-	if resp.ContentLength >= 0 && resp.Status != http.StatusNoContent {
+	if resp.ContentLength >= 0 && resp.Status != http.StatusNoContent && resp.Status != http.StatusNotModified {
 		fields = fields.Add("Content-Length", strconv.FormatInt(resp.ContentLength, 10))
 	}
 	if hasBody && resp.ContentLength == h1.Chunked {
@@ -35,7 +35,13 @@ func (l *fastLane) appendResponse(b []byte, hasBody, close bool) []byte {
 			fields = fields.Add("Trailer", names)
 		}
 	}
+	if x.id != "" {
+		fields = fields.Set(x.run.p.requestIDHeader, x.id)
+	}
 	fields = x.route.responseEdits.applyTo(fields, x)
+	if early {
+		fields = fields.Set("Connection", "close")
+	}
 	fields.Sort()
 	l.fields = fields
 
@@ -44,7 +50,7 @@ func (l *fastLane) appendResponse(b []byte, hasBody, close bool) []byte {
 	if !fields.Has("Date") {
 		b = h1.AppendField(b, "Date", l.run.date())
 	}
-	if close {
+	if close && !early {
 		b = h1.AppendField(b, "Connection", "close")
 	}
 	if hasBody && resp.ContentLength < 0 {

@@ -18,7 +18,7 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
-	b := l.appendResponse((*buffer)[:0], hasBody, close)
+	b := l.appendResponse((*buffer)[:0], hasBody, close, early)
 	var err error
 	if len(b) > len(*buffer)/2 {
 		err = l.write(b) // it may have outgrown the buffer
@@ -41,11 +41,12 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 
 	l.watch.end(l)
 	whole := err == nil && !early && l.upload.end(l, up)
-	l.conn.upstream.Store(nil)
+	l.conn.use(nil)
 	up.release(whole && !resp.Close)
 	if early {
 		l.upload.end(l, up)
 	}
+	l.aborted = err != nil
 	l.count(resp.Status, goOn)
 	switch {
 	case err != nil:
@@ -77,7 +78,7 @@ func (l *fastLane) relayCounted(b, buffer []byte, body *h1.Body, up *upstreamCon
 			if err := l.write(b); err != nil {
 				return err
 			}
-			l.exchange.route.state.bytesOut.Add(uint64(len(b) - head))
+			l.exchange.out.Add(uint64(len(b) - head))
 		}
 		if body.Done() {
 			return nil
@@ -118,7 +119,7 @@ func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamCon
 			return err
 		}
 	}
-	l.exchange.route.state.bytesOut.Add(uint64(total))
+	l.exchange.out.Add(uint64(total))
 	b = append(b, "0\r\n"...)
 	for _, f := range body.Trailer {
 		if isTrailer(f.Name) {
@@ -137,10 +138,18 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 		} else {
 			up.keepPatience(time.Now())
 		}
+		sent := l.upload.moved.Load()
 		n, err := body.Read(p)
-		if n > 0 || err == nil || !isTimeout(err) || l.watch.on() || l.upload.sending() {
+		l.relayed.Add(int64(n))
+		switch {
+		case n > 0 || err == nil || !isTimeout(err):
 			return n, err
+		case l.upload.moved.Load() != sent:
+			// The exchange moves in the other direction.
+		case l.watch.on() || l.upload.sending():
+			return n, err
+		default:
+			l.watch.start(l, up)
 		}
-		l.watch.start(l, up)
 	}
 }

@@ -13,6 +13,8 @@ type upload struct {
 	done      chan struct{} // nil: there is nothing to send
 	whole     bool          // all of it has been sent; valid when done
 	clientErr atomic.Bool   // the client broke it off, or sent what is no body
+	moved     atomic.Int64  // bytes
+	stopped   atomic.Bool   // nobody waits for it
 }
 
 func (u *upload) start(l *fastLane, up *upstreamConn) {
@@ -30,18 +32,22 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	buffer := pool.Get().(*[]byte)
 	defer pool.Put(buffer)
 	idle := l.run.times.Idle
-	count := &l.exchange.route.state.bytesIn
 	body := h1.NewBody(l.in, l.req.ContentLength)
 	for {
 		l.keepRead(idle)
+		returned := l.relayed.Load()
 		n, err := body.Read((*buffer)[h1.ChunkHead : len(*buffer)-2])
+		if n == 0 && err != nil && isTimeout(err) && l.relayed.Load() != returned && !u.stopped.Load() {
+			continue // the exchange moves in the other direction
+		}
 		if err != nil && err != io.EOF {
 			u.clientErr.Store(true)
 			up.Conn.SetReadDeadline(time.Unix(1, 0)) // there is no answer to wait for
 			return err
 		}
 		if n > 0 {
-			count.Add(uint64(n))
+			l.exchange.in.Add(uint64(n))
+			u.moved.Add(int64(n))
 			b := (*buffer)[h1.ChunkHead : h1.ChunkHead+n]
 			if l.req.ContentLength == h1.Chunked {
 				b = frameChunk(*buffer, n)
@@ -53,6 +59,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			}
 		}
 		if body.Done() {
+			l.bodyRead = true // whoever looks waits for done
 			break
 		}
 	}
@@ -82,6 +89,7 @@ func (u *upload) end(l *fastLane, up *upstreamConn) bool {
 		return true
 	}
 	if u.sending() {
+		u.stopped.Store(true)
 		l.client.SetReadDeadline(time.Unix(1, 0))
 		up.writeDeadline(time.Unix(1, 0))
 		<-u.done

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -50,16 +51,33 @@ func (m *matcher) matchesRequest(q *query) bool {
 			return false
 		}
 	}
-	if len(m.query) > 0 {
-		// What cannot be parsed is left out, as url.URL.Query does.
-		values, _ := url.ParseQuery(q.rawQuery)
-		for _, p := range m.query {
-			if !slices.ContainsFunc(values[p.name], p.value.Match) {
-				return false
-			}
+	for i := range m.query {
+		if !m.query[i].inQuery(q.rawQuery) {
+			return false
 		}
 	}
 	return true
+}
+
+// inQuery looks for a parameter that fulfils the condition. It reads the query
+// as url.ParseQuery does, which would make a map of it for each route: what
+// cannot be parsed is left out.
+func (p *valuePattern) inQuery(query string) bool {
+	for query != "" {
+		var pair string
+		pair, query, _ = strings.Cut(query, "&")
+		if pair == "" || strings.Contains(pair, ";") {
+			continue
+		}
+		name, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(name); err != nil || name != p.name {
+			continue
+		}
+		if value, err := url.QueryUnescape(value); err == nil && p.value.Match(value) {
+			return true
+		}
+	}
+	return false
 }
 
 // isHTTP reports whether any condition is about HTTP.
@@ -80,8 +98,11 @@ const (
 // pathPattern is a compiled Match.Path.
 type pathPattern struct {
 	kind  pathKind
-	exact string         // exactPath; for globPath the text before the first wildcard
-	regex *regexp.Regexp // regexPath; for globPath nil if a single * ends it
+	exact string // exactPath; for globPath the text before the first wildcard
+	// begin is what all paths that match begin with, if anything.
+	begin string
+	glob  *glob.Pattern  // globPath; nil if a single * ends it
+	regex *regexp.Regexp // regexPath
 }
 
 func newPathPattern(s string) (pathPattern, error) {
@@ -93,25 +114,34 @@ func newPathPattern(s string) (pathPattern, error) {
 		if err != nil {
 			return pathPattern{}, fmt.Errorf("%q is not a regular expression: %w", s[1:], err)
 		}
-		return pathPattern{kind: regexPath, regex: re}, nil
+		return pathPattern{kind: regexPath, begin: literalBegin(s[1:]), regex: re}, nil
 	case s[0] != '/' && s[0] != '*':
 		return pathPattern{}, fmt.Errorf("%q must begin with / (or with ~ as a regular expression)", s)
 	}
 	i := strings.IndexAny(s, "*?")
 	if i < 0 {
-		return pathPattern{kind: exactPath, exact: s}, nil
+		return pathPattern{kind: exactPath, exact: s, begin: s}, nil
 	}
-	p := pathPattern{kind: globPath, exact: s[:i]}
+	p := pathPattern{kind: globPath, exact: s[:i], begin: s[:i]}
 	if s[i:] != "*" {
-		// Not package glob: there "/.../" is a regular expression, here a path.
-		expr := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(s))
-		re, err := regexp.Compile("^(?s:" + expr + ")$")
-		if err != nil {
-			return pathPattern{}, err
-		}
-		p.regex = re
+		// Not glob.Parse: there "/.../" is a regular expression, here a path.
+		g := glob.Compile(s)
+		p.glob = &g
 	}
 	return p, nil
+}
+
+// literalBegin returns the text after a leading ^ of a regular expression, as
+// far as it stands for itself.
+func literalBegin(expr string) string {
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil || re.Op != syntax.OpConcat || re.Sub[0].Op != syntax.OpBeginText {
+		return ""
+	}
+	if text := re.Sub[1]; text.Op == syntax.OpLiteral && text.Flags&syntax.FoldCase == 0 {
+		return string(text.Rune)
+	}
+	return ""
 }
 
 func (p *pathPattern) matches(path string) bool {
@@ -122,9 +152,11 @@ func (p *pathPattern) matches(path string) bool {
 		return path == p.exact
 	case regexPath:
 		return p.regex.MatchString(path)
-	default:
-		return strings.HasPrefix(path, p.exact) && (p.regex == nil || p.regex.MatchString(path))
 	}
+	if p.glob != nil {
+		return p.glob.Match(path)
+	}
+	return strings.HasPrefix(path, p.exact)
 }
 
 // requestTarget splits the target of a request, as sent, into path and query
@@ -207,13 +239,23 @@ func canonicalPath(raw string) (string, bool) {
 // hasDotSegment finds "." and ".." between separators, a backslash counting
 // as one, encoded or not, because some servers treat it so.
 func hasDotSegment(path string) bool {
-	path = strings.NewReplacer("\\", "/", "%5C", "/", "%2F", "/").Replace(path)
-	for segment := range strings.SplitSeq(path, "/") {
+	begin := 0
+	for i := 0; i <= len(path); i++ {
+		size := 1
+		switch {
+		case i == len(path), path[i] == '/', path[i] == '\\':
+		case strings.HasPrefix(path[i:], "%2F"), strings.HasPrefix(path[i:], "%5C"):
+			size = 3
+		default:
+			continue
+		}
 		// Servlet containers cut path parameters off before they resolve dots.
-		segment, _, _ = strings.Cut(segment, ";")
+		segment, _, _ := strings.Cut(path[begin:i], ";")
 		if segment == "." || segment == ".." {
 			return true
 		}
+		begin = i + size
+		i = begin - 1
 	}
 	return false
 }

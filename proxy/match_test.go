@@ -555,7 +555,7 @@ func TestTableAgainstScan(t *testing.T) {
 		var routes []*route
 		for i := range 1 + w.IntN(20) {
 			cfg := w.route(i)
-			r := &route{Route: cfg, index: i, key: cfg.identity()}
+			r := &route{Route: &cfg, index: i, key: cfg.identity()}
 			r.streams, r.http = cfg.carries()
 			for _, d := range cfg.Match.Domains {
 				kind, name, ok := domainPattern(d)
@@ -607,7 +607,7 @@ func TestTableAgainstScan(t *testing.T) {
 // Ports and ranges that overlap do not put a route twice into a list.
 func TestTablePorts(t *testing.T) {
 	t.Parallel()
-	r := &route{Route: Route{Match: Match{
+	r := &route{Route: &Route{Match: Match{
 		Ports:   []PortRange{{80, 80}, {79, 81}, {80, 80}},
 		Domains: []string{"a.test", "a.test", "*", "*.test"},
 	}}, streams: true, http: true}
@@ -620,7 +620,7 @@ func TestTablePorts(t *testing.T) {
 		t.Errorf("%d ports", len(tab.ports))
 	}
 	for port, p := range tab.ports {
-		if len(p.plain.exact["a.test"]) != 1 || len(p.plain.any) != 1 || len(p.plain.wild["test"]) != 1 {
+		if len(p.plain.exact["a.test"].routes) != 1 || len(p.plain.any.routes) != 1 || len(p.plain.wild["test"].routes) != 1 {
 			t.Errorf("port %d: %+v", port, p.plain)
 		}
 	}
@@ -651,7 +651,8 @@ func TestCompareRoutesIsAnOrder(t *testing.T) {
 	w := routeWorld{rand.New(rand.NewPCG(1, 2))}
 	var routes []*route
 	for i := range 60 {
-		r := &route{Route: w.route(i), index: i}
+		cfg := w.route(i)
+		r := &route{Route: &cfg, index: i}
 		r.match, _ = newMatcher(&r.Match)
 		if w.IntN(2) == 0 {
 			r.Action.TLS = &TLS{Mode: w.pick(Terminate, Passthrough, TerminateAndReencrypt)}

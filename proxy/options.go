@@ -11,13 +11,21 @@ type Option func(*options)
 
 type options struct {
 	log            *slog.Logger
+	accessLog      *slog.Logger
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	listeners      map[string]net.Listener
+	packetConns    map[string]net.PacketConn
 }
 
 // WithLogger sets the logger. The default discards everything.
 func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
+}
+
+// WithAccessLog sets a logger for the access log alone, and turns that on where
+// the configuration has no section about it; see [AccessLog].
+func WithAccessLog(log *slog.Logger) Option {
+	return func(o *options) { o.accessLog = log }
 }
 
 // WithGetCertificate sets the source of certificates for routes with
@@ -37,5 +45,17 @@ func WithListener(addr string, ln net.Listener) Option {
 			o.listeners = make(map[string]net.Listener)
 		}
 		o.listeners[addr] = ln
+	}
+}
+
+// WithPacketConn does for datagrams what [WithListener] does for connections.
+// pc need not be a *net.UDPConn, if the addresses it reports are IP addresses;
+// one goroutine reads from it, several write.
+func WithPacketConn(addr string, pc net.PacketConn) Option {
+	return func(o *options) {
+		if o.packetConns == nil {
+			o.packetConns = make(map[string]net.PacketConn)
+		}
+		o.packetConns[addr] = pc
 	}
 }

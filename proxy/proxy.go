@@ -28,18 +28,28 @@ type Proxy struct {
 	log       *slog.Logger
 	trusted   *ipSet
 	forwarder http.Handler
-	buffers   sync.Pool // *[]byte, for copying
+	buffers   sync.Pool  // *[]byte, for copying
+	access    *accessLog // nil: none
 	stats     counters
+
+	encoders encoders
+
+	requestIDHeader string // "" where requests get no id
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
 	update   sync.Mutex
-	routes   []Route
-	states   map[string]*routeState
+	routes   []*Route
+	table    *table                 // of the last Start or update
+	orphans  map[string]*routeState // of routes that are gone and not idle yet
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
-	given    map[string]net.Listener // by the host, and not in use yet
+	limiters map[rateLimiterKey]*rateLimiter
+
+	// By the host, and not in use yet.
+	given        map[string]net.Listener
+	givenPackets map[string]net.PacketConn
 
 	// mu guards run for those who only look at it.
 	mu  sync.Mutex
@@ -62,13 +72,20 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 			return nil, fmt.Errorf("proxy: the listener for %s is nil", addr)
 		}
 	}
+	for addr, pc := range p.opts.packetConns {
+		if pc == nil {
+			return nil, fmt.Errorf("proxy: the packet connection for %s is nil", addr)
+		}
+	}
 	p.log = p.opts.log
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	p.log = p.log.With("component", "proxy")
-	p.given = maps.Clone(p.opts.listeners)
+	p.given, p.givenPackets = maps.Clone(p.opts.listeners), maps.Clone(p.opts.packetConns)
 	p.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	p.access = newAccessLog(cfg.AccessLog, p.opts.accessLog, p.log)
+	p.requestIDHeader = newRequestIDHeader(cfg.RequestID)
 	p.trusted, _ = newIPSet(cfg.TrustedProxies) // validated above
 	p.stats.init()
 	p.forwarder = newForwarder(p)
@@ -82,6 +99,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	t.Connect = defaultTo(t.Connect, 5*time.Second)
 	t.ResponseHead = defaultTo(t.ResponseHead, time.Minute)
 	t.Idle = defaultTo(t.Idle, time.Hour)
+	t.UDPIdle = defaultTo(t.UDPIdle, time.Minute)
 	t.Drain = defaultTo(t.Drain, 30*time.Second)
 	return t
 }
@@ -148,15 +166,17 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
-	r.working.Add(1)
-	go func() {
-		defer r.working.Done()
-		r.sweep()
-	}()
+	r.lot.open()
+	r.working.Go(r.lot.watch)
+	r.working.Go(r.sweep)
+	r.working.Go(r.sweepPools)
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {
 		r.log.Warn("no route needs the listener that the host gave", "addr", addr)
+	}
+	for addr := range p.givenPackets {
+		r.log.Warn("no route needs the packet connection that the host gave", "addr", addr)
 	}
 	return nil
 }
@@ -218,11 +238,15 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	return r.stopErr
 }
 
-// closeGiven closes the host's listeners that no route has needed.
+// closeGiven closes the host's sockets that no route has needed.
 func (p *Proxy) closeGiven() {
 	for addr, ln := range p.given {
 		ln.Close()
 		delete(p.given, addr)
+	}
+	for addr, pc := range p.givenPackets {
+		pc.Close()
+		delete(p.givenPackets, addr)
 	}
 }
 
@@ -266,22 +290,21 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	if err := check.Err(); err != nil {
 		return err
 	}
-	routes = cloneRoutes(routes)
-
 	p.update.Lock()
 	defer p.update.Unlock()
+	own := p.takeOver(routes)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	r := p.current()
 	if r == nil {
-		p.routes = routes
+		p.routes = own
 		return nil
 	}
-	if err := p.unavailable(routes); err != nil {
+	if err := p.unavailable(own); err != nil {
 		return err
 	}
-	a, err := p.assemble(routes)
+	a, err := p.assemble(own)
 	if err != nil {
 		return err
 	}
@@ -290,7 +313,7 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 		return err
 	}
 	a.commit()
-	p.routes = routes
+	p.routes = own
 	r.table.Store(a.table)
 	r.startChecks()
 	r.listen(opened)
@@ -303,11 +326,16 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 func (p *Proxy) Routes() []Route {
 	p.update.Lock()
 	defer p.update.Unlock()
-	return cloneRoutes(p.routes)
+	list := make([]Route, len(p.routes))
+	for i, r := range p.routes {
+		list[i] = *cloneRoute(r)
+	}
+	return list
 }
 
 // Addrs returns the addresses that the Proxy listens on, in the order of the
-// ports as configured.
+// ports as configured: first those of TCP, then those of UDP, which are
+// *net.UDPAddr.
 func (p *Proxy) Addrs() []net.Addr {
 	r := p.current()
 	if r == nil {
@@ -319,34 +347,69 @@ func (p *Proxy) Addrs() []net.Addr {
 	for _, port := range slices.Sorted(maps.Keys(r.listeners)) {
 		addrs = append(addrs, r.listeners[port].Addr())
 	}
+	for _, port := range slices.Sorted(maps.Keys(r.packets)) {
+		if pc := r.readPort(port); pc != nil {
+			addrs = append(addrs, pc.LocalAddr())
+		}
+	}
 	return addrs
 }
 
-// cloneRoutes makes routes independent of the caller's slices and maps.
-func cloneRoutes(routes []Route) []Route {
-	list := slices.Clone(routes)
-	for i := range list {
-		r := &list[i]
-		r.Enabled = clonePtr(r.Enabled)
-		m := &r.Match
-		m.Ports, m.Domains, m.Methods, m.ClientIP = slices.Clone(m.Ports), slices.Clone(m.Domains), slices.Clone(m.Methods), slices.Clone(m.ClientIP)
-		m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
-		a := &r.Action
-		a.Targets = slices.Clone(a.Targets)
-		a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
-		if a.TLS = clonePtr(a.TLS); a.TLS != nil {
-			a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
+func cloneRoutes(routes []Route) []*Route {
+	list := make([]*Route, len(routes))
+	for i := range routes {
+		list[i] = cloneRoute(&routes[i])
+	}
+	return list
+}
+
+// takeOver makes routes independent of the caller. Of those that are as they
+// were before, by name or else by place, it returns what the Proxy has already,
+// so that they need not be compiled again.
+func (p *Proxy) takeOver(routes []Route) []*Route {
+	list := make([]*Route, len(routes))
+	for i := range routes {
+		r := &routes[i]
+		var old *Route
+		if before := p.table.find(r.Name); before != nil {
+			old = before.Route
+		} else if i < len(p.routes) {
+			old = p.routes[i]
 		}
-		for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
-			e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
-		}
-		a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
-		a.Security.RateLimit = clonePtr(a.Security.RateLimit)
-		if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
-			a.ProxyProtocol.Accept = slices.Clone(a.ProxyProtocol.Accept)
+		if old != nil && old.equal(r) {
+			list[i] = old
+		} else {
+			list[i] = cloneRoute(r)
 		}
 	}
 	return list
+}
+
+// cloneRoute makes a route independent of the caller's slices and maps.
+func cloneRoute(of *Route) *Route {
+	r := clonePtr(of)
+	r.Enabled = clonePtr(r.Enabled)
+	m := &r.Match
+	m.Ports, m.Domains, m.Methods, m.ClientIP = slices.Clone(m.Ports), slices.Clone(m.Domains), slices.Clone(m.Methods), slices.Clone(m.ClientIP)
+	m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
+	a := &r.Action
+	a.Targets = slices.Clone(a.Targets)
+	a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+	if a.TLS = clonePtr(a.TLS); a.TLS != nil {
+		a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
+	}
+	for _, e := range []*HeaderEdit{&a.Headers.Request, &a.Headers.Response} {
+		e.Set, e.Add, e.Remove = maps.Clone(e.Set), maps.Clone(e.Add), slices.Clone(e.Remove)
+	}
+	if a.Compression = clonePtr(a.Compression); a.Compression != nil {
+		a.Compression.Algorithms, a.Compression.Types = slices.Clone(a.Compression.Algorithms), slices.Clone(a.Compression.Types)
+	}
+	a.Security.IPAllowList, a.Security.IPBlockList = slices.Clone(a.Security.IPAllowList), slices.Clone(a.Security.IPBlockList)
+	a.Security.RateLimit = clonePtr(a.Security.RateLimit)
+	if a.ProxyProtocol = clonePtr(a.ProxyProtocol); a.ProxyProtocol != nil {
+		a.ProxyProtocol.Accept = slices.Clone(a.ProxyProtocol.Accept)
+	}
+	return r
 }
 
 func clonePtr[T any](p *T) *T {
@@ -357,7 +420,21 @@ func clonePtr[T any](p *T) *T {
 	return &v
 }
 
-// Addr returns the address bound for a port as the routes name it, or nil.
+// PacketAddr returns the address bound for datagrams of a port as the routes
+// name it, or nil.
+func (p *Proxy) PacketAddr(port int) net.Addr {
+	if r := p.current(); r != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if pc := r.readPort(port); pc != nil {
+			return pc.LocalAddr()
+		}
+	}
+	return nil
+}
+
+// Addr returns the address bound for connections to a port as the routes name
+// it, or nil.
 func (p *Proxy) Addr(port int) net.Addr {
 	if r := p.current(); r != nil {
 		r.mu.Lock()

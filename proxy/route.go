@@ -11,8 +11,9 @@ import (
 // route is a compiled Route. It is immutable; what changes while it serves
 // lives in its state and targets, which survive updates of the routing table.
 type route struct {
-	Route          // the configuration, a copy of our own
+	*Route         // the configuration, a copy of our own
 	index   int    // position in the configuration
+	rank    int    // position in the order of compareRoutes, in one table
 	key     string // identity across updates
 	match   matcher
 	domains []domain
@@ -24,16 +25,12 @@ type route struct {
 	block    *ipSet
 	balancer *balancer // nil unless the route forwards
 	handler  http.Handler
+	compress *compression // nil: responses stay as they are
+	limiter  *rateLimiter // nil: no limit
 	state    *routeState
 
 	requestEdits, responseEdits edits
 	fast                        bool // requests may take the fast lane
-}
-
-// domain is a compiled domain pattern.
-type domain struct {
-	kind domainKind
-	name string
 }
 
 // routeState is what is counted and limited by route. It belongs to the
@@ -82,7 +79,7 @@ func (r *Route) carries() (streams, http bool) {
 		return true, false
 	case a.Handler != nil || a.Type == Redirect || a.Type == Serve || r.Match.isHTTP(),
 		!h.Request.isZero(), !h.Response.isZero(),
-		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil, a.upstreamHTTP2() != "":
+		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil, a.Compression != nil, a.upstreamHTTP2() != "":
 		return false, true
 	case r.Match.Protocol == "tcp" && (a.TLS != nil || !r.Match.hasDomains()):
 		return true, false
@@ -117,14 +114,27 @@ func (r *Route) tlsMode() string {
 // TLS before those that would take it as any other stream, path, number of
 // conditions, order given.
 func compareRoutes(a, b *route) int {
-	return cmp.Or(
-		cmp.Compare(b.Priority, a.Priority),
-		-cmp.Compare(len(a.tlsMode()), 0)+cmp.Compare(len(b.tlsMode()), 0),
-		cmp.Compare(b.match.path.kind, a.match.path.kind),
-		cmp.Compare(len(b.match.path.exact), len(a.match.path.exact)),
-		cmp.Compare(b.match.conditions(), a.match.conditions()),
-		cmp.Compare(a.index, b.index),
-	)
+	// Not cmp.Or, which evaluates all of it: this is called a million times for
+	// an update of many routes.
+	if c := cmp.Compare(b.Priority, a.Priority); c != 0 {
+		return c
+	}
+	if tls := a.Action.TLS != nil; tls != (b.Action.TLS != nil) {
+		if tls {
+			return -1
+		}
+		return 1
+	}
+	if c := cmp.Compare(b.match.path.kind, a.match.path.kind); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(len(b.match.path.exact), len(a.match.path.exact)); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(b.match.conditions(), a.match.conditions()); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.index, b.index)
 }
 
 // conditions counts the kinds of conditions beside domain and path.

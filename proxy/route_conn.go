@@ -27,6 +27,13 @@ const maxHead = 2 * maxHello
 // while the client makes up its mind, so they are asked for anew each time
 // something has been learned.
 func (r *run) serve(c *conn) {
+	routeBy := deadline(r.times.Route)
+	if c.proxied {
+		c.SetDeadline(routeBy)
+		if !r.learnClient(c) {
+			return
+		}
+	}
 	t, p := r.routes(c)
 	q := query{client: c.client.Addr()}
 	if p.direct {
@@ -34,7 +41,7 @@ func (r *run) serve(c *conn) {
 		return
 	}
 
-	c.SetDeadline(deadline(r.times.Route))
+	c.SetDeadline(routeBy)
 	kind, err := c.sniff()
 	t, p = r.routes(c)
 	switch {
@@ -56,6 +63,28 @@ func (r *run) serve(c *conn) {
 	default:
 		r.streamPlain(c, t, p, &q)
 	}
+}
+
+// learnClient reads the PROXY header, from which on the connection is the
+// client's, with all limits. It reports whether the connection may go on.
+func (r *run) learnClient(c *conn) bool {
+	if err := c.readProxyHeader(); err != nil {
+		reason := &r.p.stats.badProxyHeader
+		if len(c.head) == 0 && !isTimeout(err) {
+			reason = &r.p.stats.silent // load balancers look so whether we are there
+		}
+		r.reject(c, reason, err)
+		return false
+	}
+	r.mu.Lock()
+	_, open := r.conns[c] // once closed, nobody would count it out again
+	c.counted = open && r.countIP(c.client.Addr())
+	counted := c.counted
+	r.mu.Unlock()
+	if open && !counted {
+		r.reject(c, &r.p.stats.tooManyPerIP, errLimit)
+	}
+	return counted
 }
 
 // routes returns the table and those of its routes that belong to the

@@ -33,16 +33,24 @@ type run struct {
 	server    *http.Server
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
+	pipes     pipes
+	lot       lot
 	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
+
+	datagrams sync.Pool    // *[]byte of maxDatagram
+	waiting   atomic.Int64 // bytes of datagrams that wait for a target
 
 	mu        sync.Mutex
 	stopping  bool
 	conns     map[*conn]struct{}
 	empty     chan struct{} // closed when stopping and no connection is left
+	sessions  int           // of UDP
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
+	packets   map[int]net.PacketConn
+	udp       map[int]*udpPort // those of packets that are forwarded
 
 	wasCut  atomic.Bool   // connections were open when stop lost patience
 	stopped chan struct{} // closed when Stop is through
@@ -60,45 +68,64 @@ func newRun(p *Proxy) *run {
 		empty:     make(chan struct{}),
 		perIP:     make(map[netip.Addr]int),
 		listeners: make(map[int]net.Listener),
+		packets:   make(map[int]net.PacketConn),
+		udp:       make(map[int]*udpPort),
 		stopped:   make(chan struct{}),
 		fatal:     make(chan error, 1),
 		drainer:   make(chan struct{}, 1),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.datagrams.New = func() any { b := make([]byte, maxDatagram); return &b }
 	r.connID.Store(rand.Uint64())
 	r.server = r.newHTTPServer()
 	return r
 }
 
-// bind opens listeners for the ports of t that have none yet. On an error it
-// closes those it opened.
-func (r *run) bind(ctx context.Context, t *table) (opened map[int]net.Listener, err error) {
-	opened = make(map[int]net.Listener)
+// sockets are what ports listen with.
+type sockets struct {
+	listeners map[int]net.Listener
+	packets   map[int]net.PacketConn
+}
+
+// bind opens sockets for the ports of t that lack them. On an error it closes
+// those it opened.
+func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
+	opened = sockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
 	var problems []error
-	for port := range t.ports {
-		if r.listeners[port] != nil {
-			continue
+	for port, p := range t.ports {
+		if p.tcp && r.listeners[port] == nil {
+			if ln, err := r.p.listen(ctx, port); err != nil {
+				problems = append(problems, err)
+			} else {
+				opened.listeners[port] = ln
+			}
 		}
-		ln, err := r.p.listen(ctx, port)
-		if err != nil {
-			problems = append(problems, err)
-			continue
+		if p.needsPackets() && r.packets[port] == nil {
+			if pc, err := r.p.listenPacket(ctx, port); err != nil {
+				problems = append(problems, err)
+			} else {
+				opened.packets[port] = pc
+			}
 		}
-		opened[port] = ln
 	}
 	if err := ctx.Err(); err != nil && len(problems) == 0 {
 		problems = append(problems, err)
 	}
-	if len(problems) > 0 {
-		for port, ln := range opened {
-			// The host's stay open: it may try again.
-			if ln != r.p.given[r.p.listenAddr(port)] {
-				ln.Close()
-			}
-		}
-		return nil, errors.Join(problems...)
+	if len(problems) == 0 {
+		return opened, nil
 	}
-	return opened, nil
+	// The host's stay open: it may try again.
+	for port, ln := range opened.listeners {
+		if ln != r.p.given[r.p.listenAddr(port)] {
+			ln.Close()
+		}
+	}
+	for port, pc := range opened.packets {
+		if pc != r.p.givenPackets[r.p.listenAddr(port)] {
+			pc.Close()
+		}
+	}
+	return sockets{}, errors.Join(problems...)
 }
 
 // listen opens the listener of one port, or takes the one that the host gave.
@@ -167,21 +194,19 @@ func (r *run) admit(port int, nc net.Conn) {
 		accepted: time.Now(),
 	}
 	c.fresh.Store(true)
-	ip := c.client.Addr()
+	if p := r.table.Load().ports[port]; p != nil {
+		c.proxied = p.proxies.contains(c.client.Addr())
+	}
 	r.mu.Lock()
-	var reason *rejection
-	switch {
-	case r.stopping:
-		reason = &r.p.stats.stopping
-	case r.p.cfg.MaxConnections > 0 && len(r.conns) >= r.p.cfg.MaxConnections:
-		reason = &r.p.stats.tooMany
-	case r.p.cfg.MaxConnectionsPerIP > 0 && r.perIP[ip] >= r.p.cfg.MaxConnectionsPerIP:
-		reason = &r.p.stats.tooManyPerIP
-	default:
-		r.conns[c] = struct{}{}
-		if r.p.cfg.MaxConnectionsPerIP > 0 {
-			r.perIP[ip]++
+	reason := r.full()
+	if reason == nil && !c.proxied {
+		// For whom the others count is not known yet.
+		if c.counted = r.countIP(c.client.Addr()); !c.counted {
+			reason = &r.p.stats.tooManyPerIP
 		}
+	}
+	if reason == nil {
+		r.conns[c] = struct{}{}
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
@@ -216,11 +241,42 @@ func (r *run) forget(c *conn) {
 	if r.stopping && len(r.conns) == 0 {
 		close(r.empty)
 	}
-	if r.p.cfg.MaxConnectionsPerIP > 0 {
-		ip := c.client.Addr()
-		if r.perIP[ip]--; r.perIP[ip] <= 0 {
-			delete(r.perIP, ip)
-		}
+	if c.counted {
+		r.discountIP(c.client.Addr())
+	}
+}
+
+// full tells why nothing more is taken in, if so. r.mu is held.
+func (r *run) full() *rejection {
+	switch limit := r.p.cfg.MaxConnections; {
+	case r.stopping:
+		return &r.p.stats.stopping
+	case limit > 0 && len(r.conns)+r.sessions >= limit:
+		return &r.p.stats.tooMany
+	}
+	return nil
+}
+
+// countIP counts a connection or session for its client's address, unless that
+// has too many already. r.mu is held.
+func (r *run) countIP(ip netip.Addr) bool {
+	limit := r.p.cfg.MaxConnectionsPerIP
+	if limit > 0 && r.perIP[ip] >= limit {
+		return false
+	}
+	if limit > 0 {
+		r.perIP[ip]++
+	}
+	return true
+}
+
+// discountIP is the opposite.
+func (r *run) discountIP(ip netip.Addr) {
+	if r.p.cfg.MaxConnectionsPerIP <= 0 {
+		return
+	}
+	if r.perIP[ip]--; r.perIP[ip] <= 0 {
+		delete(r.perIP, ip)
 	}
 }
 
@@ -235,26 +291,38 @@ func (r *run) open() []*conn {
 	return list
 }
 
-// listen puts opened listeners into service.
-func (r *run) listen(opened map[int]net.Listener) {
+// listen puts opened sockets into service.
+func (r *run) listen(opened sockets) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for port, ln := range opened {
+	for port, ln := range opened.listeners {
 		delete(r.p.given, r.p.listenAddr(port))
 		r.listeners[port] = ln
 		r.accepting.Add(1)
 		go r.accept(port, ln)
 	}
+	for port, pc := range opened.packets {
+		delete(r.p.givenPackets, r.p.listenAddr(port))
+		r.packets[port] = pc
+		r.readPackets(port, pc)
+	}
 }
 
-// unlisten closes the listeners of ports that t has no routes for.
+// unlisten closes the sockets of ports that t has no routes for. Those that UDP
+// sessions still use stay until these have drained.
 func (r *run) unlisten(t *table) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range r.listeners {
-		if t.ports[port] == nil {
+		if p := t.ports[port]; p == nil || !p.tcp {
 			ln.Close()
 			delete(r.listeners, port)
+		}
+	}
+	for port, pc := range r.packets {
+		p, u := t.ports[port], r.udp[port]
+		if (p == nil || !p.needsPackets()) && (u == nil || !u.inUse()) {
+			r.closePackets(port, pc)
 		}
 	}
 }
@@ -289,6 +357,9 @@ func (r *run) beginStop() bool {
 		ln.Close()
 		delete(r.listeners, port)
 	}
+	for port, pc := range r.packets {
+		r.closePackets(port, pc) // UDP sessions know no end of their own to wait for
+	}
 	return true
 }
 
@@ -316,7 +387,9 @@ func (r *run) stop(ctx context.Context) error {
 	r.cancel()
 	r.server.Close()
 	r.queue.Close()
+	r.lot.close()
 	r.working.Wait()
+	r.pipes.close()
 	if r.wasCut.Load() {
 		return errCut
 	}
@@ -353,7 +426,7 @@ func (r *run) cut() {
 	r.wasCut.Store(r.wasCut.Load() || len(conns) > 0)
 	r.cancel()
 	for _, c := range conns {
-		c.Close()
+		c.cut()
 	}
 }
 

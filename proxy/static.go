@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -136,24 +135,8 @@ func openFile(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// acceptsCoding reads Accept-Encoding (RFC 9110 section 12.5.3) as far as
-// needed: a coding is accepted if it is named without q=0.
-func acceptsCoding(values []string, coding string) bool {
-	for _, value := range values {
-		for item := range strings.SplitSeq(value, ",") {
-			name, params, _ := strings.Cut(item, ";")
-			if !strings.EqualFold(strings.TrimSpace(name), coding) {
-				continue
-			}
-			for param := range strings.SplitSeq(params, ";") {
-				key, value, _ := strings.Cut(strings.TrimSpace(param), "=")
-				if strings.EqualFold(key, "q") {
-					q, err := strconv.ParseFloat(value, 64)
-					return err == nil && q > 0
-				}
-			}
-			return true
-		}
-	}
-	return false
+// acceptsCoding reports whether a client names a coding among those it takes.
+func acceptsCoding(accept []string, coding string) bool {
+	q, _ := quality(accept, coding)
+	return q > 0
 }

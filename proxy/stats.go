@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,6 +17,8 @@ import (
 type Stats struct {
 	// ActiveConnections are the client connections open now.
 	ActiveConnections int `json:"activeConnections"`
+	// UDPSessions are the sessions of UDP clients open now.
+	UDPSessions int `json:"udpSessions"`
 	// Connections is how many were accepted.
 	Connections uint64 `json:"connections"`
 	// Requests is how many HTTP requests a route took.
@@ -33,7 +36,8 @@ type RouteStats struct {
 	// Name is the route's, or where it has none its place, as in "routes[3]".
 	Name string `json:"name"`
 	// Active are streams and requests in flight.
-	Active   int64  `json:"active"`
+	Active int64 `json:"active"`
+	// Streams counts UDP sessions too.
 	Streams  uint64 `json:"streams"`
 	Requests uint64 `json:"requests"`
 	// Responses counts by status class, from 1xx at index 1 to 5xx at index 5;
@@ -48,7 +52,7 @@ type RouteStats struct {
 
 // TargetStats are the counters of one target.
 type TargetStats struct {
-	// Name is host:port.
+	// Name is host:port, and for UDP host:port/udp.
 	Name string `json:"name"`
 	// Healthy is false if a health check fails or the target could just now
 	// not be reached.
@@ -68,8 +72,8 @@ type counters struct {
 	connections atomic.Uint64
 	requests    atomic.Uint64
 
-	silent, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
+	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
+	misdirected, rateLimited, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
 }
 
 // rejection counts one reason to refuse.
@@ -81,13 +85,13 @@ type rejection struct {
 
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
-	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
+	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
+		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
 }
 
 func (c *counters) init() {
-	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
+	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
+		"misdirected", "rateLimited", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
 		c.all()[i].name = name
 	}
 }
@@ -104,10 +108,15 @@ const logsPerSecond = 10
 // mayLog reports whether another line may be written now, and how many have
 // been left out since the last one.
 func (l *logLimit) mayLog(now time.Time) (skipped uint64, ok bool) {
+	return l.allow(now, logsPerSecond)
+}
+
+// allow is mayLog with another limit.
+func (l *logLimit) allow(now time.Time, perSecond int64) (skipped uint64, ok bool) {
 	if second := now.Unix(); l.second.Swap(second) != second {
 		l.logged.Store(0)
 	}
-	if l.logged.Add(1) > logsPerSecond {
+	if l.logged.Add(1) > perSecond {
 		l.skipped.Add(1)
 		return 0, false
 	}
@@ -136,11 +145,13 @@ func (n *netLog) Write(b []byte) (int, error) {
 
 // unreachable reports that no target took a stream or request. Each client of a
 // dead service causes one of these, so not all are logged.
-func (r *run) unreachable(c *conn, rt *route, err error) {
+func (r *run) unreachable(c *conn, rt *route, err error) { r.noTarget(c.name(), c.client, rt, err) }
+
+func (r *run) noTarget(id string, client netip.AddrPort, rt *route, err error) {
 	reason := &r.p.stats.unreachable
 	reason.count.Add(1)
 	if skipped, ok := reason.mayLog(time.Now()); ok {
-		r.log.Warn("no target answered", "route", rt.Name, "conn_id", c.name(), "remote", c.client, "err", err, "not_logged", skipped)
+		r.log.Warn("no target answered", "route", rt.Name, "conn_id", id, "remote", client, "err", err, "not_logged", skipped)
 	}
 }
 
@@ -159,7 +170,7 @@ func (p *Proxy) Stats() Stats {
 		return s
 	}
 	r.mu.Lock()
-	s.ActiveConnections = len(r.conns)
+	s.ActiveConnections, s.UDPSessions = len(r.conns), r.sessions
 	r.mu.Unlock()
 
 	now := time.Now().UnixNano()

@@ -1,16 +1,19 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // table is a compiled set of routes. It is immutable and replaced as a whole.
+// What lasts, such as a connection, refers to it by version at most, or each
+// would keep a table of its time in memory.
 type table struct {
-	routes []*route
-	byKey  map[string]*route
-	ports  map[int]*portRoutes
+	version uint64 // another one for each table
+	routes  []*route
+	byKey   map[string]*route
+	ports   map[int]*portRoutes // those with the same routes share them
 }
 
 // portRoutes are the routes of one port, arranged by how far a connection has
@@ -29,14 +32,18 @@ type portRoutes struct {
 	// hasTLS, plainHTTP: any route terminates or passes TLS through; any takes
 	// HTTP without TLS.
 	hasTLS, plainHTTP bool
+	// datagrams has the routes for UDP, all of the above those for TCP. tcp and
+	// udp say whether there are any.
+	datagrams hostIndex
+	tcp, udp  bool
+	// proxies are the peers whose connections begin with a PROXY header. It is
+	// read before the route is known, so they are those of any route.
+	proxies *ipSet
 }
 
-// hostIndex finds routes by host. Each list is in the order of compareRoutes.
-type hostIndex struct {
-	exact map[string][]*route
-	wild  map[string][]*route // by what follows "*."
-	any   []*route
-}
+// needsPackets reports whether something reads datagrams on the port;
+// run.readPackets says what.
+func (p *portRoutes) needsPackets() bool { return p.udp }
 
 // query is what a lookup knows about a connection or request.
 type query struct {
@@ -75,23 +82,82 @@ func newTable(routes []*route) *table {
 	}
 	sorted := slices.Clone(routes)
 	slices.SortFunc(sorted, compareRoutes)
-	for _, r := range sorted {
+	var spans portSpans
+	for i, r := range sorted {
+		r.rank = i
 		t.byKey[r.key] = r
+		spans = spans.cut(r.Match.Ports)
+	}
+	spans = spans.sorted()
+	lists := make([][]*route, len(spans))
+	for _, r := range sorted {
 		for _, pr := range r.Match.Ports {
-			for port := pr.From; port <= pr.To; port++ {
-				p := t.ports[port]
-				if p == nil {
-					p = &portRoutes{direct: true}
-					t.ports[port] = p
-				}
-				p.add(r)
+			from, to := spans.of(pr)
+			for i := from; i < to; i++ {
+				lists[i] = appendRoute(lists[i], r)
 			}
+		}
+	}
+	// Ports that have the same routes share what they are compiled to: a route
+	// may have thousands of ports.
+	compiled := make(map[string]*portRoutes)
+	var key []byte
+	for i, list := range lists {
+		if len(list) == 0 {
+			continue
+		}
+		key = key[:0]
+		for _, r := range list {
+			key = binary.BigEndian.AppendUint32(key, uint32(r.rank))
+		}
+		p := compiled[string(key)]
+		if p == nil {
+			p = newPortRoutes(list)
+			compiled[string(key)] = p
+		}
+		for port := spans[i]; port < spans[i+1]; port++ {
+			t.ports[port] = p
 		}
 	}
 	return t
 }
 
+// find returns the route with this identity, or nil; a nil table has none.
+func (t *table) find(key string) *route {
+	if t == nil {
+		return nil
+	}
+	return t.byKey[key]
+}
+
+func newPortRoutes(routes []*route) *portRoutes {
+	p := &portRoutes{direct: true}
+	for _, r := range routes {
+		p.add(r)
+	}
+	p.datagrams.compile()
+	p.hello.compile()
+	for _, x := range []*hostIndex{&p.terminated, &p.plain} {
+		// Most often all routes of a port take the same traffic.
+		if slices.Equal(x.routes, p.hello.routes) {
+			*x = p.hello
+		} else {
+			x.compile()
+		}
+	}
+	return p
+}
+
 func (p *portRoutes) add(r *route) {
+	if r.Match.Protocol == "udp" {
+		p.udp = true
+		p.datagrams.add(r)
+		return
+	}
+	p.tcp = true
+	if r.Action.ProxyProtocol != nil {
+		p.proxies = p.proxies.with(r.Action.ProxyProtocol.Accept)
+	}
 	switch {
 	case r.terminatesTLS():
 		p.hello.add(r)
@@ -112,28 +178,6 @@ func (p *portRoutes) add(r *route) {
 	}
 }
 
-func (x *hostIndex) add(r *route) {
-	if len(r.domains) == 0 {
-		x.any = appendRoute(x.any, r)
-	}
-	for _, d := range r.domains {
-		switch d.kind {
-		case anyDomain:
-			x.any = appendRoute(x.any, r)
-		case wildDomain:
-			if x.wild == nil {
-				x.wild = make(map[string][]*route)
-			}
-			x.wild[d.name] = appendRoute(x.wild[d.name], r)
-		case exactDomain:
-			if x.exact == nil {
-				x.exact = make(map[string][]*route)
-			}
-			x.exact[d.name] = appendRoute(x.exact[d.name], r)
-		}
-	}
-}
-
 // appendRoute appends r once, also if a route names a domain or port twice.
 func appendRoute(list []*route, r *route) []*route {
 	if n := len(list); n > 0 && list[n-1] == r {
@@ -142,48 +186,29 @@ func appendRoute(list []*route, r *route) []*route {
 	return append(list, r)
 }
 
-// find returns the route for q, or nil. The best route of each list is the
-// first that matches; among those three, priority decides before the kind of
-// domain does.
-func (x *hostIndex) find(q *query, traffic int) *route {
-	var best *route
-	if q.host != "" {
-		best = first(x.exact[q.host], q, traffic)
-		if _, parent, ok := strings.Cut(q.host, "."); ok {
-			if r := first(x.wild[parent], q, traffic); r != nil && (best == nil || r.Priority > best.Priority) {
-				best = r
-			}
+// portSpans cuts the range of all ports so that each range that routes name is
+// made up of whole spans. It has the first port of each.
+type portSpans []int
+
+// cut adds the ends of some ranges; sorted is called after the last of them.
+func (s portSpans) cut(ranges []PortRange) portSpans {
+	for _, r := range ranges {
+		// Most routes have the ports of the one before.
+		if n := len(s); n < 2 || s[n-2] != r.From || s[n-1] != r.To+1 {
+			s = append(s, r.From, r.To+1)
 		}
 	}
-	if r := first(x.any, q, traffic); r != nil && (best == nil || r.Priority > best.Priority) {
-		best = r
-	}
-	return best
+	return s
 }
 
-func first(list []*route, q *query, traffic int) *route {
-	for _, r := range list {
-		switch traffic {
-		case streamTraffic:
-			if !r.streams {
-				continue
-			}
-		case opaqueTraffic:
-			if !r.streams || r.http {
-				continue
-			}
-		case httpTraffic:
-			if !r.http {
-				continue
-			}
-		}
-		if !r.match.matchesClient(q.client) {
-			continue
-		}
-		if q.http && !r.match.matchesRequest(q) {
-			continue
-		}
-		return r
-	}
-	return nil
+func (s portSpans) sorted() portSpans {
+	slices.Sort(s)
+	return slices.Compact(s)
+}
+
+// of returns the spans that make up r, by index, the second not included.
+func (s portSpans) of(r PortRange) (from, to int) {
+	from, _ = slices.BinarySearch(s, r.From)
+	to, _ = slices.BinarySearch(s, r.To+1)
+	return from, to
 }

@@ -45,12 +45,18 @@ type targetKey struct {
 	reencrypt bool
 	upstream  UpstreamTLS
 	caPEM     string // contents of upstream.CAPath
+
+	proxyVersion int // of the PROXY protocol to send, 0: none
+	udp          bool
 }
 
 func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 	times := p.times
 	dialer := &net.Dialer{Timeout: max(times.Connect, 0)}
 	t := &target{proxy: p, key: key, tls: tlsConfig, name: net.JoinHostPort(key.host, portName(key.port))}
+	if key.udp {
+		t.name += "/udp"
+	}
 	t.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		// With TLS to the target the pool's address carries the server name,
 		// so that connections for different names are not mixed up. Where to
@@ -97,16 +103,19 @@ func isDialError(err error) bool {
 
 // dialStream opens a connection for a stream, with TLS if the route asks for
 // it. serverName is the name the client asked for.
-func (t *target) dialStream(ctx context.Context, port int, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialStream(ctx context.Context, port int, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	addr := net.JoinHostPort("", strconv.Itoa(port))
-	if t.tls == nil {
-		return t.dial(ctx, "tcp", addr)
+	switch {
+	case t.key.udp:
+		return t.dial(ctx, "udp", addr)
+	case t.tls == nil:
+		return t.connect(ctx, "tcp", addr, proxyHeader)
 	}
-	return t.dialTLS(ctx, addr, t.serverName(serverName), timeout)
+	return t.dialTLS(ctx, addr, t.serverName(serverName), proxyHeader, timeout)
 }
 
 // dialTLS opens a connection with TLS on top. timeout is for all of it.
-func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout time.Duration) (net.Conn, error) {
+func (t *target) dialTLS(ctx context.Context, addr, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := t.whileRunning(ctx)
 	defer cancel()
 	if timeout > 0 {
@@ -114,7 +123,7 @@ func (t *target) dialTLS(ctx context.Context, addr, serverName string, timeout t
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	conn, err := t.dial(ctx, "tcp", addr)
+	conn, err := t.connect(ctx, "tcp", addr, proxyHeader)
 	if err != nil {
 		return nil, err
 	}

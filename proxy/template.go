@@ -59,6 +59,9 @@ func expand(s string, value func(name string) string) string {
 // come in the same order each time.
 func sorted(m map[string]string) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
+		if len(m) == 0 {
+			return
+		}
 		for _, k := range slices.Sorted(maps.Keys(m)) {
 			if !yield(k, m[k]) {
 				return

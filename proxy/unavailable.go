@@ -4,25 +4,22 @@ import "github.com/dcrouter/dcrouter/internal/conf"
 
 // unavailable names what routes can say and this version cannot do. It would
 // be wrong to serve them without it and say nothing.
-func (p *Proxy) unavailable(routes []Route) error {
+func (p *Proxy) unavailable(routes []*Route) error {
 	check := conf.NewChecker()
-	for i := range routes {
-		r := &routes[i]
+	for i, r := range routes {
 		if !r.enabled() {
 			continue
 		}
 		missing := func(asked bool, what string, path ...string) {
+			if !asked {
+				return
+			}
 			at := check.Field("routes").Index(i)
 			for _, name := range path {
 				at = at.Field(name)
 			}
-			if asked {
-				at.Errorf("not available in this version: %s", what)
-			}
+			at.Errorf("not available in this version: %s", what)
 		}
-		missing(r.Match.Protocol == "udp", "forwarding of udp", "match", "protocol")
-		missing(r.Action.ProxyProtocol != nil, "the PROXY protocol", "action", "proxyProtocol")
-		missing(r.Action.Security.RateLimit != nil, "rate limits", "action", "security", "rateLimit")
 		missing(r.Action.LoadBalancing.Sticky != nil, "sticky sessions", "action", "loadBalancing", "sticky")
 		if t := r.Action.TLS; t != nil && t.Certificate.Auto && p.opts.getCertificate == nil {
 			check.Field("routes").Index(i).Field("action").Field("tls").Field("certificate").Errorf(

@@ -243,7 +243,7 @@ func TestUpdateIsTransactional(t *testing.T) {
 		"bad authorities":   {badCA, []string{"routes[2].action.tls.clientAuth.caPath"}},
 		"duplicate name":    {httpRoute("web", 0, "c.test", other), []string{"routes[2].name", "routes[0]"}},
 		"auto without hook": {terminateAuto(other), []string{"routes[2].action.tls.certificate"}},
-		"not there yet":     {udpRoute(other), []string{"routes[2].match.protocol"}},
+		"not there yet":     {sticky(other), []string{"routes[2].action.loadBalancing.sticky"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opened := testenv.FreePort(t)
@@ -296,8 +296,10 @@ func terminateAuto(targets ...Target) Route {
 	return r
 }
 
-func udpRoute(targets ...Target) Route {
-	return Route{Name: "udp", Match: Match{Ports: Ports(5353), Protocol: "udp"}, Action: forwardTo(targets...)}
+func sticky(targets ...Target) Route {
+	r := httpRoute("sticky", 0, "s.test", targets...)
+	r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"}
+	return r
 }
 
 // A listener that the host gave is part of the transaction too.
@@ -583,6 +585,7 @@ func everything() Route {
 			Headers: HeaderEdits{Request: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}},
 				Response: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}}},
 			Security:      Security{IPAllowList: []string{"127.0.0.0/8"}, IPBlockList: []string{"10.0.0.0/8"}, RateLimit: &RateLimit{RequestsPerSecond: 1}},
+			Compression:   &Compression{Algorithms: []string{Gzip}, Types: []string{"text/*"}},
 			ProxyProtocol: &ProxyProtocol{Accept: []string{"127.0.0.1"}, Send: 1}}}
 }
 

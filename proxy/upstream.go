@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -17,6 +19,9 @@ const (
 	// maxIdleTime is less than what most servers allow, so that it is rarely
 	// they who close.
 	maxIdleTime = 90 * time.Second
+	// justNow is so soon after an exchange that a look at the connection would
+	// find no more than its last read did. Busy connections are spared it.
+	justNow = 200 * time.Microsecond
 )
 
 // upstreamConn is a connection to a target that speaks HTTP/1.1. No goroutine
@@ -38,6 +43,8 @@ type upstreamConn struct {
 type poolKey struct {
 	port       int
 	serverName string // with TLS to the target
+	// Whose the connection is, if it begins with a PROXY header that says so.
+	client, local netip.AddrPort
 }
 
 // connPool holds the idle connections of a target.
@@ -134,7 +141,7 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 		}
 		c.Conn.Close()
 	}
-	conn, err := t.connect(ctx, key)
+	conn, err := t.dialHTTP(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -143,12 +150,27 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 	return c, nil
 }
 
-func (t *target) connect(ctx context.Context, key poolKey) (net.Conn, error) {
-	addr := net.JoinHostPort("", strconv.Itoa(key.port))
-	if t.tls == nil {
-		return t.dial(ctx, "tcp", addr)
+// poolKey returns the key of connections that may carry a request of a client
+// connection, sent to a port under a host.
+func (t *target) poolKey(c *conn, port int, host string) poolKey {
+	key := poolKey{port: port}
+	if t.tls != nil {
+		asked, _ := canonicalHost(host)
+		key.serverName = t.serverName(asked)
 	}
-	return t.dialTLS(ctx, addr, key.serverName, t.proxy.times.Connect)
+	if t.key.proxyVersion != 0 {
+		key.client, key.local = c.client, c.local
+	}
+	return key
+}
+
+func (t *target) dialHTTP(ctx context.Context, key poolKey) (net.Conn, error) {
+	addr := net.JoinHostPort("", strconv.Itoa(key.port))
+	header := t.proxyHeader(key.client, key.local)
+	if t.tls == nil {
+		return t.connect(ctx, "tcp", addr, header)
+	}
+	return t.dialTLS(ctx, addr, key.serverName, header, t.proxy.times.Connect)
 }
 
 // quiet reports whether an idle connection looks alive. A target that says
@@ -156,6 +178,9 @@ func (t *target) connect(ctx context.Context, key poolKey) (net.Conn, error) {
 func (c *upstreamConn) quiet() bool {
 	if len(c.in.Buffered()) > 0 {
 		return false
+	}
+	if time.Since(c.idleSince) < justNow {
+		return true
 	}
 	switch c.peek.look() {
 	case peekNothing:
@@ -200,7 +225,7 @@ func (c *upstreamConn) writeDeadline(by time.Time) {
 // idle connection, as any server may at any time: the request has not been
 // looked at if not a byte came back.
 func (c *upstreamConn) isStale(err error) bool {
-	return c.reused && !isTimeout(err)
+	return c.reused && (errors.Is(err, errNoAnswer) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
 // What peeking at a connection finds.
@@ -221,8 +246,8 @@ func rawTCP(conn net.Conn) (raw syscall.RawConn, tls bool) {
 	return raw, tls
 }
 
-// sweep looks after idle connections as long as the run goes on.
-func (r *run) sweep() {
+// sweepPools looks after idle connections as long as the run goes on.
+func (r *run) sweepPools() {
 	ticker := time.NewTicker(maxIdleTime / 6)
 	defer ticker.Stop()
 	for {

@@ -33,11 +33,18 @@ func (c *Config) Validate() error {
 	check.Field("trustedProxies").CIDRs(c.TrustedProxies)
 	check.Field("maxConnections").NotNegative(c.MaxConnections)
 	check.Field("maxConnectionsPerIp").NotNegative(c.MaxConnectionsPerIP)
+	check.Field("maxUdpSessions").NotNegative(c.MaxUDPSessions)
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
 	if n := c.HTTP2.MaxConcurrentStreams; n < 0 || n > 100_000 {
 		check.Field("http2").Field("maxConcurrentStreams").Errorf("%d is not between 1 and 100000", n)
+	}
+	if c.RequestID != nil {
+		c.RequestID.validate(check.Field("requestId"))
+	}
+	if c.AccessLog != nil {
+		c.AccessLog.validate(check.Field("accessLog"))
 	}
 	if c.ACME != nil {
 		c.ACME.validate(check.Field("acme"))
@@ -61,7 +68,7 @@ func (a *ACME) validate(check *conf.Checker) {
 // validateRoutes checks each route and then what they are to each other.
 func validateRoutes(check *conf.Checker, routes []Route) {
 	check = check.Field("routes")
-	names := make(map[string]int)
+	names := make(map[string]int, len(routes))
 	for i := range routes {
 		r := &routes[i]
 		at := check.Index(i)
@@ -184,22 +191,51 @@ func (r *Route) validateAction(check *conf.Checker) {
 	s.Field("ipBlockList").CIDRs(a.Security.IPBlockList)
 	s.Field("maxConnections").NotNegative(a.Security.MaxConnections)
 	if l := a.Security.RateLimit; l != nil {
-		if !(l.RequestsPerSecond > 0) {
-			s.Field("rateLimit").Field("requestsPerSecond").Errorf("must be more than 0")
+		l.validate(s.Field("rateLimit"))
+		if _, http := r.carries(); !http {
+			s.Field("rateLimit").Errorf("counts requests, and this route sees no HTTP")
 		}
-		s.Field("rateLimit").Field("burst").NotNegative(l.Burst)
+	}
+	if c := a.Compression; c != nil {
+		at := check.Field("compression")
+		c.validate(at)
+		if _, http := r.carries(); !http || a.Type == Redirect {
+			at.Errorf("this route has no HTTP contents to compress")
+		}
 	}
 	if p := a.ProxyProtocol; p != nil {
 		check.Field("proxyProtocol").Field("accept").CIDRs(p.Accept)
 		if p.Send < 0 || p.Send > 2 {
 			check.Field("proxyProtocol").Field("send").Errorf("%d is not a version; use 1 or 2", p.Send)
+		} else if p.Send != 0 && a.Type != Forward {
+			check.Field("proxyProtocol").Field("send").Errorf("only forward has targets to send it to")
 		}
 	}
 	if a.SocketHandler != nil && (r.Match.isHTTP() || !a.Headers.Request.isZero() || !a.Headers.Response.isZero()) {
 		check.Errorf("a SocketHandler takes whole connections and sees no HTTP, which match or headers ask for; use a Handler")
 	}
-	if streams, _ := r.carries(); !streams && r.Match.Protocol == "udp" {
+	if r.Match.Protocol == "udp" {
+		r.validateUDP(check)
+	}
+}
+
+// validateUDP finds what asks for more than datagrams.
+func (r *Route) validateUDP(check *conf.Checker) {
+	a := &r.Action
+	if a.Type != Forward {
 		check.Errorf("udp can only be forwarded")
+	}
+	if !a.Headers.Request.isZero() || !a.Headers.Response.isZero() {
+		check.Field("headers").Errorf("udp has no HTTP headers to edit")
+	}
+	if a.LoadBalancing.Sticky != nil {
+		check.Field("loadBalancing").Field("sticky").Errorf("udp has no cookies; use algorithm ip-hash")
+	}
+	if a.Security.RateLimit != nil {
+		check.Field("security").Field("rateLimit").Errorf("udp has no requests to limit")
+	}
+	if a.ProxyProtocol != nil {
+		check.Field("proxyProtocol").Errorf("the PROXY protocol is for TCP here")
 	}
 }
 
@@ -216,6 +252,8 @@ func (r *Route) validateUpstreamProtocol(check *conf.Checker) {
 		check.OneOf(a.UpstreamProtocol, HTTP1, H2, H2C)
 	case passes:
 		check.Errorf("%q is about HTTP, which this route passes through without looking", a.UpstreamProtocol)
+	case a.ProxyProtocol != nil && a.ProxyProtocol.Send != 0:
+		check.Errorf("%q and proxyProtocol.send exclude each other: clients share a connection in HTTP/2", a.UpstreamProtocol)
 	case a.UpstreamProtocol == H2 && !reencrypts:
 		check.Errorf("\"h2\" needs tls mode terminate-and-reencrypt; without TLS to the target it is \"h2c\"")
 	case a.UpstreamProtocol == H2C && reencrypts:

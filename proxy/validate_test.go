@@ -49,6 +49,7 @@ func TestValidateRoute(t *testing.T) {
 	handler := http.NotFoundHandler()
 	socket := SocketHandlerFunc(func(context.Context, net.Conn, ConnInfo) {})
 	portFunc := func(ConnInfo) int { return 1 }
+	udp := func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil }
 	for _, test := range []struct {
 		change func(*Route)
 		want   string // "path below routes[0]: fragment of the message"
@@ -164,8 +165,39 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{} }, `action.security.rateLimit.requestsPerSecond: must be more than 0`},
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: math.NaN()} }, `action.security.rateLimit.requestsPerSecond: must be more than 0`},
 		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, Burst: -1} }, `action.security.rateLimit.burst: -1`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: math.Inf(1)} }, `action.security.rateLimit.requestsPerSecond: +Inf is more than`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1e-5} }, `action.security.rateLimit.requestsPerSecond: 1e-05 is too slow`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, Burst: 86401} }, `action.security.rateLimit.requestsPerSecond: 1 is too slow`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, By: "user"} }, `action.security.rateLimit.by: "user" is not known`},
+		{func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1, By: "header:"} }, `action.security.rateLimit.by: "" is not a header name`},
+		{func(r *Route) {
+			r.Action = Action{SocketHandler: socket, Security: Security{RateLimit: &RateLimit{RequestsPerSecond: 1}}}
+		}, "action.security.rateLimit: counts requests"},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1}
+		}, "action.security.rateLimit: counts requests"},
 		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Accept: []string{"x"}} }, `action.proxyProtocol.accept[0]: "x"`},
 		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 3} }, `action.proxyProtocol.send: 3`},
+		{func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: -1} }, `action.proxyProtocol.send: -1`},
+		{func(r *Route) { r.Action = Action{Handler: handler, ProxyProtocol: &ProxyProtocol{Send: 2}} }, `action.proxyProtocol.send: only forward`},
+		{func(r *Route) { r.Action = Action{SocketHandler: socket, ProxyProtocol: &ProxyProtocol{Send: 1}} }, `action.proxyProtocol.send: only forward`},
+
+		{func(r *Route) { r.Action.UpstreamProtocol, r.Action.ProxyProtocol = H2C, &ProxyProtocol{Send: 1} }, `action.upstreamProtocol: "h2c" and proxyProtocol.send exclude`},
+
+		// What datagrams have not.
+		{func(r *Route) { udp(r); r.Action = Action{SocketHandler: socket} }, "action: udp can only be forwarded"},
+		{func(r *Route) { udp(r); r.Action = Action{Type: Serve, Root: "x"} }, "action: udp can only be forwarded"},
+		{func(r *Route) { udp(r); r.Action = Action{Type: Redirect, Redirect: RedirectTo{To: "/x"}} }, "action: udp can only be forwarded"},
+		{func(r *Route) { udp(r); r.Match.Path = "/x" }, "match.protocol: udp has no domains"},
+		{func(r *Route) { udp(r); r.Action.TLS = filesTLS(Terminate) }, "action.tls: udp has no TLS"},
+		{func(r *Route) { udp(r); r.Action.TLS = &TLS{Mode: Passthrough} }, "action.tls: udp has no TLS"},
+		{func(r *Route) { udp(r); r.Action.Headers.Request.Set = map[string]string{"X": "y"} }, "action.headers: udp has no HTTP"},
+		{func(r *Route) { udp(r); r.Action.Headers.Response.Remove = []string{"X"} }, "action.headers: udp has no HTTP"},
+		{func(r *Route) { udp(r); r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} }, "action.loadBalancing.sticky: udp has no cookies"},
+		{func(r *Route) { udp(r); r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} }, "action.security.rateLimit: udp has no requests"},
+		{func(r *Route) { udp(r); r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} }, "action.proxyProtocol: "},
+		{func(r *Route) { udp(r); r.Action.ProxyProtocol = &ProxyProtocol{Accept: []string{"::1"}} }, "action.proxyProtocol: "},
 
 		// A socket handler takes whole connections and sees no HTTP.
 		{func(r *Route) { r.Action = Action{SocketHandler: socket}; r.Match.Path = "/x" }, ""},
@@ -203,6 +235,7 @@ func TestValidateConfig(t *testing.T) {
 		{Config{TrustedProxies: []string{"10.0.0.0/8", "proxy"}}, []string{`trustedProxies[1]: "proxy"`}},
 		{Config{MaxConnections: -1}, []string{"maxConnections: -1"}},
 		{Config{MaxConnectionsPerIP: -1}, []string{"maxConnectionsPerIp: -1"}},
+		{Config{MaxUDPSessions: -1}, []string{"maxUdpSessions: -1"}},
 		{Config{MaxHeaderBytes: 100}, []string{"maxHeaderBytes: 100"}},
 		{Config{MaxHeaderBytes: -1}, []string{"maxHeaderBytes: -1"}},
 		{Config{MaxHeaderBytes: 1 << 30}, []string{"maxHeaderBytes: "}},
@@ -280,6 +313,8 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) {
 			r.Action.Headers.Response = HeaderEdit{Remove: []string{"Server"}, Add: map[string]string{"X": ""}}
 		},
+		func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1e6, By: "header:X-Key"} },
+		func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1.0 / 3600, Burst: 24} },
 		func(r *Route) {
 			r.Action.LoadBalancing = LoadBalancing{Algorithm: IPHash, HealthCheck: &HealthCheck{Path: "/h?x=y", Port: 1, Interval: time.Second}}
 		},
@@ -327,6 +362,7 @@ func TestValidateTogether(t *testing.T) {
 	clients := func(c ...string) func(*Route) { return func(r *Route) { r.Match.ClientIP = c } }
 	prio := func(n int) func(*Route) { return func(r *Route) { r.Priority = n } }
 	disabled := func(r *Route) { r.Enabled = &off }
+	udp := func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil }
 	for _, test := range []struct {
 		name string
 		a, b Route
@@ -346,6 +382,13 @@ func TestValidateTogether(t *testing.T) {
 		{"other clients", route(clients("10.0.0.0/8")), route(clients("192.0.2.0/24")), ""},
 		{"same clients, other order", route(clients("10.0.0.0/8", "192.0.2.1")), route(clients("192.0.2.1", "10.0.0.0/8")), "match: the same as"},
 		{"any port twice", route(ports(PortRange{0, 0})), route(ports(PortRange{0, 0})), "match: on port 0"},
+
+		{"same port for UDP", route(udp), route(udp), "match: on port 8080 the same as of routes[0]"},
+		{"one of the ports for UDP", route(udp, ports(PortRange{80, 90})), route(udp, ports(PortRange{90, 90})), "match: on port 90 the same as"},
+		{"same clients for UDP", route(udp, clients("10.0.0.0/8", "::1")), route(udp, clients("::1", "10.0.0.0/8")), "match: on port 8080 the same as"},
+		{"other clients for UDP", route(udp, clients("10.0.0.0/8")), route(udp), ""},
+		{"other priority for UDP", route(udp), route(udp, prio(1)), ""},
+		{"UDP and TCP", route(udp), route(domains()), ""},
 
 		{"passthrough and termination", route(tls(pass)), route(tls(one), path("/x")), "action.tls: differs from that of routes[0]"},
 		{"passthrough and termination, other priority", route(tls(pass)), route(tls(one), prio(1)), "action.tls: differs"},
@@ -375,9 +418,6 @@ func TestValidateTogether(t *testing.T) {
 // What this version reads but cannot do is said at the start, not ignored.
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
-		"match.protocol":              func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
-		"action.proxyProtocol":        func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} },
-		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
 	} {
 		r := validRoute()

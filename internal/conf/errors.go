@@ -32,9 +32,17 @@ func (e *FieldError) Error() string {
 // that is not the configuration that its author meant.
 const maxErrors = 1000
 
-// errorList collects problems up to maxErrors.
+// errorList collects problems up to maxErrors. They are linked, because a
+// slice that grows would, to the compiler, let escape what a Checker points to:
+// each step of a path would be moved to the heap, also where nothing is wrong.
 type errorList struct {
-	errs []error
+	first, last *problem
+	n           int
+}
+
+type problem struct {
+	err  error
+	next *problem
 }
 
 // add reports whether there is room for more.
@@ -43,19 +51,29 @@ func (l *errorList) add(path, msg string) bool {
 }
 
 func (l *errorList) addError(e *FieldError) bool {
-	switch {
-	case len(l.errs) > maxErrors:
-		return false
-	case len(l.errs) == maxErrors:
-		l.errs = append(l.errs, &FieldError{Msg: "too many problems, the rest is not shown"})
+	if l.n > maxErrors {
 		return false
 	}
-	l.errs = append(l.errs, e)
-	return true
+	if l.n == maxErrors {
+		e = &FieldError{Msg: "too many problems, the rest is not shown"}
+	}
+	p := &problem{err: e}
+	if l.last == nil {
+		l.first = p
+	} else {
+		l.last.next = p
+	}
+	l.last = p
+	l.n++
+	return l.n <= maxErrors
 }
 
 func (l *errorList) err() error {
-	return errors.Join(l.errs...)
+	var errs []error
+	for p := l.first; p != nil; p = p.next {
+		errs = append(errs, p.err)
+	}
+	return errors.Join(errs...)
 }
 
 // Fields flattens joined errors, in order. An error that is no [FieldError]

@@ -1,9 +1,6 @@
 package conf
 
-import (
-	"strconv"
-	"strings"
-)
+import "strconv"
 
 // path is where a value stands. Paths are linked upwards, so that walking a
 // configuration costs no strings until something is wrong. Nil is the root.
@@ -27,30 +24,30 @@ func (p *path) key(name string) *path   { return &path{up: p, kind: keyStep, nam
 func (p *path) element(i int) *path     { return &path{up: p, kind: indexStep, index: i} }
 
 // String writes the path as in routes[3].match.headers["X-A"].
-func (p *path) String() string {
-	var steps []*path
-	for ; p != nil; p = p.up {
-		steps = append(steps, p)
-	}
-	var b strings.Builder
-	for i := len(steps) - 1; i >= 0; i-- {
-		steps[i].appendTo(&b)
-	}
-	return b.String()
-}
+func (p *path) String() string { return string(p.append(nil)) }
 
-func (p *path) appendTo(b *strings.Builder) {
+// append adds the path to b. It recurses, because a list of the steps would
+// move each of them to the heap, also of all the fields that nothing is wrong
+// with.
+func (p *path) append(b []byte) []byte {
+	if p == nil {
+		return b
+	}
+	b = p.up.append(b)
 	switch {
 	case p.kind == indexStep:
-		b.WriteString("[" + strconv.Itoa(p.index) + "]")
+		b = append(b, '[')
+		b = strconv.AppendInt(b, int64(p.index), 10)
+		return append(b, ']')
 	case p.kind == fieldStep && plainName(p.name):
-		if b.Len() > 0 {
-			b.WriteByte('.')
+		if len(b) > 0 {
+			b = append(b, '.')
 		}
-		b.WriteString(p.name)
-	default:
-		b.WriteString("[" + shortQuote(p.name) + "]")
+		return append(b, p.name...)
 	}
+	b = append(b, '[')
+	b = append(b, shortQuote(p.name)...)
+	return append(b, ']')
 }
 
 // plainName tells names that can stand in a path without quotes. Unknown

@@ -42,6 +42,10 @@ func Parse(s string) (Pattern, error) { return parse(s, false) }
 // ParseFold is Parse for a pattern that disregards case.
 func ParseFold(s string) (Pattern, error) { return parse(s, true) }
 
+// Compile takes s for a glob, also if it is written as Parse wants a regular
+// expression. Any text is a glob.
+func Compile(s string) Pattern { return compile(s, false) }
+
 func parse(s string, fold bool) (Pattern, error) {
 	if len(s) > maxLength {
 		return Pattern{}, fmt.Errorf("a pattern of %d bytes is too long, the limit is %d", len(s), maxLength)
@@ -52,6 +56,10 @@ func parse(s string, fold bool) (Pattern, error) {
 	if expr, flag, ok := cutRegexp(s); ok {
 		return parseRegexp(s, expr, fold || flag)
 	}
+	return compile(s, fold), nil
+}
+
+func compile(s string, fold bool) Pattern {
 	p := Pattern{text: s, fold: fold}
 	body := s
 	if fold {
@@ -60,7 +68,7 @@ func parse(s string, fold bool) (Pattern, error) {
 	for text := range strings.SplitSeq(body, "*") {
 		p.segments = append(p.segments, segment{text, strings.Contains(text, "?")})
 	}
-	return p, nil
+	return p
 }
 
 // cutRegexp takes a regular expression out of its slashes.

@@ -72,6 +72,22 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// What Compile is given is a glob, whatever it looks like.
+func TestCompile(t *testing.T) {
+	for _, test := range []struct{ pattern, yes, no string }{
+		{"/a*/", "/ab/", "ab"},
+		{"/.?/i", "/.x/i", "/xx/i"},
+		{"//", "//", ""},
+		{"a\xff*", "a\xffb", "a"},
+		{strings.Repeat("a", 2000) + "*", strings.Repeat("a", 2001), "a"},
+	} {
+		p := glob.Compile(test.pattern)
+		if !p.Match(test.yes) || p.Match(test.no) || p.String() != test.pattern {
+			t.Errorf("%.20q matches %.20q: %t, %.20q: %t", p, test.yes, p.Match(test.yes), test.no, p.Match(test.no))
+		}
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	for pattern, want := range map[string]string{
 		"/(/": "missing closing )", "/a{2000}/": "invalid repeat count", "//": "empty", "//i": "empty", "/(?<!a)b/": "not a regular expression",

@@ -45,6 +45,9 @@ func ParseRequest(head string, req *Request) error {
 	if err != nil {
 		return err
 	}
+	if req.ContentLength == Chunked && version != "HTTP/1.1" {
+		return malformed("Transfer-Encoding before HTTP/1.1") // RFC 9112 section 6.1
+	}
 	if unusual || odd {
 		return ErrUnusual
 	}

@@ -1,0 +1,129 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+)
+
+// strictConn is what net/http gets to see of an HTTP/1 connection: requests in
+// the strict grammar of package h1 alone. net/http bears with some messages in
+// which others have found two requests (both Content-Length and
+// Transfer-Encoding, folded lines, bare line feeds); with one reader for all
+// lanes there is nothing to disagree about.
+type strictConn struct {
+	net.Conn // to write to and close
+	in       *h1.Reader
+	limit    int
+
+	ready []byte // to be read by net/http
+	req   h1.Request
+	body  h1.Body
+	buf   []byte // for a chunk
+	state strictState
+}
+
+type strictState int
+
+const (
+	betweenRequests strictState = iota
+	inBody
+	unread   // net/http is to see the bytes as they are
+	refusing // net/http has been given something to refuse
+)
+
+// strict wraps a stream of the connection. head has been read from it.
+func (r *run) strict(stream, source net.Conn, head []byte) *strictConn {
+	return &strictConn{Conn: stream, in: h1.NewReader(source, &r.p.buffers, head), limit: r.server.MaxHeaderBytes}
+}
+
+// Read gives net/http a part of a request that has been found to be one.
+func (s *strictConn) Read(p []byte) (int, error) {
+	for len(s.ready) == 0 {
+		var err error
+		switch s.state {
+		case betweenRequests:
+			err = s.nextHead()
+		case inBody:
+			err = s.nextPart(len(p))
+		case unread:
+			return s.in.Read(p)
+		case refusing:
+			err = io.EOF
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, s.ready)
+	if s.ready = s.ready[n:]; len(s.ready) == 0 {
+		s.ready = nil
+	}
+	return n, nil
+}
+
+// nextHead reads the head of a request.
+func (s *strictConn) nextHead() error {
+	head, ok, err := s.in.Head(s.limit)
+	if err != nil {
+		s.state = unread // net/http will say that it is too long
+		return nil
+	}
+	if !ok {
+		err := s.in.Fill()
+		if err == io.EOF && len(s.in.Buffered()) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	s.ready = []byte(head)
+	switch err := h1.ParseRequest(head, &s.req); {
+	case h1.IsMalformed(err):
+		// An answer has to wait for those before it, so net/http must give it.
+		s.ready, s.state = []byte("malformed\r\n\r\n"), refusing
+		return nil
+	case err != nil && (s.req.Method == http.MethodConnect || s.req.Fields.Has("Upgrade")):
+		// What follows may be no HTTP.
+		s.state = unread
+		return nil
+	}
+	if s.req.ContentLength != 0 {
+		s.body, s.state = h1.NewBody(s.in, s.req.ContentLength), inBody
+	}
+	return nil
+}
+
+// nextPart reads a part of the body, as large as net/http has room for.
+func (s *strictConn) nextPart(room int) error {
+	const most = h1.ChunkHead + 2
+	if want := min(max(room, 512), 32<<10) + most; len(s.buf) < want {
+		s.buf = make([]byte, want)
+	}
+	n, err := s.body.Read(s.buf[h1.ChunkHead : len(s.buf)-2])
+	s.ready = s.buf[h1.ChunkHead : h1.ChunkHead+n]
+	chunked := s.req.ContentLength == h1.Chunked
+	if chunked && n > 0 {
+		s.ready = frameChunk(s.buf, n)
+	}
+	if s.body.Done() {
+		if chunked {
+			s.ready = append(s.ready, "0\r\n"...)
+			s.ready = append(s.body.Trailer.Append(s.ready), "\r\n"...)
+		}
+		s.state, s.buf = betweenRequests, nil
+		return nil
+	}
+	if h1.IsMalformed(err) {
+		s.ready, s.state = []byte("malformed\r\n\r\n"), refusing
+		return nil
+	}
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// CloseWrite ends the client's direction, where the connection can do that.
+func (s *strictConn) CloseWrite() error { return closeWrite(s.Conn) }
