@@ -85,6 +85,11 @@ type HTTP2 struct {
 	// MaxConcurrentStreams is how many requests a connection may have in
 	// flight, 1 to 100,000. The default 0 means 250.
 	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+	// WebSockets lets clients open WebSockets on the streams of a connection
+	// (RFC 8441), as browsers do where they may. Without it they open a
+	// connection in HTTP/1.1 for each. It makes every request in HTTP/2 cost a
+	// little more. Targets and handlers see an upgrade in HTTP/1.1 either way.
+	WebSockets bool `json:"webSockets"`
 }
 
 // Timeouts bounds the waits of the data path. Zero means the default named at

@@ -49,8 +49,9 @@ type conn struct {
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
-	resets  resetMeter
-	writeBy time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
+	resets   resetMeter
+	extended bool      // extendedConnect is on the way to net/http
+	writeBy  time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
 
 	closed   atomic.Bool
 	mu       sync.Mutex
@@ -231,6 +232,8 @@ func clientConn(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
+	case *extendedConnect:
+		return c.conn
 	case *strictConn:
 		return clientConn(c.Conn)
 	case *tls.Conn:

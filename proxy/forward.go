@@ -196,7 +196,12 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	x.firstByte = x.run.p.access.since(sent)
 	t.reached()
 	// The target is busy with the request until the body has been read.
-	timer := newIdleTimer(x.run.times.Idle, x.cancel)
+	expire := x.cancel
+	if resp.StatusCode == http.StatusSwitchingProtocols && req.ProtoMajor == 1 {
+		// It may be waiting for a client that does not read.
+		expire = func() { x.cancel(); x.conn.Close() }
+	}
+	timer := newIdleTimer(x.run.times.Idle, expire)
 	if x.body != nil && timer != nil {
 		x.body.share(timer)
 	}

@@ -81,7 +81,7 @@ func (r *run) http(c *conn) {
 	}
 	switch {
 	case isHTTP2:
-		r.queueHTTP(c, c)
+		r.queueHTTP2(c, c)
 	case r.p.cfg.fastLane():
 		r.serveFast(c, c.Conn, c.takeHead())
 	default:
@@ -94,12 +94,21 @@ func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	c.clientText = c.client.Addr().String()
 	switch {
 	case c.tls.NegotiatedProtocol == "h2":
-		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself
+		r.queueHTTP2(c, tc)
 	case r.p.cfg.fastLane():
 		r.serveFast(c, tc, head)
 	default:
 		r.queueHTTP(c, r.strict(c, tc, tc, head))
 	}
+}
+
+// queueHTTP2 hands a connection in HTTP/2 to net/http, which needs a *tls.Conn
+// itself.
+func (r *run) queueHTTP2(c *conn, stream net.Conn) {
+	if r.p.cfg.HTTP2.WebSockets {
+		stream = newExtendedConnect(stream, c, r.server.MaxHeaderBytes)
+	}
+	r.queueHTTP(c, stream)
 }
 
 // queueHTTP hands a connection to net/http for good.
@@ -126,11 +135,22 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	protocol := protocolOf(req, c)
+	var upgrade *streamUpgrade
+	if protocol == "websocket" {
+		upgrade = newStreamUpgrade(w, req, c)
+		defer upgrade.end()
+		w, req = upgrade, upgrade.req
+	}
 	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
 		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
 	defer func() { r.p.access.write(&rec) }()
 	path, rawQuery, hasQuery, pathOK := requestTarget(req)
 	rec.path, rec.query = path, rawQuery
+	if protocol != "" && upgrade == nil {
+		r.refuse(w, &rec, refusal{reason: &r.p.stats.badRequest, status: http.StatusNotImplemented, text: "no such protocol on a stream"})
+		return
+	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
 		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
@@ -158,6 +178,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
+	if upgrade != nil {
+		stop := context.AfterFunc(ctx, upgrade.reset)
+		defer stop()
+	}
 	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
@@ -195,6 +219,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
+	}
+	if upgrade != nil {
+		upgrade.wait()
 	}
 	rec.aborted = x.writer.broken
 	if x.writer.hijacked {

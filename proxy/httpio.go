@@ -35,6 +35,9 @@ type responseWriter struct {
 
 // WriteHeader sends the head of the response.
 func (w *responseWriter) WriteHeader(status int) {
+	if u, ok := w.ResponseWriter.(*streamUpgrade); ok {
+		status = u.withoutUpgrade(status)
+	}
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 		w.edit(w.Header())

@@ -457,9 +457,9 @@ func (s *switchedConn) Read(p []byte) (int, error) { return s.in.Read(p) }
 // CloseWrite passes the end of the client's direction on.
 func (s *switchedConn) CloseWrite() error { return closeWrite(s.Conn) }
 
-// Close closes the connection.
+// Close closes the connection. Somebody may be reading, so what has been read
+// ahead is not touched.
 func (s *switchedConn) Close() error {
 	s.stop()
-	s.in.Close()
 	return s.Conn.Close()
 }
