@@ -170,6 +170,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 		defer r.working.Done()
 		r.sweep()
 	}()
+	r.working.Go(r.rotateTickets)
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {

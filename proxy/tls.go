@@ -9,19 +9,21 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // tlsPolicy is one way to terminate TLS: a certificate and what is asked of
 // clients. Routes with equal settings share a policy, and it survives updates,
-// because its session ticket keys do: a new tls.Config would make every client
-// do a full handshake, and sharing keys between policies would let a session
-// of one be resumed under another.
+// because its session ticket keys do: new ones would make every client do a
+// full handshake, and sharing keys between policies would let a session of one
+// be resumed under another.
 type tlsPolicy struct {
 	key tlsPolicyKey
 	// cert is replaced when the files have changed. Nil for "auto".
 	cert atomic.Pointer[tls.Certificate]
 	// http offers HTTP in ALPN, stream offers nothing.
 	http, stream *tls.Config
+	tickets      ticketRing
 }
 
 type tlsPolicyKey struct {
@@ -76,6 +78,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		return c
 	}
 	policy.http, policy.stream = config(p.cfg.HTTP2.alpn()...), config()
+	policy.rotateTickets(time.Now())
 	known[key] = policy
 	return policy, cert, nil
 }
