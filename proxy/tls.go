@@ -68,6 +68,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	config := func(protocols ...string) *tls.Config {
 		c := &tls.Config{
 			MinVersion:             tls.VersionTLS12,
+			CipherSuites:           cipherSuites(),
 			GetCertificate:         getCertificate,
 			NextProtos:             protocols,
 			SessionTicketsDisabled: p.cfg.AllowSessionTicket != nil && !*p.cfg.AllowSessionTicket,
@@ -81,6 +82,18 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	policy.rotateTickets(time.Now())
 	known[key] = policy
 	return policy, cert, nil
+}
+
+// cipherSuites is what TLS 1.2 may use, in TLS 1.3 there is no choice: forward
+// secrecy and authenticated encryption, and no CBC, which was broken too often.
+// All clients of the last ten years have one of these. The key exchanges are
+// crypto/tls's, X25519MLKEM768 first.
+func cipherSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
 }
 
 // config returns the configuration for a connection that may carry HTTP,
