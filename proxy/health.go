@@ -104,13 +104,13 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		dial := t.dialStream
-		if t.key.udp { // nothing can be told from a datagram
-			dial = func(ctx context.Context, port int, _ string, _ []byte, _ time.Duration) (net.Conn, error) {
-				return t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-			}
+		var conn net.Conn
+		var err error
+		if t.key.udp { // a datagram would tell nothing
+			conn, err = t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		} else {
+			conn, err = t.dialStream(ctx, port, "", t.ownHeader(), check.Timeout)
 		}
-		conn, err := dial(ctx, port, "", t.ownHeader(), check.Timeout)
 		if err != nil {
 			return err
 		}

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -142,35 +140,6 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 	return ln, nil
 }
 
-// listenPacket does the same for datagrams.
-func (p *Proxy) listenPacket(ctx context.Context, port int) (net.PacketConn, error) {
-	addr := p.listenAddr(port)
-	if pc := p.givenPackets[addr]; pc != nil {
-		return pc, nil
-	}
-	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, "udp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
-	}
-	if c, ok := pc.(*net.UDPConn); ok {
-		c.SetReadBuffer(1 << 20) // for bursts; the system may give less
-	}
-	return pc, nil
-}
-
-// readPackets begins to read a packet socket. Who reads that of a port is
-// decided here. r.mu is held.
-func (r *run) readPackets(port int, pc net.PacketConn) {
-	u := newUDPPort(r, port, pc)
-	r.udp[port] = u
-	r.accepting.Add(1)
-	go func() {
-		defer r.accepting.Done()
-		u.serve()
-	}()
-}
-
 // accept serves a listener until it is closed.
 func (r *run) accept(port int, ln net.Listener) {
 	defer r.accepting.Done()
@@ -208,13 +177,6 @@ func (r *run) isListening(port int, ln net.Listener) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.listeners[port] == ln
-}
-
-// isReading reports whether pc is in service.
-func (r *run) isReading(port int, pc net.PacketConn) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.packets[port] == pc
 }
 
 // admit applies the limits and starts to serve a connection.
@@ -357,33 +319,10 @@ func (r *run) unlisten(t *table) {
 	}
 	for port, pc := range r.packets {
 		p, u := t.ports[port], r.udp[port]
-		if (p == nil || !p.needsPackets()) && !u.inUse() {
+		if (p == nil || !p.needsPackets()) && (u == nil || !u.inUse()) {
 			r.closePackets(port, pc)
 		}
 	}
-}
-
-// readPort returns the packet socket of a port, unless it only drains. r.mu is
-// held.
-func (r *run) readPort(port int) net.PacketConn {
-	if p := r.table.Load().ports[port]; p == nil || !p.needsPackets() {
-		return nil
-	}
-	return r.packets[port]
-}
-
-// closePackets takes a packet socket out of service. r.mu is held.
-func (r *run) closePackets(port int, pc net.PacketConn) {
-	pc.Close()
-	delete(r.packets, port)
-	delete(r.udp, port)
-}
-
-// udpPorts returns the ports that are forwarded now.
-func (r *run) udpPorts() []*udpPort {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.udp))
 }
 
 // fail reports that the run cannot go on.
