@@ -60,6 +60,9 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		return nil, errors.Join(problems...)
 	}
 	a.table = newTable(compiled)
+	for _, port := range a.table.ports {
+		port.quic = p.cfg.HTTP3.Enabled && port.secureHTTP
+	}
 	return a, nil
 }
 

@@ -288,6 +288,7 @@ func (p *Proxy) Wait() error {
 func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	check := conf.NewChecker()
 	validateRoutes(check, routes)
+	p.cfg.HTTP3.validateRoutes(check, routes)
 	if err := check.Err(); err != nil {
 		return err
 	}

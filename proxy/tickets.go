@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"crypto/rand"
-	"crypto/tls"
 	"sync"
 	"time"
 )
@@ -45,7 +44,7 @@ func (p *tlsPolicy) rotateTickets(now time.Time) {
 	p.tickets.mu.Lock()
 	defer p.tickets.mu.Unlock()
 	if p.tickets.rotate(now) {
-		for _, c := range []*tls.Config{p.http, p.stream} {
+		for _, c := range p.configs() {
 			c.SetSessionTicketKeys(p.tickets.keys)
 		}
 	}

@@ -54,7 +54,7 @@ func TestTicketRing(t *testing.T) {
 // The run gives each policy a new key every day, and ends with its context.
 func TestTicketKeysRotateByThemselves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		policy := &tlsPolicy{http: new(tls.Config), stream: new(tls.Config)}
+		policy := &tlsPolicy{http: new(tls.Config), stream: new(tls.Config), http3: new(tls.Config)}
 		policy.rotateTickets(time.Now())
 		r := new(run)
 		r.ctx, r.cancel = context.WithCancel(t.Context())

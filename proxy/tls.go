@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -21,10 +22,12 @@ type tlsPolicy struct {
 	key tlsPolicyKey
 	// cert is replaced when the files have changed. Nil for "auto".
 	cert atomic.Pointer[tls.Certificate]
-	// http offers HTTP in ALPN, stream offers nothing.
-	http, stream *tls.Config
-	tickets      ticketRing
+	// http offers HTTP in ALPN, stream offers nothing, http3 is for QUIC.
+	http, stream, http3 *tls.Config
+	tickets             ticketRing
 }
+
+func (p *tlsPolicy) configs() []*tls.Config { return []*tls.Config{p.http, p.stream, p.http3} }
 
 type tlsPolicyKey struct {
 	certPath, keyPath string // "" for "auto"
@@ -78,10 +81,25 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		}
 		return c
 	}
-	policy.http, policy.stream = config(p.cfg.HTTP2.alpn()...), config()
+	policy.http, policy.stream, policy.http3 = config(p.cfg.HTTP2.alpn()...), config(), config("h3")
+	policy.http3.GetCertificate = p.recovered(getCertificate)
 	policy.rotateTickets(time.Now())
 	known[key] = policy
 	return policy, cert, nil
+}
+
+// recovered calls code of the host where nobody else would recover from its
+// panics.
+func (p *Proxy) recovered(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				p.log.Error("panic while choosing a certificate", "server_name", hello.ServerName, "panic", v, "stack", string(debug.Stack()))
+				err = errors.New("no certificate")
+			}
+		}()
+		return get(hello)
+	}
 }
 
 // cipherSuites is what TLS 1.2 may use, in TLS 1.3 there is no choice: forward
@@ -177,6 +195,8 @@ func (u UpstreamTLS) config() (c *tls.Config, caPEM string, err error) {
 
 // unrecognizedName is the fatal alert for a server name that no route has
 // (RFC 6066 section 3), in a record that any version understands.
-func unrecognizedName() []byte { return []byte{21, 3, 1, 0, 2, 2, 112} }
+func unrecognizedName() []byte { return []byte{21, 3, 1, 0, 2, 2, alertUnrecognizedName} }
+
+const alertUnrecognizedName = 112
 
 var errUnknownName = errors.New("no route has this server name")
