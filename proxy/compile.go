@@ -63,6 +63,9 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 	if p.table != nil {
 		a.table.version = p.table.version + 1
 	}
+	for _, port := range a.table.ports {
+		port.quic = p.cfg.HTTP3.Enabled && port.secureHTTP
+	}
 	return a, nil
 }
 

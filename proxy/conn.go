@@ -31,6 +31,7 @@ type conn struct {
 	policy     *tlsPolicy
 	serverName string
 	tls        *tls.ConnectionState
+	altSvc     string // what responses say of HTTP/3, or ""
 
 	clientText string // the client's address, once HTTP is spoken
 

@@ -193,7 +193,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	r.checkDrain(routes.version)
 	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
-	if req.ProtoMajor == 2 {
+	if req.ProtoMajor >= 2 {
 		defer r.noteReset(x, req)
 	}
 	if req.ProtoMajor == 1 {

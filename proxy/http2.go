@@ -70,7 +70,7 @@ func (r *run) http2Config() *http.HTTP2Config {
 
 var errResets = errors.New("too many requests reset")
 
-// noteReset keeps account of a connection's requests in HTTP/2, where a reset
+// noteReset keeps account of a connection's requests in HTTP/2 and 3, where a reset
 // costs the client nothing, and us as much as the request has had done; with a
 // target that speaks HTTP/1.1 that is a connection (CVE-2023-44487). It is
 // called when the handler of req, as net/http gave it, has returned.

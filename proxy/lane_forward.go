@@ -233,6 +233,9 @@ func (l *fastLane) fail(err error) verdict {
 	if x.id != "" {
 		fields = fields.Set(x.run.p.requestIDHeader, x.id)
 	}
+	if x.conn.altSvc != "" {
+		fields = fields.Set("Alt-Svc", x.conn.altSvc)
+	}
 	fields = x.route.responseEdits.applyTo(fields, x)
 	if !l.bodyRead {
 		close = true // as with an early response

@@ -9,12 +9,12 @@ import (
 )
 
 // listenPacket opens the packet socket of one port, or takes the one that the
-// host gave.
-func (p *Proxy) listenPacket(ctx context.Context, port int) (net.PacketConn, error) {
-	addr := p.listenAddr(port)
-	if pc := p.givenPackets[addr]; pc != nil {
+// host gave. number is what the port stands for.
+func (p *Proxy) listenPacket(ctx context.Context, port, number int) (net.PacketConn, error) {
+	if pc := p.givenPackets[p.listenAddr(port)]; pc != nil {
 		return pc, nil
 	}
+	addr := p.listenAddr(number)
 	var lc net.ListenConfig
 	pc, err := lc.ListenPacket(ctx, "udp", addr)
 	if err != nil {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,8 @@ type run struct {
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
 	packets   map[int]net.PacketConn
-	udp       map[int]*udpPort // those of packets that are forwarded
+	udp       map[int]*udpPort  // those of packets that are forwarded
+	quic      map[int]*quicPort // those that serve HTTP/3
 
 	wasCut  atomic.Bool   // connections were open when stop lost patience
 	stopped chan struct{} // closed when Stop is through
@@ -70,6 +72,7 @@ func newRun(p *Proxy) *run {
 		listeners: make(map[int]net.Listener),
 		packets:   make(map[int]net.PacketConn),
 		udp:       make(map[int]*udpPort),
+		quic:      make(map[int]*quicPort),
 		stopped:   make(chan struct{}),
 		fatal:     make(chan error, 1),
 		drainer:   make(chan struct{}, 1),
@@ -101,11 +104,13 @@ func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
 			}
 		}
 		if p.needsPackets() && r.packets[port] == nil {
-			if pc, err := r.p.listenPacket(ctx, port); err != nil {
+			if pc, err := r.listenPacket(ctx, port, p, &opened); err != nil {
 				problems = append(problems, err)
 			} else {
 				opened.packets[port] = pc
 			}
+		} else if p.quic && r.quic[port] == nil || p.udp && r.udp[port] == nil {
+			problems = append(problems, fmt.Errorf("cannot listen on %s: what has been served there with UDP comes to its end first", r.p.listenAddr(port)))
 		}
 	}
 	if err := ctx.Err(); err != nil && len(problems) == 0 {
@@ -140,6 +145,32 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
 	return ln, nil
+}
+
+// listenPacket opens the packet socket of one port. For HTTP/3 its number is
+// that of the listener, with which it takes some luck if any free one will do.
+func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *sockets) (net.PacketConn, error) {
+	number := port
+	for try := 1; ; try++ {
+		if p.quic && port == 0 {
+			ln := cmp.Or(opened.listeners[port], r.listeners[port])
+			if ln == nil {
+				return nil, fmt.Errorf("cannot listen on %s for HTTP/3: there is no listener to share the port with", r.p.listenAddr(port))
+			}
+			number = int(addrPort(ln.Addr()).Port())
+		}
+		pc, err := r.p.listenPacket(ctx, port, number)
+		ln := opened.listeners[port]
+		if err == nil || number == port || ln == nil || ln == r.p.given[r.p.listenAddr(port)] || try == 10 {
+			return pc, err
+		}
+		ln.Close()
+		delete(opened.listeners, port)
+		if ln, err = r.p.listen(ctx, port); err != nil {
+			return nil, err
+		}
+		opened.listeners[port] = ln
+	}
 }
 
 // accept serves a listener until it is closed.
@@ -199,14 +230,10 @@ func (r *run) admit(port int, nc net.Conn) {
 	}
 	r.mu.Lock()
 	reason := r.full()
-	if reason == nil && !c.proxied {
-		// For whom the others count is not known yet.
-		if c.counted = r.countIP(c.client.Addr()); !c.counted {
-			reason = &r.p.stats.tooManyPerIP
-		}
+	if reason == nil {
+		reason = r.book(c)
 	}
 	if reason == nil {
-		r.conns[c] = struct{}{}
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
@@ -229,6 +256,18 @@ func (r *run) admit(port int, nc net.Conn) {
 }
 
 var errLimit = errors.New("limit of connections reached")
+
+// book puts a connection on the books, unless its client has too many already.
+// r.mu is held.
+func (r *run) book(c *conn) *rejection {
+	if !c.proxied { // for whom the others count is not known yet
+		if c.counted = r.countIP(c.client.Addr()); !c.counted {
+			return &r.p.stats.tooManyPerIP
+		}
+	}
+	r.conns[c] = struct{}{}
+	return nil
+}
 
 // forget takes a closed connection off the books.
 func (r *run) forget(c *conn) {
@@ -293,6 +332,7 @@ func (r *run) open() []*conn {
 
 // listen puts opened sockets into service.
 func (r *run) listen(opened sockets) {
+	defer r.openQUIC()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range opened.listeners {
@@ -304,6 +344,10 @@ func (r *run) listen(opened sockets) {
 	for port, pc := range opened.packets {
 		delete(r.p.givenPackets, r.p.listenAddr(port))
 		r.packets[port] = pc
+		if p := r.table.Load().ports[port]; p != nil && p.quic {
+			r.quic[port] = newQUICPort(r, port, pc) // openQUIC begins
+			continue
+		}
 		r.readPackets(port, pc)
 	}
 }
@@ -311,6 +355,7 @@ func (r *run) listen(opened sockets) {
 // unlisten closes the sockets of ports that t has no routes for. Those that UDP
 // sessions still use stay until these have drained.
 func (r *run) unlisten(t *table) {
+	r.unlistenQUIC(t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range r.listeners {
@@ -321,7 +366,7 @@ func (r *run) unlisten(t *table) {
 	}
 	for port, pc := range r.packets {
 		p, u := t.ports[port], r.udp[port]
-		if (p == nil || !p.needsPackets()) && (u == nil || !u.inUse()) {
+		if r.quic[port] == nil && (p == nil || !p.needsPackets()) && (u == nil || !u.inUse()) {
 			r.closePackets(port, pc)
 		}
 	}
@@ -357,8 +402,8 @@ func (r *run) beginStop() bool {
 		ln.Close()
 		delete(r.listeners, port)
 	}
-	for port, pc := range r.packets {
-		r.closePackets(port, pc) // UDP sessions know no end of their own to wait for
+	for port := range r.udp {
+		r.closePackets(port, r.packets[port]) // UDP sessions know no end of their own to wait for
 	}
 	return true
 }
@@ -370,6 +415,9 @@ func (r *run) stop(ctx context.Context) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.times.Drain)
 		defer cancel()
+	}
+	for _, q := range r.quicPorts() {
+		q.shut()
 	}
 	r.accepting.Wait()
 	for _, c := range r.open() {
@@ -388,6 +436,9 @@ func (r *run) stop(ctx context.Context) error {
 	r.server.Close()
 	r.queue.Close()
 	r.lot.close()
+	for port, q := range r.quicPorts() {
+		r.closeQUIC(port, q)
+	}
 	r.working.Wait()
 	r.pipes.close()
 	if r.wasCut.Load() {

@@ -37,6 +37,9 @@ func (c *Config) Validate() error {
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
+	if n := c.HTTP3.MaxConcurrentStreams; n < 0 || n > 100_000 {
+		check.Field("http3").Field("maxConcurrentStreams").Errorf("%d is not between 1 and 100000", n)
+	}
 	if n := c.HTTP2.MaxConcurrentStreams; n < 0 || n > 100_000 {
 		check.Field("http2").Field("maxConcurrentStreams").Errorf("%d is not between 1 and 100000", n)
 	}
@@ -50,6 +53,7 @@ func (c *Config) Validate() error {
 		c.ACME.validate(check.Field("acme"))
 	}
 	validateRoutes(check, c.Routes)
+	c.HTTP3.validateRoutes(check, c.Routes)
 	return check.Err()
 }
 
