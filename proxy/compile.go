@@ -22,6 +22,7 @@ type assembly struct {
 	states   map[string]*routeState
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
+	circuits map[*target][]*circuit
 	policies map[tlsPolicyKey]*tlsPolicy
 	certs    map[*tlsPolicy]*tls.Certificate
 }
@@ -34,6 +35,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		states:   make(map[string]*routeState),
 		targets:  make(map[targetKey]*target),
 		healths:  make(map[healthKey]*health),
+		circuits: make(map[*target][]*circuit),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
@@ -65,6 +67,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
 	r := &route{Route: cfg, index: index, key: cfg.identity()}
 	r.streams, r.http = cfg.carries()
+	r.state = a.state(r.key)
 	for _, d := range cfg.Match.Domains {
 		kind, name, _ := domainPattern(d)
 		r.domains = append(r.domains, domain{kind, name})
@@ -94,7 +97,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(act)
+		r.balancer, errs[4] = a.balancer(act, r.state)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -105,13 +108,20 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	if r.state = a.p.states[r.key]; r.state == nil {
-		if r.state = a.states[r.key]; r.state == nil {
-			r.state = new(routeState)
+	return r, nil
+}
+
+// state returns the state of the route with this identity.
+func (a *assembly) state(key string) *routeState {
+	s := a.p.states[key]
+	if s == nil {
+		if s = a.states[key]; s == nil {
+			s = new(routeState)
+			s.queue.proxy = a.p
 		}
 	}
-	a.states[r.key] = r.state
-	return r, nil
+	a.states[key] = s
+	return s
 }
 
 // identity tells the same route in another configuration.
@@ -149,7 +159,7 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(act *Action) (*balancer, error) {
+func (a *assembly) balancer(act *Action, state *routeState) (*balancer, error) {
 	base := targetKey{}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
@@ -159,6 +169,7 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
 	}
+	serving := a.p.current() != nil
 	var entries []entry
 	for _, cfg := range act.Targets {
 		key := base
@@ -173,15 +184,21 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 		}
 		if t == nil {
 			t = a.p.newTarget(key, tlsConfig)
+			if serving {
+				t.returned() // among others that are warm
+			}
 		}
 		a.targets[key] = t
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
 			e.health = a.health(t, check.withDefaults())
 		}
+		if breaker := act.LoadBalancing.CircuitBreaker; breaker != nil {
+			e.circuit = a.circuit(t, breaker.settings())
+		}
 		entries = append(entries, e)
 	}
-	return newBalancer(act.LoadBalancing.Algorithm, entries), nil
+	return newBalancer(&act.LoadBalancing, entries, state), nil
 }
 
 // health returns the health of a target by a check.
@@ -222,6 +239,7 @@ func (a *assembly) commit() {
 			t.pool.CloseIdleConnections()
 			if t.active.Load() > 0 {
 				a.targets[key] = t
+				a.circuits[t] = t.circuits
 			}
 		}
 	}
@@ -230,6 +248,7 @@ func (a *assembly) commit() {
 			h.stop()
 		}
 	}
+	a.settle()
 	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
 }
 

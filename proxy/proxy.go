@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
@@ -30,6 +31,7 @@ type Proxy struct {
 	forwarder http.Handler
 	buffers   sync.Pool // *[]byte, for copying
 	stats     counters
+	waiting   atomic.Int64 // in the queues of all routes
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.
@@ -328,7 +330,7 @@ func cloneRoutes(routes []Route) []Route {
 		m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
 		a := &r.Action
 		a.Targets = slices.Clone(a.Targets)
-		a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+		a.LoadBalancing.clone()
 		if a.TLS = clonePtr(a.TLS); a.TLS != nil {
 			a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
 		}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -44,15 +45,27 @@ type RouteStats struct {
 	BytesOut uint64 `json:"bytesOut"`
 	// Blocked is what Security refused.
 	Blocked uint64 `json:"blocked"`
+	// Queued are the streams and requests that wait for a target now.
+	Queued int64 `json:"queued"`
+	// Retries is how often another target was tried, RetriesRefused how often
+	// the budget for that was used up.
+	Retries        uint64 `json:"retries"`
+	RetriesRefused uint64 `json:"retriesRefused"`
 }
 
 // TargetStats are the counters of one target.
 type TargetStats struct {
 	// Name is host:port.
 	Name string `json:"name"`
-	// Healthy is false if a health check fails or the target could just now
-	// not be reached.
+	// Healthy is false if a health check fails, the target is ejected or could
+	// just now not be reached.
 	Healthy bool `json:"healthy"`
+	// Circuit is the state of its circuit breaker: [CircuitClosed],
+	// [CircuitOpen] or [CircuitHalfOpen]; of several the worst. It is "" where
+	// there is none.
+	Circuit string `json:"circuit,omitempty"`
+	// Ejections is how often a circuit breaker has ejected the target.
+	Ejections uint64 `json:"ejections"`
 	// Active are streams and requests in flight.
 	Active int64 `json:"active"`
 	// Total is how many were sent to it, Failures how many of them could not
@@ -63,13 +76,20 @@ type TargetStats struct {
 	LastError string `json:"lastError,omitempty"`
 }
 
+// Values of [TargetStats.Circuit].
+const (
+	CircuitClosed   = "closed"
+	CircuitHalfOpen = "half-open" // one request tries whether the target is well again
+	CircuitOpen     = "open"      // the target is ejected
+)
+
 // counters are those of the Proxy as a whole.
 type counters struct {
 	connections atomic.Uint64
 	requests    atomic.Uint64
 
 	silent, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
+	misdirected, routeFull, unreachable, targetsBusy, noFolder, tooMany, tooManyPerIP, stopping rejection
 }
 
 // rejection counts one reason to refuse.
@@ -82,12 +102,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.routeFull, &c.unreachable, &c.targetsBusy, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "routeFull", "unreachable", "targetsBusy", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
 		c.all()[i].name = name
 	}
 }
@@ -138,6 +158,9 @@ func (n *netLog) Write(b []byte) (int, error) {
 // dead service causes one of these, so not all are logged.
 func (r *run) unreachable(c *conn, rt *route, err error) {
 	reason := &r.p.stats.unreachable
+	if errors.Is(err, errBusy) {
+		reason = &r.p.stats.targetsBusy
+	}
 	reason.count.Add(1)
 	if skipped, ok := reason.mayLog(time.Now()); ok {
 		r.log.Warn("no target answered", "route", rt.Name, "conn_id", c.name(), "remote", c.client, "err", err, "not_logged", skipped)
@@ -162,8 +185,8 @@ func (p *Proxy) Stats() Stats {
 	s.ActiveConnections = len(r.conns)
 	r.mu.Unlock()
 
-	now := time.Now().UnixNano()
-	healthy := make(map[*target]bool)
+	now := time.Now()
+	targets := make(map[*target]TargetStats)
 	for _, rt := range r.table.Load().routes {
 		s.Routes = append(s.Routes, rt.stats())
 		if rt.balancer == nil {
@@ -171,12 +194,21 @@ func (p *Proxy) Stats() Stats {
 		}
 		for i := range rt.balancer.entries {
 			e := &rt.balancer.entries[i]
-			before, seen := healthy[e.target]
-			healthy[e.target] = e.healthy() && (before || !seen)
+			t, seen := targets[e.target]
+			if !seen {
+				t = e.target.stats(now)
+			}
+			t.Healthy = t.Healthy && e.healthy()
+			if e.circuit != nil {
+				state := e.circuit.state(now)
+				t.Circuit = max(t.Circuit, state) // the worse the later in the alphabet
+				t.Healthy = t.Healthy && state == CircuitClosed
+			}
+			targets[e.target] = t
 		}
 	}
-	for t, well := range healthy {
-		s.Targets = append(s.Targets, t.stats(well && !t.paused(now)))
+	for _, t := range targets {
+		s.Targets = append(s.Targets, t)
 	}
 	slices.SortStableFunc(s.Targets, func(a, b TargetStats) int { return cmp.Compare(a.Name, b.Name) })
 	return s
@@ -191,6 +223,10 @@ func (r *route) stats() RouteStats {
 		BytesIn:  r.state.bytesIn.Load(),
 		BytesOut: r.state.bytesOut.Load(),
 		Blocked:  r.state.blocked.Load(),
+		Queued:   r.state.queue.all.Load(),
+
+		Retries:        r.state.retries.made.Load(),
+		RetriesRefused: r.state.retries.refused.Load(),
 	}
 	for i := range s.Responses {
 		s.Responses[i] = r.state.responses[i].Load()
@@ -198,13 +234,15 @@ func (r *route) stats() RouteStats {
 	return s
 }
 
-func (t *target) stats(healthy bool) TargetStats {
+func (t *target) stats(now time.Time) TargetStats {
 	s := TargetStats{
 		Name:     t.name,
-		Healthy:  healthy,
+		Healthy:  now.UnixNano() >= t.pause.until.Load(),
 		Active:   t.active.Load(),
 		Total:    t.total.Load(),
 		Failures: t.failures.Load(),
+
+		Ejections: t.ejections.Load(),
 	}
 	if text := t.lastError.Load(); text != nil {
 		s.LastError = *text

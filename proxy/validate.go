@@ -170,6 +170,7 @@ func (r *Route) validateAction(check *conf.Checker) {
 		a.Targets[i].validate(check.Field("targets").Index(i), r)
 	}
 	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
+	a.LoadBalancing.validateUse(check.Field("loadBalancing"), r)
 	if a.TLS != nil {
 		r.validateTLS(check.Field("tls"))
 	}
@@ -220,9 +221,6 @@ func (t *Target) validate(check *conf.Checker, r *Route) {
 func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	if l.Algorithm != "" {
 		check.Field("algorithm").OneOf(l.Algorithm, RoundRobin, LeastConnections, PowerOfTwo, IPHash)
-	}
-	if l.Sticky != nil && !httpguts.ValidHeaderFieldName(l.Sticky.Cookie) {
-		check.Field("sticky").Field("cookie").Errorf("%q is not a cookie name", l.Sticky.Cookie)
 	}
 	h := l.HealthCheck
 	if h == nil {
