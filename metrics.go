@@ -31,11 +31,16 @@ func (r *Router) Collector() prometheus.Collector {
 		routeResponses:    desc("route_responses_total", "HTTP responses by status class; \"none\" where the client got none.", "route", "class"),
 		routeReceived:     desc("route_received_bytes_total", "Contents received from clients.", "route"),
 		routeSent:         desc("route_sent_bytes_total", "Contents sent to clients.", "route"),
+		routeQueued:       desc("route_queued", "Streams and requests that wait for a target below its limit.", "route"),
+		routeRetries:      desc("route_retries_total", "Times that another target was tried.", "route"),
+		routeNoRetry:      desc("route_retries_refused_total", "Times that another target was not tried because the retry budget was used up.", "route"),
 		routeBlocked:      desc("route_blocked_total", "Streams and requests refused by the route's security settings.", "route"),
 		targetHealthy:     desc("target_healthy", "1 if the target is healthy, else 0.", "target"),
 		targetActive:      desc("target_active", "Streams and requests in flight.", "target"),
 		targetTotal:       desc("target_sent_total", "Streams and requests sent to the target.", "target"),
 		targetFailedTotal: desc("target_failures_total", "Streams and requests that the target did not take or answer.", "target"),
+		targetEjected:     desc("target_ejected", "1 if a circuit breaker has ejected the target (open or half-open), else 0.", "target"),
+		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
 	}
 }
 
@@ -43,15 +48,15 @@ type collector struct {
 	router *Router
 
 	connections, udpSessions, connectionsTotal, refused,
-	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked,
-	targetHealthy, targetActive, targetTotal, targetFailedTotal *prometheus.Desc
+	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeQueued, routeRetries, routeNoRetry,
+	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
 }
 
 // Describe sends the descriptions of all metrics.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.connections, c.udpSessions, c.connectionsTotal, c.refused,
-		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked,
-		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal} {
+		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked, c.routeQueued, c.routeRetries, c.routeNoRetry,
+		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal, c.targetEjected, c.targetEjections} {
 		ch <- d
 	}
 }
@@ -78,6 +83,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.routeReceived, rt.BytesIn, rt.Name)
 		counter(c.routeSent, rt.BytesOut, rt.Name)
 		counter(c.routeBlocked, rt.Blocked, rt.Name)
+		gauge(c.routeQueued, float64(rt.Queued), rt.Name)
+		counter(c.routeRetries, rt.Retries, rt.Name)
+		counter(c.routeNoRetry, rt.RetriesRefused, rt.Name)
 		for class, n := range rt.Responses {
 			name := strconv.Itoa(class) + "xx"
 			if class == 0 {
@@ -87,11 +95,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for _, t := range byName(s.Targets) {
-		healthy := 0.0
+		healthy, ejected := 0.0, 0.0
 		if t.Healthy {
 			healthy = 1
 		}
+		if t.Circuit == proxy.CircuitOpen || t.Circuit == proxy.CircuitHalfOpen {
+			ejected = 1
+		}
 		gauge(c.targetHealthy, healthy, t.Name)
+		gauge(c.targetEjected, ejected, t.Name)
+		counter(c.targetEjections, t.Ejections, t.Name)
 		gauge(c.targetActive, float64(t.Active), t.Name)
 		counter(c.targetTotal, t.Total, t.Name)
 		counter(c.targetFailedTotal, t.Failures, t.Name)
@@ -109,6 +122,8 @@ func byName(targets []proxy.TargetStats) []proxy.TargetStats {
 			last.Active += t.Active
 			last.Total += t.Total
 			last.Failures += t.Failures
+			last.Ejections += t.Ejections
+			last.Circuit = max(last.Circuit, t.Circuit) // the worse the later in the alphabet
 			continue
 		}
 		list = append(list, t)

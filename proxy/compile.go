@@ -22,6 +22,7 @@ type assembly struct {
 	table    *table
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
+	circuits map[*target][]*circuit
 	policies map[tlsPolicyKey]*tlsPolicy
 	limiters map[rateLimiterKey]*rateLimiter
 	certs    map[*tlsPolicy]*tls.Certificate
@@ -35,6 +36,7 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 		p:        p,
 		targets:  make(map[targetKey]*target, len(p.targets)),
 		healths:  make(map[healthKey]*health),
+		circuits: make(map[*target][]*circuit),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		limiters: make(map[rateLimiterKey]*rateLimiter),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
@@ -78,6 +80,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	r := &route{Route: cfg, index: index, key: key}
 	r.streams, r.http = cfg.carries()
 	r.domains, _ = cfg.Match.domains()
+	r.state = a.p.state(key)
 	act := &cfg.Action
 	var errs [7]error
 	if act.Type == Serve {
@@ -103,7 +106,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(cfg)
+		r.balancer, errs[4] = a.balancer(cfg, r.state)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -119,7 +122,6 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
 	r.fast = act.Type == Forward && r.compress == nil && act.upstreamHTTP2() == ""
-	r.state = a.p.state(r.key)
 	if limit := act.Security.RateLimit; limit != nil {
 		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
 	}
@@ -144,6 +146,9 @@ func (a *assembly) takeOver(index int, old *route) *route {
 			if h := e.health; h != nil {
 				a.healths[healthKey{e.target.key, h.check}] = h
 			}
+			if c := e.circuit; c != nil && !slices.Contains(a.circuits[e.target], c) {
+				a.circuits[e.target] = append(a.circuits[e.target], c)
+			}
 		}
 	}
 	return &r
@@ -164,7 +169,9 @@ func (p *Proxy) state(key string) *routeState {
 	if s := p.orphans[key]; s != nil {
 		return s
 	}
-	return new(routeState)
+	s := new(routeState)
+	s.queue.proxy = p
+	return s
 }
 
 // limiter returns the limiter of a route.
@@ -222,7 +229,7 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(cfg *Route) (*balancer, error) {
+func (a *assembly) balancer(cfg *Route, state *routeState) (*balancer, error) {
 	act := &cfg.Action
 	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
@@ -236,6 +243,7 @@ func (a *assembly) balancer(cfg *Route) (*balancer, error) {
 	if act.ProxyProtocol != nil {
 		base.proxyVersion = act.ProxyProtocol.Send
 	}
+	serving := a.p.current() != nil
 	var entries []entry
 	for _, cfg := range act.Targets {
 		key := base
@@ -250,15 +258,21 @@ func (a *assembly) balancer(cfg *Route) (*balancer, error) {
 		}
 		if t == nil {
 			t = a.p.newTarget(key, tlsConfig)
+			if serving {
+				t.returned() // among others that are warm
+			}
 		}
 		a.targets[key] = t
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
 			e.health = a.health(t, check.withDefaults())
 		}
+		if breaker := act.LoadBalancing.CircuitBreaker; breaker != nil {
+			e.circuit = a.circuit(t, breaker.settings())
+		}
 		entries = append(entries, e)
 	}
-	return newBalancer(act.LoadBalancing.Algorithm, entries), nil
+	return newBalancer(&act.LoadBalancing, entries, state), nil
 }
 
 // health returns the health of a target by a check.
@@ -321,6 +335,7 @@ func (a *assembly) commit() {
 			}
 			if t.active.Load() > 0 {
 				a.targets[key] = t
+				a.circuits[t] = t.circuits
 			}
 		}
 	}
@@ -331,6 +346,7 @@ func (a *assembly) commit() {
 	}
 	p.table, p.orphans = a.table, orphans
 	p.targets, p.healths, p.policies, p.limiters = a.targets, a.healths, a.policies, a.limiters
+	a.settle()
 }
 
 // startChecks begins to watch targets that are not watched yet.

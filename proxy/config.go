@@ -174,7 +174,7 @@ type ACME struct {
 type Route struct {
 	// Name identifies the route in logs, statistics and across UpdateRoutes.
 	// It must be unique. A route without one is identified by its Match.
-	Name string `json:"name"`
+	Name string `json:"name" conf:"key"`
 	// Priority orders routes, higher first. Default 0.
 	Priority int `json:"priority"`
 	// Enabled set to false takes the route out of service. The default nil
@@ -325,19 +325,28 @@ const (
 type LoadBalancing struct {
 	// Algorithm is [RoundRobin] (the default), [LeastConnections],
 	// [PowerOfTwo] (the less loaded of two random targets) or [IPHash] (a
-	// client address stays with its target as long as that is healthy).
-	// All of them honour weights.
+	// client address stays with its target as long as that is healthy and below
+	// its limit). All of them honour weights.
 	Algorithm string `json:"algorithm"`
 	// Sticky keeps a client with its target by a cookie.
 	Sticky *Sticky `json:"sticky"`
 	// HealthCheck probes targets, so that dead ones get no traffic.
 	HealthCheck *HealthCheck `json:"healthCheck"`
-}
-
-// Sticky keeps a client with its target.
-type Sticky struct {
-	// Cookie is the name of the cookie.
-	Cookie string `json:"cookie"`
+	// CircuitBreaker ejects targets that fail with real traffic.
+	CircuitBreaker *CircuitBreaker `json:"circuitBreaker"`
+	// SlowStart is how long a target that was out of service, or that
+	// UpdateRoutes has added, takes to get its full share of the traffic. It
+	// begins with a tenth. Sticky clients it has at once. The default 0 means
+	// that it has its share at once.
+	SlowStart time.Duration `json:"slowStart"`
+	// Retry limits how often another target is tried.
+	Retry Retry `json:"retry"`
+	// MaxConnectionsPerTarget is how many streams and requests a target gets at
+	// once, counting those of other routes. More wait in the Queue. The default
+	// 0 means no limit.
+	MaxConnectionsPerTarget int `json:"maxConnectionsPerTarget"`
+	// Queue is where they wait.
+	Queue Queue `json:"queue"`
 }
 
 // HealthCheck probes a target at intervals, beginning at once. A target counts

@@ -34,7 +34,27 @@ func (t Target) equal(o Target) bool {
 }
 
 func (l *LoadBalancing) equal(o *LoadBalancing) bool {
-	return l.Algorithm == o.Algorithm && equalPtr(l.Sticky, o.Sticky) && equalPtr(l.HealthCheck, o.HealthCheck)
+	return l.Algorithm == o.Algorithm && l.Sticky.equal(o.Sticky) && equalPtr(l.HealthCheck, o.HealthCheck) &&
+		l.CircuitBreaker.equal(o.CircuitBreaker) && l.SlowStart == o.SlowStart &&
+		l.MaxConnectionsPerTarget == o.MaxConnectionsPerTarget && l.Queue == o.Queue && l.Retry == o.Retry
+}
+
+func (s *Sticky) equal(o *Sticky) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	a, b := *s, *o
+	a.Secure, a.HTTPOnly, b.Secure, b.HTTPOnly = nil, nil, nil, nil
+	return a == b && equalPtr(s.Secure, o.Secure) && equalPtr(s.HTTPOnly, o.HTTPOnly)
+}
+
+func (c *CircuitBreaker) equal(o *CircuitBreaker) bool {
+	if c == nil || o == nil {
+		return c == o
+	}
+	return c.ConsecutiveFailures == o.ConsecutiveFailures && c.FailurePercent == o.FailurePercent && c.MinRequests == o.MinRequests &&
+		c.Window == o.Window && c.EjectionTime == o.EjectionTime && c.MaxEjectedPercent == o.MaxEjectedPercent &&
+		slices.Equal(c.Statuses, o.Statuses)
 }
 
 func (t *TLS) equal(o *TLS) bool {

@@ -32,7 +32,8 @@ type fastLane struct {
 	exchange exchange
 	session  session
 	fields   h1.Fields
-	tried    []*target
+	choice   choice
+	broke    error // why the target did not send all of its response
 	upload   upload
 	bodyRead bool // the request's body is read, or there is none
 	watch    watch

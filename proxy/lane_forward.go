@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
@@ -15,60 +16,103 @@ import (
 // forward takes the request to a target and the response back. It tries
 // targets until one answers, as long as nothing can have been done twice.
 func (l *fastLane) forward() verdict {
-	x, rt := &l.exchange, l.exchange.route
-	l.tried = l.tried[:0]
+	x, b := &l.exchange, l.exchange.route.balancer
 	l.bodyRead = l.req.ContentLength == 0
-	problem := errNoTarget
+	l.choice = choice{client: l.conn.client.Addr(), tried: l.choice.tried[:0]}
+	if b.sticky != nil {
+		l.choice.sticky = b.sticky.read(&l.req.Fields)
+	}
+	var problem error
 	for {
-		e := rt.balancer.pick(l.conn.client.Addr(), l.tried)
-		if e == nil {
-			return l.fail(problem)
+		e, err := l.place(b)
+		if errors.Is(err, errClientGone) {
+			return l.count(0, hangUp)
 		}
-		t, port := e.target, e.target.key.port
+		if err != nil {
+			if problem != nil {
+				err = problem
+			}
+			return l.fail(err)
+		}
+		port := e.target.key.port
 		if e.portFunc != nil || port == PreservePort {
-			info := l.conn.info(rt)
-			var err error
+			info := l.conn.info(x.route)
 			if port, err = e.port(&info); err != nil {
 				return l.fail(err)
 			}
 		}
-		l.session.target.Store(t)
+		l.session.target.Store(e.target)
 		x.run.checkDrain(x.version)
-		v, err := l.try(t, t.poolKey(l.conn, port, x.outgoingHost()))
+		v, err := l.try(e, e.target.poolKey(l.conn, port, x.outgoingHost()))
 		if err == nil {
 			return v
 		}
-		if l.conn.closed.Load() || x.run.ctx.Err() != nil || errors.Is(err, errClientGone) {
-			return l.count(0, hangUp)
+		outcome := brokeOff
+		switch {
+		case errors.Is(err, errClientBody), errors.Is(err, errClientGone), l.conn.closed.Load(), x.run.ctx.Err() != nil:
+			outcome = givenUp
+		case isDialError(err):
+			outcome = unreachable
+		case isTimeout(err) || isNetTimeout(err):
+			outcome = timedOut
 		}
-		if errors.Is(err, errClientBody) {
-			return l.fail(err)
-		}
-		if isDialError(err) {
-			t.failed(err)
-		} else {
-			t.failures.Add(1)
+		e.done(outcome, err)
+		switch {
+		case outcome == givenUp && !errors.Is(err, errClientBody):
+			return l.count(0, hangUp) // nobody waits for an answer
+		case outcome == givenUp, outcome == timedOut,
 			// The connection broke before an answer came. A request without
 			// side effects and without a body can be sent again.
-			if l.req.ContentLength != 0 || !idempotent(l.req.Method) || isTimeout(err) || isNetTimeout(err) {
-				return l.fail(err)
-			}
+			outcome == brokeOff && (l.req.ContentLength != 0 || !idempotent(l.req.Method)),
+			!b.mayRetry(&l.choice, e, outcome):
+			return l.fail(err)
 		}
 		problem = err
-		l.tried = append(l.tried, t)
 	}
+}
+
+// place chooses a target and takes a place there. Whoever has to wait for one
+// for a while is watched meanwhile.
+func (l *fastLane) place(b *balancer) (*entry, error) {
+	if b.limit == 0 {
+		return b.next(l.run.ctx, &l.choice)
+	}
+	ctx, cancel := context.WithCancel(l.run.ctx)
+	defer cancel()
+	var (
+		mu      sync.Mutex
+		over    bool
+		waiting watch
+	)
+	timer := time.AfterFunc(patience, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			waiting.start(l, cancel)
+		}
+	})
+	e, err := b.next(ctx, &l.choice)
+	timer.Stop()
+	mu.Lock()
+	over = true
+	mu.Unlock()
+	waiting.end(l)
+	if waiting.gone.Load() {
+		if e != nil {
+			e.done(givenUp, nil)
+		}
+		return nil, errClientGone
+	}
+	return e, err
 }
 
 var errClientGone = errors.New("the client has gone")
 
 // try takes the request to one target. An error means that the client has got
-// nothing yet.
-func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
-	t.total.Add(1)
-	t.active.Add(1)
-	defer t.active.Add(-1)
+// nothing yet, and that the place at the target has not been given back.
+func (l *fastLane) try(e *entry, key poolKey) (verdict, error) {
 	for fresh := false; ; fresh = true {
-		up, err := t.connection(l.run.ctx, key, fresh)
+		up, err := e.target.connection(l.run.ctx, key, fresh)
 		if err != nil {
 			return hangUp, err
 		}
@@ -83,8 +127,9 @@ func (l *fastLane) try(t *target, key poolKey) (verdict, error) {
 		}
 		l.exchange.firstByte = l.run.p.access.since(began)
 		if err == nil {
-			t.reached()
-			return l.relay(up), nil
+			defer e.release()
+			e.report(answered(l.resp.Status), nil)
+			return l.relay(e, up), nil
 		}
 		l.upload.end(l, up)
 		l.watch.end(l)
@@ -190,7 +235,7 @@ func (l *fastLane) awaitResponse(up *upstreamConn, since *time.Time) error {
 			return err
 		}
 		if !l.watch.on() && !l.upload.sending() {
-			l.watch.start(l, up)
+			l.watch.start(l, func() { up.Conn.Close() })
 		}
 	}
 }
@@ -220,7 +265,7 @@ func (l *fastLane) fail(err error) verdict {
 		return l.count(0, hangUp)
 	case errors.Is(err, errClientBody):
 		status = http.StatusBadRequest
-	case errors.Is(err, errNoTarget):
+	case errors.Is(err, errNoTarget), errors.Is(err, errBusy):
 		status = http.StatusServiceUnavailable
 		fields = fields.Add("Retry-After", "1")
 	case isTimeout(err) || isNetTimeout(err):

@@ -24,7 +24,7 @@ func (l *fastLane) appendRequest(b []byte) []byte {
 
 // appendResponse writes the head of the response to the client, with its
 // fields in the order in which net/http writes them.
-func (l *fastLane) appendResponse(b []byte, hasBody, close, early bool) []byte {
+func (l *fastLane) appendResponse(b []byte, setCookie string, hasBody, close, early bool) []byte {
 	x, resp := &l.exchange, &l.resp
 	fields := incoming(resp.Fields, l.fields[:0])
 	if resp.ContentLength >= 0 && resp.Status != http.StatusNoContent && resp.Status != http.StatusNotModified {
@@ -37,6 +37,9 @@ func (l *fastLane) appendResponse(b []byte, hasBody, close, early bool) []byte {
 	}
 	if x.conn.altSvc != "" {
 		fields = fields.Set("Alt-Svc", x.conn.altSvc)
+	}
+	if setCookie != "" {
+		fields = fields.Add("Set-Cookie", setCookie)
 	}
 	if x.id != "" {
 		fields = fields.Set(x.run.p.requestIDHeader, x.id)

@@ -10,7 +10,7 @@ import (
 
 // relay passes the response on whose head has been read, and ends the use of
 // the connection to the target.
-func (l *fastLane) relay(up *upstreamConn) verdict {
+func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	resp := &l.resp
 	hasBody := resp.HasBody(l.req.Method)
 	// The client may not be through with its body. Nobody knows what of it will
@@ -19,7 +19,8 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
-	b := l.appendResponse((*buffer)[:0], hasBody, close, early)
+	l.broke = nil
+	b := l.appendResponse((*buffer)[:0], l.stickyCookie(e), hasBody, close, early)
 	var err error
 	if len(b) > len(*buffer)/2 {
 		err = l.write(b) // it may have outgrown the buffer
@@ -46,6 +47,9 @@ func (l *fastLane) relay(up *upstreamConn) verdict {
 	up.release(whole && !resp.Close)
 	if early {
 		l.upload.end(l, up)
+	}
+	if l.broke != nil && !l.watch.gone.Load() && !l.upload.clientErr.Load() && !l.conn.closed.Load() {
+		e.report(brokeOff, l.broke)
 	}
 	l.aborted = err != nil
 	l.count(resp.Status, goOn)
@@ -146,14 +150,18 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 		n, err := body.Read(p)
 		l.relayed.Add(int64(n))
 		switch {
-		case n > 0 || err == nil || !isTimeout(err):
+		case n > 0 || err == nil || err == io.EOF:
+			return n, err
+		case !isTimeout(err):
+			l.broke = err
 			return n, err
 		case l.upload.moved.Load() != sent:
 			// The exchange moves in the other direction.
 		case l.watch.on() || l.upload.sending():
+			l.broke = err
 			return n, err
 		default:
-			l.watch.start(l, up)
+			l.watch.start(l, func() { up.Conn.Close() })
 		}
 	}
 }
@@ -167,12 +175,16 @@ const spliceFrom = 256 << 10
 // anything has moved.
 func (l *fastLane) splice(up *upstreamConn, body *h1.Body) error {
 	if !l.watch.on() {
-		l.watch.start(l, up)
+		l.watch.start(l, func() { up.Conn.Close() })
 	}
 	up.readDeadline(time.Time{})
 	l.writeBy = time.Time{}
 	l.client.SetWriteDeadline(l.writeBy)
-	return l.moveRest(l.client, up.Conn, body, &l.exchange.out)
+	err := l.moveRest(l.client, up.Conn, body, &l.exchange.out)
+	if err != nil && !isWriteError(err) {
+		l.broke = err
+	}
+	return err
 }
 
 // moveRest moves what is left of a body of known length between connections.
@@ -182,4 +194,12 @@ func (l *fastLane) moveRest(dst, src net.Conn, body *h1.Body, count *byteCount) 
 	n, err := l.run.moveN(dst, src, body.Length(), count, &l.session.moved)
 	body.Took(n)
 	return err
+}
+
+// stickyCookie returns what to send in a Set-Cookie field, or "".
+func (l *fastLane) stickyCookie(e *entry) string {
+	if s := e.balancer.sticky; s != nil {
+		return s.setCookie(e, &l.choice, l.conn.tls != nil)
+	}
+	return ""
 }

@@ -139,7 +139,8 @@ type watch struct {
 
 func (w *watch) on() bool { return w.done != nil }
 
-func (w *watch) start(l *fastLane, up *upstreamConn) {
+// start begins to watch; gone is called if the client has left.
+func (w *watch) start(l *fastLane, gone func()) {
 	w.done = make(chan struct{})
 	if len(l.in.Buffered()) > 0 {
 		close(w.done) // it has more to ask
@@ -152,7 +153,7 @@ func (w *watch) start(l *fastLane, up *upstreamConn) {
 		defer close(w.done)
 		if err := l.in.Fill(); err != nil && !isTimeout(err) {
 			w.gone.Store(true)
-			up.Conn.Close()
+			gone()
 		}
 	}()
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
@@ -31,6 +32,7 @@ type Proxy struct {
 	buffers   sync.Pool  // *[]byte, for copying
 	access    *accessLog // nil: none
 	stats     counters
+	waiting   atomic.Int64 // in the queues of all routes
 
 	encoders encoders
 
@@ -396,7 +398,7 @@ func cloneRoute(of *Route) *Route {
 	m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
 	a := &r.Action
 	a.Targets = slices.Clone(a.Targets)
-	a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+	a.LoadBalancing.clone()
 	if a.TLS = clonePtr(a.TLS); a.TLS != nil {
 		a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -48,15 +49,27 @@ type RouteStats struct {
 	BytesOut uint64 `json:"bytesOut"`
 	// Blocked is what Security refused.
 	Blocked uint64 `json:"blocked"`
+	// Queued are the streams and requests that wait for a target now.
+	Queued int64 `json:"queued"`
+	// Retries is how often another target was tried, RetriesRefused how often
+	// the budget for that was used up.
+	Retries        uint64 `json:"retries"`
+	RetriesRefused uint64 `json:"retriesRefused"`
 }
 
 // TargetStats are the counters of one target.
 type TargetStats struct {
 	// Name is host:port, and for UDP host:port/udp.
 	Name string `json:"name"`
-	// Healthy is false if a health check fails or the target could just now
-	// not be reached.
+	// Healthy is false if a health check fails, the target is ejected or could
+	// just now not be reached.
 	Healthy bool `json:"healthy"`
+	// Circuit is the state of its circuit breaker: [CircuitClosed],
+	// [CircuitOpen] or [CircuitHalfOpen]; of several the worst. It is "" where
+	// there is none.
+	Circuit string `json:"circuit,omitempty"`
+	// Ejections is how often a circuit breaker has ejected the target.
+	Ejections uint64 `json:"ejections"`
 	// Active are streams and requests in flight.
 	Active int64 `json:"active"`
 	// Total is how many were sent to it, Failures how many of them could not
@@ -67,13 +80,20 @@ type TargetStats struct {
 	LastError string `json:"lastError,omitempty"`
 }
 
+// Values of [TargetStats.Circuit].
+const (
+	CircuitClosed   = "closed"
+	CircuitHalfOpen = "half-open" // one request tries whether the target is well again
+	CircuitOpen     = "open"      // the target is ejected
+)
+
 // counters are those of the Proxy as a whole.
 type counters struct {
 	connections atomic.Uint64
 	requests    atomic.Uint64
 
 	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, rateLimited, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
+	misdirected, rateLimited, routeFull, unreachable, targetsBusy, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
 }
 
 // rejection counts one reason to refuse.
@@ -86,12 +106,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
+		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.targetsBusy, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "rateLimited", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
+		"misdirected", "rateLimited", "routeFull", "unreachable", "targetsBusy", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
 		c.all()[i].name = name
 	}
 }
@@ -149,6 +169,9 @@ func (r *run) unreachable(c *conn, rt *route, err error) { r.noTarget(c.name(), 
 
 func (r *run) noTarget(id string, client netip.AddrPort, rt *route, err error) {
 	reason := &r.p.stats.unreachable
+	if errors.Is(err, errBusy) {
+		reason = &r.p.stats.targetsBusy
+	}
 	reason.count.Add(1)
 	if skipped, ok := reason.mayLog(time.Now()); ok {
 		r.log.Warn("no target answered", "route", rt.Name, "conn_id", id, "remote", client, "err", err, "not_logged", skipped)
@@ -173,8 +196,8 @@ func (p *Proxy) Stats() Stats {
 	s.ActiveConnections, s.UDPSessions = len(r.conns), r.sessions
 	r.mu.Unlock()
 
-	now := time.Now().UnixNano()
-	healthy := make(map[*target]bool)
+	now := time.Now()
+	targets := make(map[*target]TargetStats)
 	for _, rt := range r.table.Load().routes {
 		s.Routes = append(s.Routes, rt.stats())
 		if rt.balancer == nil {
@@ -182,12 +205,21 @@ func (p *Proxy) Stats() Stats {
 		}
 		for i := range rt.balancer.entries {
 			e := &rt.balancer.entries[i]
-			before, seen := healthy[e.target]
-			healthy[e.target] = e.healthy() && (before || !seen)
+			t, seen := targets[e.target]
+			if !seen {
+				t = e.target.stats(now)
+			}
+			t.Healthy = t.Healthy && e.healthy()
+			if e.circuit != nil {
+				state := e.circuit.state(now)
+				t.Circuit = max(t.Circuit, state) // the worse the later in the alphabet
+				t.Healthy = t.Healthy && state == CircuitClosed
+			}
+			targets[e.target] = t
 		}
 	}
-	for t, well := range healthy {
-		s.Targets = append(s.Targets, t.stats(well && !t.paused(now)))
+	for _, t := range targets {
+		s.Targets = append(s.Targets, t)
 	}
 	slices.SortStableFunc(s.Targets, func(a, b TargetStats) int { return cmp.Compare(a.Name, b.Name) })
 	return s
@@ -202,6 +234,10 @@ func (r *route) stats() RouteStats {
 		BytesIn:  r.state.bytesIn.Load(),
 		BytesOut: r.state.bytesOut.Load(),
 		Blocked:  r.state.blocked.Load(),
+		Queued:   r.state.queue.all.Load(),
+
+		Retries:        r.state.retries.made.Load(),
+		RetriesRefused: r.state.retries.refused.Load(),
 	}
 	for i := range s.Responses {
 		s.Responses[i] = r.state.responses[i].Load()
@@ -209,13 +245,15 @@ func (r *route) stats() RouteStats {
 	return s
 }
 
-func (t *target) stats(healthy bool) TargetStats {
+func (t *target) stats(now time.Time) TargetStats {
 	s := TargetStats{
 		Name:     t.name,
-		Healthy:  healthy,
+		Healthy:  now.UnixNano() >= t.pause.until.Load(),
 		Active:   t.active.Load(),
 		Total:    t.total.Load(),
 		Failures: t.failures.Load(),
+
+		Ejections: t.ejections.Load(),
 	}
 	if text := t.lastError.Load(); text != nil {
 		s.LastError = *text

@@ -47,23 +47,23 @@ func (s *udpSession) serve(routes *table) {
 			r.log.Error("panic while serving a UDP session", "conn_id", s.info.ID, "remote", s.info.Client, "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	t, conn, err := r.dialStream(r.ctx, s.route, &s.info)
+	e, conn, err := r.dialStream(r.ctx, s.route, &s.info)
 	if err != nil {
 		if r.ctx.Err() == nil {
 			r.noTarget(s.info.ID, s.info.Client, s.route, err)
 		}
 		return
 	}
-	defer t.active.Add(-1) // dialStream has counted it
+	defer e.release()
 	defer conn.Close()
 	upstream, err := newUDPConn(conn.(*net.UDPConn), &r.datagrams, 0)
 	if err != nil {
 		return
 	}
-	s.target.Store(t)
+	s.target.Store(e.target)
 	r.checkDrain(routes.version)
 	if s.begin(upstream) && s.extend() {
-		s.answer(t, upstream)
+		s.answer(e.target, upstream)
 	}
 }
 

@@ -10,17 +10,6 @@ func (p *Proxy) unavailable(routes []*Route) error {
 		if !r.enabled() {
 			continue
 		}
-		missing := func(asked bool, what string, path ...string) {
-			if !asked {
-				return
-			}
-			at := check.Field("routes").Index(i)
-			for _, name := range path {
-				at = at.Field(name)
-			}
-			at.Errorf("not available in this version: %s", what)
-		}
-		missing(r.Action.LoadBalancing.Sticky != nil, "sticky sessions", "action", "loadBalancing", "sticky")
 		if t := r.Action.TLS; t != nil && t.Certificate.Auto && p.opts.getCertificate == nil {
 			check.Field("routes").Index(i).Field("action").Field("tls").Field("certificate").Errorf(
 				"\"auto\" needs a source of certificates, and automatic ones are not available in this version: give certPath and keyPath, or in Go WithGetCertificate")

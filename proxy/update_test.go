@@ -243,7 +243,6 @@ func TestUpdateIsTransactional(t *testing.T) {
 		"bad authorities":   {badCA, []string{"routes[2].action.tls.clientAuth.caPath"}},
 		"duplicate name":    {httpRoute("web", 0, "c.test", other), []string{"routes[2].name", "routes[0]"}},
 		"auto without hook": {terminateAuto(other), []string{"routes[2].action.tls.certificate"}},
-		"not there yet":     {sticky(other), []string{"routes[2].action.loadBalancing.sticky"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opened := testenv.FreePort(t)
@@ -293,12 +292,6 @@ func TestUpdateIsTransactional(t *testing.T) {
 func terminateAuto(targets ...Target) Route {
 	r := httpRoute("auto", 0, "auto.test", targets...)
 	r.Action.TLS = &TLS{Mode: Terminate, Certificate: Certificate{Auto: true}}
-	return r
-}
-
-func sticky(targets ...Target) Route {
-	r := httpRoute("sticky", 0, "s.test", targets...)
-	r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"}
 	return r
 }
 
@@ -580,7 +573,7 @@ func everything() Route {
 		Match: Match{Ports: Ports(0), Domains: []string{"a.test"}, Methods: []string{"GET"}, Headers: map[string]string{"X-A": "*"},
 			Query: map[string]string{"q": "*"}, ClientIP: []string{"127.0.0.1"}},
 		Action: Action{Type: Forward, Targets: []Target{{Host: "127.0.0.1", Port: 9}},
-			LoadBalancing: LoadBalancing{Sticky: &Sticky{Cookie: "c"}, HealthCheck: &HealthCheck{Path: "/"}},
+			LoadBalancing: LoadBalancing{Sticky: &Sticky{Cookie: "c", Secure: &yes, HTTPOnly: &yes}, HealthCheck: &HealthCheck{Path: "/"}, CircuitBreaker: &CircuitBreaker{Statuses: []int{503}}},
 			TLS:           &TLS{Mode: Terminate, Certificate: Certificate{CertPath: "c", KeyPath: "k"}, ClientAuth: &ClientAuth{CAPath: "ca"}},
 			Headers: HeaderEdits{Request: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}},
 				Response: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}}},

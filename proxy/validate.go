@@ -185,6 +185,7 @@ func (r *Route) validateAction(check *conf.Checker) {
 	}
 	r.validateUpstreamProtocol(check.Field("upstreamProtocol"))
 	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
+	a.LoadBalancing.validateUse(check.Field("loadBalancing"), r)
 	if a.TLS != nil {
 		r.validateTLS(check.Field("tls"))
 	}
@@ -286,9 +287,6 @@ func (t *Target) validate(check *conf.Checker, r *Route) {
 func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	if l.Algorithm != "" {
 		check.Field("algorithm").OneOf(l.Algorithm, RoundRobin, LeastConnections, PowerOfTwo, IPHash)
-	}
-	if l.Sticky != nil && !httpguts.ValidHeaderFieldName(l.Sticky.Cookie) {
-		check.Field("sticky").Field("cookie").Errorf("%q is not a cookie name", l.Sticky.Cookie)
 	}
 	h := l.HealthCheck
 	if h == nil {

@@ -114,6 +114,47 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.LoadBalancing.Algorithm = "random" }, `action.loadBalancing.algorithm: "random"`},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{} }, `action.loadBalancing.sticky.cookie: `},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "a;b"} }, `action.loadBalancing.sticky.cookie: "a;b"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Path: "app"} }, `action.loadBalancing.sticky.path: "app"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Path: "/; Domain=x"} }, `action.loadBalancing.sticky.path: "/; Domain=x"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", MaxAge: 1500 * time.Millisecond} }, `action.loadBalancing.sticky.maxAge: 1.5s`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", MaxAge: -time.Second} }, `action.loadBalancing.sticky.maxAge: -1s`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", SameSite: "Lax"} }, `action.loadBalancing.sticky.sameSite: "Lax"`},
+		{func(r *Route) {
+			r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", SameSite: SameSiteNone, Secure: new(bool)}
+		}, `action.loadBalancing.sticky.secure: browsers refuse`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Secret: "***"} }, `action.loadBalancing.sticky.secret: `},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"}
+		}, "action.loadBalancing.sticky: needs HTTP"},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{500}}
+		}, "action.loadBalancing.circuitBreaker.statuses: needs HTTP"},
+		{func(r *Route) {
+			r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: -1}
+		}, `action.loadBalancing.circuitBreaker: with both`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{FailurePercent: 101} }, `action.loadBalancing.circuitBreaker.failurePercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MinRequests: -1} }, `action.loadBalancing.circuitBreaker.minRequests: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Window: -1} }, `action.loadBalancing.circuitBreaker.window: -1ns`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{EjectionTime: -1} }, `action.loadBalancing.circuitBreaker.ejectionTime: -1ns`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{EjectionTime: 10} }, `action.loadBalancing.circuitBreaker.ejectionTime: 10ns is too short`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{503, 200}} }, `action.loadBalancing.circuitBreaker.statuses[1]: 200`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{600}} }, `action.loadBalancing.circuitBreaker.statuses[0]: 600`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MaxEjectedPercent: 101} }, `action.loadBalancing.circuitBreaker.maxEjectedPercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MaxEjectedPercent: -1} }, `action.loadBalancing.circuitBreaker.maxEjectedPercent: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.SlowStart = -time.Second }, `action.loadBalancing.slowStart: -1s`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: -1} }, `action.loadBalancing.retry.attempts: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPercent: 101} }, `action.loadBalancing.retry.budgetPercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPerSecond: -1} }, `action.loadBalancing.retry.budgetPerSecond: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.MaxConnectionsPerTarget = -1 }, `action.loadBalancing.maxConnectionsPerTarget: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.Queue = Queue{Size: 5} }, `action.loadBalancing.queue: nobody waits without maxConnectionsPerTarget`},
+		{func(r *Route) {
+			r.Action.LoadBalancing.MaxConnectionsPerTarget, r.Action.LoadBalancing.Queue = 1, Queue{Size: 1e6}
+		}, "action.loadBalancing.queue.size: 1000000"},
+		{func(r *Route) {
+			r.Action.LoadBalancing.MaxConnectionsPerTarget, r.Action.LoadBalancing.Queue = 1, Queue{Timeout: -1}
+		}, "action.loadBalancing.queue.timeout: -1ns"},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "health"} }, `action.loadBalancing.healthCheck.path: "health"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a b"} }, `action.loadBalancing.healthCheck.path: "/a b"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a\r\nX: y"} }, `action.loadBalancing.healthCheck.path: `},
@@ -289,6 +330,15 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) { r.Match.Protocol = "http" },
 		func(r *Route) { r.Match.Protocol = "tcp" },
 		func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
+		func(r *Route) {
+			r.Action.LoadBalancing = LoadBalancing{Sticky: &Sticky{Cookie: "c", Path: "/a", MaxAge: time.Hour, SameSite: SameSiteNone, Secret: "s"},
+				CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: 100, Statuses: []int{400, 599}, MaxEjectedPercent: 1}, SlowStart: time.Minute,
+				Retry: Retry{Attempts: 1, BudgetPercent: -1}, MaxConnectionsPerTarget: 1, Queue: Queue{Size: -1, Timeout: time.Second}}
+		},
+		func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 1}
+		},
 		func(r *Route) { r.Priority = math.MinInt },
 		func(r *Route) {
 			r.Action.Targets = []Target{{Host: "a.test", Port: PreservePort, Weight: 1000}, {Host: "::1", Port: 1}, {Host: "[::1]", Port: 1}, {Host: "x", PortFunc: func(ConnInfo) int { return 1 }}}
@@ -418,7 +468,7 @@ func TestValidateTogether(t *testing.T) {
 // What this version reads but cannot do is said at the start, not ignored.
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
-		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
+		"action.tls.certificate": func(r *Route) { r.Action.TLS = &TLS{Mode: Terminate, Certificate: Certificate{Auto: true}} },
 	} {
 		r := validRoute()
 		r.Match.Ports = Ports(0)
@@ -428,8 +478,8 @@ func TestUnavailable(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 			continue
 		}
-		wantFields(t, path, p.Start(t.Context()), "routes[1]."+path+": not available")
-		wantFields(t, path, p.Unavailable(), "routes[1]."+path+": not available")
+		wantFields(t, path, p.Start(t.Context()), "routes[1]."+path+": \"auto\" needs a source of certificates")
+		wantFields(t, path, p.Unavailable(), "routes[1]."+path+": \"auto\" needs a source of certificates")
 		if err := p.Stop(t.Context()); err != nil {
 			t.Error(err)
 		}
