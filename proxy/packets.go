@@ -21,7 +21,7 @@ func (p *Proxy) listenPacket(ctx context.Context, port, number int) (net.PacketC
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
 	if c, ok := pc.(*net.UDPConn); ok {
-		c.SetReadBuffer(1 << 20) // for bursts; the system may give less
+		c.SetReadBuffer(datagramBurst)
 	}
 	return pc, nil
 }

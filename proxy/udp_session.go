@@ -60,6 +60,7 @@ func (s *udpSession) serve(routes *table) {
 	if err != nil {
 		return
 	}
+	upstream.SetReadBuffer(datagramBurst)
 	s.target.Store(e.target)
 	r.checkDrain(routes.version)
 	if s.begin(upstream) && s.extend() {

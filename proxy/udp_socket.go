@@ -12,6 +12,10 @@ import (
 // maxDatagram is more than any datagram holds.
 const maxDatagram = 64 << 10
 
+// datagramBurst is what may come while we are busy with something else. The
+// system may grant less.
+const datagramBurst = 1 << 20
+
 // packetSocket is where the datagrams of a port come from and go to. One
 // goroutine receives.
 type packetSocket interface {
