@@ -63,6 +63,9 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 	if p.table != nil {
 		a.table.version = p.table.version + 1
 	}
+	for _, port := range a.table.ports {
+		port.quic = p.cfg.HTTP3.Enabled && port.secureHTTP
+	}
 	return a, nil
 }
 
@@ -115,7 +118,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 		return nil, err
 	}
 	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
-	r.fast = act.Type == Forward && r.compress == nil
+	r.fast = act.Type == Forward && r.compress == nil && act.upstreamHTTP2() == ""
 	r.state = a.p.state(r.key)
 	if limit := act.Security.RateLimit; limit != nil {
 		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
@@ -221,7 +224,7 @@ func newMatcher(m *Match) (matcher, error) {
 
 func (a *assembly) balancer(cfg *Route) (*balancer, error) {
 	act := &cfg.Action
-	base := targetKey{udp: cfg.Match.Protocol == "udp"}
+	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -313,6 +316,9 @@ func (a *assembly) commit() {
 		retired := a.targets[key] == nil
 		t.conns.retire(retired)
 		if retired {
+			if t.h2 != nil {
+				t.h2.CloseIdleConnections()
+			}
 			if t.active.Load() > 0 {
 				a.targets[key] = t
 			}

@@ -45,11 +45,18 @@ type Config struct {
 	// 16 KiB.
 	MaxHeaderBytes int `json:"maxHeaderBytes"`
 
+	// HTTP3 is about HTTP/3 with clients.
+	HTTP3 HTTP3 `json:"http3"`
+
 	// FastLane lets HTTP/1.1 requests that are merely forwarded go past
 	// net/http, at a fraction of its cost. The default nil means true; there
 	// should be no reason to turn it off other than to find out whether it is
 	// to blame for something.
 	FastLane *bool `json:"fastLane"`
+
+	// HTTP2 is about HTTP/2 with clients; with targets it is a matter of
+	// [Action.UpstreamProtocol].
+	HTTP2 HTTP2 `json:"http2"`
 
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
@@ -69,7 +76,41 @@ type Config struct {
 	ACME *ACME `json:"acme"`
 }
 
+// HTTP3 is about HTTP/3 with clients, over QUIC.
+type HTTP3 struct {
+	// Enabled serves HTTP/3 too on every port with a route that terminates TLS
+	// and takes HTTP, and lets clients know by an Alt-Svc header (which a route's
+	// response headers can replace or remove). It binds the UDP port of the
+	// same number, and a firewall has to let that through; hence the default is
+	// false. Routes, certificates and limits are the same as with TCP, but those
+	// with PROXY headers, which QUIC has none of. A client whose address changes
+	// is told to connect anew. There is no 0-RTT.
+	Enabled bool `json:"enabled"`
+	// MaxConcurrentStreams is how many requests a connection may have in
+	// flight, 1 to 100,000. The default 0 means 100.
+	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+}
+
+func (h *HTTP3) maxStreams() int { return defaultTo(h.MaxConcurrentStreams, 100) }
+
 func (c *Config) fastLane() bool { return c.FastLane == nil || *c.FastLane }
+
+// HTTP2 is about HTTP/2 with clients: over TLS, and without it with clients
+// that begin a connection so (prior knowledge, RFC 9113 section 3.3, as gRPC
+// does). Routes are decided by request as with HTTP/1.1.
+type HTTP2 struct {
+	// Enabled set to false leaves clients HTTP/1.1 only. The default nil means
+	// true.
+	Enabled *bool `json:"enabled"`
+	// MaxConcurrentStreams is how many requests a connection may have in
+	// flight, 1 to 100,000. The default 0 means 250.
+	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+	// WebSockets lets clients open WebSockets on the streams of a connection
+	// (RFC 8441), as browsers do where they may. Without it they open a
+	// connection in HTTP/1.1 for each. It makes every request in HTTP/2 cost a
+	// little more. Targets and handlers see an upgrade in HTTP/1.1 either way.
+	WebSockets bool `json:"webSockets"`
+}
 
 // Timeouts bounds the waits of the data path. Zero means the default named at
 // each field; a negative value means no limit.
@@ -217,6 +258,10 @@ type Action struct {
 	Type string `json:"type"`
 	// Targets are where Forward sends traffic to.
 	Targets []Target `json:"targets"`
+	// UpstreamProtocol is what is spoken with Targets: [HTTP1] (the default),
+	// [H2] (HTTP/2 over TLS, which needs mode [TerminateAndReencrypt]) or [H2C]
+	// (HTTP/2 without TLS). A route with HTTP/2 takes only HTTP. gRPC needs it.
+	UpstreamProtocol string `json:"upstreamProtocol"`
 	// LoadBalancing chooses among several Targets.
 	LoadBalancing LoadBalancing `json:"loadBalancing"`
 	// TLS says what happens to TLS. Nil means that the route takes plaintext,
@@ -242,6 +287,13 @@ type Action struct {
 	// SocketHandler takes over whole connections in the host's process.
 	SocketHandler SocketHandler `json:"-"`
 }
+
+// Values of [Action.UpstreamProtocol].
+const (
+	HTTP1 = "http1"
+	H2    = "h2"
+	H2C   = "h2c"
+)
 
 // PreservePort as a Target's Port stands for the port that the client
 // connected to. Written as JSON it is "preserve".

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 
@@ -161,4 +162,52 @@ func quotedName(name string) string {
 		return ""
 	}
 	return fmt.Sprintf(" (%q)", name)
+}
+
+// validateRoutes finds ports whose datagrams would have two readers.
+func (h *HTTP3) validateRoutes(check *conf.Checker, routes []Route) {
+	if !h.Enabled {
+		return
+	}
+	check = check.Field("routes")
+	secure := make(map[int]int) // port to the first route with HTTP/3
+	for i := range routes {
+		r := &routes[i]
+		if _, http := r.carries(); !r.enabled() || !http || !r.terminatesTLS() {
+			continue
+		}
+		for port := range r.Match.everyPort() {
+			if _, ok := secure[port]; !ok {
+				secure[port] = i
+			}
+		}
+	}
+	for i := range routes {
+		r := &routes[i]
+		if !r.enabled() || r.Match.Protocol != "udp" {
+			continue
+		}
+		for port := range r.Match.everyPort() {
+			if other, ok := secure[port]; ok {
+				check.Index(i).Field("match").Field("ports").Errorf("the UDP port %d serves HTTP/3 for routes[%d]%s", port, other, quotedName(routes[other].Name))
+				break
+			}
+		}
+	}
+}
+
+// everyPort goes through the ports of valid ranges.
+func (m *Match) everyPort() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, pr := range m.Ports {
+			if pr.From < 0 || pr.To > 65535 || pr.To-pr.From >= maxRoutePorts {
+				continue // said already
+			}
+			for port := pr.From; port <= pr.To; port++ {
+				if !yield(port) {
+					return
+				}
+			}
+		}
+	}
 }

@@ -31,6 +31,7 @@ type conn struct {
 	policy     *tlsPolicy
 	serverName string
 	tls        *tls.ConnectionState
+	altSvc     string // what responses say of HTTP/3, or ""
 
 	clientText string // the client's address, once HTTP is spoken
 
@@ -44,10 +45,14 @@ type conn struct {
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
 	unread atomic.Bool
+	// serving is set while net/http reads or serves a request.
+	serving atomic.Bool
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
-	writeBy time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
+	resets   resetMeter
+	extended bool      // extendedConnect is on the way to net/http
+	writeBy  time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
 
 	closed   atomic.Bool
 	mu       sync.Mutex
@@ -60,6 +65,13 @@ type session struct {
 	route  *route
 	target atomic.Pointer[target]
 	cancel func() // ends it at once
+
+	moved   atomic.Uint64 // grows while anything moves
+	watched bool          // ends when nothing has moved for Timeouts.Idle
+	doze    func()        // to call when nothing has moved for a moment, or nil
+	// Only the sweeper looks at these.
+	seen  uint64 // moved, when it last looked
+	still int    // looks in a row that have found no change
 
 	orphaned time.Time // since when its route or target is gone; only the drainer looks
 }
@@ -134,6 +146,32 @@ func (c *conn) book(s *session) {
 	c.mu.Unlock()
 }
 
+// watch limits from now on how long nothing may move. cancel ends the session
+// at once. doze, if not nil, is called when nothing has moved for a moment.
+func (c *conn) watch(s *session, cancel, doze func()) {
+	c.mu.Lock()
+	s.cancel, s.doze, s.watched = cancel, doze, true
+	s.moved.Add(1) // the look to come is not the first of its rest
+	c.mu.Unlock()
+}
+
+// unwatch ends that limit.
+func (c *conn) unwatch(s *session) {
+	c.mu.Lock()
+	s.watched = false
+	c.mu.Unlock()
+}
+
+// cut ends the connection and all that is in flight on it.
+func (c *conn) cut() {
+	c.mu.Lock()
+	for _, s := range c.sessions {
+		s.cancel()
+	}
+	c.mu.Unlock()
+	c.Close()
+}
+
 // end takes it off.
 func (c *conn) end(s *session) {
 	c.mu.Lock()
@@ -195,6 +233,8 @@ func clientConn(c net.Conn) *conn {
 	switch c := c.(type) {
 	case *conn:
 		return c
+	case *extendedConnect:
+		return c.conn
 	case *strictConn:
 		return clientConn(c.Conn)
 	case *tls.Conn:

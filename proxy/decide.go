@@ -48,6 +48,11 @@ func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
 	}
 	misdirected := refusal{reason: &stats.misdirected, status: http.StatusMisdirectedRequest, text: "this name needs a connection of its own"}
+	if qc, ok := c.Conn.(*quicConn); ok && qc.moved() {
+		// Limits and rules have been applied to another address.
+		misdirected.text, misdirected.last = "a client that has moved needs another connection", true
+		return nil, nil, misdirected
+	}
 	index := &p.plain
 	if c.tls != nil {
 		index = &p.terminated

@@ -21,7 +21,7 @@ func (m *Match) equal(o *Match) bool {
 }
 
 func (a *Action) equal(o *Action) bool {
-	return a.Type == o.Type && slices.EqualFunc(a.Targets, o.Targets, Target.equal) &&
+	return a.Type == o.Type && a.UpstreamProtocol == o.UpstreamProtocol && slices.EqualFunc(a.Targets, o.Targets, Target.equal) &&
 		a.LoadBalancing.equal(&o.LoadBalancing) && a.TLS.equal(o.TLS) &&
 		a.Redirect == o.Redirect && a.Root == o.Root &&
 		a.Headers.Request.equal(&o.Headers.Request) && a.Headers.Response.equal(&o.Headers.Response) &&

@@ -182,7 +182,13 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	t.total.Add(1)
 	t.active.Add(1)
 	sent := x.run.p.access.now()
-	resp, err := t.sendHTTP1(x.run, out, key)
+	var resp *http.Response
+	var err error
+	if t.h2 != nil {
+		resp, err = t.sendHTTP2(x, out, key)
+	} else {
+		resp, err = t.sendHTTP1(x.run, out, key)
+	}
 	if err != nil {
 		t.active.Add(-1)
 		return nil, err
@@ -190,7 +196,12 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	x.firstByte = x.run.p.access.since(sent)
 	t.reached()
 	// The target is busy with the request until the body has been read.
-	timer := newIdleTimer(x.run.times.Idle, x.cancel)
+	expire := x.cancel
+	if resp.StatusCode == http.StatusSwitchingProtocols && req.ProtoMajor == 1 {
+		// It may be waiting for a client that does not read.
+		expire = func() { x.cancel(); x.conn.Close() }
+	}
+	timer := newIdleTimer(x.run.times.Idle, expire)
 	if x.body != nil && timer != nil {
 		x.body.share(timer)
 	}
@@ -320,7 +331,9 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 		// The client left, or the proxy stops: nobody waits for an answer.
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errClientBody):
-		w.Header().Set("Connection", "close")
+		if req.ProtoMajor == 1 { // in HTTP/2 it is the stream that is broken
+			w.Header().Set("Connection", "close")
+		}
 		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 		return

@@ -176,6 +176,9 @@ func (x *exchange) editResponse(h http.Header) {
 	if x.id != "" {
 		h[x.run.p.requestIDHeader] = []string{x.id}
 	}
+	if x.conn.altSvc != "" {
+		h.Set("Alt-Svc", x.conn.altSvc) // the target's was about the target
+	}
 	x.route.responseEdits.apply(h, x)
 }
 

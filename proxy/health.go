@@ -40,20 +40,24 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	t, check := h.target, h.check
 	// Not the target's pool: a probe must open a connection of its own, or it
 	// would say that a server which accepts no more connections is well.
-	client := &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-				return t.connect(ctx, network, addr, t.ownHeader())
-			},
-			DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-				name, _, err := net.SplitHostPort(addr)
-				if err != nil {
-					return nil, err
-				}
-				return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
-			},
-			DisableKeepAlives: true,
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return t.connect(ctx, network, addr, t.ownHeader())
 		},
+		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			name, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
+		},
+	}
+	if t.h2 != nil {
+		transport = newHTTP2Transport(t)
+	}
+	transport.DisableKeepAlives = true
+	client := &http.Client{
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	var good, bad int
@@ -100,13 +104,13 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		port = check.Port
 	}
 	if check.Path == "" {
-		dial := t.dialStream
-		if t.key.udp { // nothing can be told from a datagram
-			dial = func(ctx context.Context, port int, _ string, _ []byte, _ time.Duration) (net.Conn, error) {
-				return t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-			}
+		var conn net.Conn
+		var err error
+		if t.key.udp { // a datagram would tell nothing
+			conn, err = t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+		} else {
+			conn, err = t.dialStream(ctx, port, "", t.ownHeader(), check.Timeout)
 		}
-		conn, err := dial(ctx, port, "", t.ownHeader(), check.Timeout)
 		if err != nil {
 			return err
 		}

@@ -16,15 +16,13 @@ import (
 // connections come out of the queue, routed as far as that goes without
 // reading a request.
 func (r *run) newHTTPServer() *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:           http.HandlerFunc(r.serveHTTP),
 		ReadHeaderTimeout: max(r.times.RequestHead, 0),
 		IdleTimeout:       max(r.times.KeepAlive, 0),
 		MaxHeaderBytes:    defaultTo(r.p.cfg.MaxHeaderBytes, 16<<10),
-		Protocols:         protocols,
+		Protocols:         r.p.cfg.HTTP2.protocols(),
+		HTTP2:             r.http2Config(),
 		// OPTIONS * is a request like any other, for routes to decide on.
 		DisableGeneralOptionsHandler: true,
 
@@ -52,7 +50,9 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 	case http.StateActive:
 		c.fresh.Store(false)
 		c.unread.Store(true)
+		c.serving.Store(true)
 	case http.StateIdle:
+		c.serving.Store(false)
 		c.unread.Store(false)
 	case http.StateHijacked:
 		r.working.Done() // the handler is still counted
@@ -71,11 +71,22 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 // http serves HTTP on a connection without TLS.
 func (r *run) http(c *conn) {
 	c.clientText = c.client.Addr().String()
-	if r.p.cfg.fastLane() {
-		r.serveFast(c, c.Conn, c.takeHead())
-		return
+	isHTTP2 := false
+	if r.p.cfg.HTTP2.enabled() {
+		var err error
+		if isHTTP2, err = c.greetsInHTTP2(); err != nil {
+			r.reject(c, &r.p.stats.silent, err)
+			return
+		}
 	}
-	r.queueHTTP(c, r.strict(c, c.Conn, c.takeHead()))
+	switch {
+	case isHTTP2:
+		r.queueHTTP2(c, c)
+	case r.p.cfg.fastLane():
+		r.serveFast(c, c.Conn, c.takeHead())
+	default:
+		r.queueHTTP(c, r.strict(c, c, c.Conn, c.takeHead()))
+	}
 }
 
 // httpTLS serves HTTP on terminated TLS, from which head has been read.
@@ -83,12 +94,21 @@ func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	c.clientText = c.client.Addr().String()
 	switch {
 	case c.tls.NegotiatedProtocol == "h2":
-		r.queueHTTP(c, tc) // net/http needs the *tls.Conn itself
+		r.queueHTTP2(c, tc)
 	case r.p.cfg.fastLane():
 		r.serveFast(c, tc, head)
 	default:
-		r.queueHTTP(c, r.strict(tc, tc, head))
+		r.queueHTTP(c, r.strict(c, tc, tc, head))
 	}
+}
+
+// queueHTTP2 hands a connection in HTTP/2 to net/http, which needs a *tls.Conn
+// itself.
+func (r *run) queueHTTP2(c *conn, stream net.Conn) {
+	if r.p.cfg.HTTP2.WebSockets {
+		stream = newExtendedConnect(stream, c, r.server.MaxHeaderBytes)
+	}
+	r.queueHTTP(c, stream)
 }
 
 // queueHTTP hands a connection to net/http for good.
@@ -115,11 +135,22 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.TLS == nil {
 		req.TLS = c.tls // net/http does not see it below what was read ahead
 	}
+	protocol := protocolOf(req, c)
+	var upgrade *streamUpgrade
+	if protocol == "websocket" {
+		upgrade = newStreamUpgrade(w, req, c)
+		defer upgrade.end()
+		w, req = upgrade, upgrade.req
+	}
 	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
 		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
 	defer func() { r.p.access.write(&rec) }()
 	path, rawQuery, hasQuery, pathOK := requestTarget(req)
 	rec.path, rec.query = path, rawQuery
+	if protocol != "" && upgrade == nil {
+		r.refuse(w, &rec, refusal{reason: &r.p.stats.badRequest, status: http.StatusNotImplemented, text: "no such protocol on a stream"})
+		return
+	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
 		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
@@ -147,6 +178,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
+	if upgrade != nil {
+		stop := context.AfterFunc(ctx, upgrade.reset)
+		defer stop()
+	}
 	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
 	x.session = c.begin(rt, func() {
@@ -158,6 +193,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	r.checkDrain(routes.version)
 	x.in.route, x.out.route = &rt.state.bytesIn, &rt.state.bytesOut
 	x.writer = responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: &x.out, edit: x.beforeResponse}
+	if req.ProtoMajor >= 2 {
+		defer r.noteReset(x, req)
+	}
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
@@ -181,6 +219,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	x.serve(req)
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
+	}
+	if upgrade != nil {
+		upgrade.wait()
 	}
 	rec.aborted = x.writer.broken
 	if x.writer.hijacked {

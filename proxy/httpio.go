@@ -35,6 +35,9 @@ type responseWriter struct {
 
 // WriteHeader sends the head of the response.
 func (w *responseWriter) WriteHeader(status int) {
+	if u, ok := w.ResponseWriter.(*streamUpgrade); ok {
+		status = u.withoutUpgrade(status)
+	}
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
 		w.edit(w.Header())
@@ -149,6 +152,7 @@ type requestBody struct {
 	timer  atomic.Pointer[idleTimer] // of the exchange, once the response has begun
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body
+	quit   atomic.Bool               // nobody wants the rest
 	readBy time.Time
 
 	// A transport may go on reading when the handler has returned, and the
@@ -177,7 +181,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		// net/http goes on reading to notice when the client leaves. After an
 		// error the deadline stays: net/http would wait for the rest without.
 		b.setDeadline(time.Time{})
-	case err != nil:
+	case err != nil && !b.quit.Load():
 		b.failed.Store(true)
 	}
 	return n, err
@@ -187,6 +191,12 @@ func (b *requestBody) Read(p []byte) (int, error) {
 func (b *requestBody) share(timer *idleTimer) {
 	b.timer.Store(timer)
 	b.setDeadline(time.Time{})
+}
+
+// interrupt ends a Read that waits for the client. Nobody wants the rest.
+func (b *requestBody) interrupt() {
+	b.quit.Store(true)
+	b.setDeadline(time.Unix(1, 0))
 }
 
 // Close ends the use of the body.

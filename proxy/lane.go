@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 // fastLane is the fast way through the proxy: HTTP/1.1 requests that are forwarded
@@ -20,6 +22,7 @@ type fastLane struct {
 	conn   *conn
 	client net.Conn // the connection, or the TLS on top of it
 	in     *h1.Reader
+	out    io.Writer // to client
 
 	// Of the request being served; kept from one to the next for their memory.
 	head     string
@@ -60,7 +63,7 @@ const (
 // serveFast serves a connection until it ends or net/http takes it over. head
 // has been read from it already.
 func (r *run) serveFast(c *conn, client net.Conn, head []byte) {
-	l := &fastLane{run: r, conn: c, client: client, in: h1.NewReader(client, &r.p.buffers, head)}
+	l := &fastLane{run: r, conn: c, client: client, in: h1.NewReader(client, &r.p.buffers, head), out: nonblock.NewWriter(client)}
 	l.session.cancel = func() { c.Close() }
 	c.lane.Store(l)
 	defer c.lane.Store(nil)
@@ -92,7 +95,7 @@ func (l *fastLane) giveAway() {
 	if tc, ok := l.client.(*tls.Conn); ok {
 		stream = tc
 	}
-	l.run.queueHTTP(l.conn, l.run.strict(stream, l.client, rest))
+	l.run.queueHTTP(l.conn, l.run.strict(l.conn, stream, l.client, rest))
 }
 
 // next waits for a request and reads its head.
@@ -306,7 +309,7 @@ func (l *fastLane) answer(status int, fields h1.Fields, text string, close bool)
 // write sends bytes to the client.
 func (l *fastLane) write(b []byte) error {
 	l.keepWrite(l.run.times.Idle)
-	_, err := l.client.Write(b)
+	_, err := l.out.Write(b)
 	return err
 }
 

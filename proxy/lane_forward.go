@@ -114,7 +114,7 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 		whole = true
 	}
 	keep(&up.writeBy, l.run.times.Idle, up.Conn.SetWriteDeadline)
-	n, err := up.Conn.Write(b)
+	n, err := up.out.Write(b)
 	if err != nil {
 		return n > 0, err
 	}
@@ -232,6 +232,9 @@ func (l *fastLane) fail(err error) verdict {
 	x.problem = err
 	if x.id != "" {
 		fields = fields.Set(x.run.p.requestIDHeader, x.id)
+	}
+	if x.conn.altSvc != "" {
+		fields = fields.Set("Alt-Svc", x.conn.altSvc)
 	}
 	fields = x.route.responseEdits.applyTo(fields, x)
 	if !l.bodyRead {

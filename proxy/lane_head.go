@@ -35,6 +35,9 @@ func (l *fastLane) appendResponse(b []byte, hasBody, close, early bool) []byte {
 			fields = fields.Add("Trailer", names)
 		}
 	}
+	if x.conn.altSvc != "" {
+		fields = fields.Set("Alt-Svc", x.conn.altSvc)
+	}
 	if x.id != "" {
 		fields = fields.Set(x.run.p.requestIDHeader, x.id)
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"io"
+	"net"
 	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
@@ -87,6 +88,9 @@ func (l *fastLane) relayCounted(b, buffer []byte, body *h1.Body, up *upstreamCon
 		if body.Ready() {
 			continue
 		}
+		if body.Length() >= spliceFrom && !l.upload.sending() && bare(l.client) != nil && bare(up.Conn) != nil {
+			return l.splice(up, body)
+		}
 		n, err := l.readBody(up, body, buffer)
 		if err != nil && err != io.EOF {
 			return err
@@ -152,4 +156,30 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 			l.watch.start(l, up)
 		}
 	}
+}
+
+// spliceFrom is how much must be left of a body for the kernel to move it
+// alone.
+const spliceFrom = 256 << 10
+
+// splice moves the rest of the response's body past us. How long it may stand
+// still is the sweeper's business then: a deadline would not know whether
+// anything has moved.
+func (l *fastLane) splice(up *upstreamConn, body *h1.Body) error {
+	if !l.watch.on() {
+		l.watch.start(l, up)
+	}
+	up.readDeadline(time.Time{})
+	l.writeBy = time.Time{}
+	l.client.SetWriteDeadline(l.writeBy)
+	return l.moveRest(l.client, up.Conn, body, &l.exchange.out)
+}
+
+// moveRest moves what is left of a body of known length between connections.
+func (l *fastLane) moveRest(dst, src net.Conn, body *h1.Body, count *byteCount) error {
+	l.conn.watch(&l.session, l.session.cancel, nil)
+	defer l.conn.unwatch(&l.session)
+	n, err := l.run.moveN(dst, src, body.Length(), count, &l.session.moved)
+	body.Took(n)
+	return err
 }

@@ -34,6 +34,11 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	idle := l.run.times.Idle
 	body := h1.NewBody(l.in, l.req.ContentLength)
 	for {
+		if body.Length() >= spliceFrom && !body.Ready() && bare(l.client) != nil && bare(up.Conn) != nil {
+			err := u.splice(l, up, &body)
+			l.bodyRead = body.Done()
+			return err
+		}
 		l.keepRead(idle)
 		returned := l.relayed.Load()
 		n, err := body.Read((*buffer)[h1.ChunkHead : len(*buffer)-2])
@@ -54,7 +59,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			}
 			// The client's own limit gets to fire first: it knows whose fault it is.
 			keep(&up.writeBy, idle+idle/4, up.Conn.SetWriteDeadline)
-			if _, err := up.Conn.Write(b); err != nil {
+			if _, err := up.out.Write(b); err != nil {
 				return err
 			}
 		}
@@ -64,10 +69,25 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 		}
 	}
 	if l.req.ContentLength == h1.Chunked {
-		_, err := up.Conn.Write([]byte("0\r\n\r\n"))
+		_, err := up.out.Write([]byte("0\r\n\r\n"))
 		return err
 	}
 	return nil
+}
+
+// splice moves the rest of the body past us, as the lane does with responses.
+func (u *upload) splice(l *fastLane, up *upstreamConn, body *h1.Body) error {
+	l.setRead(time.Time{})
+	up.writeDeadline(time.Time{})
+	if u.stopped.Load() {
+		return errClientBody // end may have come before the deadlines were lifted
+	}
+	err := l.moveRest(up.Conn, l.client, body, &l.exchange.in)
+	if err != nil && !isWriteError(err) {
+		u.clientErr.Store(true)
+		up.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+	return err
 }
 
 // sending reports whether the body is still on its way.

@@ -5,6 +5,8 @@ package proxy
 import (
 	"net"
 	"syscall"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 // peeker looks at what a connection has received without reading it.
@@ -19,9 +21,9 @@ type peeker struct {
 func (p *peeker) init(conn net.Conn) {
 	p.raw, p.isTLS = rawTCP(conn)
 	p.try = func(fd uintptr) {
-		n, _, err := syscall.Recvfrom(int(fd), p.buf[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, err := nonblock.Peek(fd, p.buf[:])
 		switch {
-		case err == syscall.EAGAIN || err == syscall.EINTR:
+		case err == syscall.EAGAIN:
 			p.result = peekNothing
 		case err != nil || n == 0:
 			p.result = peekClosed

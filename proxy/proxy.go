@@ -166,11 +166,11 @@ func (p *Proxy) Start(ctx context.Context) error {
 			r.drain()
 		}()
 	}
-	r.working.Add(1)
-	go func() {
-		defer r.working.Done()
-		r.sweep()
-	}()
+	r.lot.open()
+	r.working.Go(r.lot.watch)
+	r.working.Go(r.sweep)
+	r.working.Go(r.sweepPools)
+	r.working.Go(r.rotateTickets)
 	r.startChecks()
 	r.listen(opened)
 	for addr := range p.given {
@@ -288,6 +288,7 @@ func (p *Proxy) Wait() error {
 func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 	check := conf.NewChecker()
 	validateRoutes(check, routes)
+	p.cfg.HTTP3.validateRoutes(check, routes)
 	if err := check.Err(); err != nil {
 		return err
 	}

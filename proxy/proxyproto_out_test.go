@@ -32,6 +32,9 @@ type told struct {
 func toldTarget(t testing.TB, note func(told), serve func(net.Conn, *bufio.Reader)) Target {
 	return tcpServer(t, func(c *net.TCPConn) {
 		br := bufio.NewReader(c)
+		if _, err := br.Peek(1); err != nil {
+			return // a dial that was given up when the proxy stopped
+		}
 		h, err := proxyproto.Read(br)
 		if err != nil {
 			t.Errorf("target: %v", err)

@@ -66,7 +66,7 @@ func (c *upstreamConn) roundTrip(r *run, req *http.Request, fields h1.Fields, ha
 	buffer := c.target.proxy.buffers.Get().(*[]byte)
 	head := appendHTTPRequest((*buffer)[:0], req, fields, hasBody)
 	c.writeDeadline(time.Time{})
-	n, err := c.Conn.Write(head)
+	n, err := c.out.Write(head)
 	c.target.proxy.buffers.Put(buffer)
 	if err != nil {
 		return nil, n > 0, ctxError(ctx, err)
@@ -297,18 +297,18 @@ func (s *bodySender) send() error {
 	buffer := pool.Get().(*[]byte)
 	defer pool.Put(buffer)
 	if s.req.ContentLength >= 0 {
-		n, err := io.CopyBuffer(struct{ io.Writer }{s.conn.Conn}, struct{ io.Reader }{io.LimitReader(s.req.Body, s.req.ContentLength)}, *buffer)
+		n, err := io.CopyBuffer(struct{ io.Writer }{s.conn.out}, struct{ io.Reader }{io.LimitReader(s.req.Body, s.req.ContentLength)}, *buffer)
 		if err == nil && n < s.req.ContentLength {
 			err = io.ErrUnexpectedEOF
 		}
 		return err
 	}
-	if err := copyChunked(s.conn.Conn, s.req.Body, *buffer); err != nil {
+	if err := copyChunked(s.conn.out, s.req.Body, *buffer); err != nil {
 		return err
 	}
 	end := []byte("0\r\n")
 	end = h1.Fields(nil).FromHeader(s.req.Trailer).Append(end)
-	_, err := s.conn.Conn.Write(append(end, "\r\n"...))
+	_, err := s.conn.out.Write(append(end, "\r\n"...))
 	return err
 }
 
@@ -457,9 +457,9 @@ func (s *switchedConn) Read(p []byte) (int, error) { return s.in.Read(p) }
 // CloseWrite passes the end of the client's direction on.
 func (s *switchedConn) CloseWrite() error { return closeWrite(s.Conn) }
 
-// Close closes the connection.
+// Close closes the connection. Somebody may be reading, so what has been read
+// ahead is not touched.
 func (s *switchedConn) Close() error {
 	s.stop()
-	s.in.Close()
 	return s.Conn.Close()
 }

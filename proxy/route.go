@@ -79,7 +79,7 @@ func (r *Route) carries() (streams, http bool) {
 		return true, false
 	case a.Handler != nil || a.Type == Redirect || a.Type == Serve || r.Match.isHTTP(),
 		!h.Request.isZero(), !h.Response.isZero(),
-		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil, a.Compression != nil:
+		a.Security.RateLimit != nil, a.LoadBalancing.Sticky != nil, a.Compression != nil, a.upstreamHTTP2() != "":
 		return false, true
 	case r.Match.Protocol == "tcp" && (a.TLS != nil || !r.Match.hasDomains()):
 		return true, false

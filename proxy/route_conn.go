@@ -166,6 +166,7 @@ func (r *run) serveTLS(c *conn) {
 		}
 	}
 	if http {
+		c.altSvc = r.altSvc(c.port)
 		r.httpTLS(c, tc, head)
 		return
 	}

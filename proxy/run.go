@@ -1,17 +1,16 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +34,8 @@ type run struct {
 	server    *http.Server
 	queue     *queueListener // connections on their way to server
 	connID    atomic.Uint64
+	pipes     pipes
+	lot       lot
 	drainer   chan struct{}  // has an element when there may be something to drain
 	accepting sync.WaitGroup // accept loops
 	working   sync.WaitGroup // everything else that Stop waits for
@@ -50,7 +51,8 @@ type run struct {
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
 	packets   map[int]net.PacketConn
-	udp       map[int]*udpPort // those of packets that are forwarded
+	udp       map[int]*udpPort  // those of packets that are forwarded
+	quic      map[int]*quicPort // those that serve HTTP/3
 
 	wasCut  atomic.Bool   // connections were open when stop lost patience
 	stopped chan struct{} // closed when Stop is through
@@ -70,6 +72,7 @@ func newRun(p *Proxy) *run {
 		listeners: make(map[int]net.Listener),
 		packets:   make(map[int]net.PacketConn),
 		udp:       make(map[int]*udpPort),
+		quic:      make(map[int]*quicPort),
 		stopped:   make(chan struct{}),
 		fatal:     make(chan error, 1),
 		drainer:   make(chan struct{}, 1),
@@ -101,11 +104,13 @@ func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
 			}
 		}
 		if p.needsPackets() && r.packets[port] == nil {
-			if pc, err := r.p.listenPacket(ctx, port); err != nil {
+			if pc, err := r.listenPacket(ctx, port, p, &opened); err != nil {
 				problems = append(problems, err)
 			} else {
 				opened.packets[port] = pc
 			}
+		} else if p.quic && r.quic[port] == nil || p.udp && r.udp[port] == nil {
+			problems = append(problems, fmt.Errorf("cannot listen on %s: what has been served there with UDP comes to its end first", r.p.listenAddr(port)))
 		}
 	}
 	if err := ctx.Err(); err != nil && len(problems) == 0 {
@@ -142,33 +147,30 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 	return ln, nil
 }
 
-// listenPacket does the same for datagrams.
-func (p *Proxy) listenPacket(ctx context.Context, port int) (net.PacketConn, error) {
-	addr := p.listenAddr(port)
-	if pc := p.givenPackets[addr]; pc != nil {
-		return pc, nil
+// listenPacket opens the packet socket of one port. For HTTP/3 its number is
+// that of the listener, with which it takes some luck if any free one will do.
+func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *sockets) (net.PacketConn, error) {
+	number := port
+	for try := 1; ; try++ {
+		if p.quic && port == 0 {
+			ln := cmp.Or(opened.listeners[port], r.listeners[port])
+			if ln == nil {
+				return nil, fmt.Errorf("cannot listen on %s for HTTP/3: there is no listener to share the port with", r.p.listenAddr(port))
+			}
+			number = int(addrPort(ln.Addr()).Port())
+		}
+		pc, err := r.p.listenPacket(ctx, port, number)
+		ln := opened.listeners[port]
+		if err == nil || number == port || ln == nil || ln == r.p.given[r.p.listenAddr(port)] || try == 10 {
+			return pc, err
+		}
+		ln.Close()
+		delete(opened.listeners, port)
+		if ln, err = r.p.listen(ctx, port); err != nil {
+			return nil, err
+		}
+		opened.listeners[port] = ln
 	}
-	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, "udp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
-	}
-	if c, ok := pc.(*net.UDPConn); ok {
-		c.SetReadBuffer(1 << 20) // for bursts; the system may give less
-	}
-	return pc, nil
-}
-
-// readPackets begins to read a packet socket. Who reads that of a port is
-// decided here. r.mu is held.
-func (r *run) readPackets(port int, pc net.PacketConn) {
-	u := newUDPPort(r, port, pc)
-	r.udp[port] = u
-	r.accepting.Add(1)
-	go func() {
-		defer r.accepting.Done()
-		u.serve()
-	}()
 }
 
 // accept serves a listener until it is closed.
@@ -210,13 +212,6 @@ func (r *run) isListening(port int, ln net.Listener) bool {
 	return r.listeners[port] == ln
 }
 
-// isReading reports whether pc is in service.
-func (r *run) isReading(port int, pc net.PacketConn) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.packets[port] == pc
-}
-
 // admit applies the limits and starts to serve a connection.
 func (r *run) admit(port int, nc net.Conn) {
 	c := &conn{
@@ -235,14 +230,10 @@ func (r *run) admit(port int, nc net.Conn) {
 	}
 	r.mu.Lock()
 	reason := r.full()
-	if reason == nil && !c.proxied {
-		// For whom the others count is not known yet.
-		if c.counted = r.countIP(c.client.Addr()); !c.counted {
-			reason = &r.p.stats.tooManyPerIP
-		}
+	if reason == nil {
+		reason = r.book(c)
 	}
 	if reason == nil {
-		r.conns[c] = struct{}{}
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
@@ -265,6 +256,18 @@ func (r *run) admit(port int, nc net.Conn) {
 }
 
 var errLimit = errors.New("limit of connections reached")
+
+// book puts a connection on the books, unless its client has too many already.
+// r.mu is held.
+func (r *run) book(c *conn) *rejection {
+	if !c.proxied { // for whom the others count is not known yet
+		if c.counted = r.countIP(c.client.Addr()); !c.counted {
+			return &r.p.stats.tooManyPerIP
+		}
+	}
+	r.conns[c] = struct{}{}
+	return nil
+}
 
 // forget takes a closed connection off the books.
 func (r *run) forget(c *conn) {
@@ -329,6 +332,7 @@ func (r *run) open() []*conn {
 
 // listen puts opened sockets into service.
 func (r *run) listen(opened sockets) {
+	defer r.openQUIC()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range opened.listeners {
@@ -340,6 +344,10 @@ func (r *run) listen(opened sockets) {
 	for port, pc := range opened.packets {
 		delete(r.p.givenPackets, r.p.listenAddr(port))
 		r.packets[port] = pc
+		if p := r.table.Load().ports[port]; p != nil && p.quic {
+			r.quic[port] = newQUICPort(r, port, pc) // openQUIC begins
+			continue
+		}
 		r.readPackets(port, pc)
 	}
 }
@@ -347,6 +355,7 @@ func (r *run) listen(opened sockets) {
 // unlisten closes the sockets of ports that t has no routes for. Those that UDP
 // sessions still use stay until these have drained.
 func (r *run) unlisten(t *table) {
+	r.unlistenQUIC(t)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range r.listeners {
@@ -357,33 +366,10 @@ func (r *run) unlisten(t *table) {
 	}
 	for port, pc := range r.packets {
 		p, u := t.ports[port], r.udp[port]
-		if (p == nil || !p.needsPackets()) && !u.inUse() {
+		if r.quic[port] == nil && (p == nil || !p.needsPackets()) && (u == nil || !u.inUse()) {
 			r.closePackets(port, pc)
 		}
 	}
-}
-
-// readPort returns the packet socket of a port, unless it only drains. r.mu is
-// held.
-func (r *run) readPort(port int) net.PacketConn {
-	if p := r.table.Load().ports[port]; p == nil || !p.needsPackets() {
-		return nil
-	}
-	return r.packets[port]
-}
-
-// closePackets takes a packet socket out of service. r.mu is held.
-func (r *run) closePackets(port int, pc net.PacketConn) {
-	pc.Close()
-	delete(r.packets, port)
-	delete(r.udp, port)
-}
-
-// udpPorts returns the ports that are forwarded now.
-func (r *run) udpPorts() []*udpPort {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.udp))
 }
 
 // fail reports that the run cannot go on.
@@ -416,8 +402,8 @@ func (r *run) beginStop() bool {
 		ln.Close()
 		delete(r.listeners, port)
 	}
-	for port, pc := range r.packets {
-		r.closePackets(port, pc) // UDP sessions know no end of their own to wait for
+	for port := range r.udp {
+		r.closePackets(port, r.packets[port]) // UDP sessions know no end of their own to wait for
 	}
 	return true
 }
@@ -429,6 +415,9 @@ func (r *run) stop(ctx context.Context) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.times.Drain)
 		defer cancel()
+	}
+	for _, q := range r.quicPorts() {
+		q.shut()
 	}
 	r.accepting.Wait()
 	for _, c := range r.open() {
@@ -446,7 +435,12 @@ func (r *run) stop(ctx context.Context) error {
 	r.cancel()
 	r.server.Close()
 	r.queue.Close()
+	r.lot.close()
+	for port, q := range r.quicPorts() {
+		r.closeQUIC(port, q)
+	}
 	r.working.Wait()
+	r.pipes.close()
 	if r.wasCut.Load() {
 		return errCut
 	}
@@ -483,7 +477,7 @@ func (r *run) cut() {
 	r.wasCut.Store(r.wasCut.Load() || len(conns) > 0)
 	r.cancel()
 	for _, c := range conns {
-		c.Close()
+		c.cut()
 	}
 }
 

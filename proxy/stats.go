@@ -73,7 +73,7 @@ type counters struct {
 	requests    atomic.Uint64
 
 	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, rateLimited, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
+	misdirected, rateLimited, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
 }
 
 // rejection counts one reason to refuse.
@@ -86,12 +86,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "rateLimited", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "rateLimited", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
 		c.all()[i].name = name
 	}
 }

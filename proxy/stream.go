@@ -3,20 +3,23 @@ package proxy
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"sync"
 	"time"
 )
 
 // stream serves a connection whose bytes are not looked into. client is what
 // to read from and write to: the connection itself or the TLS on top of it.
-// head has been read from it already. routes is the table that rt is from.
+// head has been read from it already. routes is the table that rt is from. It
+// returns when the stream has ended or is on its way.
 func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *route) {
-	defer c.Close()
 	client.SetDeadline(time.Time{})
 	rec := accessRecord{conn: c, route: rt, began: r.p.access.now()}
-	defer func() { r.p.access.write(&rec) }()
+	relayed := false // the relay will write the record
+	defer func() {
+		if !relayed {
+			r.p.access.write(&rec)
+		}
+	}()
 	if !rt.permits(c.client.Addr()) {
 		rt.state.blocked.Add(1)
 		rec.refused = &r.p.stats.blocked
@@ -29,17 +32,21 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 		r.reject(c, &r.p.stats.routeFull, fmt.Errorf("route %q has its maximum of connections", rt.Name))
 		return
 	}
-	defer rt.release()
 	rt.state.streams.Add(1)
-
 	ctx, cancel := context.WithCancel(r.ctx)
 	defer cancel()
-	// A cancelled context must end reads and writes too.
-	stop := context.AfterFunc(ctx, func() { c.Close() })
-	defer stop()
 	s := c.begin(rt, cancel)
 	r.checkDrain(routes.version)
-	defer c.end(s)
+	end := func() {
+		c.end(s)
+		rt.release()
+		c.Close()
+	}
+	defer func() {
+		if !relayed {
+			end()
+		}
+	}()
 
 	info := c.info(rt)
 	if h := rt.Action.SocketHandler; h != nil {
@@ -47,6 +54,9 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 			client = &headConn{Conn: client, head: head}
 		}
 		defer client.Close()
+		// A cancelled context must end reads and writes too.
+		stop := context.AfterFunc(ctx, func() { c.Close() })
+		defer stop()
 		r.serveSocket(ctx, h, client, info)
 		return
 	}
@@ -59,20 +69,26 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 		}
 		return
 	}
-	defer upstream.Close()
-	stopUpstream := context.AfterFunc(ctx, func() { upstream.Close() })
-	defer stopUpstream()
-	s.target.Store(t)
-	rec.target = t
-	r.checkDrain(routes.version)
-	defer t.active.Add(-1) // dialStream has counted it
-
-	if len(head) > 0 {
-		client = &headConn{Conn: client, head: head}
+	relayed = true
+	began := rec.began
+	r.working.Add(1)
+	both := r.newRelay(client, upstream, s, rt.state)
+	both.ended = func() {
+		defer r.working.Done()
+		upstream.Close()
+		t.active.Add(-1) // dialStream has counted it
+		if r.p.access != nil {
+			r.p.access.write(&accessRecord{conn: c, route: rt, target: t, began: began, in: both.counts[0].own.Load(), out: both.counts[1].own.Load()})
+		}
+		end()
 	}
-	in, out := byteCount{route: &rt.state.bytesIn}, byteCount{route: &rt.state.bytesOut}
-	relay(client, upstream, r.times.Idle, &in, &out, &r.p.buffers)
-	rec.in, rec.out = in.own.Load(), out.own.Load()
+	s.target.Store(t)
+	c.watch(s, both.cut, both.doze)
+	r.checkDrain(routes.version)
+	if ctx.Err() != nil {
+		both.cut() // in case this has been missed in between
+	}
+	both.start(head)
 }
 
 // serveSocket runs code of the host; its panic ends the connection, not the
@@ -135,57 +151,6 @@ func (c *headConn) Read(b []byte) (int, error) {
 
 // CloseWrite passes the end of one direction on.
 func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// relay copies both ways until both have ended. When one side ends its
-// direction, that end is passed on and the other direction goes on. Where a
-// connection breaks, both are reset, so that nobody takes a broken transfer for
-// a complete one. in and out count bytes from and to the client.
-func relay(client, upstream net.Conn, idle time.Duration, in, out *byteCount, buffers *sync.Pool) {
-	timer := newIdleTimer(idle, func() {
-		client.Close()
-		upstream.Close()
-	})
-	defer timer.stop()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		copyHalf(upstream, client, timer, in, buffers)
-	}()
-	copyHalf(client, upstream, timer, out, buffers)
-	<-done
-}
-
-// copyHalf copies one direction and passes on how it ended.
-func copyHalf(dst, src net.Conn, timer *idleTimer, count *byteCount, buffers *sync.Pool) {
-	if copyStream(dst, src, timer, count, buffers) == nil && closeWrite(dst) == nil {
-		return
-	}
-	reset(dst)
-	reset(src)
-}
-
-// copyStream copies until src ends, which is no error.
-func copyStream(dst io.Writer, src io.Reader, timer *idleTimer, count *byteCount, buffers *sync.Pool) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	for {
-		n, err := src.Read(*buf)
-		if n > 0 {
-			timer.moved()
-			count.Add(uint64(n))
-			if _, err := dst.Write((*buf)[:n]); err != nil {
-				return err
-			}
-			timer.moved()
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
 
 // reset closes a connection so that the other side takes it for broken: TCP
 // with a reset, and TLS without the alert that would say that all is well.

@@ -34,6 +34,8 @@ type lane struct {
 	tls  bool // between client and proxy, so that an end is told from a cut
 	look bool // the proxy looks inside, so the client has to speak first
 	dial func(testing.TB) halfConn
+
+	proxy *Proxy
 }
 
 // receive waits for what another goroutine has to say, but not for ever.
@@ -71,9 +73,9 @@ func lanes(t testing.TB, times Timeouts, serve func(halfConn)) []lane {
 		route("re", 0, secure.target(), &TLS{Mode: TerminateAndReencrypt, Certificate: files, Upstream: UpstreamTLS{CAPath: cert}}),
 		guessed,
 	}})
-	list := []lane{{name: "direct", dial: func(t testing.TB) halfConn { return dialTCP(t, addr(t, p, direct)) }}}
+	list := []lane{{name: "direct", dial: func(t testing.TB) halfConn { return dialTCP(t, addr(t, p, direct)) }, proxy: p}}
 	for _, name := range []string{"pass", "term", "any", "re"} {
-		list = append(list, lane{name, true, name == "any", func(t testing.TB) halfConn { return dialTLS(t, addr(t, p, 0), name+".test", pool) }})
+		list = append(list, lane{name, true, name == "any", func(t testing.TB) halfConn { return dialTLS(t, addr(t, p, 0), name+".test", pool) }, p})
 	}
 	return list
 }

@@ -15,8 +15,10 @@ import (
 // lanes there is nothing to disagree about.
 type strictConn struct {
 	net.Conn // to write to and close
+	conn     *conn
 	in       *h1.Reader
 	limit    int
+	begun    bool // a head, which has its own deadline
 
 	ready []byte // to be read by net/http
 	req   h1.Request
@@ -35,8 +37,8 @@ const (
 )
 
 // strict wraps a stream of the connection. head has been read from it.
-func (r *run) strict(stream, source net.Conn, head []byte) *strictConn {
-	return &strictConn{Conn: stream, in: h1.NewReader(source, &r.p.buffers, head), limit: r.server.MaxHeaderBytes}
+func (r *run) strict(c *conn, stream, source net.Conn, head []byte) *strictConn {
+	return &strictConn{Conn: stream, conn: c, in: h1.NewReader(source, &r.p.buffers, head), limit: r.server.MaxHeaderBytes}
 }
 
 // Read gives net/http a part of a request that has been found to be one.
@@ -72,13 +74,20 @@ func (s *strictConn) nextHead() error {
 		return nil
 	}
 	if !ok {
+		if len(s.in.Buffered()) > 0 && !s.begun && !s.conn.serving.Load() {
+			// net/http does not know yet that there is anything to wait for.
+			s.begun = true
+			s.conn.fresh.Store(false)
+			s.conn.unread.Store(true)
+			s.SetReadDeadline(deadline(s.conn.run.times.RequestHead))
+		}
 		err := s.in.Fill()
 		if err == io.EOF && len(s.in.Buffered()) > 0 {
 			err = io.ErrUnexpectedEOF
 		}
 		return err
 	}
-	s.ready = []byte(head)
+	s.ready, s.begun = []byte(head), false
 	switch err := h1.ParseRequest(head, &s.req); {
 	case h1.IsMalformed(err):
 		// An answer has to wait for those before it, so net/http must give it.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
@@ -30,10 +31,13 @@ func (c *pieceConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// SetReadDeadline does nothing: nothing here waits.
+func (c *pieceConn) SetReadDeadline(time.Time) error { return nil }
+
 func strictOver(text string, seed uint64) *strictConn {
 	c := &pieceConn{text: text, sizes: rand.New(rand.NewPCG(seed, 1))}
 	pool := &sync.Pool{New: func() any { b := make([]byte, 512); return &b }}
-	return &strictConn{Conn: c, in: h1.NewReader(c, pool, nil), limit: 16 << 10}
+	return &strictConn{Conn: c, conn: &conn{run: new(run)}, in: h1.NewReader(c, pool, nil), limit: 16 << 10}
 }
 
 // What is right passes unchanged, however it is cut.

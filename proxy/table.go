@@ -30,8 +30,9 @@ type portRoutes struct {
 	// plain has the routes for what comes without TLS.
 	plain hostIndex
 	// hasTLS, plainHTTP: any route terminates or passes TLS through; any takes
-	// HTTP without TLS.
-	hasTLS, plainHTTP bool
+	// HTTP without TLS. secureHTTP: any takes HTTP in TLS that it terminates; quic:
+	// so HTTP/3 is served.
+	hasTLS, plainHTTP, secureHTTP, quic bool
 	// datagrams has the routes for UDP, all of the above those for TCP. tcp and
 	// udp say whether there are any.
 	datagrams hostIndex
@@ -41,9 +42,8 @@ type portRoutes struct {
 	proxies *ipSet
 }
 
-// needsPackets reports whether something reads datagrams on the port;
-// run.readPackets says what.
-func (p *portRoutes) needsPackets() bool { return p.udp }
+// needsPackets reports whether something reads datagrams on the port.
+func (p *portRoutes) needsPackets() bool { return p.udp || p.quic }
 
 // query is what a lookup knows about a connection or request.
 type query struct {
@@ -163,6 +163,7 @@ func (p *portRoutes) add(r *route) {
 		p.hello.add(r)
 		p.terminated.add(r)
 		p.hasTLS = true
+		p.secureHTTP = p.secureHTTP || r.http
 	case r.Action.TLS != nil:
 		p.hello.add(r)
 		p.hasTLS = true

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"sync/atomic"
@@ -25,7 +26,8 @@ type target struct {
 	name  string // host:port, for logs and statistics
 	tls   *tls.Config
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
-	conns connPool // idle HTTP/1.1 connections
+	conns connPool        // idle HTTP/1.1 connections
+	h2    *http.Transport // nil unless it speaks HTTP/2
 
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
@@ -38,7 +40,8 @@ type target struct {
 // targetKey is the identity of a target.
 type targetKey struct {
 	host      string
-	port      int // PreservePort if it depends on the connection
+	port      int    // PreservePort if it depends on the connection
+	protocol  string // H2, H2C, or "" for HTTP/1.1
 	reencrypt bool
 	upstream  UpstreamTLS
 	caPEM     string // contents of upstream.CAPath
@@ -69,6 +72,9 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 			return nil, &dialError{err}
 		}
 		return conn, nil
+	}
+	if key.protocol != "" {
+		t.h2 = newHTTP2Transport(t)
 	}
 	return t
 }
@@ -121,8 +127,17 @@ func (t *target) dialTLS(ctx context.Context, addr, serverName string, proxyHead
 	if err != nil {
 		return nil, err
 	}
+	secure, err := t.handshake(ctx, conn, serverName)
+	if err != nil {
+		return nil, err
+	}
+	return secure, nil
+}
+
+// handshake puts TLS on top of a connection. protocols are offered in ALPN.
+func (t *target) handshake(ctx context.Context, conn net.Conn, serverName string, protocols ...string) (*tls.Conn, error) {
 	config := t.tls.Clone()
-	config.ServerName = serverName
+	config.ServerName, config.NextProtos = serverName, protocols
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()

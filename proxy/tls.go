@@ -7,22 +7,27 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // tlsPolicy is one way to terminate TLS: a certificate and what is asked of
 // clients. Routes with equal settings share a policy, and it survives updates,
-// because its session ticket keys do: a new tls.Config would make every client
-// do a full handshake, and sharing keys between policies would let a session
-// of one be resumed under another.
+// because its session ticket keys do: new ones would make every client do a
+// full handshake, and sharing keys between policies would let a session of one
+// be resumed under another.
 type tlsPolicy struct {
 	key tlsPolicyKey
 	// cert is replaced when the files have changed. Nil for "auto".
 	cert atomic.Pointer[tls.Certificate]
-	// http offers HTTP in ALPN, stream offers nothing.
-	http, stream *tls.Config
+	// http offers HTTP in ALPN, stream offers nothing, http3 is for QUIC.
+	http, stream, http3 *tls.Config
+	tickets             ticketRing
 }
+
+func (p *tlsPolicy) configs() []*tls.Config { return []*tls.Config{p.http, p.stream, p.http3} }
 
 type tlsPolicyKey struct {
 	certPath, keyPath string // "" for "auto"
@@ -66,6 +71,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	config := func(protocols ...string) *tls.Config {
 		c := &tls.Config{
 			MinVersion:             tls.VersionTLS12,
+			CipherSuites:           cipherSuites(),
 			GetCertificate:         getCertificate,
 			NextProtos:             protocols,
 			SessionTicketsDisabled: p.cfg.AllowSessionTicket != nil && !*p.cfg.AllowSessionTicket,
@@ -75,9 +81,37 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		}
 		return c
 	}
-	policy.http, policy.stream = config("h2", "http/1.1"), config()
+	policy.http, policy.stream, policy.http3 = config(p.cfg.HTTP2.alpn()...), config(), config("h3")
+	policy.http3.GetCertificate = p.recovered(getCertificate)
+	policy.rotateTickets(time.Now())
 	known[key] = policy
 	return policy, cert, nil
+}
+
+// recovered calls code of the host where nobody else would recover from its
+// panics.
+func (p *Proxy) recovered(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return func(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				p.log.Error("panic while choosing a certificate", "server_name", hello.ServerName, "panic", v, "stack", string(debug.Stack()))
+				err = errors.New("no certificate")
+			}
+		}()
+		return get(hello)
+	}
+}
+
+// cipherSuites is what TLS 1.2 may use, in TLS 1.3 there is no choice: forward
+// secrecy and authenticated encryption, and no CBC, which was broken too often.
+// All clients of the last ten years have one of these. The key exchanges are
+// crypto/tls's, X25519MLKEM768 first.
+func cipherSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
 }
 
 // config returns the configuration for a connection that may carry HTTP,
@@ -161,6 +195,8 @@ func (u UpstreamTLS) config() (c *tls.Config, caPEM string, err error) {
 
 // unrecognizedName is the fatal alert for a server name that no route has
 // (RFC 6066 section 3), in a record that any version understands.
-func unrecognizedName() []byte { return []byte{21, 3, 1, 0, 2, 2, 112} }
+func unrecognizedName() []byte { return []byte{21, 3, 1, 0, 2, 2, alertUnrecognizedName} }
+
+const alertUnrecognizedName = 112
 
 var errUnknownName = errors.New("no route has this server name")

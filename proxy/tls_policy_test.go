@@ -299,6 +299,48 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
+// The key exchange is post-quantum where the client can do that, and nothing
+// weak is agreed on with one that offers it first, or only that.
+func TestTLSDefaultPolicy(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	p := start(t, Config{Routes: []Route{tlsRoute("r", files, Action{Handler: says("ok")}, "a.test")}})
+	connect := func(cfg *tls.Config) (tls.ConnectionState, error) {
+		cfg.ServerName, cfg.RootCAs = "a.test", pool
+		c, err := tlsDial(t, addr(t, p, 0), cfg)
+		if err != nil {
+			return tls.ConnectionState{}, err
+		}
+		defer c.Close()
+		return c.ConnectionState(), nil
+	}
+	if state, err := connect(new(tls.Config)); err != nil || state.Version != tls.VersionTLS13 || state.CurveID != tls.X25519MLKEM768 {
+		t.Errorf("%s with %s, %v, want TLS 1.3 with X25519MLKEM768", tls.VersionName(state.Version), state.CurveID, err)
+	}
+	for _, curve := range []tls.CurveID{tls.X25519, tls.CurveP256} {
+		if state, err := connect(&tls.Config{CurvePreferences: []tls.CurveID{curve}}); err != nil || state.CurveID != curve {
+			t.Errorf("a client that has %s only: %s, %v", curve, state.CurveID, err)
+		}
+	}
+	var all []uint16
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		all = append(all, suite.ID)
+		good := slices.Contains(cipherSuites(), suite.ID) && strings.Contains(suite.Name, "ECDSA") // the certificate's kind
+		if !slices.Contains(suite.SupportedVersions, tls.VersionTLS12) {
+			continue
+		}
+		state, err := connect(&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite.ID}})
+		if good != (err == nil) || err == nil && state.CipherSuite != suite.ID {
+			t.Errorf("%s: %v", suite.Name, err)
+		}
+		if good && (!strings.Contains(suite.Name, "ECDHE") || !strings.Contains(suite.Name, "GCM") && !strings.Contains(suite.Name, "POLY1305")) {
+			t.Errorf("%s is on the list", suite.Name)
+		}
+	}
+	if state, err := connect(&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: all}); err != nil || !slices.Contains(cipherSuites(), state.CipherSuite) {
+		t.Errorf("a client that offers everything: %s, %v", tls.CipherSuiteName(state.CipherSuite), err)
+	}
+}
+
 func TestTLSPlainHTTPOnTLSPort(t *testing.T) {
 	files, _ := tlsFiles(t, "a.test")
 	p := start(t, Config{Routes: []Route{tlsRoute("r", files, Action{Handler: says("ok")}, "a.test")}})

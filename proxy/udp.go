@@ -17,6 +17,11 @@ import (
 // each costs a file descriptor.
 const defaultUDPSessions = 10_000
 
+var (
+	errBlocked   = errors.New("the route does not permit this address")
+	errRouteFull = errors.New("the route has its maximum of sessions")
+)
+
 // udpPort forwards the datagrams of one port. It is the only one to read its
 // socket; sessions write to it.
 type udpPort struct {
@@ -107,11 +112,11 @@ func (u *udpPort) open(socket packetSocket, d *datagram) *udpSession {
 		return nil
 	case !rt.permits(client.Addr()):
 		rt.state.blocked.Add(1)
-		u.refuse(client, &stats.blocked, fmt.Errorf("route %q does not permit this address", rt.Name))
+		u.refuse(client, &stats.blocked, errBlocked)
 		return nil
 	case !rt.acquire():
 		rt.state.blocked.Add(1)
-		u.refuse(client, &stats.routeFull, fmt.Errorf("route %q has its maximum of sessions", rt.Name))
+		u.refuse(client, &stats.routeFull, errRouteFull)
 		return nil
 	}
 	if reason := r.admitSession(client.Addr()); reason != nil {
@@ -163,7 +168,7 @@ func (u *udpPort) forget(s *udpSession) {
 	}
 }
 
-// open returns the sessions that are open now.
+// list returns the sessions that are open now.
 func (u *udpPort) list() []*udpSession {
 	u.mu.Lock()
 	defer u.mu.Unlock()

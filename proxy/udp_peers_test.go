@@ -140,12 +140,15 @@ func TestSocatThroughTheProxy(t *testing.T) {
 func TestIperfThroughTheProxy(t *testing.T) {
 	testenv.Goroutines(t)
 	iperf := testenv.Need(t, "iperf3", "apt-get install iperf3")
-	server := Target{Host: "127.0.0.1", Port: testenv.FreePort(t)}
-	testenv.Start(t, testenv.Opts{Ready: fmt.Sprintf("127.0.0.1:%d", server.Port)}, iperf, "-s", "-B", "127.0.0.1", "-p", fmt.Sprint(server.Port), "--forceflush")
-	port := testenv.FreePort(t)
-	p := start(t, Config{Routes: []Route{udpRoute("udp", port, server), streamRoute("tcp", port, server)}})
+	p := start(t, Config{})
 	run := func(args ...string) (sent, lost int) {
 		t.Helper()
+		// A server of its own each time: it would take what is left of one
+		// measurement for the beginning of the next.
+		server := Target{Host: "127.0.0.1", Port: testenv.FreePort(t)}
+		testenv.Start(t, testenv.Opts{Ready: fmt.Sprintf("127.0.0.1:%d", server.Port)}, iperf, "-s", "-B", "127.0.0.1", "-p", fmt.Sprint(server.Port), "--forceflush")
+		port := testenv.FreePort(t)
+		update(t, p, udpRoute("udp", port, server), streamRoute("tcp", port, server))
 		out := runTool(t, exec.Command(iperf, append([]string{"-c", "127.0.0.1", "-p", fmt.Sprint(port), "-u", "-J", "-t", "1"}, args...)...))
 		var report struct {
 			End struct {

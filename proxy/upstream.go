@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
+	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 const (
@@ -29,6 +31,7 @@ const (
 type upstreamConn struct {
 	net.Conn
 	in     *h1.Reader
+	out    io.Writer
 	target *target
 	key    poolKey
 	reused bool
@@ -145,7 +148,7 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 	if err != nil {
 		return nil, err
 	}
-	c := &upstreamConn{Conn: conn, target: t, key: key, in: h1.NewReader(conn, &t.proxy.buffers, nil)}
+	c := &upstreamConn{Conn: conn, target: t, key: key, in: h1.NewReader(conn, &t.proxy.buffers, nil), out: nonblock.NewWriter(conn)}
 	c.peek.init(conn)
 	return c, nil
 }
@@ -246,8 +249,8 @@ func rawTCP(conn net.Conn) (raw syscall.RawConn, tls bool) {
 	return raw, tls
 }
 
-// sweep looks after idle connections as long as the run goes on.
-func (r *run) sweep() {
+// sweepPools looks after idle connections as long as the run goes on.
+func (r *run) sweepPools() {
 	ticker := time.NewTicker(maxIdleTime / 6)
 	defer ticker.Stop()
 	for {

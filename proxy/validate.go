@@ -37,6 +37,12 @@ func (c *Config) Validate() error {
 	if c.MaxHeaderBytes != 0 && (c.MaxHeaderBytes < 1024 || c.MaxHeaderBytes > 16<<20) {
 		check.Field("maxHeaderBytes").Errorf("%d is not between 1024 and 16777216", c.MaxHeaderBytes)
 	}
+	if n := c.HTTP3.MaxConcurrentStreams; n < 0 || n > 100_000 {
+		check.Field("http3").Field("maxConcurrentStreams").Errorf("%d is not between 1 and 100000", n)
+	}
+	if n := c.HTTP2.MaxConcurrentStreams; n < 0 || n > 100_000 {
+		check.Field("http2").Field("maxConcurrentStreams").Errorf("%d is not between 1 and 100000", n)
+	}
 	if c.RequestID != nil {
 		c.RequestID.validate(check.Field("requestId"))
 	}
@@ -47,6 +53,7 @@ func (c *Config) Validate() error {
 		c.ACME.validate(check.Field("acme"))
 	}
 	validateRoutes(check, c.Routes)
+	c.HTTP3.validateRoutes(check, c.Routes)
 	return check.Err()
 }
 
@@ -176,6 +183,7 @@ func (r *Route) validateAction(check *conf.Checker) {
 	for i := range a.Targets {
 		a.Targets[i].validate(check.Field("targets").Index(i), r)
 	}
+	r.validateUpstreamProtocol(check.Field("upstreamProtocol"))
 	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
 	if a.TLS != nil {
 		r.validateTLS(check.Field("tls"))
@@ -232,6 +240,28 @@ func (r *Route) validateUDP(check *conf.Checker) {
 	}
 	if a.ProxyProtocol != nil {
 		check.Field("proxyProtocol").Errorf("the PROXY protocol is for TCP here")
+	}
+}
+
+func (r *Route) validateUpstreamProtocol(check *conf.Checker) {
+	a := &r.Action
+	reencrypts := a.TLS != nil && a.TLS.Mode == TerminateAndReencrypt
+	passes := a.TLS != nil && a.TLS.Mode == Passthrough || r.Match.Protocol == "tcp" || r.Match.Protocol == "udp"
+	switch {
+	case a.UpstreamProtocol == "":
+	case a.Type != Forward:
+		check.Errorf("only forward has targets")
+	case a.UpstreamProtocol == HTTP1:
+	case a.UpstreamProtocol != H2 && a.UpstreamProtocol != H2C:
+		check.OneOf(a.UpstreamProtocol, HTTP1, H2, H2C)
+	case passes:
+		check.Errorf("%q is about HTTP, which this route passes through without looking", a.UpstreamProtocol)
+	case a.ProxyProtocol != nil && a.ProxyProtocol.Send != 0:
+		check.Errorf("%q and proxyProtocol.send exclude each other: clients share a connection in HTTP/2", a.UpstreamProtocol)
+	case a.UpstreamProtocol == H2 && !reencrypts:
+		check.Errorf("\"h2\" needs tls mode terminate-and-reencrypt; without TLS to the target it is \"h2c\"")
+	case a.UpstreamProtocol == H2C && reencrypts:
+		check.Errorf("\"h2c\" is without TLS to the target, which tls mode terminate-and-reencrypt asks for; use \"h2\"")
 	}
 }
 

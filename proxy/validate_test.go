@@ -183,6 +183,8 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action = Action{Handler: handler, ProxyProtocol: &ProxyProtocol{Send: 2}} }, `action.proxyProtocol.send: only forward`},
 		{func(r *Route) { r.Action = Action{SocketHandler: socket, ProxyProtocol: &ProxyProtocol{Send: 1}} }, `action.proxyProtocol.send: only forward`},
 
+		{func(r *Route) { r.Action.UpstreamProtocol, r.Action.ProxyProtocol = H2C, &ProxyProtocol{Send: 1} }, `action.upstreamProtocol: "h2c" and proxyProtocol.send exclude`},
+
 		// What datagrams have not.
 		{func(r *Route) { udp(r); r.Action = Action{SocketHandler: socket} }, "action: udp can only be forwarded"},
 		{func(r *Route) { udp(r); r.Action = Action{Type: Serve, Root: "x"} }, "action: udp can only be forwarded"},

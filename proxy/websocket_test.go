@@ -322,6 +322,28 @@ func TestWebSocketIdle(t *testing.T) {
 	eventually(t, "no connection is left", func() bool { s := p.Stats(); return s.ActiveConnections == 0 && s.Targets[0].Active == 0 })
 }
 
+// A client that does not read holds neither its connection nor the target's.
+func TestWebSocketSlowReader(t *testing.T) {
+	target := tcpServer(t, func(c *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		for c.SetWriteDeadline(time.Now().Add(5 * time.Second)); ; {
+			if _, err := c.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	})
+	cfg := oneRoute(forwardTo(target.target()))
+	cfg.Timeouts.Idle = 300 * time.Millisecond
+	p := start(t, cfg)
+	c := wireDial(t, addr(t, p, 0))
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	eventually(t, "the target has a connection", func() bool { return target.open.Load() == 1 })
+	eventually(t, "no connection is left", func() bool { return target.open.Load() == 0 && p.Stats().ActiveConnections == 0 })
+}
+
 // An upgraded connection is a stream whose directions end one by one.
 func TestUpgradeHalfClose(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")

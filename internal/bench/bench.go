@@ -110,7 +110,7 @@ func (b *bench) start(r *row, p peer) (*server, error) {
 		return nil, err
 	}
 	if s.routes > 0 {
-		if _, err := s.apply(s.routes, 0); err != nil {
+		if _, _, err := s.apply(s.routes, 0); err != nil {
 			s.proc.stop()
 			return nil, err
 		}

@@ -120,7 +120,7 @@ func TestFailuresWhileApplying(t *testing.T) {
 		}
 		defer s.proc.stop()
 		figures, err := r.measure(s, b.duration)
-		if err != nil || figures[2] == 0 {
+		if err != nil || figures[3] == 0 {
 			t.Errorf("figures %v, %v", figures, err)
 		}
 	}

@@ -22,7 +22,7 @@ func idleConnections() int { return min(10_000, (maxFiles()-1000)/2) }
 // idleColumns are the figures of idle.
 func idleColumns() []column {
 	return []column{
-		{name: "KiB/connection", format: "%.2f", ratio: true},
+		{name: "RSS KiB/connection", format: "%.2f", ratio: true},
 		{name: "sockets/connection", format: "%.2f", ratio: true},
 		{name: "pipe ends/connection", format: "%.2f"},
 		{name: "connections", format: "%.0f"},

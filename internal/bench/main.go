@@ -51,7 +51,7 @@ func main() {
 }
 
 func list(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
 }
 
 func run(b *bench, names []string, out string) error {

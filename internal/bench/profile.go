@@ -59,7 +59,7 @@ func (s *server) ask(what string) ([]byte, error) {
 
 // top is the part of "pprof -top" that is about functions.
 func top(file string) (string, error) {
-	out, err := exec.Command("go", "tool", "pprof", "-top", "-nodecount=20", file).Output()
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-cum", "-nodecount=30", file).Output()
 	if err != nil {
 		return "", fmt.Errorf("pprof: %w", err)
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -41,13 +43,20 @@ func thousands(n int) string {
 }
 
 // apply makes our server have n routes beside its first one. Each revision
-// differs in some of them. It returns how long UpdateRoutes took.
-func (s *server) apply(n, revision int) (time.Duration, error) {
+// differs in some of them. It returns how long UpdateRoutes took, and the CPU
+// time of its thread.
+func (s *server) apply(n, revision int) (took, cpu time.Duration, err error) {
 	answer, err := s.ask(fmt.Sprintf("apply?routes=%d&revision=%d", n, revision))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return time.ParseDuration(string(answer))
+	f := strings.Fields(string(answer))
+	if len(f) != 2 {
+		return 0, 0, fmt.Errorf("our server says %q about an update", answer)
+	}
+	took, err = time.ParseDuration(f[0])
+	cpu, err2 := time.ParseDuration(f[1])
+	return took, cpu, errors.Join(err, err2)
 }
 
 // lookups is a load of requests over the whole table.
@@ -63,6 +72,7 @@ func (b *bench) lookups(s *server, d time.Duration) (result, error) {
 func applyColumns() []column {
 	return []column{
 		{name: "median ms", format: "%.1f"},
+		{name: "CPU ms/update", format: "%.1f"},
 		{name: "longest ms", format: "%.1f"},
 		{name: "failed requests", format: "%.0f"},
 		{name: "requests/s", format: "%.0f"},
@@ -79,22 +89,27 @@ func (b *bench) applying(s *server, d time.Duration) ([]float64, error) {
 		r, err = b.lookups(s, d)
 		return err
 	}()
-	var times []time.Duration
+	var times, cpus []time.Duration
 	for revision := 1; ; revision++ {
 		select {
 		case err := <-done:
 			if err == nil && len(times) == 0 {
 				err = fmt.Errorf("no update in %v", d)
 			}
-			return []float64{micros(percentile(times, 50)) / 1000, micros(percentile(times, 100)) / 1000,
-				float64(r.failed), float64(r.requests) / r.took.Seconds(), micros(r.p99) / 1000}, err
+			if err != nil {
+				return nil, err
+			}
+			return []float64{
+				micros(percentile(times, 50)) / 1000, micros(percentile(cpus, 50)) / 1000, micros(percentile(times, 100)) / 1000,
+				float64(r.failed), float64(r.requests) / r.took.Seconds(), micros(r.p99) / 1000,
+			}, nil
 		case <-time.After(100 * time.Millisecond):
 		}
-		took, err := s.apply(s.routes, revision)
+		took, cpu, err := s.apply(s.routes, revision)
 		if err != nil {
 			<-done
 			return nil, err
 		}
-		times = append(times, took)
+		times, cpus = append(times, took), append(cpus, cpu)
 	}
 }

@@ -46,8 +46,8 @@ func (b *bench) rows() []row {
 		before.name = "before"
 		web, streams = append(web, before), append(streams, before)
 	}
-	splicing := haproxy("option splice-auto")
-	splicing.name = "HAProxy, splice-auto"
+	splicing := haproxy("option splice-request", "option splice-response")
+	splicing.name = "HAProxy splicing"
 	keepAlive := b.requests(1, func(s *server, d time.Duration) (result, error) { return wrk(s.url(), 64, d) })
 	handshakes := func(resume bool) func(*server, time.Duration) ([]float64, error) {
 		return b.requests(1, func(s *server, d time.Duration) (result, error) {
@@ -101,13 +101,13 @@ func (b *bench) rows() []row {
 		{
 			name: "bulk", title: "TCP forward, one large transfer", load: fmt.Sprintf("%.4g GB on one connection, from back end to client", float64(b.source.size)/1e9),
 			columns: bulkColumns(),
-			targets: []target{{1, "HAProxy", 1}, {1, "HAProxy, splice-auto", 1}},
+			targets: []target{{1, "HAProxy", 1}, {1, "HAProxy splicing", 1}},
 			peers:   append(streams, splicing), front: tcp, backend: b.source.port(), measure: b.bulk,
 		},
 		{
 			name: "idle", title: "TCP forward, idle connections", load: "connections opened one after another, one HTTP exchange on each, then held",
 			columns: idleColumns(),
-			targets: []target{{0, "HAProxy", 2}, {1, "HAProxy", 1}},
+			targets: []target{{0, "HAProxy", 2}, {1, "", 2}, {2, "", 0}},
 			peers:   streams, front: tcp, backend: b.backend.plain, measure: b.idle, fresh: true,
 		},
 		{
@@ -120,7 +120,7 @@ func (b *bench) rows() []row {
 		{
 			name: "apply", title: "Route table: 10,000 routes replaced under load", load: "the same, while a tenth of the routes change ten times a second",
 			columns: applyColumns(),
-			targets: []target{{0, "", 50}, {2, "", 0}},
+			targets: []target{{0, "", 50}, {1, "", 50}, {3, "", 0}},
 			peers:   tables(b.gateway, 10_000), front: plainHTTP, backend: b.backend.plain, measure: b.applying,
 		},
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
@@ -53,12 +54,12 @@ func run(config, control string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/profile", pprof.Profile)
 	mux.HandleFunc("/apply", func(w http.ResponseWriter, req *http.Request) {
-		took, err := apply(p, cfg.Routes, req)
+		took, cpu, err := apply(p, cfg.Routes, req)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		fmt.Fprint(w, took)
+		fmt.Fprintln(w, took, cpu)
 	})
 	go http.Serve(ln, mux)
 	if err := p.Start(ctx); err != nil {
@@ -73,11 +74,12 @@ func run(config, control string) error {
 
 // apply gives the proxy, beside its first routes, as many as the request says,
 // each for a name of its own. Every tenth depends on the revision, so that the
-// proxy cannot find the table unchanged. It returns how long that took.
-func apply(p *proxy.Proxy, first []proxy.Route, req *http.Request) (time.Duration, error) {
+// proxy cannot find the table unchanged. It returns how long that took, and
+// the CPU time of it.
+func apply(p *proxy.Proxy, first []proxy.Route, req *http.Request) (took, cpu time.Duration, err error) {
 	count, err := strconv.Atoi(req.FormValue("routes"))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	revision := req.FormValue("revision")
 	routes := slices.Clone(first)
@@ -90,7 +92,19 @@ func apply(p *proxy.Proxy, first []proxy.Route, req *http.Request) (time.Duratio
 		}
 		routes = append(routes, r)
 	}
-	begin := time.Now()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin, before := time.Now(), threadTime()
 	err = p.UpdateRoutes(req.Context(), routes)
-	return time.Since(begin), err
+	return time.Since(begin), threadTime() - before, err
+}
+
+// threadTime is the CPU time that this thread has used.
+func threadTime() time.Duration {
+	const thread = 1 // RUSAGE_THREAD, which only Linux has
+	var u syscall.Rusage
+	if err := syscall.Getrusage(thread, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

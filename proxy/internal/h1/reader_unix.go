@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 // rawReader waits for a TCP connection to become readable before it takes a
@@ -30,12 +32,7 @@ func (raw *rawReader) init(conn net.Conn, r *Reader) {
 	raw.try = func(fd uintptr) bool {
 		r.acquire()
 		var n int
-		for {
-			n, raw.err = syscall.Read(int(fd), r.buf[r.w:])
-			if raw.err != syscall.EINTR {
-				break
-			}
-		}
+		n, raw.err = nonblock.Recv(fd, r.buf[r.w:])
 		switch {
 		case n > 0:
 			r.w += n

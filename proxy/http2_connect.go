@@ -1,0 +1,307 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http2/hpack"
+)
+
+// connectMarker is the field that stands for protocolField in a request that
+// extendedConnect has rewritten.
+const connectMarker = "Dcrouter-Connect-Protocol"
+
+// extendedConnect stands between a client that speaks HTTP/2 and net/http, which
+// knows extended CONNECT (RFC 8441) only if the environment of the process says
+// GODEBUG=http2xconnect=1. It announces that extension in the server's settings
+// and makes a GET with a marker of each CONNECT that uses it. All frames but
+// those with header blocks pass as they are. Of those each has to be read and
+// written anew: how it is compressed depends on all that came before.
+type extendedConnect struct {
+	net.Conn // the connection, or the TLS on top of it
+	conn     *conn
+
+	// From the client to net/http.
+	in      *bufio.Reader
+	greeted bool
+	out     []byte // what net/http gets next
+	buffer  []byte // where that is made
+	pass    int    // bytes of in that it gets after it, as they are
+	block   []byte // a header block, as the client compressed it
+	fields  []hpack.HeaderField
+	size    uint32 // of the fields
+	maxSize uint32
+	dec     *hpack.Decoder
+	enc     *hpack.Encoder
+	encoded bytes.Buffer
+
+	announced bool
+}
+
+func newExtendedConnect(stream net.Conn, c *conn, maxHeaderBytes int) *extendedConnect {
+	c.extended = true
+	e := &extendedConnect{Conn: stream, conn: c, in: bufio.NewReader(stream)}
+	e.maxSize = uint32(maxHeaderBytes) + 10*32 // as net/http reckons
+	e.dec = hpack.NewDecoder(4096, e.field)    // net/http leaves it at the initial size
+	e.dec.SetMaxStringLength(int(e.maxSize))
+	e.enc = hpack.NewEncoder(&e.encoded)
+	return e
+}
+
+// protocolOf returns what a request asks a stream to be used for with an
+// extended CONNECT, or "".
+func protocolOf(req *http.Request, c *conn) string {
+	if protocol := req.Header[protocolField]; len(protocol) > 0 {
+		return protocol[0]
+	}
+	if c.extended {
+		if protocol := req.Header[connectMarker]; len(protocol) > 0 {
+			delete(req.Header, connectMarker)
+			return protocol[0]
+		}
+	}
+	return ""
+}
+
+const (
+	frameHeaders      = 1
+	frameSettings     = 4
+	frameContinuation = 9
+
+	flagEndStream  = 1
+	flagEndHeaders = 4
+	flagPadded     = 8
+	flagPriority   = 32
+
+	maxFrame         = 16 << 10
+	maxContinuations = 32
+
+	settingConnectProtocol = 8 // RFC 8441 section 3
+)
+
+// frameHead is the head of a frame, RFC 9113 section 4.1.
+type frameHead [9]byte
+
+func (h *frameHead) length() int { return int(h[0])<<16 | int(h[1])<<8 | int(h[2]) }
+
+func (h *frameHead) setLength(n int) { h[0], h[1], h[2] = byte(n>>16), byte(n>>8), byte(n) }
+
+// Write sends what net/http says. The first thing it says is its settings.
+func (e *extendedConnect) Write(b []byte) (int, error) {
+	if e.announced {
+		return e.Conn.Write(b)
+	}
+	e.announced = true
+	if len(b) < 9 || b[3] != frameSettings {
+		return e.Conn.Write(b)
+	}
+	head := frameHead(b)
+	end := 9 + head.length()
+	if len(b) < end {
+		return e.Conn.Write(b)
+	}
+	for i := 9; i+6 <= end; i += 6 {
+		if binary.BigEndian.Uint16(b[i:]) == settingConnectProtocol {
+			return e.Conn.Write(b) // GODEBUG says so
+		}
+	}
+	head.setLength(head.length() + 6)
+	more := slices.Concat(head[:], b[9:end], []byte{0, settingConnectProtocol, 0, 0, 0, 1}, b[end:])
+	if _, err := e.Conn.Write(more); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// Read reads what the client says, with its header blocks rewritten.
+func (e *extendedConnect) Read(p []byte) (int, error) {
+	for len(e.out) == 0 && e.pass == 0 {
+		e.buffer = e.buffer[:0]
+		if err := e.next(); err != nil {
+			return 0, err
+		}
+		e.out = e.buffer
+	}
+	if len(e.out) > 0 {
+		n := copy(p, e.out)
+		e.out = e.out[n:]
+		return n, nil
+	}
+	n, err := e.in.Read(p[:min(len(p), e.pass)])
+	e.pass -= n
+	return n, err
+}
+
+var (
+	errNoPreface  = errors.New("HTTP/2 was agreed on, and something else came")
+	errBlockWaste = errors.New("a header block of too many frames, or far longer than its fields may be")
+)
+
+// next puts the next frame into the buffer, or its head there and the rest up to
+// be passed on.
+func (e *extendedConnect) next() error {
+	if !e.greeted {
+		preface := make([]byte, len(http2Preface))
+		if _, err := io.ReadFull(e.in, preface); err != nil {
+			return err
+		}
+		if string(preface) != http2Preface {
+			return errNoPreface
+		}
+		e.greeted, e.buffer = true, preface
+		return nil
+	}
+	var head frameHead
+	if _, err := io.ReadFull(e.in, head[:]); err != nil {
+		return err
+	}
+	if head[3] != frameHeaders || head.length() > maxFrame {
+		e.buffer, e.pass = append(e.buffer, head[:]...), head.length()
+		return nil
+	}
+	return e.headers(head)
+}
+
+// headers rewrites a header block, which begins with a frame of this head. What
+// breaks the rules net/http gets to see in a form that breaks the same ones.
+func (e *extendedConnect) headers(head frameHead) error {
+	e.block = slices.Grow(e.block[:0], head.length())[:head.length()]
+	if _, err := io.ReadFull(e.in, e.block); err != nil {
+		return err
+	}
+	block, priority, ok := e.block, []byte(nil), true
+	padding := 0
+	if head[4]&flagPadded != 0 && len(block) > 0 {
+		padding, block = int(block[0]), block[1:]
+	}
+	if head[4]&flagPriority != 0 && len(block) >= 5 {
+		priority, block = block[:5:5], block[5:]
+	} else if head[4]&flagPriority != 0 {
+		ok = false
+	}
+	if !ok || padding > len(block) {
+		e.buffer = append(append(e.buffer, head[:]...), e.block...)
+		return nil
+	}
+	block = block[:len(block)-padding]
+	for n, ended := 0, head[4]&flagEndHeaders != 0; !ended; n++ {
+		var more frameHead
+		if _, err := io.ReadFull(e.in, more[:]); err != nil {
+			return err
+		}
+		if more[3] != frameContinuation || string(more[5:]) != string(head[5:]) || more.length() > maxFrame {
+			head.setLength(0)
+			head[4] &= flagEndStream
+			e.buffer = append(append(e.buffer, head[:]...), more[:]...)
+			e.pass = more.length()
+			return nil
+		}
+		// net/http bounds the fields, but would take empty frames without end.
+		if n == maxContinuations || len(block)+more.length() > 4*int(e.maxSize) {
+			return errBlockWaste
+		}
+		at := len(block)
+		block = slices.Grow(block, more.length())[:at+more.length()]
+		if _, err := io.ReadFull(e.in, block[at:]); err != nil {
+			return err
+		}
+		ended = more[4]&flagEndHeaders != 0
+	}
+	e.encoded.Reset()
+	if e.decode(block) {
+		e.encode()
+	} else {
+		e.encoded.WriteByte(0x80) // index 0 is an error in compression, too
+	}
+	e.frame(head, priority)
+	return nil
+}
+
+// decode undoes the compression of a header block.
+func (e *extendedConnect) decode(block []byte) bool {
+	e.fields, e.size = e.fields[:0], 0
+	e.dec.SetEmitEnabled(true)
+	if _, err := e.dec.Write(block); err != nil {
+		return false
+	}
+	return e.dec.Close() == nil
+}
+
+// field takes one field of a header block. The one that exceeds the limit is
+// the last that net/http needs to see.
+func (e *extendedConnect) field(f hpack.HeaderField) {
+	e.fields = append(e.fields, f)
+	if e.size += f.Size(); e.size > e.maxSize {
+		e.dec.SetEmitEnabled(false)
+	}
+}
+
+// encode compresses the fields for net/http.
+func (e *extendedConnect) encode() {
+	protocol := e.asksFor()
+	for _, f := range e.fields {
+		switch {
+		case strings.EqualFold(f.Name, connectMarker):
+			continue
+		case protocol != "" && f.Name == ":method":
+			f.Value = http.MethodGet
+		case protocol != "" && f.Name == ":protocol":
+			continue
+		}
+		e.enc.WriteField(f)
+	}
+	if protocol != "" {
+		e.enc.WriteField(hpack.HeaderField{Name: strings.ToLower(connectMarker), Value: protocol})
+	}
+}
+
+// asksFor returns the protocol if the fields are those of an extended CONNECT
+// as it should be. Others are left to net/http, which refuses them.
+func (e *extendedConnect) asksFor() (protocol string) {
+	connect, pseudo := false, true
+	for _, f := range e.fields {
+		switch {
+		case !strings.HasPrefix(f.Name, ":"):
+			pseudo = false
+		case !pseudo:
+			return ""
+		case f.Name == ":method":
+			connect = f.Value == http.MethodConnect
+		case f.Name == ":protocol":
+			if protocol != "" {
+				return ""
+			}
+			protocol = f.Value
+		}
+	}
+	if !connect {
+		return ""
+	}
+	return protocol
+}
+
+// frame puts the encoded block into frames.
+func (e *extendedConnect) frame(head frameHead, priority []byte) {
+	flags := head[4] & (flagEndStream | flagPriority)
+	rest := e.encoded.Bytes()
+	for first := true; first || len(rest) > 0; first = false {
+		if !first {
+			head[3], flags, priority = frameContinuation, 0, nil
+		}
+		n := min(len(rest), maxFrame-len(priority))
+		if n == len(rest) {
+			flags |= flagEndHeaders
+		}
+		head.setLength(len(priority) + n)
+		head[4] = flags
+		e.buffer = append(append(append(e.buffer, head[:]...), priority...), rest[:n]...)
+		rest = rest[n:]
+	}
+}

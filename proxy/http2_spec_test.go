@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"encoding/xml"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// h2spec runs the conformance tests against a server and returns the names of
+// those that it fails, and how many there are.
+func h2spec(t *testing.T, tool, addr string, secure bool) (failed []string, total int) {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(addr)
+	report := filepath.Join(t.TempDir(), "report.xml")
+	args := []string{"-h", host, "-p", port, "-j", report, "-P", "/"}
+	if secure {
+		args = append(args, "-t", "-k")
+	}
+	out, err := exec.Command(tool, args...).CombinedOutput() // not 0 if a test fails
+	text, readErr := os.ReadFile(report)
+	if readErr != nil {
+		t.Fatalf("%v, %v\n%s", err, readErr, out)
+	}
+	var suites struct {
+		Suites []struct {
+			Cases []struct {
+				Package string    `xml:"package,attr"`
+				Name    string    `xml:"classname,attr"`
+				Failure *struct{} `xml:"failure"`
+				Error   *struct{} `xml:"error"`
+			} `xml:"testcase"`
+		} `xml:"testsuite"`
+	}
+	if err := xml.Unmarshal(text, &suites); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range suites.Suites {
+		for _, c := range s.Cases {
+			total++
+			if c.Failure != nil || c.Error != nil {
+				failed = append(failed, c.Package+" "+c.Name)
+			}
+		}
+	}
+	slices.Sort(failed)
+	return failed, total
+}
+
+// The protocol is left to net/http, which passes 137 to 140 tests by itself.
+func TestH2Spec(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	tool := testenv.Need(t, "h2spec", "go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible")
+	files, _ := tlsFiles(t, "a.test")
+	_, target := backend(t, says(strings.Repeat("x", 100)))
+	port := testenv.FreePort(t)
+	p := start(t, Config{Routes: []Route{
+		tlsRoute("secure", files, forwardTo(target)),
+		{Name: "plain", Match: Match{Ports: Ports(port), Protocol: "http"}, Action: forwardTo(target)},
+	}})
+	for at, secure := range map[string]bool{addr(t, p, 0): true, addr(t, p, port): false} {
+		failed, total := h2spec(t, tool, at, secure)
+		t.Logf("TLS %v: %d of %d, without %q", secure, total-len(failed), total, failed)
+		if total-len(failed) < 137 {
+			t.Errorf("TLS %v: %d of %d pass, want 137", secure, total-len(failed), total)
+		}
+	}
+}

@@ -1,0 +1,232 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// upstreamHTTP2 is H2 or H2C if one of them is spoken with the targets.
+func (a *Action) upstreamHTTP2() string {
+	if a.UpstreamProtocol == HTTP1 {
+		return ""
+	}
+	return a.UpstreamProtocol
+}
+
+// newHTTP2Transport makes the client side of a target that speaks HTTP/2.
+func newHTTP2Transport(t *target) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(t.key.protocol == H2)
+	protocols.SetUnencryptedHTTP2(t.key.protocol == H2C)
+	dial := func(ctx context.Context, _, addr string) (net.Conn, error) { return t.dialHTTP2(ctx, addr) }
+	times := &t.proxy.times
+	return &http.Transport{
+		Protocols:              protocols,
+		DialContext:            dial,
+		DialTLSContext:         dial,
+		ResponseHeaderTimeout:  max(times.ResponseHead, 0),
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        maxIdleTime,
+		MaxResponseHeaderBytes: maxResponseHead,
+		DisableCompression:     true,
+		HTTP2: &http.HTTP2Config{
+			// What is held of one response for a client that does not read. All
+			// share the connection, so its own window is left wide.
+			MaxReceiveBufferPerStream: 1 << 20,
+			// A target that has gone without a word would be found out by each
+			// request anew. gRPC servers take more than a ping in five minutes
+			// for an attack.
+			SendPingTimeout: 6 * time.Minute,
+			PingTimeout:     15 * time.Second,
+			// One that takes nothing more holds everybody up.
+			WriteByteTimeout: max(times.ResponseHead, 0),
+		},
+	}
+}
+
+// dialHTTP2 opens a connection for HTTP/2.
+func (t *target) dialHTTP2(ctx context.Context, addr string) (net.Conn, error) {
+	name, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if limit := t.proxy.times.Connect; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	raw, err := t.dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn := &runConn{Conn: raw}
+	conn.stop = context.AfterFunc(t.proxy.latest().ctx, func() { raw.Close() })
+	if t.key.protocol == H2C {
+		return conn, nil
+	}
+	secure, err := t.handshake(ctx, conn, name, "h2")
+	if err != nil {
+		return nil, err
+	}
+	if secure.ConnectionState().NegotiatedProtocol != "h2" {
+		secure.Close()
+		return nil, &dialError{fmt.Errorf("%s does not speak HTTP/2 over TLS", t.name)}
+	}
+	return secure, nil
+}
+
+// runConn is a connection that ends with the run, at the latest: http.Transport
+// closes only connections that are idle at the moment it is asked to.
+type runConn struct {
+	net.Conn
+	stop func() bool
+}
+
+// Close closes the connection.
+func (c *runConn) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+// sendHTTP2 is sendHTTP1 for a target that speaks HTTP/2.
+func (t *target) sendHTTP2(x *exchange, req *http.Request, key poolKey) (*http.Response, error) {
+	host := key.serverName
+	req.URL.Scheme = "https"
+	if t.key.protocol == H2C {
+		req.URL.Scheme, host = "http", t.key.host
+	}
+	req.URL.Host = net.JoinHostPort(host, strconv.Itoa(key.port))
+	if req.Body != nil && req.Body != http.NoBody {
+		body := &replayBody{src: req.Body, interrupt: x.body.interrupt}
+		// http.Transport does not look at the context while it reads.
+		body.stop = context.AfterFunc(req.Context(), body.quit)
+		req.GetBody = body.again
+		req.Body, _ = body.again()
+	}
+	for fresh := false; ; fresh = true {
+		resp, reused, err := t.roundTripHTTP2(req)
+		if err == nil {
+			return resp, nil
+		}
+		// As in sendHTTP1: the connection may have been closed while it was idle.
+		if fresh || !reused || isDialError(err) || req.Body != nil || !idempotent(req.Method) || isTimeout(err) || isNetTimeout(err) || req.Context().Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+var errRefused = errors.New("the target refuses requests")
+
+// roundTripHTTP2 sends a request. http.Transport repeats those that the target
+// has not looked at: it reset the stream with REFUSED_STREAM, or said goodbye
+// before it. It would be patient for a minute.
+func (t *target) roundTripHTTP2(req *http.Request) (resp *http.Response, reused bool, err error) {
+	const maxTries = 3
+	tries := 0
+	ctx, cancel := context.WithCancelCause(req.Context()) // ends with the exchange
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		reused = info.Reused
+		if tries++; tries > maxTries {
+			cancel(&dialError{errRefused}) // nothing has been done
+		}
+	}})
+	resp, err = t.h2.RoundTrip(req.WithContext(ctx))
+	if err != nil && tries > maxTries {
+		err = context.Cause(ctx)
+	}
+	return resp, reused, err
+}
+
+// replayBody lets a request body be read again, from its beginning, as long as
+// little of it has been read.
+type replayBody struct {
+	src       io.Reader
+	interrupt func() // ends a Read of src that waits
+	stop      func() bool
+
+	mu      sync.Mutex
+	kept    []byte // what has been read so far
+	end     error  // what came after it
+	lost    bool   // more has been read than is kept
+	reading bool
+}
+
+// maxReplay is more than most calls in gRPC have for a body.
+const maxReplay = 64 << 10
+
+var errBodySent = errors.New("the target refused the request, and its body cannot be sent again")
+
+// again begins anew. What read the body before has been closed by then.
+func (b *replayBody) again() (io.ReadCloser, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.lost || b.reading || b.end != nil && b.end != io.EOF {
+		return nil, errBodySent
+	}
+	return &replayReader{body: b}, nil
+}
+
+// replayReader is one reading of a body.
+type replayReader struct {
+	body   *replayBody
+	at     int
+	closed bool
+}
+
+// Read reads a part of the body.
+func (r *replayReader) Read(p []byte) (int, error) {
+	b := r.body
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case r.closed || b.reading:
+		return 0, http.ErrBodyReadAfterClose
+	case !b.lost && r.at < len(b.kept):
+		n := copy(p, b.kept[r.at:])
+		r.at += n
+		return n, nil
+	case b.end != nil:
+		return 0, b.end
+	}
+	b.reading = true
+	b.mu.Unlock()
+	n, err := b.src.Read(p)
+	b.mu.Lock()
+	if b.reading, b.end = false, err; err != nil {
+		b.stop()
+	}
+	if b.lost = b.lost || len(b.kept)+n > maxReplay; b.lost {
+		b.kept = nil
+	} else {
+		b.kept = append(b.kept, p[:n]...)
+		r.at = len(b.kept)
+	}
+	return n, err
+}
+
+// Close ends the reading.
+func (r *replayReader) Close() error {
+	r.body.mu.Lock()
+	r.closed = true
+	r.body.mu.Unlock()
+	r.body.quit()
+	return nil
+}
+
+// quit ends a Read that waits: http.Transport goes on only when nobody reads.
+// What would have come is not wanted any more.
+func (b *replayBody) quit() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reading {
+		b.interrupt()
+	}
+}
