@@ -31,6 +31,7 @@ type extendedConnect struct {
 	// From the client to net/http.
 	in      *bufio.Reader
 	greeted bool
+	err     error  // that reading has ended with
 	out     []byte // what net/http gets next
 	buffer  []byte // where that is made
 	pass    int    // bytes of in that it gets after it, as they are
@@ -144,9 +145,12 @@ func (e *extendedConnect) Write(b []byte) (int, error) {
 // Read reads what the client says, with its header blocks rewritten.
 func (e *extendedConnect) Read(p []byte) (int, error) {
 	for len(e.out) == 0 && e.pass == 0 {
+		if e.err != nil {
+			return 0, e.err
+		}
 		e.buffer = e.buffer[:0]
-		if err := e.next(); err != nil {
-			return 0, err
+		if e.err = e.next(); e.err != nil {
+			return 0, e.err
 		}
 		e.out = e.buffer
 	}

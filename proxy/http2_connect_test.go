@@ -252,6 +252,9 @@ func TestExtendedConnectBounds(t *testing.T) {
 	if n, err := io.Copy(io.Discard, e); err != nil || n != 0 {
 		t.Errorf("no preface: %d bytes, %v", n, err)
 	}
+	if n, err := e.Read(make([]byte, 100)); err != io.EOF {
+		t.Errorf("no preface, and then: %d bytes, %v", n, err)
+	}
 }
 
 func TestExtendedConnectSettings(t *testing.T) {
