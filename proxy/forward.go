@@ -184,7 +184,7 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	sent := x.run.p.access.now()
 	var resp *http.Response
 	var err error
-	if t.h2 != nil {
+	if t.h2 != nil && upgradeType(out.Header) == "" {
 		resp, err = t.sendHTTP2(x, out, key)
 	} else {
 		resp, err = t.sendHTTP1(x.run, out, key)
