@@ -260,7 +260,8 @@ type Action struct {
 	Targets []Target `json:"targets"`
 	// UpstreamProtocol is what is spoken with Targets: [HTTP1] (the default),
 	// [H2] (HTTP/2 over TLS, which needs mode [TerminateAndReencrypt]) or [H2C]
-	// (HTTP/2 without TLS). A route with HTTP/2 takes only HTTP. gRPC needs it.
+	// (HTTP/2 without TLS). gRPC needs HTTP/2. Such a route takes only HTTP. A
+	// WebSocket is asked for in HTTP/1.1 all the same.
 	UpstreamProtocol string `json:"upstreamProtocol"`
 	// LoadBalancing chooses among several Targets.
 	LoadBalancing LoadBalancing `json:"loadBalancing"`

@@ -197,7 +197,7 @@ func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port i
 	sent := x.run.p.access.now()
 	var resp *http.Response
 	var err error
-	if t.h2 != nil {
+	if t.h2 != nil && upgradeType(out.Header) == "" {
 		resp, err = t.sendHTTP2(x, out, key)
 	} else {
 		resp, err = t.sendHTTP1(x.run, out, key)

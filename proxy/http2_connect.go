@@ -31,6 +31,7 @@ type extendedConnect struct {
 	// From the client to net/http.
 	in      *bufio.Reader
 	greeted bool
+	err     error  // that reading has ended with
 	out     []byte // what net/http gets next
 	buffer  []byte // where that is made
 	pass    int    // bytes of in that it gets after it, as they are
@@ -93,6 +94,27 @@ func (h *frameHead) length() int { return int(h[0])<<16 | int(h[1])<<8 | int(h[2
 
 func (h *frameHead) setLength(n int) { h[0], h[1], h[2] = byte(n>>16), byte(n>>8), byte(n) }
 
+// parts takes the payload of a HEADERS frame apart.
+func (h *frameHead) parts(b []byte) (priority, block []byte, ok bool) {
+	padding := 0
+	if h[4]&flagPadded != 0 {
+		if len(b) < 1 {
+			return nil, nil, false
+		}
+		padding, b = int(b[0]), b[1:]
+	}
+	if h[4]&flagPriority != 0 {
+		if len(b) < 5 {
+			return nil, nil, false
+		}
+		priority, b = b[:5:5], b[5:]
+	}
+	if padding > len(b) {
+		return nil, nil, false
+	}
+	return priority, b[:len(b)-padding], true
+}
+
 // Write sends what net/http says. The first thing it says is its settings.
 func (e *extendedConnect) Write(b []byte) (int, error) {
 	if e.announced {
@@ -123,9 +145,12 @@ func (e *extendedConnect) Write(b []byte) (int, error) {
 // Read reads what the client says, with its header blocks rewritten.
 func (e *extendedConnect) Read(p []byte) (int, error) {
 	for len(e.out) == 0 && e.pass == 0 {
+		if e.err != nil {
+			return 0, e.err
+		}
 		e.buffer = e.buffer[:0]
-		if err := e.next(); err != nil {
-			return 0, err
+		if e.err = e.next(); e.err != nil {
+			return 0, e.err
 		}
 		e.out = e.buffer
 	}
@@ -139,10 +164,7 @@ func (e *extendedConnect) Read(p []byte) (int, error) {
 	return n, err
 }
 
-var (
-	errNoPreface  = errors.New("HTTP/2 was agreed on, and something else came")
-	errBlockWaste = errors.New("a header block of too many frames, or far longer than its fields may be")
-)
+var errBlockWaste = errors.New("a header block of too many frames, or far longer than its fields may be")
 
 // next puts the next frame into the buffer, or its head there and the rest up to
 // be passed on.
@@ -153,7 +175,7 @@ func (e *extendedConnect) next() error {
 			return err
 		}
 		if string(preface) != http2Preface {
-			return errNoPreface
+			return io.EOF // anything else net/http would answer in HTTP/1.1
 		}
 		e.greeted, e.buffer = true, preface
 		return nil
@@ -176,21 +198,11 @@ func (e *extendedConnect) headers(head frameHead) error {
 	if _, err := io.ReadFull(e.in, e.block); err != nil {
 		return err
 	}
-	block, priority, ok := e.block, []byte(nil), true
-	padding := 0
-	if head[4]&flagPadded != 0 && len(block) > 0 {
-		padding, block = int(block[0]), block[1:]
-	}
-	if head[4]&flagPriority != 0 && len(block) >= 5 {
-		priority, block = block[:5:5], block[5:]
-	} else if head[4]&flagPriority != 0 {
-		ok = false
-	}
-	if !ok || padding > len(block) {
+	priority, block, ok := head.parts(e.block)
+	if !ok {
 		e.buffer = append(append(e.buffer, head[:]...), e.block...)
 		return nil
 	}
-	block = block[:len(block)-padding]
 	for n, ended := 0, head[4]&flagEndHeaders != 0; !ended; n++ {
 		var more frameHead
 		if _, err := io.ReadFull(e.in, more[:]); err != nil {

@@ -87,47 +87,49 @@ func heap() uint64 {
 // CVE-2023-44487: requests that are reset as soon as they have been sent. Their
 // target speaks HTTP/1.1, so each costs it a connection.
 func TestHTTP2RapidReset(t *testing.T) {
-	var now, most, total atomic.Int64
-	v := newH2Victim(t, nil, func(w http.ResponseWriter, r *http.Request) {
-		total.Add(1)
-		for n := now.Add(1); ; {
-			if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
-				break
+	for _, webSockets := range []bool{false, true} {
+		var now, most, total atomic.Int64
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) {
+			total.Add(1)
+			for n := now.Add(1); ; {
+				if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
+					break
+				}
 			}
-		}
-		defer now.Add(-1)
-		select {
-		case <-r.Context().Done():
-		case <-time.After(20 * time.Second):
-		}
-	})
-	v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
-		defer bystander(t, v.ask)()
-		before, closed := total.Load(), v.Stats().Refused["tooManyResets"]+v.Stats().Refused["badHttp2"]
-		h := dial()
-		var sent uint32
-		for sent < 200_000 {
-			id := 2*sent + 1
-			if h.open(id, true, "GET", "a.test", "/") != nil || h.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
-				break
+			defer now.Add(-1)
+			select {
+			case <-r.Context().Done():
+			case <-time.After(20 * time.Second):
 			}
-			sent++
+		})
+		v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
+			defer bystander(t, v.ask)()
+			before, closed := total.Load(), v.Stats().Refused["tooManyResets"]+v.Stats().Refused["badHttp2"]
+			h := dial()
+			var sent uint32
+			for sent < 200_000 {
+				id := 2*sent + 1
+				if h.open(id, true, "GET", "a.test", "/") != nil || h.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
+					break
+				}
+				sent++
+			}
+			if sent == 200_000 {
+				t.Error("the connection stays open")
+			}
+			eventually(t, "the target is left alone", func() bool { return now.Load() == 0 })
+			if n := total.Load() - before; n > 3000 {
+				t.Errorf("%d requests reached the target", n)
+			}
+			s := v.Stats()
+			if s.Refused["tooManyResets"]+s.Refused["badHttp2"] == closed {
+				t.Errorf("not counted: %v", s.Refused)
+			}
+			t.Logf("cut off after %d resets, of which the target saw %d, %d at once", sent, total.Load()-before, most.Load())
+		})
+		if n := most.Load(); n > 2*250 {
+			t.Errorf("the target had %d requests at once", n)
 		}
-		if sent == 200_000 {
-			t.Error("the connection stays open")
-		}
-		eventually(t, "the target is left alone", func() bool { return now.Load() == 0 })
-		if n := total.Load() - before; n > 3000 {
-			t.Errorf("%d requests reached the target", n)
-		}
-		s := v.Stats()
-		if s.Refused["tooManyResets"]+s.Refused["badHttp2"] == closed {
-			t.Errorf("not counted: %v", s.Refused)
-		}
-		t.Logf("cut off after %d resets, of which the target saw %d, %d at once", sent, total.Load()-before, most.Load())
-	})
-	if n := most.Load(); n > 2*250 {
-		t.Errorf("the target had %d requests at once", n)
 	}
 }
 
@@ -212,70 +214,74 @@ func TestResetMeter(t *testing.T) {
 
 // CVE-2023-45288, CVE-2024-30255: a header block that does not end.
 func TestHTTP2ContinuationFlood(t *testing.T) {
-	v := newH2Victim(t, nil, func(w http.ResponseWriter, r *http.Request) { t.Error("the target is asked") })
-	v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
-		for name, fragment := range map[string][]byte{
-			"fields": []byte("\x00\x01x\x01y"), // literal, not indexed
-			"huge":   append([]byte("\x00\x01x\x7f\x81\x7e"), strings.Repeat("y", 16<<10-10)...),
-			"dense":  {0x82}, // a reference
-		} {
-			before, done := heap(), bystander(t, v.ask)
-			if name != "huge" {
-				fragment = []byte(strings.Repeat(string(fragment), (16<<10)/len(fragment)))
+	for _, webSockets := range []bool{false, true} {
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) { t.Error("the target is asked") })
+		v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
+			for name, fragment := range map[string][]byte{
+				"fields": []byte("\x00\x01x\x01y"), // literal, not indexed
+				"huge":   append([]byte("\x00\x01x\x7f\x81\x7e"), strings.Repeat("y", 16<<10-10)...),
+				"dense":  {0x82}, // a reference
+			} {
+				before, done := heap(), bystander(t, v.ask)
+				if name != "huge" {
+					fragment = []byte(strings.Repeat(string(fragment), (16<<10)/len(fragment)))
+				}
+				h := dial()
+				block := h.fields(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/")
+				h.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block})
+				sent := 0
+				for sent < 64<<20 && h.WriteContinuation(1, false, fragment) == nil {
+					sent += len(fragment)
+				}
+				if sent == 64<<20 {
+					t.Errorf("%s: the connection stays open", name)
+				}
+				if code, _, err := h.goodbye(); code == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%s: %v, %v", name, code, err)
+				}
+				done()
+				if after := heap(); after > before+4<<20 {
+					t.Errorf("%s: %d KiB more in use", name, (after-before)>>10)
+				}
+				t.Logf("%s: cut off after %d KiB", name, sent>>10)
 			}
-			h := dial()
-			block := h.fields(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/")
-			h.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block})
-			sent := 0
-			for sent < 64<<20 && h.WriteContinuation(1, false, fragment) == nil {
-				sent += len(fragment)
-			}
-			if sent == 64<<20 {
-				t.Errorf("%s: the connection stays open", name)
-			}
-			if code, _, err := h.goodbye(); code == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("%s: %v, %v", name, code, err)
-			}
-			done()
-			if after := heap(); after > before+4<<20 {
-				t.Errorf("%s: %d KiB more in use", name, (after-before)>>10)
-			}
-			t.Logf("%s: cut off after %d KiB", name, sent>>10)
-		}
-	})
+		})
+	}
 }
 
 // A header list over the limit is refused, and costs no more than the limit
 // even if compression makes megabytes of it. The connection goes on.
 func TestHTTP2HeaderListSize(t *testing.T) {
-	v := newH2Victim(t, nil, func(w http.ResponseWriter, r *http.Request) {})
-	v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
-		h := dial()
-		h.open(1, true, "GET", "a.test", "/", "x", strings.Repeat("y", 15<<10))
-		if a, err := h.answer(1); err != nil || a.head[":status"] != "200" {
-			t.Errorf("15 KiB: %v, %v", a, err)
-		}
-		h.open(3, true, "GET", "a.test", "/", "x", strings.Repeat("y", 9<<10), "z", strings.Repeat("y", 8<<10))
-		if a, err := h.answer(3); err != nil || a.head[":status"] != "431" {
-			t.Errorf("17 KiB: %v, %v", a, err)
-		}
-		before := heap()
-		bomb := []string{"x", strings.Repeat("y", 3000)}
-		for range 2000 { // 6 MB
-			bomb = append(bomb, bomb[:2]...)
-		}
-		h.open(5, true, "GET", "a.test", "/", bomb...)
-		if a, err := h.answer(5); err != nil || a.head[":status"] != "431" {
-			t.Errorf("bomb: %v, %v", a, err)
-		}
-		if after := heap(); after > before+1<<20 {
-			t.Errorf("bomb: %d KiB more in use", (after-before)>>10)
-		}
-		h.open(7, true, "GET", "a.test", "/other")
-		if a, err := h.answer(7); err != nil || a.body != "ok" {
-			t.Errorf("afterwards: %v, %v", a, err)
-		}
-	})
+	for _, webSockets := range []bool{false, true} {
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) {})
+		v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
+			h := dial()
+			h.open(1, true, "GET", "a.test", "/", "x", strings.Repeat("y", 15<<10))
+			if a, err := h.answer(1); err != nil || a.head[":status"] != "200" {
+				t.Errorf("15 KiB: %v, %v", a, err)
+			}
+			h.open(3, true, "GET", "a.test", "/", "x", strings.Repeat("y", 9<<10), "z", strings.Repeat("y", 8<<10))
+			if a, err := h.answer(3); err != nil || a.head[":status"] != "431" {
+				t.Errorf("17 KiB: %v, %v", a, err)
+			}
+			before := heap()
+			bomb := []string{"x", strings.Repeat("y", 3000)}
+			for range 2000 { // 6 MB
+				bomb = append(bomb, bomb[:2]...)
+			}
+			h.open(5, true, "GET", "a.test", "/", bomb...)
+			if a, err := h.answer(5); err != nil || a.head[":status"] != "431" {
+				t.Errorf("bomb: %v, %v", a, err)
+			}
+			if after := heap(); after > before+1<<20 {
+				t.Errorf("bomb: %d KiB more in use", (after-before)>>10)
+			}
+			h.open(7, true, "GET", "a.test", "/other")
+			if a, err := h.answer(7); err != nil || a.body != "ok" {
+				t.Errorf("afterwards: %v, %v", a, err)
+			}
+		})
+	}
 }
 
 // What costs the sender as much as us is let be, as long as nothing piles up.

@@ -56,21 +56,23 @@ func h2spec(t *testing.T, tool, addr string, secure bool) (failed []string, tota
 // The protocol is left to net/http, which passes 137 to 140 tests by itself.
 func TestH2Spec(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("takes a minute")
 	}
 	tool := testenv.Need(t, "h2spec", "go install github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible")
 	files, _ := tlsFiles(t, "a.test")
 	_, target := backend(t, says(strings.Repeat("x", 100)))
-	port := testenv.FreePort(t)
-	p := start(t, Config{Routes: []Route{
-		tlsRoute("secure", files, forwardTo(target)),
-		{Name: "plain", Match: Match{Ports: Ports(port), Protocol: "http"}, Action: forwardTo(target)},
-	}})
-	for at, secure := range map[string]bool{addr(t, p, 0): true, addr(t, p, port): false} {
-		failed, total := h2spec(t, tool, at, secure)
-		t.Logf("TLS %v: %d of %d, without %q", secure, total-len(failed), total, failed)
-		if total-len(failed) < 137 {
-			t.Errorf("TLS %v: %d of %d pass, want 137", secure, total-len(failed), total)
+	for _, webSockets := range []bool{false, true} {
+		port := testenv.FreePort(t)
+		p := start(t, Config{HTTP2: HTTP2{WebSockets: webSockets}, Routes: []Route{
+			tlsRoute("secure", files, forwardTo(target)),
+			{Name: "plain", Match: Match{Ports: Ports(port), Protocol: "http"}, Action: forwardTo(target)},
+		}})
+		for at, secure := range map[string]bool{addr(t, p, 0): true, addr(t, p, port): false} {
+			failed, total := h2spec(t, tool, at, secure)
+			t.Logf("TLS %v, WebSockets %v: %d of %d, without %q", secure, webSockets, total-len(failed), total, failed)
+			if total-len(failed) < 137 {
+				t.Errorf("TLS %v, WebSockets %v: %d of %d pass, want 137", secure, webSockets, total-len(failed), total)
+			}
 		}
 	}
 }

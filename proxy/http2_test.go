@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -201,6 +204,32 @@ func TestHTTP2BrokenBody(t *testing.T) {
 		h.open(id+2, true, "GET", "a.test", "/")
 		if a, err := h.answer(id + 2); err != nil || a.head[":status"] != "200" {
 			t.Fatalf("stream %d: %v, %v", id+2, a, err)
+		}
+	}
+}
+
+// A load generator of another make, with many requests at once.
+func TestH2Load(t *testing.T) {
+	tool := testenv.Need(t, "h2load", "apt-get install nghttp2-client")
+	files, _ := tlsFiles(t, "a.test")
+	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	body := filepath.Join(t.TempDir(), "body")
+	if err := os.WriteFile(body, make([]byte, 20_000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, webSockets := range []bool{false, true} {
+		port := testenv.FreePort(t)
+		p := start(t, Config{HTTP2: HTTP2{WebSockets: webSockets}, Routes: []Route{
+			tlsRoute("secure", files, forwardTo(target)),
+			{Name: "plain", Match: Match{Ports: Ports(port), Protocol: "http"}, Action: forwardTo(target)},
+		}})
+		for _, url := range []string{"https://" + addr(t, p, 0) + "/", "http://" + addr(t, p, port) + "/"} {
+			for _, args := range [][]string{{"-n", "2000"}, {"-n", "500", "-d", body}} {
+				out := runTool(t, exec.Command(tool, append(args, "-c", "8", "-m", "32", url)...))
+				if want := fmt.Sprintf("%s succeeded, 0 failed, 0 errored, 0 timeout", args[1]); !strings.Contains(out, want) {
+					t.Errorf("%s %v: %s", url, args, out)
+				}
+			}
 		}
 	}
 }
