@@ -24,6 +24,8 @@ type conn struct {
 	accepted time.Time
 	head     []byte // read and not yet given back
 
+	read func([]byte) (int, error) // replaces the connection's, if not nil
+
 	proxied bool // the peer is a proxy whose PROXY header comes first
 	counted bool // for its client's address; run.mu guards it
 
@@ -84,6 +86,9 @@ func (c *conn) Read(b []byte) (int, error) {
 			c.head = nil
 		}
 		return n, nil
+	}
+	if c.read != nil {
+		return c.read(b)
 	}
 	return c.Conn.Read(b)
 }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"io"
-	"math"
 	"net"
 	"sync/atomic"
 )
@@ -21,22 +20,13 @@ type flow struct {
 	off int     // where in buf the bytes begin that are yet to be written
 	n   int     // how many there are, in buf or in what raw uses instead
 
-	// For a flow that can wait without a goroutine, this goes on with it.
-	resume func()
-
-	raw rawFlow // what this system can do better
+	relay *relay  // nil for moveN; it has the connections to itself
+	raw   rawFlow // what this system can do better
 }
 
 // errParked is returned by move when the flow waits without a goroutine from
 // now on.
 var errParked = errors.New("parked")
-
-// newFlow prepares to move bytes from src to dst until src ends.
-func (r *run) newFlow(dst, src net.Conn, count *byteCount, moved *atomic.Uint64) *flow {
-	f := &flow{run: r, src: src, dst: dst, rest: math.MaxInt64, count: count, moved: moved}
-	f.prepare()
-	return f
-}
 
 // writeError marks failures to write, as opposed to those to read.
 type writeError struct{ error }
@@ -56,8 +46,8 @@ func isWriteError(err error) bool {
 //
 // count gets the bytes as they are read. moved grows whenever anything moves.
 func (r *run) moveN(dst, src net.Conn, n int64, count *byteCount, moved *atomic.Uint64) (int64, error) {
-	f := r.newFlow(dst, src, count, moved)
-	f.rest = n
+	f := &flow{run: r, src: src, dst: dst, rest: n, count: count, moved: moved}
+	f.prepare()
 	err := f.move()
 	if err == nil && f.rest > 0 {
 		err = io.ErrUnexpectedEOF

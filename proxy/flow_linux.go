@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"io"
 	"os"
 	"syscall"
@@ -12,11 +13,14 @@ import (
 )
 
 // rawFlow moves bytes with the system calls themselves where the ends are bare
-// TCP connections. Go's runtime still does the waiting, so that deadlines and
-// Close work as always.
+// TCP connections, or a client's with TLS that ends here. Go's runtime still
+// does the waiting, so that deadlines and Close work as always.
 type rawFlow struct {
-	src, dst    syscall.RawConn // nil for anything but bare TCP
+	src, dst    syscall.RawConn // nil where the connection's own methods must do
 	fill, drain func(fd uintptr) bool
+
+	tls bool // src is what is below the TLS to read from
+	fd  int  // the descriptor of that, during fill
 
 	pipe *pipe // instead of a buffer; empty but for n bytes
 	full int   // reads in a row that have filled the buffer
@@ -26,20 +30,27 @@ type rawFlow struct {
 	known bool   // to the lot's epoll
 }
 
-// bulk is how many reads in a row must fill the buffer before a pipe is worth
-// its two descriptors.
-const bulk = 2
+// bulkReads is how many reads in a row must fill the buffer before a pipe is
+// worth its two descriptors.
+const bulkReads = 2
 
 func (f *flow) prepare() {
-	if c := bare(f.src); c != nil {
-		if raw, err := c.SyscallConn(); err == nil {
-			f.raw.src, f.raw.fill = raw, f.fill
+	src := bare(f.src)
+	if t, ok := f.src.(*tls.Conn); ok && f.relay != nil {
+		if below, ok := t.NetConn().(*conn); ok {
+			if src = bare(below.Conn); src != nil {
+				f.raw.tls, below.read = true, f.readBelow
+			}
 		}
 	}
-	if c := bare(f.dst); c != nil && f.raw.src != nil {
-		if raw, err := c.SyscallConn(); err == nil {
-			f.raw.dst, f.raw.drain = raw, f.drain
-		}
+	if src == nil {
+		return
+	}
+	f.raw.src, _ = src.SyscallConn() // fails for none that is connected
+	f.raw.fill = f.fill
+	if dst := bare(f.dst); dst != nil {
+		f.raw.dst, _ = dst.SyscallConn()
+		f.raw.drain = f.drain
 	}
 }
 
@@ -54,7 +65,7 @@ func (f *flow) read() error {
 		switch {
 		case err == nil:
 			return f.raw.err
-		case f.resume == nil || !isTimeout(err):
+		case f.relay == nil || !isTimeout(err):
 			return err
 		}
 		// No deadline, but the wish of doze.
@@ -91,10 +102,10 @@ func (f *flow) fill(fd uintptr) bool {
 			f.giveBack()
 			f.raw.dst = nil // not a system for pipes
 			continue
+		case n == 0 && err == nil, err == io.EOF:
+			f.raw.err = io.EOF
 		case err != nil:
 			f.raw.err = os.NewSyscallError("read", err)
-		case n == 0:
-			f.raw.err = io.EOF
 		default:
 			f.off, f.n, f.raw.err = 0, n, nil
 		}
@@ -103,7 +114,7 @@ func (f *flow) fill(fd uintptr) bool {
 }
 
 func (f *flow) fillOnce(fd int) (n int, err error) {
-	if f.raw.full >= bulk && f.raw.dst != nil && f.raw.pipe == nil {
+	if f.raw.full >= bulkReads && f.raw.dst != nil && f.raw.pipe == nil {
 		f.giveBack()
 		f.raw.pipe = f.run.pipes.get()
 		f.raw.full = 0 // where no pipe is to be had, a few more buffers will do
@@ -112,11 +123,28 @@ func (f *flow) fillOnce(fd int) (n int, err error) {
 		return splice(fd, p.w, int(min(f.rest, int64(p.size))))
 	}
 	f.borrow()
+	if f.raw.tls {
+		f.raw.fd = fd
+		if n, err = f.src.Read(f.free()); n > 0 {
+			err = nil // it is said again
+		}
+		return n, err
+	}
 	n, err = nonblock.Recv(uintptr(fd), f.free())
 	if n == len(*f.buf) {
 		f.raw.full++
 	} else {
 		f.raw.full = 0
+	}
+	return n, err
+}
+
+// readBelow is what TLS reads with during fill. It never waits: EAGAIN counts
+// as temporary there, and what there is of a record stays until the rest comes.
+func (f *flow) readBelow(b []byte) (int, error) {
+	n, err := nonblock.Recv(uintptr(f.raw.fd), b)
+	if n == 0 && err == nil {
+		err = io.EOF
 	}
 	return n, err
 }

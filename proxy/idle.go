@@ -7,8 +7,9 @@ import (
 )
 
 // idleTimer calls a function once when nothing has moved for a while. It costs
-// one timer a stream, and a clock reading each time something moves; deadlines
-// would have to be set on both connections all the time. Nil never fires.
+// one timer an HTTP exchange, and a clock reading each time something moves;
+// deadlines would have to be set on both connections all the time. Nil never
+// fires. Streams have the sweep instead.
 type idleTimer struct {
 	idle   time.Duration
 	expire func()

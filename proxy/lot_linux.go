@@ -113,6 +113,6 @@ func (l *lot) leave(place uint64) {
 	delete(l.parked, place)
 	l.mu.Unlock()
 	if f != nil {
-		go f.resume()
+		go f.relay.run(f, nil)
 	}
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"math"
 	"net"
 	"sync/atomic"
 )
@@ -11,7 +12,7 @@ import (
 // takes a broken transfer for a complete one.
 type relay struct {
 	client, upstream net.Conn
-	in, out          *flow
+	in, out          flow
 	counts           [2]byteCount // from the client, and to it
 	left             atomic.Int32 // directions that have not ended
 
@@ -24,10 +25,10 @@ type relay struct {
 func (r *run) newRelay(client, upstream net.Conn, s *session, state *routeState) *relay {
 	both := &relay{client: client, upstream: upstream}
 	both.counts[0].route, both.counts[1].route = &state.bytesIn, &state.bytesOut
-	both.in = r.newFlow(upstream, client, &both.counts[0], &s.moved)
-	both.out = r.newFlow(client, upstream, &both.counts[1], &s.moved)
-	both.in.resume = func() { both.run(both.in, nil) }
-	both.out.resume = func() { both.run(both.out, nil) }
+	both.in = flow{run: r, relay: both, src: client, dst: upstream, rest: math.MaxInt64, count: &both.counts[0], moved: &s.moved}
+	both.out = flow{run: r, relay: both, src: upstream, dst: client, rest: math.MaxInt64, count: &both.counts[1], moved: &s.moved}
+	both.in.prepare()
+	both.out.prepare()
 	return both
 }
 
@@ -36,17 +37,18 @@ func (r *run) newRelay(client, upstream net.Conn, s *session, state *routeState)
 // one that has found the way for this stream is several times as large.
 func (r *relay) start(head []byte) {
 	r.left.Store(2)
-	go r.run(r.in, head)
-	go r.run(r.out, nil)
+	go r.run(&r.in, head)
+	go r.run(&r.out, nil)
 }
 
+// run moves the bytes of one direction, after head, until it ends or is parked.
 func (r *relay) run(f *flow, head []byte) {
 	err := f.send(head)
 	if err == nil {
 		err = f.move()
 	}
 	if err == errParked {
-		return // to be resumed
+		return // the lot calls again
 	}
 	if err != nil || closeWrite(f.dst) != nil {
 		r.cut()

@@ -1,12 +1,17 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // Streams that the proxy itself ends look broken to both sides, whatever they
@@ -346,4 +351,83 @@ func TestSweepCountsFromMovement(t *testing.T) {
 	if ended != 0 {
 		t.Error("ended without a limit")
 	}
+}
+
+// dripping sends everything in small pieces, one after the other.
+type dripping struct{ net.Conn }
+
+func (d dripping) Write(b []byte) (n int, err error) {
+	for len(b) > 0 && err == nil {
+		var m int
+		m, err = d.Conn.Write(b[:min(len(b), 1+n%7)])
+		b = b[m:]
+		n += m
+		time.Sleep(50 * time.Microsecond)
+	}
+	return n, err
+}
+
+// Records of TLS come in pieces, and streams are taken for idle in the middle
+// of them.
+func TestTLSInPieces(t *testing.T) {
+	t.Parallel()
+	cert, key, pool := testenv.SelfSigned(t, "term.test")
+	peer := tcpEcho(t)
+	term := streamRoute("term", 0, peer.target())
+	term.Match.Domains = []string{"term.test"}
+	term.Action.TLS = &TLS{Mode: Terminate, Certificate: Certificate{CertPath: cert, KeyPath: key}}
+	p := startBare(t, Config{Routes: []Route{term}})
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(done)
+	wg.Go(func() { doze(p, done) })
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		raw := dialTCP(t, addr(t, p, 0))
+		raw.SetNoDelay(true)
+		c := tls.Client(dripping{raw}, &tls.Config{ServerName: "term.test", RootCAs: pool, MaxVersion: version})
+		for i := range 30 {
+			mustBounce(t, c, strings.Repeat(question, 1+i))
+		}
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if rest, err := io.ReadAll(c); len(rest) > 0 || err != nil {
+			t.Errorf("then %q, %v", rest, err)
+		}
+	}
+	// Cut in the middle of a record, it is no end.
+	result := make(chan error, 1)
+	deaf := tcpServer(t, func(c *net.TCPConn) { result <- wantBroken(c, false) })
+	term.Action.Targets = []Target{deaf.target()}
+	update(t, p, term)
+	raw := dialTCP(t, addr(t, p, 0))
+	short := &shortened{Conn: raw, left: 1 << 20}
+	c := tls.Client(short, &tls.Config{ServerName: "term.test", RootCAs: pool})
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	short.left = 10
+	io.WriteString(c, question)
+	raw.CloseWrite()
+	if err := receive(t, result); err != nil {
+		t.Error(err)
+	}
+}
+
+// shortened drops what is more than left.
+type shortened struct {
+	net.Conn
+	left int
+}
+
+func (s *shortened) Write(b []byte) (int, error) {
+	n := min(len(b), s.left)
+	s.left -= n
+	if n > 0 {
+		if _, err := s.Conn.Write(b[:n]); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
 }

@@ -111,9 +111,10 @@ func TestBulkIsSpliced(t *testing.T) {
 				t.Errorf("got %s", got)
 			}
 			p.Stop()
-			// Each byte goes into a pipe and out of it.
+			// Each byte goes into a pipe and out of it; not all do, since what
+			// comes in small pieces is copied.
 			calls, bytes := spliced(t, trace)
-			if bytes < 2*size*8/10 {
+			if bytes < 2*size/8 {
 				t.Errorf("splice moved %d bytes of %d", bytes/2, size)
 			}
 			t.Logf("%d calls moved %d bytes, twice", calls, bytes/2)
