@@ -36,18 +36,19 @@ func (b *balancer) mayRetry(ch *choice, e *entry, o outcome) bool {
 	}
 }
 
-// left reports whether there is a target that has not been tried, full or not,
-// and whether there is one of which nothing bad is known.
+// left reports whether a target has not been tried that may be, full or not,
+// and whether nothing bad is known of one such.
 func (b *balancer) left(ch *choice) (some, well bool) {
-	k := pick{balancer: b, ch: ch}
-	for _, k.last = range []bool{false, true} {
+	for k := (pick{balancer: b, ch: ch}); ; k.last = true {
 		for i := range b.entries {
 			if k.usable(&b.entries[i]) || k.full {
 				return true, !k.last
 			}
 		}
+		if k.last {
+			return false, false
+		}
 	}
-	return false, false
 }
 
 // retryBudget keeps the retries of a route in proportion to its requests, so
