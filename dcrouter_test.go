@@ -361,7 +361,9 @@ func TestCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	requests := 0.0
+	names := map[string]bool{}
 	for _, f := range families {
+		names[f.GetName()] = true
 		if f.GetName() != "dcrouter_route_requests_total" {
 			continue
 		}
@@ -371,5 +373,10 @@ func TestCollector(t *testing.T) {
 	}
 	if requests != 2 {
 		t.Errorf("two routers with a request each count %v", requests)
+	}
+	for _, name := range []string{"route_retries_total", "route_retries_refused_total"} {
+		if !names["dcrouter_"+name] {
+			t.Errorf("there is no %s", name)
+		}
 	}
 }

@@ -30,6 +30,8 @@ func (r *Router) Collector() prometheus.Collector {
 		routeResponses:    desc("route_responses_total", "HTTP responses by status class; \"none\" where the client got none.", "route", "class"),
 		routeReceived:     desc("route_received_bytes_total", "Contents received from clients.", "route"),
 		routeSent:         desc("route_sent_bytes_total", "Contents sent to clients.", "route"),
+		routeRetries:      desc("route_retries_total", "Times that another target was tried.", "route"),
+		routeNoRetry:      desc("route_retries_refused_total", "Times that another target was not tried because the retry budget was used up.", "route"),
 		routeBlocked:      desc("route_blocked_total", "Streams and requests refused by the route's security settings.", "route"),
 		targetHealthy:     desc("target_healthy", "1 if the target is healthy, else 0.", "target"),
 		targetActive:      desc("target_active", "Streams and requests in flight.", "target"),
@@ -42,14 +44,14 @@ type collector struct {
 	router *Router
 
 	connections, connectionsTotal, refused,
-	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked,
+	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeRetries, routeNoRetry,
 	targetHealthy, targetActive, targetTotal, targetFailedTotal *prometheus.Desc
 }
 
 // Describe sends the descriptions of all metrics.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.connections, c.connectionsTotal, c.refused,
-		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked,
+		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked, c.routeRetries, c.routeNoRetry,
 		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal} {
 		ch <- d
 	}
@@ -76,6 +78,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.routeReceived, rt.BytesIn, rt.Name)
 		counter(c.routeSent, rt.BytesOut, rt.Name)
 		counter(c.routeBlocked, rt.Blocked, rt.Name)
+		counter(c.routeRetries, rt.Retries, rt.Name)
+		counter(c.routeNoRetry, rt.RetriesRefused, rt.Name)
 		for class, n := range rt.Responses {
 			name := strconv.Itoa(class) + "xx"
 			if class == 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -13,46 +12,69 @@ import (
 
 var errNoTarget = errors.New("no healthy target")
 
-// balancer chooses among the targets of a route.
+// balancer chooses among the targets of a route. What changes while it serves
+// is in its targets and in the route's state, which outlive it.
 type balancer struct {
 	algorithm string
 	entries   []entry
 	// order is a sequence of indices in which each entry appears according to
 	// its weight, spread out evenly.
 	order []uint16
-	next  atomic.Uint32
+	turn  atomic.Uint32
+
+	retry Retry
+	state *routeState
 }
 
 // entry is a target as one route uses it.
 type entry struct {
+	balancer *balancer
 	target   *target
 	health   *health // nil: not checked
 	weight   int
+	seed     uint64 // for hashing clients
 	portFunc func(ConnInfo) int
 }
 
 // healthy reports whether health checks have nothing against the target.
 func (e *entry) healthy() bool { return e.health == nil || !e.health.bad.Load() }
 
-// port returns the port to connect to for a connection.
-func (e *entry) port(info *ConnInfo) (int, error) {
-	port := e.target.key.port
+// port returns the port to connect to for a connection. If there is none, it
+// gives the entry's place back.
+func (e *entry) port(info *ConnInfo) (port int, err error) {
+	defer func() {
+		if port == 0 { // also if the function of the host panics
+			e.done(givenUp, nil)
+		}
+	}()
+	n := e.target.key.port
 	switch {
 	case e.portFunc != nil:
-		port = e.portFunc(*info)
-	case port == PreservePort:
-		port = int(info.Local.Port())
+		n = e.portFunc(*info)
+	case n == PreservePort:
+		n = int(info.Local.Port())
 	}
-	if port < 1 || port > 65535 {
-		return 0, fmt.Errorf("%d, chosen for target %s, is not a port", port, e.target.name)
+	if n < 1 || n > 65535 {
+		return 0, fmt.Errorf("%d, chosen for target %s, is not a port", n, e.target.name)
 	}
-	return port, nil
+	return n, nil
 }
 
-func newBalancer(algorithm string, entries []entry) *balancer {
-	b := &balancer{algorithm: algorithm, entries: entries, order: spread(entries)}
+// newBalancer makes the balancer of a route with this state.
+func newBalancer(cfg *LoadBalancing, entries []entry, state *routeState) *balancer {
+	b := &balancer{
+		algorithm: cfg.Algorithm,
+		entries:   entries,
+		order:     spread(entries),
+		retry:     cfg.Retry.withDefaults(),
+		state:     state,
+	}
+	for i := range entries {
+		entries[i].balancer = b
+		entries[i].seed = hash([]byte(entries[i].target.name))
+	}
 	// Routes made together should not all begin with their first target.
-	b.next.Store(rand.Uint32())
+	b.turn.Store(rand.Uint32())
 	return b
 }
 
@@ -87,44 +109,76 @@ func gcd(a, b int) int {
 	return a
 }
 
-// pick returns the target for a client, other than those tried before, or nil.
-// Targets that health checks found dead are never chosen; those that just now
-// could not be reached only if there is no other.
-func (b *balancer) pick(client netip.Addr, tried []*target) *entry {
-	now := time.Now().UnixNano()
-	fresh := func(e *entry) bool {
-		return e.healthy() && !e.target.paused(now) && !slices.Contains(tried, e.target)
-	}
-	if e := b.choose(client, fresh); e != nil {
-		return e
-	}
-	return b.choose(client, func(e *entry) bool {
-		return e.healthy() && !slices.Contains(tried, e.target)
-	})
+// pick is one search for a target.
+type pick struct {
+	*balancer
+	ch    *choice
+	clock int64 // Unix nanoseconds, 0: not looked at yet
+	// last also takes what just now could not be reached.
+	last bool
 }
 
-func (b *balancer) choose(client netip.Addr, usable func(*entry) bool) *entry {
-	if len(b.entries) == 1 {
-		if e := &b.entries[0]; usable(e) {
+// now reads the clock once, and not at all where all is well.
+func (k *pick) now() int64 {
+	if k.clock == 0 {
+		k.clock = time.Now().UnixNano()
+	}
+	return k.clock
+}
+
+// usable reports whether an entry may be chosen.
+func (k *pick) usable(e *entry) bool {
+	t := e.target
+	switch {
+	case !e.healthy(),
+		!k.last && t.pause.isShut(k),
+		slices.Contains(k.ch.tried, t):
+		return false
+	}
+	return true
+}
+
+// choose returns the target for a client, or nil. Targets that health
+// checks found dead are never chosen; those that just now could not be reached
+// only if there is no other.
+func (k *pick) choose() *entry {
+	for {
+		e := k.among()
+		if e != nil || k.last {
+			return e
+		}
+		k.last = true
+	}
+}
+
+func (k *pick) among() *entry {
+	if len(k.entries) == 1 {
+		if e := &k.entries[0]; k.usable(e) {
 			return e
 		}
 		return nil
 	}
-	switch b.algorithm {
+	switch k.algorithm {
 	case LeastConnections:
-		return b.leastLoaded(usable)
+		return k.leastLoaded()
 	case PowerOfTwo:
-		return b.powerOfTwo(usable)
+		return k.powerOfTwo()
 	case IPHash:
-		return b.byHash(client, usable)
+		return k.byHash()
 	}
-	start := b.next.Add(1)
-	for i := range b.order {
-		if e := &b.entries[b.order[(uint64(start)+uint64(i))%uint64(len(b.order))]]; usable(e) {
+	return k.roundRobin()
+}
+
+// roundRobin passes over what is of no use, so that the others share its turns
+// evenly.
+func (k *pick) roundRobin() *entry {
+	n := uint32(len(k.order))
+	for range n {
+		if e := &k.entries[k.order[k.turn.Add(1)%n]]; k.usable(e) {
 			return e
 		}
 	}
-	return nil
+	return k.leastLoaded() // others may have had the turns that would have been of use
 }
 
 // lessLoaded compares active connections in proportion to weights.
@@ -133,45 +187,59 @@ func lessLoaded(a, b *entry) bool {
 }
 
 // leastLoaded begins at a rotating place, so that equals take turns.
-func (b *balancer) leastLoaded(usable func(*entry) bool) *entry {
-	start := int(b.next.Add(1) % uint32(len(b.entries)))
+func (k *pick) leastLoaded() *entry {
+	start := int(k.turn.Add(1) % uint32(len(k.entries)))
 	var best *entry
-	for i := range b.entries {
-		e := &b.entries[(start+i)%len(b.entries)]
-		if usable(e) && (best == nil || lessLoaded(e, best)) {
+	for i := range k.entries {
+		e := &k.entries[(start+i)%len(k.entries)]
+		if k.usable(e) && (best == nil || lessLoaded(e, best)) {
 			best = e
 		}
 	}
 	return best
 }
 
-func (b *balancer) powerOfTwo(usable func(*entry) bool) *entry {
-	// Two draws by weight; if one is of no use, any that is will do.
-	x := &b.entries[b.order[rand.IntN(len(b.order))]]
-	y := &b.entries[b.order[rand.IntN(len(b.order))]]
-	switch {
-	case !usable(x) && !usable(y):
-		return b.leastLoaded(usable)
-	case !usable(x):
-		return y
-	case usable(y) && lessLoaded(y, x):
+// powerOfTwo draws two different targets by weight and takes the less loaded.
+func (k *pick) powerOfTwo() *entry {
+	// Where most are of no use, drawing takes too long.
+	const draws = 6
+	var x, y *entry
+	for range draws {
+		if e := k.draw(); k.usable(e) {
+			x = e
+			break
+		}
+	}
+	if x == nil {
+		return k.leastLoaded()
+	}
+	for range draws {
+		if e := k.draw(); e.target != x.target && k.usable(e) {
+			y = e
+			break
+		}
+	}
+	if y != nil && lessLoaded(y, x) {
 		return y
 	}
 	return x
 }
 
+func (k *pick) draw() *entry { return &k.entries[k.order[rand.IntN(len(k.order))]] }
+
 // byHash is weighted rendezvous hashing: when a target comes or goes, only
 // its own clients move.
-func (b *balancer) byHash(client netip.Addr, usable func(*entry) bool) *entry {
+func (k *pick) byHash() *entry {
 	var best *entry
 	highest := math.Inf(-1)
-	addr := client.As16()
-	for i := range b.entries {
-		e := &b.entries[i]
-		if !usable(e) {
+	addr := k.ch.client.As16()
+	client := hash(addr[:])
+	for i := range k.entries {
+		e := &k.entries[i]
+		if !k.usable(e) {
 			continue
 		}
-		h := hash(addr[:], e.target.name)
+		h := mix(client ^ e.seed)
 		// Uniform in (0,1); see Schindelhauer and Schomaker, "Weighted
 		// distributed hash tables", for why this honours weights.
 		u := (float64(h>>11) + 0.5) / (1 << 53)
@@ -182,17 +250,19 @@ func (b *balancer) byHash(client netip.Addr, usable func(*entry) bool) *entry {
 	return best
 }
 
-// hash is FNV-1a with a final mix (that of MurmurHash3), without which short
-// inputs that differ in one byte stay close. It must not change between
-// processes: two gateways side by side send a client to the same target.
-func hash(addr []byte, name string) uint64 {
+// hash is FNV-1a with a final mix, without which short inputs that differ in
+// one byte stay close. It must not change between processes: two gateways side
+// by side send a client to the same target.
+func hash(b []byte) uint64 {
 	h := uint64(14695981039346656037)
-	for _, c := range addr {
+	for _, c := range b {
 		h = (h ^ uint64(c)) * 1099511628211
 	}
-	for i := range len(name) {
-		h = (h ^ uint64(name[i])) * 1099511628211
-	}
+	return mix(h)
+}
+
+// mix is the last step of MurmurHash3.
+func mix(h uint64) uint64 {
 	h ^= h >> 33
 	h *= 0xff51afd7ed558ccd
 	h ^= h >> 33

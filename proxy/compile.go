@@ -65,6 +65,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
 	r := &route{Route: cfg, index: index, key: cfg.identity()}
 	r.streams, r.http = cfg.carries()
+	r.state = a.state(r.key)
 	for _, d := range cfg.Match.Domains {
 		kind, name, _ := domainPattern(d)
 		r.domains = append(r.domains, domain{kind, name})
@@ -94,7 +95,7 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(act)
+		r.balancer, errs[4] = a.balancer(act, r.state)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -105,13 +106,19 @@ func (a *assembly) route(index int, cfg Route, known map[tlsPolicyKey]*tlsPolicy
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	if r.state = a.p.states[r.key]; r.state == nil {
-		if r.state = a.states[r.key]; r.state == nil {
-			r.state = new(routeState)
+	return r, nil
+}
+
+// state returns the state of the route with this identity.
+func (a *assembly) state(key string) *routeState {
+	s := a.p.states[key]
+	if s == nil {
+		if s = a.states[key]; s == nil {
+			s = new(routeState)
 		}
 	}
-	a.states[r.key] = r.state
-	return r, nil
+	a.states[key] = s
+	return s
 }
 
 // identity tells the same route in another configuration.
@@ -149,7 +156,7 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(act *Action) (*balancer, error) {
+func (a *assembly) balancer(act *Action, state *routeState) (*balancer, error) {
 	base := targetKey{}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
@@ -181,7 +188,7 @@ func (a *assembly) balancer(act *Action) (*balancer, error) {
 		}
 		entries = append(entries, e)
 	}
-	return newBalancer(act.LoadBalancing.Algorithm, entries), nil
+	return newBalancer(&act.LoadBalancing, entries, state), nil
 }
 
 // health returns the health of a target by a check.

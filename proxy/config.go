@@ -242,13 +242,15 @@ const (
 type LoadBalancing struct {
 	// Algorithm is [RoundRobin] (the default), [LeastConnections],
 	// [PowerOfTwo] (the less loaded of two random targets) or [IPHash] (a
-	// client address stays with its target as long as that is healthy).
-	// All of them honour weights.
+	// client address stays with its target as long as that is healthy). All of
+	// them honour weights.
 	Algorithm string `json:"algorithm"`
 	// Sticky keeps a client with its target by a cookie.
 	Sticky *Sticky `json:"sticky"`
 	// HealthCheck probes targets, so that dead ones get no traffic.
 	HealthCheck *HealthCheck `json:"healthCheck"`
+	// Retry limits how often another target is tried.
+	Retry Retry `json:"retry"`
 }
 
 // Sticky keeps a client with its target.

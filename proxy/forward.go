@@ -114,53 +114,60 @@ type balancedTransport struct{}
 // done twice.
 func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeFrom(req.Context())
+	b := x.route.balancer
 	info := x.conn.info(x.route)
 	body := &onceBody{ReadCloser: req.Body}
 	if req.Body == nil || req.Body == http.NoBody {
 		body = nil
 	}
-	var tried []*target
-	problem := errNoTarget
+	ch := choice{client: info.Client.Addr()}
+	var problem error
 	for {
-		e := x.route.balancer.pick(info.Client.Addr(), tried)
-		if e == nil {
-			return nil, problem
+		e, err := b.next(req.Context(), &ch)
+		if err != nil {
+			if problem != nil && req.Context().Err() == nil {
+				err = problem
+			}
+			return nil, err
 		}
-		t := e.target
 		port, err := e.port(&info)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := t.roundTrip(x, req, body, port)
+		resp, err := x.roundTrip(e, req, body, port)
 		if err == nil {
 			return resp, nil
 		}
-		if x.body != nil && x.body.failed.Load() {
-			return nil, errClientBody
+		outcome := brokeOff
+		switch {
+		case x.body != nil && x.body.failed.Load():
+			err, outcome = errClientBody, givenUp
+		case req.Context().Err() != nil:
+			outcome = givenUp
+		case isDialError(err):
+			outcome = unreachable
+		case isTimeout(err) || isNetTimeout(err):
+			outcome = timedOut
 		}
-		if req.Context().Err() != nil {
+		e.done(outcome, err)
+		switch {
+		case outcome == givenUp || outcome == timedOut:
 			return nil, err
-		}
-		if isDialError(err) {
-			t.failed(err)
-		} else {
-			t.failures.Add(1)
+		case outcome == brokeOff && (body != nil || !idempotent(req.Method)):
 			// The connection broke before an answer came. A request without
 			// side effects and without a body can be sent again.
-			if body != nil || !idempotent(req.Method) || isTimeout(err) || isNetTimeout(err) {
-				return nil, err
-			}
-		}
-		if body != nil && body.read.Load() {
+			return nil, err
+		case body != nil && body.read.Load(), !b.mayRetry(&ch, e, outcome):
 			return nil, err
 		}
 		problem = err
-		tried = append(tried, t)
 	}
 }
 
-// roundTrip sends a request to this target.
-func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port int) (*http.Response, error) {
+// roundTrip sends a request to the target of e. If that answers, the place
+// there is given back when the answer has been read.
+func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port int) (*http.Response, error) {
+	t := e.target
 	out := req.Clone(req.Context())
 	out.Trailer = x.trailer // net/http fills it at the end of the body
 	if body != nil {
@@ -178,14 +185,11 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	}
 	x.session.target.Store(t)
 	x.run.checkDrain(x.routes)
-	t.total.Add(1)
-	t.active.Add(1)
 	resp, err := t.pool.RoundTrip(out)
 	if err != nil {
-		t.active.Add(-1)
 		return nil, err
 	}
-	t.reached()
+	e.report(answered(resp.StatusCode), nil)
 	// The target is busy with the request until the body has been read.
 	timer := newIdleTimer(x.run.times.Idle, x.cancel)
 	if x.body != nil && timer != nil {
@@ -193,12 +197,12 @@ func (t *target) roundTrip(x *exchange, req *http.Request, body *onceBody, port 
 	}
 	done := sync.OnceFunc(func() {
 		timer.stop()
-		t.active.Add(-1)
+		e.release()
 	})
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
 		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, state: x.route.state}
 	} else {
-		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done}
+		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done, ctx: req.Context(), request: x.body, entry: e}
 	}
 	return resp, nil
 }
@@ -246,12 +250,19 @@ type responseBody struct {
 	io.ReadCloser
 	timer *idleTimer
 	done  func()
+
+	ctx     context.Context
+	request *requestBody // nil if there is none
+	entry   *entry
 }
 
 // Read reads a part of the body.
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.timer.moved()
+	if err != nil && err != io.EOF && b.ctx.Err() == nil && (b.request == nil || !b.request.failed.Load()) {
+		b.entry.report(brokeOff, err)
+	}
 	return n, err
 }
 

@@ -43,6 +43,7 @@ type routeState struct {
 	bytesIn   atomic.Uint64    // from clients
 	bytesOut  atomic.Uint64    // to clients
 	blocked   atomic.Uint64    // refused by Security
+	retries   retryBudget
 }
 
 // permits checks the client's address against the route's lists.

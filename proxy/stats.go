@@ -44,6 +44,10 @@ type RouteStats struct {
 	BytesOut uint64 `json:"bytesOut"`
 	// Blocked is what Security refused.
 	Blocked uint64 `json:"blocked"`
+	// Retries is how often another target was tried, RetriesRefused how often
+	// the budget for that was used up.
+	Retries        uint64 `json:"retries"`
+	RetriesRefused uint64 `json:"retriesRefused"`
 }
 
 // TargetStats are the counters of one target.
@@ -162,8 +166,8 @@ func (p *Proxy) Stats() Stats {
 	s.ActiveConnections = len(r.conns)
 	r.mu.Unlock()
 
-	now := time.Now().UnixNano()
-	healthy := make(map[*target]bool)
+	now := time.Now()
+	targets := make(map[*target]TargetStats)
 	for _, rt := range r.table.Load().routes {
 		s.Routes = append(s.Routes, rt.stats())
 		if rt.balancer == nil {
@@ -171,12 +175,16 @@ func (p *Proxy) Stats() Stats {
 		}
 		for i := range rt.balancer.entries {
 			e := &rt.balancer.entries[i]
-			before, seen := healthy[e.target]
-			healthy[e.target] = e.healthy() && (before || !seen)
+			t, seen := targets[e.target]
+			if !seen {
+				t = e.target.stats(now)
+			}
+			t.Healthy = t.Healthy && e.healthy()
+			targets[e.target] = t
 		}
 	}
-	for t, well := range healthy {
-		s.Targets = append(s.Targets, t.stats(well && !t.paused(now)))
+	for _, t := range targets {
+		s.Targets = append(s.Targets, t)
 	}
 	slices.SortStableFunc(s.Targets, func(a, b TargetStats) int { return cmp.Compare(a.Name, b.Name) })
 	return s
@@ -191,6 +199,9 @@ func (r *route) stats() RouteStats {
 		BytesIn:  r.state.bytesIn.Load(),
 		BytesOut: r.state.bytesOut.Load(),
 		Blocked:  r.state.blocked.Load(),
+
+		Retries:        r.state.retries.made.Load(),
+		RetriesRefused: r.state.retries.refused.Load(),
 	}
 	for i := range s.Responses {
 		s.Responses[i] = r.state.responses[i].Load()
@@ -198,10 +209,10 @@ func (r *route) stats() RouteStats {
 	return s
 }
 
-func (t *target) stats(healthy bool) TargetStats {
+func (t *target) stats(now time.Time) TargetStats {
 	s := TargetStats{
 		Name:     t.name,
-		Healthy:  healthy,
+		Healthy:  now.UnixNano() >= t.pause.until.Load(),
 		Active:   t.active.Load(),
 		Total:    t.total.Load(),
 		Failures: t.failures.Load(),

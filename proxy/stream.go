@@ -48,19 +48,19 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 		return
 	}
 
-	t, upstream, err := r.dialStream(ctx, rt, &info)
+	e, upstream, err := r.dialStream(ctx, rt, &info)
 	if err != nil {
 		if ctx.Err() == nil {
 			r.unreachable(c, rt, err)
 		}
 		return
 	}
+	defer e.release()
 	defer upstream.Close()
 	stopUpstream := context.AfterFunc(ctx, func() { upstream.Close() })
 	defer stopUpstream()
-	s.target.Store(t)
+	s.target.Store(e.target)
 	r.checkDrain(routes)
-	defer t.active.Add(-1) // dialStream has counted it
 
 	if len(head) > 0 {
 		client = &headConn{Conn: client, head: head}
@@ -80,34 +80,36 @@ func (r *run) serveSocket(ctx context.Context, h SocketHandler, c net.Conn, info
 }
 
 // dialStream connects to a target of the route, trying others when one cannot
-// be reached. The one it returns counts the stream as active.
-func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*target, net.Conn, error) {
-	var tried []*target
-	problem := errNoTarget
+// be reached. The stream has a place at the one it returns.
+func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*entry, net.Conn, error) {
+	ch := choice{client: info.Client.Addr()}
+	var problem error
 	for {
-		e := rt.balancer.pick(info.Client.Addr(), tried)
-		if e == nil {
-			return nil, nil, problem
+		e, err := rt.balancer.next(ctx, &ch)
+		if err != nil {
+			if problem != nil && ctx.Err() == nil {
+				err = problem
+			}
+			return nil, nil, err
 		}
 		port, err := e.port(info)
 		if err != nil {
 			return nil, nil, err
 		}
-		// It counts while it is dialled too, or a burst would not be seen.
-		e.target.total.Add(1)
-		e.target.active.Add(1)
 		upstream, err := e.target.dialStream(ctx, port, info.ServerName, r.times.Connect)
 		if err == nil {
-			e.target.reached()
-			return e.target, upstream, nil
+			e.report(connected, nil)
+			return e, upstream, nil
 		}
-		e.target.active.Add(-1)
 		if ctx.Err() != nil {
+			e.done(givenUp, nil)
 			return nil, nil, ctx.Err()
 		}
-		e.target.failed(err)
+		e.done(unreachable, err)
+		if !rt.balancer.mayRetry(&ch, e, unreachable) {
+			return nil, nil, err
+		}
 		problem = err
-		tried = append(tried, e.target)
 	}
 }
 

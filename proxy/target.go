@@ -13,10 +13,6 @@ import (
 	"time"
 )
 
-// failPause is how long a target that could not be reached is left alone while
-// there are others, unless a health check finds it well before.
-const failPause = 10 * time.Second
-
 // target is one server behind the proxy, with everything about it that must
 // survive updates of the routing table: connections, health, counters. Routes
 // that send to the same server on the same terms share it.
@@ -32,8 +28,8 @@ type target struct {
 	total    atomic.Uint64 // streams and requests
 	failures atomic.Uint64 // could not be reached, or broke off
 
-	pausedUntil atomic.Int64 // Unix nanoseconds, after a failure to connect
-	lastError   atomic.Pointer[string]
+	lastError atomic.Pointer[string]
+	standing
 }
 
 // targetKey is the identity of a target.
@@ -161,25 +157,6 @@ func (t *target) serverName(asked string) string {
 func (t *target) noteError(err error) {
 	text := err.Error()
 	t.lastError.Store(&text)
-}
-
-// failed notes that the target could not be reached.
-func (t *target) failed(err error) {
-	t.failures.Add(1)
-	t.noteError(err)
-	t.pausedUntil.Store(time.Now().Add(failPause).UnixNano())
-}
-
-// reached notes that it could.
-func (t *target) reached() {
-	if t.pausedUntil.Load() != 0 {
-		t.pausedUntil.Store(0)
-	}
-}
-
-func (t *target) paused(now int64) bool {
-	until := t.pausedUntil.Load()
-	return until != 0 && now < until
 }
 
 func portName(port int) string {

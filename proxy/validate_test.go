@@ -113,6 +113,9 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.LoadBalancing.Algorithm = "random" }, `action.loadBalancing.algorithm: "random"`},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{} }, `action.loadBalancing.sticky.cookie: `},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "a;b"} }, `action.loadBalancing.sticky.cookie: "a;b"`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: -1} }, `action.loadBalancing.retry.attempts: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPercent: 101} }, `action.loadBalancing.retry.budgetPercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPerSecond: -1} }, `action.loadBalancing.retry.budgetPerSecond: -1`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "health"} }, `action.loadBalancing.healthCheck.path: "health"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a b"} }, `action.loadBalancing.healthCheck.path: "/a b"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a\r\nX: y"} }, `action.loadBalancing.healthCheck.path: `},
@@ -256,6 +259,7 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) { r.Match.Protocol = "http" },
 		func(r *Route) { r.Match.Protocol = "tcp" },
 		func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
+		func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: 1, BudgetPercent: -1} },
 		func(r *Route) { r.Priority = math.MinInt },
 		func(r *Route) {
 			r.Action.Targets = []Target{{Host: "a.test", Port: PreservePort, Weight: 1000}, {Host: "::1", Port: 1}, {Host: "[::1]", Port: 1}, {Host: "x", PortFunc: func(ConnInfo) int { return 1 }}}
@@ -377,8 +381,8 @@ func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
 		"match.protocol":              func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
 		"action.proxyProtocol":        func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} },
-		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
+		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 	} {
 		r := validRoute()
 		r.Match.Ports = Ports(0)

@@ -1,0 +1,88 @@
+package proxy
+
+import (
+	"context"
+	"net/netip"
+)
+
+// choice says for whom a target is chosen, and what has been tried for it.
+type choice struct {
+	client netip.Addr
+	tried  []*target
+}
+
+// outcome is how a target did with what it was sent: the status of its answer,
+// or one of these.
+type outcome int
+
+const (
+	connected   outcome = iota // it took a stream
+	unreachable                // there is no connection; nothing can have been sent
+	brokeOff                   // the connection broke before all of the answer was there
+	timedOut                   // there was no answer in time
+	givenUp                    // that it ended is not the target's doing
+)
+
+// answered is the outcome of an HTTP exchange.
+func answered(status int) outcome { return outcome(status) }
+
+// next chooses a target and takes a place at it. Whoever gets an entry calls its
+// done, or report and release, once each.
+func (b *balancer) next(_ context.Context, ch *choice) (*entry, error) {
+	k := pick{balancer: b, ch: ch}
+	for {
+		e := k.choose()
+		if e == nil {
+			return nil, errNoTarget
+		}
+		if k.claim(e) {
+			return e, nil
+		}
+		k.last = false // somebody else was faster
+	}
+}
+
+// claim takes a place at the target of an entry that was usable a moment ago.
+func (k *pick) claim(e *entry) bool {
+	t := e.target
+	if !k.last && !t.pause.enter(k, failPause) {
+		return false
+	}
+	t.active.Add(1)
+	t.total.Add(1)
+	return true
+}
+
+// abandon gives up the right to try a target that was out. It may be that of
+// another request, which is no harm: then two try it.
+func (e *entry) abandon() {
+	e.target.pause.abandon()
+}
+
+// done reports how it went and gives the place back. err is the reason, where
+// it did not go well.
+func (e *entry) done(o outcome, err error) {
+	e.report(o, err)
+	e.release()
+}
+
+// report says how it goes, as soon as that is known: answers may take hours.
+// It may be called again when an answer that has begun breaks off.
+func (e *entry) report(o outcome, err error) {
+	t := e.target
+	switch o {
+	case givenUp:
+		e.abandon()
+		return
+	case unreachable:
+		t.failed(err)
+	case brokeOff, timedOut:
+		t.failures.Add(1)
+		t.noteError(err)
+	default:
+		t.reached()
+	}
+}
+
+// release gives the place back.
+func (e *entry) release() { e.target.active.Add(-1) }

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// failPause is how long a target that could not be reached is left alone while
+// there are others, unless it turns out to be well before.
+const failPause = 10 * time.Second
+
+// standing is how a target stands with the balancers that choose among targets.
+// It belongs to the target and outlives routing tables with it.
+type standing struct {
+	pause gate // after a failure to connect
+}
+
+// failed notes that the target could not be reached.
+func (t *target) failed(err error) {
+	t.failures.Add(1)
+	t.noteError(err)
+	t.pause.shut(failPause)
+}
+
+// reached notes that it could.
+func (t *target) reached() { t.pause.open() }
+
+// gate keeps requests out for a time. After that it is half-open: one request
+// may try, and the others stay out until it is known how that went.
+type gate struct {
+	until  atomic.Int64 // Unix nanoseconds, 0: open
+	trying atomic.Bool
+}
+
+// shut closes the gate.
+func (g *gate) shut(d time.Duration) {
+	g.trying.Store(false)
+	g.until.Store(time.Now().Add(d).UnixNano())
+}
+
+// isShut reports whether nobody may pass now.
+func (g *gate) isShut(k *pick) bool {
+	until := g.until.Load()
+	return until != 0 && k.now() < until
+}
+
+// enter passes the gate, with the right to try if it is half-open. d is how
+// long to wait for the outcome before another may try. It fails if somebody
+// else was faster.
+func (g *gate) enter(k *pick, d time.Duration) bool {
+	until := g.until.Load()
+	if until == 0 {
+		return true
+	}
+	if k.now() < until || !g.until.CompareAndSwap(until, k.now()+int64(d)) {
+		return false
+	}
+	g.trying.Store(true)
+	return true
+}
+
+// open opens the gate.
+func (g *gate) open() {
+	if g.until.Load() != 0 {
+		g.until.Store(0)
+		g.trying.Store(false)
+	}
+}
+
+// abandon lets another one try at once.
+func (g *gate) abandon() {
+	if g.trying.CompareAndSwap(true, false) {
+		g.until.Store(time.Now().UnixNano())
+	}
+}
