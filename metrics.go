@@ -37,6 +37,8 @@ func (r *Router) Collector() prometheus.Collector {
 		targetActive:      desc("target_active", "Streams and requests in flight.", "target"),
 		targetTotal:       desc("target_sent_total", "Streams and requests sent to the target.", "target"),
 		targetFailedTotal: desc("target_failures_total", "Streams and requests that the target did not take or answer.", "target"),
+		targetEjected:     desc("target_ejected", "1 if a circuit breaker has ejected the target (open or half-open), else 0.", "target"),
+		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
 	}
 }
 
@@ -45,14 +47,14 @@ type collector struct {
 
 	connections, connectionsTotal, refused,
 	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeRetries, routeNoRetry,
-	targetHealthy, targetActive, targetTotal, targetFailedTotal *prometheus.Desc
+	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
 }
 
 // Describe sends the descriptions of all metrics.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.connections, c.connectionsTotal, c.refused,
 		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked, c.routeRetries, c.routeNoRetry,
-		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal} {
+		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal, c.targetEjected, c.targetEjections} {
 		ch <- d
 	}
 }
@@ -89,11 +91,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for _, t := range byName(s.Targets) {
-		healthy := 0.0
+		healthy, ejected := 0.0, 0.0
 		if t.Healthy {
 			healthy = 1
 		}
+		if t.Circuit == proxy.CircuitOpen || t.Circuit == proxy.CircuitHalfOpen {
+			ejected = 1
+		}
 		gauge(c.targetHealthy, healthy, t.Name)
+		gauge(c.targetEjected, ejected, t.Name)
+		counter(c.targetEjections, t.Ejections, t.Name)
 		gauge(c.targetActive, float64(t.Active), t.Name)
 		counter(c.targetTotal, t.Total, t.Name)
 		counter(c.targetFailedTotal, t.Failures, t.Name)
@@ -111,6 +118,8 @@ func byName(targets []proxy.TargetStats) []proxy.TargetStats {
 			last.Active += t.Active
 			last.Total += t.Total
 			last.Failures += t.Failures
+			last.Ejections += t.Ejections
+			last.Circuit = max(last.Circuit, t.Circuit) // the worse the later in the alphabet
 			continue
 		}
 		list = append(list, t)

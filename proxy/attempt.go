@@ -44,8 +44,14 @@ func (b *balancer) next(_ context.Context, ch *choice) (*entry, error) {
 
 // claim takes a place at the target of an entry that was usable a moment ago.
 func (k *pick) claim(e *entry) bool {
-	t := e.target
+	t, c := e.target, e.circuit
+	if c != nil && !c.gate.enter(k, c.settings.ejectionTime) {
+		return false
+	}
 	if !k.last && !t.pause.enter(k, failPause) {
+		if c != nil {
+			c.gate.abandon()
+		}
 		return false
 	}
 	t.active.Add(1)
@@ -57,6 +63,9 @@ func (k *pick) claim(e *entry) bool {
 // another request, which is no harm: then two try it.
 func (e *entry) abandon() {
 	e.target.pause.abandon()
+	if e.circuit != nil {
+		e.circuit.gate.abandon()
+	}
 }
 
 // done reports how it went and gives the place back. err is the reason, where
@@ -81,6 +90,9 @@ func (e *entry) report(o outcome, err error) {
 		t.noteError(err)
 	default:
 		t.reached()
+	}
+	if e.circuit != nil {
+		e.circuit.report(e, o, err)
 	}
 }
 

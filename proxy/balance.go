@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -22,15 +23,20 @@ type balancer struct {
 	order []uint16
 	turn  atomic.Uint32
 
-	retry Retry
-	state *routeState
+	slowStart  time.Duration // 0: none
+	maxEjected int           // percent of the entries
+	retry      Retry
+	state      *routeState
+
+	ejecting sync.Mutex // while counting who is ejected
 }
 
 // entry is a target as one route uses it.
 type entry struct {
 	balancer *balancer
 	target   *target
-	health   *health // nil: not checked
+	health   *health  // nil: not checked
+	circuit  *circuit // nil: not watched
 	weight   int
 	seed     uint64 // for hashing clients
 	portFunc func(ConnInfo) int
@@ -66,8 +72,12 @@ func newBalancer(cfg *LoadBalancing, entries []entry, state *routeState) *balanc
 		algorithm: cfg.Algorithm,
 		entries:   entries,
 		order:     spread(entries),
+		slowStart: cfg.SlowStart,
 		retry:     cfg.Retry.withDefaults(),
 		state:     state,
+	}
+	if cfg.CircuitBreaker != nil {
+		b.maxEjected = cfg.CircuitBreaker.withDefaults().MaxEjectedPercent
 	}
 	for i := range entries {
 		entries[i].balancer = b
@@ -131,6 +141,7 @@ func (k *pick) usable(e *entry) bool {
 	t := e.target
 	switch {
 	case !e.healthy(),
+		e.circuit != nil && e.circuit.gate.isShut(k),
 		!k.last && t.pause.isShut(k),
 		slices.Contains(k.ch.tried, t):
 		return false
@@ -138,9 +149,33 @@ func (k *pick) usable(e *entry) bool {
 	return true
 }
 
-// choose returns the target for a client, or nil. Targets that health
-// checks found dead are never chosen; those that just now could not be reached
-// only if there is no other.
+// share is how much of its weight an entry has, which is less than all of it
+// while it starts slowly.
+func (k *pick) share(e *entry) float64 {
+	if k.slowStart == 0 {
+		return 1
+	}
+	back := e.target.back.Load()
+	if back == 0 {
+		return 1
+	}
+	return min(1, max(leastShare, float64(k.now()-back)/float64(k.slowStart)))
+}
+
+// leastShare is what a target begins a slow start with: with nothing it would
+// never warm up.
+const leastShare = 0.1
+
+// takesPart draws whether an entry takes part in this choice, which one that
+// starts slowly does according to its share.
+func (k *pick) takesPart(e *entry) bool {
+	share := k.share(e)
+	return share == 1 || rand.Float64() < share
+}
+
+// choose returns the target for a client, or nil. Targets that are ejected or
+// that health checks found dead are never chosen; those that just now could not
+// be reached only if there is no other.
 func (k *pick) choose() *entry {
 	for {
 		e := k.among()
@@ -173,28 +208,47 @@ func (k *pick) among() *entry {
 // evenly.
 func (k *pick) roundRobin() *entry {
 	n := uint32(len(k.order))
+	var spare *entry
 	for range n {
-		if e := &k.entries[k.order[k.turn.Add(1)%n]]; k.usable(e) {
+		e := &k.entries[k.order[k.turn.Add(1)%n]]
+		if !k.usable(e) {
+			continue
+		}
+		if k.takesPart(e) {
 			return e
 		}
+		spare = e
 	}
-	return k.leastLoaded() // others may have had the turns that would have been of use
+	if spare == nil {
+		return k.leastLoaded() // others may have had the turns that would have been of use
+	}
+	return spare
 }
 
 // lessLoaded compares active connections in proportion to weights.
-func lessLoaded(a, b *entry) bool {
-	return a.target.active.Load()*int64(b.weight) < b.target.active.Load()*int64(a.weight)
+func (k *pick) lessLoaded(a, b *entry) bool {
+	return float64(a.target.active.Load())*float64(b.weight)*k.share(b) < float64(b.target.active.Load())*float64(a.weight)*k.share(a)
 }
 
 // leastLoaded begins at a rotating place, so that equals take turns.
 func (k *pick) leastLoaded() *entry {
 	start := int(k.turn.Add(1) % uint32(len(k.entries)))
-	var best *entry
+	var best, spare *entry
 	for i := range k.entries {
 		e := &k.entries[(start+i)%len(k.entries)]
-		if k.usable(e) && (best == nil || lessLoaded(e, best)) {
-			best = e
+		if !k.usable(e) {
+			continue
 		}
+		which := &best
+		if !k.takesPart(e) {
+			which = &spare
+		}
+		if *which == nil || k.lessLoaded(e, *which) {
+			*which = e
+		}
+	}
+	if best == nil {
+		return spare
 	}
 	return best
 }
@@ -205,7 +259,7 @@ func (k *pick) powerOfTwo() *entry {
 	const draws = 6
 	var x, y *entry
 	for range draws {
-		if e := k.draw(); k.usable(e) {
+		if e := k.draw(); k.usable(e) && k.takesPart(e) {
 			x = e
 			break
 		}
@@ -219,7 +273,7 @@ func (k *pick) powerOfTwo() *entry {
 			break
 		}
 	}
-	if y != nil && lessLoaded(y, x) {
+	if y != nil && k.takesPart(y) && k.lessLoaded(y, x) {
 		return y
 	}
 	return x
@@ -243,7 +297,7 @@ func (k *pick) byHash() *entry {
 		// Uniform in (0,1); see Schindelhauer and Schomaker, "Weighted
 		// distributed hash tables", for why this honours weights.
 		u := (float64(h>>11) + 0.5) / (1 << 53)
-		if score := -float64(e.weight) / math.Log(u); score > highest {
+		if score := -float64(e.weight) * k.share(e) / math.Log(u); score > highest {
 			best, highest = e, score
 		}
 	}

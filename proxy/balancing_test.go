@@ -66,12 +66,14 @@ func ask(t testing.TB, b *balancer) (string, *entry) {
 func TestBalancingAsJSON(t *testing.T) {
 	var got Route
 	if err := json.Unmarshal([]byte(`{"name": "web", "match": {"ports": 80}, "action": {"type": "forward", "targets": {"host": "a", "port": 80}, "loadBalancing": {
-		"algorithm": "p2c",
+		"algorithm": "p2c", "slowStart": "30s",
+		"circuitBreaker": {"consecutiveFailures": 3, "failurePercent": -1, "minRequests": 10, "window": "5s", "statuses": 503, "ejectionTime": 15000, "maxEjectedPercent": 50},
 		"retry": {"attempts": 2, "budgetPercent": 10, "budgetPerSecond": 3}}}}`), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := LoadBalancing{Algorithm: PowerOfTwo,
-		Retry: Retry{Attempts: 2, BudgetPercent: 10, BudgetPerSecond: 3}}
+	want := LoadBalancing{Algorithm: PowerOfTwo, SlowStart: 30 * time.Second,
+		CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: 3, FailurePercent: -1, MinRequests: 10, Window: 5 * time.Second, Statuses: []int{503}, EjectionTime: 15 * time.Second, MaxEjectedPercent: 50},
+		Retry:          Retry{Attempts: 2, BudgetPercent: 10, BudgetPerSecond: 3}}
 	if !reflect.DeepEqual(got.Action.LoadBalancing, want) {
 		t.Errorf("%+v", got.Action.LoadBalancing)
 	}
@@ -85,10 +87,11 @@ func TestNextAllocatesNothing(t *testing.T) {
 	for i := range many {
 		many[i] = Target{Host: fmt.Sprintf("t%d", i), Port: 80, Weight: 1 + i%3}
 	}
+	everything := LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute}
 	for name, r := range map[string]Route{
 		"one": balancing(LoadBalancing{}, many[0]), "round-robin": balancing(LoadBalancing{}, many...),
 		"p2c": balancing(LoadBalancing{Algorithm: PowerOfTwo}, many...), "least": balancing(LoadBalancing{Algorithm: LeastConnections}, many...),
-		"hash": balancing(LoadBalancing{Algorithm: IPHash}, many...),
+		"hash": balancing(LoadBalancing{Algorithm: IPHash}, many...), "one, everything": balancing(everything, many[0]), "everything": balancing(everything, many...),
 	} {
 		b := apply(t, idleProxy(t, r), r)[0]
 		if n := testing.AllocsPerRun(100, func() {
@@ -107,14 +110,19 @@ func TestNextAllocatesNothing(t *testing.T) {
 func BenchmarkNext(b *testing.B) {
 	for _, count := range []int{1, 3, 100} {
 		for _, algorithm := range []string{RoundRobin, PowerOfTwo, LeastConnections, IPHash} {
-			{
+			for _, what := range []string{"plain", "everything"} {
+				var l LoadBalancing
+				if what == "everything" {
+					l = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute}
+				}
+				l.Algorithm = algorithm
 				var targets []Target
 				for i := range count {
 					targets = append(targets, Target{Host: fmt.Sprintf("t%d", i), Port: 80})
 				}
-				r := balancing(LoadBalancing{Algorithm: algorithm}, targets...)
+				r := balancing(l, targets...)
 				bal := apply(b, idleProxy(b, r), r)[0]
-				b.Run(fmt.Sprintf("%d/%s", count, algorithm), func(b *testing.B) {
+				b.Run(fmt.Sprintf("%d/%s/%s", count, algorithm, what), func(b *testing.B) {
 					ctx := context.Background()
 					for b.Loop() {
 						ch := choice{client: netip.AddrFrom4([4]byte{192, 0, 2, 1})}
@@ -210,5 +218,83 @@ func TestRoundRobinWithoutOne(t *testing.T) {
 		if n := counts[host]; n < 98 || n > 102 {
 			t.Errorf("%s has %d of 300 turns, %v", host, n, counts)
 		}
+	}
+}
+
+func TestSlowStartShares(t *testing.T) {
+	for _, algorithm := range []string{RoundRobin, PowerOfTwo, LeastConnections, IPHash} {
+		synctest.Test(t, func(t *testing.T) {
+			r := balancing(LoadBalancing{Algorithm: algorithm, SlowStart: 100 * time.Second}, targetsNamed("a", "b", "c", "d")...)
+			b := apply(t, idleProxy(t, r), r)[0]
+			// share measures what of n requests the first target gets.
+			share := func() float64 {
+				const n = 4000
+				got := 0
+				for i := range n {
+					e, err := b.next(t.Context(), &choice{client: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})})
+					if err != nil {
+						t.Fatal(err)
+					}
+					if e.target == b.entries[0].target {
+						got++
+					}
+					e.done(answered(200), nil)
+				}
+				return float64(got) / n
+			}
+			check := func(when string, want, tolerance float64) {
+				t.Helper()
+				if got := share(); got < want-tolerance || got > want+tolerance {
+					t.Errorf("%s: %s it has %.3f of the requests, want %.3f", algorithm, when, got, want)
+				}
+			}
+			check("at first", 0.25, 0.04)
+			back := b.entries[0].target
+			back.returned()
+			// With three others in full service: f/(3+f).
+			check("just back", 0.1/3.1, 0.02)
+			time.Sleep(50 * time.Second)
+			check("half-way", 0.5/3.5, 0.04)
+			time.Sleep(50 * time.Second)
+			check("afterwards", 0.25, 0.04)
+			// When all are back at once, each has its share at once.
+			for i := range b.entries {
+				b.entries[i].target.returned()
+			}
+			check("with all others", 0.25, 0.04)
+		})
+	}
+}
+
+// A target that fails now and then while it serves does not start slowly each
+// time; one that UpdateRoutes adds does.
+func TestWhoStartsSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := balancing(LoadBalancing{}, targetsNamed("a", "b")...)
+		b := apply(t, idleProxy(t, r), r)[0]
+		e := &b.entries[0]
+		e.target.active.Add(1)
+		e.target.failed(errors.New("one connection of many"))
+		e.done(answered(200), nil) // an older request is answered all the same
+		if e.target.back.Load() != 0 {
+			t.Error("starts slowly though it was never out")
+		}
+		e.target.failed(errors.New("refused"))
+		time.Sleep(failPause)
+		for e2 := (*entry)(nil); e2 != e; {
+			_, e2 = ask(t, b)
+			e2.done(answered(200), nil)
+		}
+		if e.target.back.Load() != time.Now().UnixNano() {
+			t.Error("does not start slowly when it can be reached again")
+		}
+	})
+	r := balancing(LoadBalancing{}, targetsNamed("127.0.0.1")...)
+	p := startBare(t, Config{Routes: []Route{r}})
+	r.Action.Targets = targetsNamed("127.0.0.1", "127.0.0.2")
+	update(t, p, r)
+	entries := p.current().table.Load().routes[0].balancer.entries
+	if entries[0].target.back.Load() != 0 || entries[1].target.back.Load() == 0 {
+		t.Error("of an old target and a new one, want the new one to start slowly")
 	}
 }

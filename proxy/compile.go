@@ -22,6 +22,7 @@ type assembly struct {
 	states   map[string]*routeState
 	targets  map[targetKey]*target
 	healths  map[healthKey]*health
+	circuits map[*target][]*circuit
 	policies map[tlsPolicyKey]*tlsPolicy
 	certs    map[*tlsPolicy]*tls.Certificate
 }
@@ -34,6 +35,7 @@ func (p *Proxy) assemble(routes []Route) (*assembly, error) {
 		states:   make(map[string]*routeState),
 		targets:  make(map[targetKey]*target),
 		healths:  make(map[healthKey]*health),
+		circuits: make(map[*target][]*circuit),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
@@ -166,6 +168,7 @@ func (a *assembly) balancer(act *Action, state *routeState) (*balancer, error) {
 		}
 		base.reencrypt, base.upstream = true, act.TLS.Upstream
 	}
+	serving := a.p.current() != nil
 	var entries []entry
 	for _, cfg := range act.Targets {
 		key := base
@@ -180,11 +183,17 @@ func (a *assembly) balancer(act *Action, state *routeState) (*balancer, error) {
 		}
 		if t == nil {
 			t = a.p.newTarget(key, tlsConfig)
+			if serving {
+				t.returned() // among others that are warm
+			}
 		}
 		a.targets[key] = t
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
 			e.health = a.health(t, check.withDefaults())
+		}
+		if breaker := act.LoadBalancing.CircuitBreaker; breaker != nil {
+			e.circuit = a.circuit(t, breaker.settings())
 		}
 		entries = append(entries, e)
 	}
@@ -229,6 +238,7 @@ func (a *assembly) commit() {
 			t.pool.CloseIdleConnections()
 			if t.active.Load() > 0 {
 				a.targets[key] = t
+				a.circuits[t] = t.circuits
 			}
 		}
 	}
@@ -237,6 +247,7 @@ func (a *assembly) commit() {
 			h.stop()
 		}
 	}
+	a.settle()
 	p.states, p.targets, p.healths, p.policies = a.states, a.targets, a.healths, a.policies
 }
 

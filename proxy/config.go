@@ -249,6 +249,12 @@ type LoadBalancing struct {
 	Sticky *Sticky `json:"sticky"`
 	// HealthCheck probes targets, so that dead ones get no traffic.
 	HealthCheck *HealthCheck `json:"healthCheck"`
+	// CircuitBreaker ejects targets that fail with real traffic.
+	CircuitBreaker *CircuitBreaker `json:"circuitBreaker"`
+	// SlowStart is how long a target that was out of service, or that
+	// UpdateRoutes has added, takes to get its full share of the traffic. It
+	// begins with a tenth. The default 0 means that it has its share at once.
+	SlowStart time.Duration `json:"slowStart"`
 	// Retry limits how often another target is tried.
 	Retry Retry `json:"retry"`
 }

@@ -1,5 +1,44 @@
 package proxy
 
+import (
+	"slices"
+	"time"
+)
+
+// CircuitBreaker watches how targets do with real traffic and ejects those that
+// fail, which others call outlier detection or passive health checks. What
+// counts as a failure is that a target cannot be reached, breaks off, does not
+// answer within Timeouts.ResponseHead, or answers with one of Statuses.
+//
+// A target that is ejected, its circuit is open, gets nothing for EjectionTime.
+// Then the circuit is half-open: one request tries the target. If that goes
+// well the circuit closes and the target is back, otherwise it stays ejected
+// for another EjectionTime. When all targets of a route are ejected, requests
+// are refused at once, with 503, so that the targets can recover.
+type CircuitBreaker struct {
+	// ConsecutiveFailures is how many failures in a row eject a target. The
+	// default 0 means 5; a negative value means that they do not.
+	ConsecutiveFailures int `json:"consecutiveFailures"`
+	// FailurePercent ejects a target when so much of what it got has failed,
+	// counted for Window from a first failure on. The default 0 means 50; a
+	// negative value means that this does not.
+	FailurePercent int `json:"failurePercent"`
+	// MinRequests is how much a target must have got within Window for
+	// FailurePercent to mean anything. Default 20.
+	MinRequests int `json:"minRequests"`
+	// Window is the time that FailurePercent is about. Default 10s.
+	Window time.Duration `json:"window"`
+	// Statuses are the answers that are failures, 400 to 599. Default 500, 502,
+	// 503 and 504.
+	Statuses []int `json:"statuses"`
+	// EjectionTime is how long an ejected target is left alone. Default 10s.
+	EjectionTime time.Duration `json:"ejectionTime"`
+	// MaxEjectedPercent is how many of a route's targets may be ejected at
+	// once, rounded down, but at least one. With less than all of them, some
+	// are tried whatever they answer. The default 0 means 100.
+	MaxEjectedPercent int `json:"maxEjectedPercent"`
+}
+
 // Retry is about trying another target when one cannot be reached, or breaks
 // off before it has answered a request that can be sent again: one without a
 // body whose method is GET, HEAD or OPTIONS. No target is tried twice.
@@ -16,4 +55,13 @@ type Retry struct {
 	// BudgetPerSecond is how many retries there may be in a second beyond that.
 	// Default 10.
 	BudgetPerSecond int `json:"budgetPerSecond"`
+}
+
+// clone makes l independent of what it was copied from.
+func (l *LoadBalancing) clone() {
+	l.Sticky = clonePtr(l.Sticky)
+	l.HealthCheck = clonePtr(l.HealthCheck)
+	if l.CircuitBreaker = clonePtr(l.CircuitBreaker); l.CircuitBreaker != nil {
+		l.CircuitBreaker.Statuses = slices.Clone(l.CircuitBreaker.Statuses)
+	}
 }

@@ -80,6 +80,7 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 			} else if good >= check.HealthyAfter {
 				t.reached()
 				h.bad.Store(false)
+				t.returned()
 				log.Info("target is healthy again", "target", t.name)
 			}
 		}

@@ -328,7 +328,7 @@ func cloneRoutes(routes []Route) []Route {
 		m.Headers, m.Query = maps.Clone(m.Headers), maps.Clone(m.Query)
 		a := &r.Action
 		a.Targets = slices.Clone(a.Targets)
-		a.LoadBalancing.Sticky, a.LoadBalancing.HealthCheck = clonePtr(a.LoadBalancing.Sticky), clonePtr(a.LoadBalancing.HealthCheck)
+		a.LoadBalancing.clone()
 		if a.TLS = clonePtr(a.TLS); a.TLS != nil {
 			a.TLS.ClientAuth = clonePtr(a.TLS.ClientAuth)
 		}

@@ -12,7 +12,10 @@ const failPause = 10 * time.Second
 // standing is how a target stands with the balancers that choose among targets.
 // It belongs to the target and outlives routing tables with it.
 type standing struct {
-	pause gate // after a failure to connect
+	pause     gate // after a failure to connect
+	ejections atomic.Uint64
+	back      atomic.Int64 // when it came back into service, Unix nanoseconds; 0: it was never out
+	circuits  []*circuit   // one for each way to watch it; under Proxy.update
 }
 
 // failed notes that the target could not be reached.
@@ -23,7 +26,16 @@ func (t *target) failed(err error) {
 }
 
 // reached notes that it could.
-func (t *target) reached() { t.pause.open() }
+func (t *target) reached() {
+	if t.pause.open() {
+		t.returned()
+	}
+}
+
+// returned notes that the target is in service again after it was out.
+func (t *target) returned() {
+	t.back.Store(time.Now().UnixNano())
+}
 
 // gate keeps requests out for a time. After that it is half-open: one request
 // may try, and the others stay out until it is known how that went.
@@ -59,17 +71,26 @@ func (g *gate) enter(k *pick, d time.Duration) bool {
 	return true
 }
 
-// open opens the gate.
-func (g *gate) open() {
-	if g.until.Load() != 0 {
-		g.until.Store(0)
-		g.trying.Store(false)
+// open opens the gate. It reports whether that is the success of who tried,
+// and not of a request from before.
+func (g *gate) open() (tried bool) {
+	if g.until.Load() == 0 {
+		return false
 	}
+	g.until.Store(0)
+	return g.trying.Swap(false)
 }
 
 // abandon lets another one try at once.
 func (g *gate) abandon() {
 	if g.trying.CompareAndSwap(true, false) {
 		g.until.Store(time.Now().UnixNano())
+	}
+}
+
+// settle tells targets what watches them now. It is part of commit.
+func (a *assembly) settle() {
+	for _, t := range a.targets {
+		t.circuits = a.circuits[t]
 	}
 }

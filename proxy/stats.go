@@ -54,9 +54,15 @@ type RouteStats struct {
 type TargetStats struct {
 	// Name is host:port.
 	Name string `json:"name"`
-	// Healthy is false if a health check fails or the target could just now
-	// not be reached.
+	// Healthy is false if a health check fails, the target is ejected or could
+	// just now not be reached.
 	Healthy bool `json:"healthy"`
+	// Circuit is the state of its circuit breaker: [CircuitClosed],
+	// [CircuitOpen] or [CircuitHalfOpen]; of several the worst. It is "" where
+	// there is none.
+	Circuit string `json:"circuit,omitempty"`
+	// Ejections is how often a circuit breaker has ejected the target.
+	Ejections uint64 `json:"ejections"`
 	// Active are streams and requests in flight.
 	Active int64 `json:"active"`
 	// Total is how many were sent to it, Failures how many of them could not
@@ -66,6 +72,13 @@ type TargetStats struct {
 	// LastError is the last failure, also after recovery.
 	LastError string `json:"lastError,omitempty"`
 }
+
+// Values of [TargetStats.Circuit].
+const (
+	CircuitClosed   = "closed"
+	CircuitHalfOpen = "half-open" // one request tries whether the target is well again
+	CircuitOpen     = "open"      // the target is ejected
+)
 
 // counters are those of the Proxy as a whole.
 type counters struct {
@@ -180,6 +193,11 @@ func (p *Proxy) Stats() Stats {
 				t = e.target.stats(now)
 			}
 			t.Healthy = t.Healthy && e.healthy()
+			if e.circuit != nil {
+				state := e.circuit.state(now)
+				t.Circuit = max(t.Circuit, state) // the worse the later in the alphabet
+				t.Healthy = t.Healthy && state == CircuitClosed
+			}
 			targets[e.target] = t
 		}
 	}
@@ -216,6 +234,8 @@ func (t *target) stats(now time.Time) TargetStats {
 		Active:   t.active.Load(),
 		Total:    t.total.Load(),
 		Failures: t.failures.Load(),
+
+		Ejections: t.ejections.Load(),
 	}
 	if text := t.lastError.Load(); text != nil {
 		s.LastError = *text

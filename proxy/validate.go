@@ -170,7 +170,7 @@ func (r *Route) validateAction(check *conf.Checker) {
 		a.Targets[i].validate(check.Field("targets").Index(i), r)
 	}
 	a.LoadBalancing.validate(check.Field("loadBalancing"), a.Targets)
-	a.LoadBalancing.validateUse(check.Field("loadBalancing"))
+	a.LoadBalancing.validateUse(check.Field("loadBalancing"), r)
 	if a.TLS != nil {
 		r.validateTLS(check.Field("tls"))
 	}

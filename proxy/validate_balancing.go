@@ -1,14 +1,42 @@
 package proxy
 
 import (
+	"time"
+
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // validateUse checks what a route says about the use of its targets.
-func (l *LoadBalancing) validateUse(check *conf.Checker) {
+func (l *LoadBalancing) validateUse(check *conf.Checker, r *Route) {
+	_, http := r.carries()
+	if l.CircuitBreaker != nil {
+		l.CircuitBreaker.validate(check.Field("circuitBreaker"))
+		if !http && len(l.CircuitBreaker.Statuses) > 0 {
+			check.Field("circuitBreaker").Field("statuses").Errorf("needs HTTP, which this route does not look into")
+		}
+	}
+	check.Field("slowStart").Wait(l.SlowStart)
 	check.Field("retry").Field("attempts").NotNegative(l.Retry.Attempts)
 	if l.Retry.BudgetPercent > 100 {
 		check.Field("retry").Field("budgetPercent").Errorf("%d is more than 100; a negative value means no limit", l.Retry.BudgetPercent)
 	}
 	check.Field("retry").Field("budgetPerSecond").NotNegative(l.Retry.BudgetPerSecond)
+}
+
+func (c *CircuitBreaker) validate(check *conf.Checker) {
+	if c.FailurePercent > 100 {
+		check.Field("failurePercent").Errorf("%d is more than 100; a negative value turns it off", c.FailurePercent)
+	}
+	if c.ConsecutiveFailures < 0 && c.FailurePercent < 0 {
+		check.Errorf("with both consecutiveFailures and failurePercent turned off nothing ejects a target")
+	}
+	check.Field("minRequests").NotNegative(c.MinRequests)
+	check.Field("window").Wait(c.Window)
+	for i, status := range c.Statuses {
+		check.Field("statuses").Index(i).Range(status, 400, 599)
+	}
+	if check.Field("ejectionTime").Wait(c.EjectionTime); c.EjectionTime > 0 && c.EjectionTime < time.Millisecond {
+		check.Field("ejectionTime").Errorf("%v is too short; give at least 1ms", c.EjectionTime)
+	}
+	check.Field("maxEjectedPercent").Range(c.MaxEjectedPercent, 0, 100)
 }

@@ -113,6 +113,23 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.LoadBalancing.Algorithm = "random" }, `action.loadBalancing.algorithm: "random"`},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{} }, `action.loadBalancing.sticky.cookie: `},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "a;b"} }, `action.loadBalancing.sticky.cookie: "a;b"`},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{500}}
+		}, "action.loadBalancing.circuitBreaker.statuses: needs HTTP"},
+		{func(r *Route) {
+			r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: -1}
+		}, `action.loadBalancing.circuitBreaker: with both`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{FailurePercent: 101} }, `action.loadBalancing.circuitBreaker.failurePercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MinRequests: -1} }, `action.loadBalancing.circuitBreaker.minRequests: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Window: -1} }, `action.loadBalancing.circuitBreaker.window: -1ns`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{EjectionTime: -1} }, `action.loadBalancing.circuitBreaker.ejectionTime: -1ns`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{EjectionTime: 10} }, `action.loadBalancing.circuitBreaker.ejectionTime: 10ns is too short`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{503, 200}} }, `action.loadBalancing.circuitBreaker.statuses[1]: 200`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{600}} }, `action.loadBalancing.circuitBreaker.statuses[0]: 600`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MaxEjectedPercent: 101} }, `action.loadBalancing.circuitBreaker.maxEjectedPercent: 101`},
+		{func(r *Route) { r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{MaxEjectedPercent: -1} }, `action.loadBalancing.circuitBreaker.maxEjectedPercent: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.SlowStart = -time.Second }, `action.loadBalancing.slowStart: -1s`},
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: -1} }, `action.loadBalancing.retry.attempts: -1`},
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPercent: 101} }, `action.loadBalancing.retry.budgetPercent: 101`},
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPerSecond: -1} }, `action.loadBalancing.retry.budgetPerSecond: -1`},
@@ -259,7 +276,14 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) { r.Match.Protocol = "http" },
 		func(r *Route) { r.Match.Protocol = "tcp" },
 		func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
-		func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: 1, BudgetPercent: -1} },
+		func(r *Route) {
+			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: 100, Statuses: []int{400, 599}, MaxEjectedPercent: 1}, SlowStart: time.Minute,
+				Retry: Retry{Attempts: 1, BudgetPercent: -1}}
+		},
+		func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute}
+		},
 		func(r *Route) { r.Priority = math.MinInt },
 		func(r *Route) {
 			r.Action.Targets = []Target{{Host: "a.test", Port: PreservePort, Weight: 1000}, {Host: "::1", Port: 1}, {Host: "[::1]", Port: 1}, {Host: "x", PortFunc: func(ConnInfo) int { return 1 }}}
