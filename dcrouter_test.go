@@ -374,7 +374,7 @@ func TestCollector(t *testing.T) {
 	if requests != 2 {
 		t.Errorf("two routers with a request each count %v", requests)
 	}
-	for _, name := range []string{"route_retries_total", "route_retries_refused_total", "target_ejected", "target_ejections_total"} {
+	for _, name := range []string{"route_queued", "route_retries_total", "route_retries_refused_total", "target_ejected", "target_ejections_total"} {
 		if !names["dcrouter_"+name] {
 			t.Errorf("there is no %s", name)
 		}

@@ -30,6 +30,7 @@ func (r *Router) Collector() prometheus.Collector {
 		routeResponses:    desc("route_responses_total", "HTTP responses by status class; \"none\" where the client got none.", "route", "class"),
 		routeReceived:     desc("route_received_bytes_total", "Contents received from clients.", "route"),
 		routeSent:         desc("route_sent_bytes_total", "Contents sent to clients.", "route"),
+		routeQueued:       desc("route_queued", "Streams and requests that wait for a target below its limit.", "route"),
 		routeRetries:      desc("route_retries_total", "Times that another target was tried.", "route"),
 		routeNoRetry:      desc("route_retries_refused_total", "Times that another target was not tried because the retry budget was used up.", "route"),
 		routeBlocked:      desc("route_blocked_total", "Streams and requests refused by the route's security settings.", "route"),
@@ -46,14 +47,14 @@ type collector struct {
 	router *Router
 
 	connections, connectionsTotal, refused,
-	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeRetries, routeNoRetry,
+	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeQueued, routeRetries, routeNoRetry,
 	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
 }
 
 // Describe sends the descriptions of all metrics.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{c.connections, c.connectionsTotal, c.refused,
-		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked, c.routeRetries, c.routeNoRetry,
+		c.routeActive, c.routeStreams, c.routeRequests, c.routeResponses, c.routeReceived, c.routeSent, c.routeBlocked, c.routeQueued, c.routeRetries, c.routeNoRetry,
 		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal, c.targetEjected, c.targetEjections} {
 		ch <- d
 	}
@@ -80,6 +81,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(c.routeReceived, rt.BytesIn, rt.Name)
 		counter(c.routeSent, rt.BytesOut, rt.Name)
 		counter(c.routeBlocked, rt.Blocked, rt.Name)
+		gauge(c.routeQueued, float64(rt.Queued), rt.Name)
 		counter(c.routeRetries, rt.Retries, rt.Name)
 		counter(c.routeNoRetry, rt.RetriesRefused, rt.Name)
 		for class, n := range rt.Responses {

@@ -2,8 +2,13 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 )
+
+// errBusy means that all targets that could be chosen are at their limit, and
+// waiting for one did not help.
+var errBusy = errors.New("all targets are at their limit")
 
 // choice says for whom a target is chosen, and what has been tried for it.
 type choice struct {
@@ -26,19 +31,33 @@ const (
 // answered is the outcome of an HTTP exchange.
 func answered(status int) outcome { return outcome(status) }
 
-// next chooses a target and takes a place at it. Whoever gets an entry calls its
-// done, or report and release, once each.
-func (b *balancer) next(_ context.Context, ch *choice) (*entry, error) {
+// next chooses a target and takes a place at it. Where all that could be
+// chosen are at their limit it waits for one, in the order of arrival. Whoever
+// gets an entry calls its done, or report and release, once each.
+func (b *balancer) next(ctx context.Context, ch *choice) (*entry, error) {
+	if b.limit > 0 {
+		return b.state.queue.next(ctx, b, ch)
+	}
+	if e, _ := b.take(ch); e != nil {
+		return e, nil
+	}
+	return nil, errNoTarget
+}
+
+// take is next without waiting. If there is no entry, full tells whether one
+// can be waited for.
+func (b *balancer) take(ch *choice) (e *entry, full bool) {
 	k := pick{balancer: b, ch: ch}
 	for {
 		e := k.choose()
 		if e == nil {
-			return nil, errNoTarget
+			return nil, k.full
 		}
 		if k.claim(e) {
-			return e, nil
+			return e, false
 		}
-		k.last = false // somebody else was faster
+		// Somebody else was faster. Others may be free.
+		k.last, k.full = false, false
 	}
 }
 
@@ -48,15 +67,18 @@ func (k *pick) claim(e *entry) bool {
 	if c != nil && !c.gate.enter(k, c.settings.ejectionTime) {
 		return false
 	}
-	if !k.last && !t.pause.enter(k, failPause) {
-		if c != nil {
-			c.gate.abandon()
-		}
-		return false
+	entered := k.last || t.pause.enter(k, failPause)
+	if entered && t.enter(k.limit) {
+		t.total.Add(1)
+		return true
 	}
-	t.active.Add(1)
-	t.total.Add(1)
-	return true
+	if c != nil {
+		c.gate.abandon()
+	}
+	if entered && !k.last {
+		t.pause.abandon()
+	}
+	return false
 }
 
 // abandon gives up the right to try a target that was out. It may be that of
@@ -97,4 +119,4 @@ func (e *entry) report(o outcome, err error) {
 }
 
 // release gives the place back.
-func (e *entry) release() { e.target.active.Add(-1) }
+func (e *entry) release() { e.target.leave() }

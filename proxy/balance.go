@@ -23,9 +23,11 @@ type balancer struct {
 	order []uint16
 	turn  atomic.Uint32
 
+	limit      int64         // streams and requests of a target at once, 0: no limit
 	slowStart  time.Duration // 0: none
 	maxEjected int           // percent of the entries
 	retry      Retry
+	waiting    Queue
 	state      *routeState
 
 	ejecting sync.Mutex // while counting who is ejected
@@ -72,8 +74,10 @@ func newBalancer(cfg *LoadBalancing, entries []entry, state *routeState) *balanc
 		algorithm: cfg.Algorithm,
 		entries:   entries,
 		order:     spread(entries),
+		limit:     int64(cfg.MaxConnectionsPerTarget),
 		slowStart: cfg.SlowStart,
 		retry:     cfg.Retry.withDefaults(),
+		waiting:   cfg.Queue.withDefaults(),
 		state:     state,
 	}
 	if cfg.CircuitBreaker != nil {
@@ -126,6 +130,8 @@ type pick struct {
 	clock int64 // Unix nanoseconds, 0: not looked at yet
 	// last also takes what just now could not be reached.
 	last bool
+	// full is set when a target is left out only because it is at its limit.
+	full bool
 }
 
 // now reads the clock once, and not at all where all is well.
@@ -144,6 +150,9 @@ func (k *pick) usable(e *entry) bool {
 		e.circuit != nil && e.circuit.gate.isShut(k),
 		!k.last && t.pause.isShut(k),
 		slices.Contains(k.ch.tried, t):
+		return false
+	case k.limit > 0 && t.active.Load() >= k.limit:
+		k.full = true
 		return false
 	}
 	return true
@@ -175,11 +184,11 @@ func (k *pick) takesPart(e *entry) bool {
 
 // choose returns the target for a client, or nil. Targets that are ejected or
 // that health checks found dead are never chosen; those that just now could not
-// be reached only if there is no other.
+// be reached only if there is no other, not even one to wait for.
 func (k *pick) choose() *entry {
 	for {
 		e := k.among()
-		if e != nil || k.last {
+		if e != nil || k.full || k.last {
 			return e
 		}
 		k.last = true

@@ -117,6 +117,7 @@ func (a *assembly) state(key string) *routeState {
 	if s == nil {
 		if s = a.states[key]; s == nil {
 			s = new(routeState)
+			s.queue.proxy = a.p
 		}
 	}
 	a.states[key] = s

@@ -242,8 +242,8 @@ const (
 type LoadBalancing struct {
 	// Algorithm is [RoundRobin] (the default), [LeastConnections],
 	// [PowerOfTwo] (the less loaded of two random targets) or [IPHash] (a
-	// client address stays with its target as long as that is healthy). All of
-	// them honour weights.
+	// client address stays with its target as long as that is healthy and below
+	// its limit). All of them honour weights.
 	Algorithm string `json:"algorithm"`
 	// Sticky keeps a client with its target by a cookie.
 	Sticky *Sticky `json:"sticky"`
@@ -257,6 +257,12 @@ type LoadBalancing struct {
 	SlowStart time.Duration `json:"slowStart"`
 	// Retry limits how often another target is tried.
 	Retry Retry `json:"retry"`
+	// MaxConnectionsPerTarget is how many streams and requests a target gets at
+	// once, counting those of other routes. More wait in the Queue. The default
+	// 0 means no limit.
+	MaxConnectionsPerTarget int `json:"maxConnectionsPerTarget"`
+	// Queue is where they wait.
+	Queue Queue `json:"queue"`
 }
 
 // Sticky keeps a client with its target.

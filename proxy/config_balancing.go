@@ -57,6 +57,18 @@ type Retry struct {
 	BudgetPerSecond int `json:"budgetPerSecond"`
 }
 
+// Queue is where requests and streams of a route wait when all targets that
+// could take them have MaxConnectionsPerTarget. The one that has waited longest
+// is next. Whoever finds no place, or does not get to a target in time, is
+// refused: HTTP with 503 and Retry-After.
+type Queue struct {
+	// Size is how many may wait. The default 0 means 100; a negative value means
+	// that nobody waits.
+	Size int `json:"size"`
+	// Timeout is how long each may wait. Default 5s.
+	Timeout time.Duration `json:"timeout"`
+}
+
 // clone makes l independent of what it was copied from.
 func (l *LoadBalancing) clone() {
 	l.Sticky = clonePtr(l.Sticky)

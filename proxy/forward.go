@@ -331,7 +331,7 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 		return
-	case errors.Is(err, errNoTarget):
+	case errors.Is(err, errNoTarget), errors.Is(err, errBusy):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
 	case isTimeout(err) || isNetTimeout(err):

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
@@ -30,6 +31,7 @@ type Proxy struct {
 	forwarder http.Handler
 	buffers   sync.Pool // *[]byte, for copying
 	stats     counters
+	waiting   atomic.Int64 // in the queues of all routes
 
 	// update serialises Start, UpdateRoutes and Stop's beginning. It guards
 	// what follows.

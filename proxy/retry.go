@@ -36,12 +36,12 @@ func (b *balancer) mayRetry(ch *choice, e *entry, o outcome) bool {
 	}
 }
 
-// left reports whether a target has not been tried that may be,
+// left reports whether a target has not been tried that may be, full or not,
 // and whether nothing bad is known of one such.
 func (b *balancer) left(ch *choice) (some, well bool) {
 	for k := (pick{balancer: b, ch: ch}); ; k.last = true {
 		for i := range b.entries {
-			if k.usable(&b.entries[i]) {
+			if k.usable(&b.entries[i]) || k.full {
 				return true, !k.last
 			}
 		}

@@ -43,6 +43,7 @@ type routeState struct {
 	bytesIn   atomic.Uint64    // from clients
 	bytesOut  atomic.Uint64    // to clients
 	blocked   atomic.Uint64    // refused by Security
+	queue     queue            // for a target that is not at its limit
 	retries   retryBudget
 }
 

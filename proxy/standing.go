@@ -14,8 +14,10 @@ const failPause = 10 * time.Second
 type standing struct {
 	pause     gate // after a failure to connect
 	ejections atomic.Uint64
-	back      atomic.Int64 // when it came back into service, Unix nanoseconds; 0: it was never out
-	circuits  []*circuit   // one for each way to watch it; under Proxy.update
+	back      atomic.Int64             // when it came back into service, Unix nanoseconds; 0: it was never out
+	queues    atomic.Pointer[[]*queue] // where requests may wait for it
+	turn      atomic.Uint32            // which of them is first
+	circuits  []*circuit               // one for each way to watch it; under Proxy.update
 }
 
 // failed notes that the target could not be reached.
@@ -35,6 +37,46 @@ func (t *target) reached() {
 // returned notes that the target is in service again after it was out.
 func (t *target) returned() {
 	t.back.Store(time.Now().UnixNano())
+	t.wake()
+}
+
+// enter takes a place at the target unless it is at its limit.
+func (t *target) enter(limit int64) bool {
+	if limit == 0 {
+		t.active.Add(1)
+		return true
+	}
+	for {
+		n := t.active.Load()
+		if n >= limit {
+			return false
+		}
+		if t.active.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// leave gives a place at the target back, to whoever waits for one.
+func (t *target) leave() {
+	t.active.Add(-1)
+	t.wake()
+}
+
+// wake lets queues look whether the target has a place for them.
+func (t *target) wake() {
+	if t.proxy.waiting.Load() == 0 {
+		return
+	}
+	queues := t.queues.Load()
+	if queues == nil {
+		return
+	}
+	// Routes that share the target take turns.
+	first := int(t.turn.Add(1) % uint32(len(*queues)))
+	for i := range *queues {
+		(*queues)[(first+i)%len(*queues)].serve()
+	}
 }
 
 // gate keeps requests out for a time. After that it is half-open: one request
@@ -88,9 +130,32 @@ func (g *gate) abandon() {
 	}
 }
 
-// settle tells targets what watches them now. It is part of commit.
+// settle tells targets what watches them now and who may wait for them. It is
+// part of commit.
 func (a *assembly) settle() {
+	for _, rt := range a.table.routes {
+		if rt.balancer != nil {
+			rt.state.queue.use(rt.balancer)
+		}
+	}
+	// Those of routes that are gone are among the states as long as somebody
+	// waits there.
+	queues := make(map[*target][]*queue)
+	for _, s := range a.states {
+		b := s.queue.balancer
+		if b == nil || b.limit == 0 {
+			continue
+		}
+		for i := range b.entries {
+			t := b.entries[i].target
+			queues[t] = append(queues[t], &s.queue)
+		}
+	}
 	for _, t := range a.targets {
 		t.circuits = a.circuits[t]
+		t.queues.Store(nil)
+		if list := queues[t]; len(list) > 0 {
+			t.queues.Store(&list)
+		}
 	}
 }

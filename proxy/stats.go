@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -44,6 +45,8 @@ type RouteStats struct {
 	BytesOut uint64 `json:"bytesOut"`
 	// Blocked is what Security refused.
 	Blocked uint64 `json:"blocked"`
+	// Queued are the streams and requests that wait for a target now.
+	Queued int64 `json:"queued"`
 	// Retries is how often another target was tried, RetriesRefused how often
 	// the budget for that was used up.
 	Retries        uint64 `json:"retries"`
@@ -86,7 +89,7 @@ type counters struct {
 	requests    atomic.Uint64
 
 	silent, badTLS, badRequest, unknownName, noRoute, blocked,
-	misdirected, routeFull, unreachable, noFolder, tooMany, tooManyPerIP, stopping rejection
+	misdirected, routeFull, unreachable, targetsBusy, noFolder, tooMany, tooManyPerIP, stopping rejection
 }
 
 // rejection counts one reason to refuse.
@@ -99,12 +102,12 @@ type rejection struct {
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
 	return []*rejection{&c.silent, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
-		&c.misdirected, &c.routeFull, &c.unreachable, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
+		&c.misdirected, &c.routeFull, &c.unreachable, &c.targetsBusy, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping}
 }
 
 func (c *counters) init() {
 	for i, name := range []string{"silent", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
-		"misdirected", "routeFull", "unreachable", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
+		"misdirected", "routeFull", "unreachable", "targetsBusy", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping"} {
 		c.all()[i].name = name
 	}
 }
@@ -155,6 +158,9 @@ func (n *netLog) Write(b []byte) (int, error) {
 // dead service causes one of these, so not all are logged.
 func (r *run) unreachable(c *conn, rt *route, err error) {
 	reason := &r.p.stats.unreachable
+	if errors.Is(err, errBusy) {
+		reason = &r.p.stats.targetsBusy
+	}
 	reason.count.Add(1)
 	if skipped, ok := reason.mayLog(time.Now()); ok {
 		r.log.Warn("no target answered", "route", rt.Name, "conn_id", c.name(), "remote", c.client, "err", err, "not_logged", skipped)
@@ -217,6 +223,7 @@ func (r *route) stats() RouteStats {
 		BytesIn:  r.state.bytesIn.Load(),
 		BytesOut: r.state.bytesOut.Load(),
 		Blocked:  r.state.blocked.Load(),
+		Queued:   r.state.queue.all.Load(),
 
 		Retries:        r.state.retries.made.Load(),
 		RetriesRefused: r.state.retries.refused.Load(),

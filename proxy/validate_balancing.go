@@ -21,7 +21,18 @@ func (l *LoadBalancing) validateUse(check *conf.Checker, r *Route) {
 		check.Field("retry").Field("budgetPercent").Errorf("%d is more than 100; a negative value means no limit", l.Retry.BudgetPercent)
 	}
 	check.Field("retry").Field("budgetPerSecond").NotNegative(l.Retry.BudgetPerSecond)
+	check.Field("maxConnectionsPerTarget").NotNegative(l.MaxConnectionsPerTarget)
+	if l.Queue != (Queue{}) && l.MaxConnectionsPerTarget == 0 {
+		check.Field("queue").Errorf("nobody waits without maxConnectionsPerTarget")
+	}
+	if l.Queue.Size > maxQueue {
+		check.Field("queue").Field("size").Errorf("%d is more than %d", l.Queue.Size, maxQueue)
+	}
+	check.Field("queue").Field("timeout").Wait(l.Queue.Timeout)
 }
+
+// maxQueue bounds what may wait. So many have lost patience long before.
+const maxQueue = 100_000
 
 func (c *CircuitBreaker) validate(check *conf.Checker) {
 	if c.FailurePercent > 100 {

@@ -133,6 +133,14 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{Attempts: -1} }, `action.loadBalancing.retry.attempts: -1`},
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPercent: 101} }, `action.loadBalancing.retry.budgetPercent: 101`},
 		{func(r *Route) { r.Action.LoadBalancing.Retry = Retry{BudgetPerSecond: -1} }, `action.loadBalancing.retry.budgetPerSecond: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.MaxConnectionsPerTarget = -1 }, `action.loadBalancing.maxConnectionsPerTarget: -1`},
+		{func(r *Route) { r.Action.LoadBalancing.Queue = Queue{Size: 5} }, `action.loadBalancing.queue: nobody waits without maxConnectionsPerTarget`},
+		{func(r *Route) {
+			r.Action.LoadBalancing.MaxConnectionsPerTarget, r.Action.LoadBalancing.Queue = 1, Queue{Size: 1e6}
+		}, "action.loadBalancing.queue.size: 1000000"},
+		{func(r *Route) {
+			r.Action.LoadBalancing.MaxConnectionsPerTarget, r.Action.LoadBalancing.Queue = 1, Queue{Timeout: -1}
+		}, "action.loadBalancing.queue.timeout: -1ns"},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "health"} }, `action.loadBalancing.healthCheck.path: "health"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a b"} }, `action.loadBalancing.healthCheck.path: "/a b"`},
 		{func(r *Route) { r.Action.LoadBalancing.HealthCheck = &HealthCheck{Path: "/a\r\nX: y"} }, `action.loadBalancing.healthCheck.path: `},
@@ -278,11 +286,11 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
 		func(r *Route) {
 			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: 100, Statuses: []int{400, 599}, MaxEjectedPercent: 1}, SlowStart: time.Minute,
-				Retry: Retry{Attempts: 1, BudgetPercent: -1}}
+				Retry: Retry{Attempts: 1, BudgetPercent: -1}, MaxConnectionsPerTarget: 1, Queue: Queue{Size: -1, Timeout: time.Second}}
 		},
 		func(r *Route) {
 			r.Action.TLS = &TLS{Mode: Passthrough}
-			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute}
+			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 1}
 		},
 		func(r *Route) { r.Priority = math.MinInt },
 		func(r *Route) {
