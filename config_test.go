@@ -296,6 +296,8 @@ func TestLoadConfigBoundsSize(t *testing.T) {
 
 func TestSecretsSurviveTheRoundTrip(t *testing.T) {
 	original, err := dcrouter.LoadConfig(strings.NewReader(`{
+		"smartProxyConfig": {"routes": [{"name": "web", "match": {"ports": 80}, "action": {"type": "forward", "targets": {"host": "a", "port": 80},
+			"loadBalancing": {"sticky": {"cookie": "lb", "secret": "hunter2 lb"}}}}]},
 		"emailConfig": {"ports": 25, "hostname": "a.b", "auth": {"users": [{"username": "u", "password": "hunter2 u"}, {"username": "v", "password": "hunter2 v"}]},
 			"smartHost": {"host": "h", "auth": {"username": "u", "password": "hunter2 smart"}},
 			"routes": [{"name": "r", "action": {"type": "forward", "forward": {"host": "h", "auth": {"username": "u", "password": "hunter2 r"}}}}]},
@@ -313,7 +315,7 @@ func TestSecretsSurviveTheRoundTrip(t *testing.T) {
 	if err := json.Unmarshal(shown, &back); err != nil {
 		t.Fatal(err)
 	}
-	if err := back.Validate(); len(dcrouter.FieldErrors(err)) != 9 {
+	if err := back.Validate(); len(dcrouter.FieldErrors(err)) != 10 {
 		t.Errorf("secrets that are not known were accepted: %v", err)
 	}
 	// The client reorders, adds and removes.

@@ -18,6 +18,8 @@ import (
 // However a configuration is printed, its secrets are not.
 func TestSecretsDoNotPrint(t *testing.T) {
 	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{
+		"smartProxyConfig": {"routes": [{"name": "web", "match": {"ports": 80}, "action": {"type": "forward", "targets": {"host": "a", "port": 80},
+			"loadBalancing": {"sticky": {"cookie": "lb", "secret": "hunter2hunter2"}}}}]},
 		"emailConfig": {"ports": [25], "hostname": "mail.example.com",
 			"auth": {"users": [{"username": "u@example.com", "password": "hunter2hunter2"}]},
 			"routes": [{"name": "r", "match": {"recipients": "*"}, "action": {"type": "forward",
@@ -32,6 +34,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	shown := map[string]string{}
 	for _, v := range []any{cfg, &cfg, []dcrouter.Config{cfg}, struct{ C *dcrouter.Config }{&cfg},
 		cfg.Email, *cfg.Email, cfg.Email.Routes, cfg.RADIUS, *cfg.RADIUS, cfg.Ops, *cfg.Ops, cfg.DNSChallenge, *cfg.DNSChallenge,
+		cfg.Proxy, *cfg.Proxy, cfg.Proxy.Routes, cfg.Proxy.Routes[0].Action, cfg.Proxy.Routes[0].Action.LoadBalancing, *cfg.Proxy.Routes[0].Action.LoadBalancing.Sticky,
 		map[string]email.Config{"": *cfg.Email}, []*radius.Config{cfg.RADIUS}, [1]opsapi.Config{*cfg.Ops}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%t", "%x", "%X", "%f", "%c", "%U"} { // not %p: fmt asks nobody about it
 			shown[fmt.Sprintf("%s of %T", verb, v)] = fmt.Sprintf(verb, v)

@@ -13,6 +13,7 @@ var errBusy = errors.New("all targets are at their limit")
 // choice says for whom a target is chosen, and what has been tried for it.
 type choice struct {
 	client netip.Addr
+	sticky string // value of the sticky cookie, "" if there is none
 	tried  []*target
 }
 

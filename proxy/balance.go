@@ -23,6 +23,7 @@ type balancer struct {
 	order []uint16
 	turn  atomic.Uint32
 
+	sticky     *sticky       // nil: no cookie
 	limit      int64         // streams and requests of a target at once, 0: no limit
 	slowStart  time.Duration // 0: none
 	maxEjected int           // percent of the entries
@@ -41,6 +42,7 @@ type entry struct {
 	circuit  *circuit // nil: not watched
 	weight   int
 	seed     uint64 // for hashing clients
+	cookie   string // what stands for it in the sticky cookie
 	portFunc func(ConnInfo) int
 }
 
@@ -86,6 +88,9 @@ func newBalancer(cfg *LoadBalancing, entries []entry, state *routeState) *balanc
 	for i := range entries {
 		entries[i].balancer = b
 		entries[i].seed = hash([]byte(entries[i].target.name))
+	}
+	if cfg.Sticky != nil {
+		b.sticky = newSticky(cfg.Sticky, entries)
 	}
 	// Routes made together should not all begin with their first target.
 	b.turn.Store(rand.Uint32())
@@ -196,6 +201,14 @@ func (k *pick) choose() *entry {
 }
 
 func (k *pick) among() *entry {
+	if k.sticky != nil && k.ch.sticky != "" {
+		if e := k.sticky.entries[k.ch.sticky]; e != nil && (k.usable(e) || k.full) {
+			if k.full {
+				return nil // its client waits for it
+			}
+			return e
+		}
+	}
 	if len(k.entries) == 1 {
 		if e := &k.entries[0]; k.usable(e) {
 			return e

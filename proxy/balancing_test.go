@@ -67,11 +67,14 @@ func TestBalancingAsJSON(t *testing.T) {
 	var got Route
 	if err := json.Unmarshal([]byte(`{"name": "web", "match": {"ports": 80}, "action": {"type": "forward", "targets": {"host": "a", "port": 80}, "loadBalancing": {
 		"algorithm": "p2c", "slowStart": "30s", "maxConnectionsPerTarget": 50,
+		"sticky": {"cookie": "lb", "path": "/a", "maxAge": "1h", "secure": true, "httpOnly": false, "sameSite": "lax", "secret": "s"},
 		"circuitBreaker": {"consecutiveFailures": 3, "failurePercent": -1, "minRequests": 10, "window": "5s", "statuses": 503, "ejectionTime": 15000, "maxEjectedPercent": 50},
 		"retry": {"attempts": 2, "budgetPercent": 10, "budgetPerSecond": 3}, "queue": {"size": 20, "timeout": "2s"}}}}`), &got); err != nil {
 		t.Fatal(err)
 	}
+	yes, no := true, false
 	want := LoadBalancing{Algorithm: PowerOfTwo, SlowStart: 30 * time.Second, MaxConnectionsPerTarget: 50,
+		Sticky:         &Sticky{Cookie: "lb", Path: "/a", MaxAge: time.Hour, Secure: &yes, HTTPOnly: &no, SameSite: SameSiteLax, Secret: "s"},
 		CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: 3, FailurePercent: -1, MinRequests: 10, Window: 5 * time.Second, Statuses: []int{503}, EjectionTime: 15 * time.Second, MaxEjectedPercent: 50},
 		Retry:          Retry{Attempts: 2, BudgetPercent: 10, BudgetPerSecond: 3}, Queue: Queue{Size: 20, Timeout: 2 * time.Second}}
 	if !reflect.DeepEqual(got.Action.LoadBalancing, want) {
@@ -87,7 +90,7 @@ func TestNextAllocatesNothing(t *testing.T) {
 	for i := range many {
 		many[i] = Target{Host: fmt.Sprintf("t%d", i), Port: 80, Weight: 1 + i%3}
 	}
-	everything := LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 5}
+	everything := LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 5, Sticky: &Sticky{Cookie: "c"}}
 	for name, r := range map[string]Route{
 		"one": balancing(LoadBalancing{}, many[0]), "round-robin": balancing(LoadBalancing{}, many...),
 		"p2c": balancing(LoadBalancing{Algorithm: PowerOfTwo}, many...), "least": balancing(LoadBalancing{Algorithm: LeastConnections}, many...),
@@ -113,7 +116,7 @@ func BenchmarkNext(b *testing.B) {
 			for _, what := range []string{"plain", "everything"} {
 				var l LoadBalancing
 				if what == "everything" {
-					l = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 1000}
+					l = LoadBalancing{CircuitBreaker: &CircuitBreaker{}, SlowStart: time.Minute, MaxConnectionsPerTarget: 1000, Sticky: &Sticky{Cookie: "c"}}
 				}
 				l.Algorithm = algorithm
 				var targets []Target

@@ -107,7 +107,7 @@ type ACME struct {
 type Route struct {
 	// Name identifies the route in logs, statistics and across UpdateRoutes.
 	// It must be unique. A route without one is identified by its Match.
-	Name string `json:"name"`
+	Name string `json:"name" conf:"key"`
 	// Priority orders routes, higher first. Default 0.
 	Priority int `json:"priority"`
 	// Enabled set to false takes the route out of service. The default nil
@@ -253,7 +253,8 @@ type LoadBalancing struct {
 	CircuitBreaker *CircuitBreaker `json:"circuitBreaker"`
 	// SlowStart is how long a target that was out of service, or that
 	// UpdateRoutes has added, takes to get its full share of the traffic. It
-	// begins with a tenth. The default 0 means that it has its share at once.
+	// begins with a tenth. Sticky clients it has at once. The default 0 means
+	// that it has its share at once.
 	SlowStart time.Duration `json:"slowStart"`
 	// Retry limits how often another target is tried.
 	Retry Retry `json:"retry"`
@@ -263,12 +264,6 @@ type LoadBalancing struct {
 	MaxConnectionsPerTarget int `json:"maxConnectionsPerTarget"`
 	// Queue is where they wait.
 	Queue Queue `json:"queue"`
-}
-
-// Sticky keeps a client with its target.
-type Sticky struct {
-	// Cookie is the name of the cookie.
-	Cookie string `json:"cookie"`
 }
 
 // HealthCheck probes a target at intervals, beginning at once. A target counts

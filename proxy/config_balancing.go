@@ -3,6 +3,47 @@ package proxy
 import (
 	"slices"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// Secret is a key or password. However it is printed, it shows ***; its method
+// Reveal gives the value.
+type Secret = conf.Secret
+
+// Sticky keeps a client with its target by a cookie. A client whose target is
+// dead, ejected or gone gets another one and a new cookie. The cookie is set
+// when it changes, and in WebSocket handshakes too.
+type Sticky struct {
+	// Cookie is the name of the cookie.
+	Cookie string `json:"cookie"`
+	// Path is the part of the site that the cookie is for. Default "/".
+	Path string `json:"path"`
+	// MaxAge is how long a browser keeps the cookie, in whole seconds, counted
+	// from when it was set. The default 0 means until the browser is closed.
+	MaxAge time.Duration `json:"maxAge"`
+	// Secure keeps the cookie from being sent without TLS. The default nil
+	// means true where the client came over TLS.
+	Secure *bool `json:"secure"`
+	// HTTPOnly hides the cookie from scripts. The default nil means true.
+	HTTPOnly *bool `json:"httpOnly"`
+	// SameSite says whether requests that other sites cause carry the cookie:
+	// [SameSiteLax], [SameSiteStrict] or [SameSiteNone], which is always Secure.
+	// The default "" leaves it to the browser.
+	SameSite string `json:"sameSite"`
+	// Secret is the key that the value of the cookie is made with. The value is
+	// a hash of the target's address, the same after a restart and in every
+	// gateway with this secret. Without a secret a client cannot read the
+	// address off the cookie, but it can find out whether one that it guesses
+	// is right.
+	Secret Secret `json:"secret"`
+}
+
+// Values of [Sticky.SameSite].
+const (
+	SameSiteLax    = "lax"
+	SameSiteStrict = "strict"
+	SameSiteNone   = "none"
 )
 
 // CircuitBreaker watches how targets do with real traffic and ejects those that
@@ -71,7 +112,9 @@ type Queue struct {
 
 // clone makes l independent of what it was copied from.
 func (l *LoadBalancing) clone() {
-	l.Sticky = clonePtr(l.Sticky)
+	if l.Sticky = clonePtr(l.Sticky); l.Sticky != nil {
+		l.Sticky.Secure, l.Sticky.HTTPOnly = clonePtr(l.Sticky.Secure), clonePtr(l.Sticky.HTTPOnly)
+	}
 	l.HealthCheck = clonePtr(l.HealthCheck)
 	if l.CircuitBreaker = clonePtr(l.CircuitBreaker); l.CircuitBreaker != nil {
 		l.CircuitBreaker.Statuses = slices.Clone(l.CircuitBreaker.Statuses)

@@ -2,9 +2,14 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
+
+// Format prints the configuration as JSON with secrets replaced by ***,
+// whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) { conf.Format(f, c) }
 
 // MarshalJSON writes the configuration in its documented form, with secrets
 // replaced by ***.
@@ -13,6 +18,15 @@ func (c Config) MarshalJSON() ([]byte, error) { return conf.Encode(c, false) }
 // UnmarshalJSON reads the documented form strictly: an unknown field is an
 // error. All problems come back at once, each with the path of its field.
 func (c *Config) UnmarshalJSON(data []byte) error { return conf.Decode(data, c) }
+
+// Format prints the route as Config's does.
+func (r Route) Format(f fmt.State, _ rune) { conf.Format(f, r) }
+
+// Format prints the action as Config's does.
+func (a Action) Format(f fmt.State, _ rune) { conf.Format(f, a) }
+
+// Format prints the settings as Config's does.
+func (l LoadBalancing) Format(f fmt.State, _ rune) { conf.Format(f, l) }
 
 // MarshalJSON writes the route in its documented form, with secrets replaced
 // by ***. A Handler, SocketHandler or PortFunc cannot be written.

@@ -121,6 +121,9 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		body = nil
 	}
 	ch := choice{client: info.Client.Addr()}
+	if b.sticky != nil {
+		ch.sticky = b.sticky.read(req.Header)
+	}
 	var problem error
 	for {
 		e, err := b.next(req.Context(), &ch)
@@ -136,6 +139,11 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		resp, err := x.roundTrip(e, req, body, port)
 		if err == nil {
+			if b.sticky != nil {
+				if cookie := b.sticky.setCookie(e, &ch, x.conn.tls != nil); cookie != "" {
+					resp.Header.Add("Set-Cookie", cookie)
+				}
+			}
 			return resp, nil
 		}
 		outcome := brokeOff

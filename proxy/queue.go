@@ -45,7 +45,7 @@ const recheck = time.Second
 
 // next takes a place at once if that overtakes nobody, and else waits.
 func (q *queue) next(ctx context.Context, b *balancer, ch *choice) (*entry, error) {
-	choosy := len(ch.tried) > 0
+	choosy := len(ch.tried) > 0 || b.sticky != nil && ch.sticky != "" && b.sticky.entries[ch.sticky] != nil
 	ahead := &q.easy
 	if choosy {
 		ahead = &q.all
@@ -59,7 +59,7 @@ func (q *queue) next(ctx context.Context, b *balancer, ch *choice) (*entry, erro
 	}
 	w := &waiter{ch: *ch, choosy: choosy, ready: make(chan struct{})}
 	if !q.join(w, b.waiting.Size) {
-		return nil, errBusy
+		return b.elsewhere(ch)
 	}
 	end := time.Now().Add(b.waiting.Timeout)
 	timer := time.NewTimer(min(b.waiting.Timeout, recheck))
@@ -84,10 +84,22 @@ func (q *queue) next(ctx context.Context, b *balancer, ch *choice) (*entry, erro
 				q.serve()
 				timer.Reset(min(left, recheck))
 			case q.quit(w):
-				return nil, errBusy
+				return b.elsewhere(ch)
 			}
 		}
 	}
+}
+
+// elsewhere is for who cannot wait any longer. One who waits for the target of
+// his cookie takes another rather than none.
+func (b *balancer) elsewhere(ch *choice) (*entry, error) {
+	if b.sticky != nil && ch.sticky != "" {
+		other := choice{client: ch.client, tried: ch.tried}
+		if e, _ := b.take(&other); e != nil {
+			return e, nil
+		}
+	}
+	return nil, errBusy
 }
 
 // join puts w at the end of the queue, unless that is full.

@@ -284,6 +284,45 @@ func TestQueueSeesTargetsComeBack(t *testing.T) {
 	})
 }
 
+// Who waits for the target of his cookie keeps nobody from other targets, and
+// takes another himself when his time is over.
+func TestQueueAndCookies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := limited(1, Queue{Size: 3, Timeout: 3 * time.Second}, targetsNamed("a", "b")...)
+		r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"}
+		b := apply(t, idleProxy(t, r), r)[0]
+		stuck := choice{sticky: b.entries[0].cookie}
+		w := newWaiting(t)
+		w.arrive(t.Context(), b, "a1", stuck)
+		w.arrive(t.Context(), b, "a2", stuck)
+		w.arrive(t.Context(), b, "a3", stuck)
+		w.want("a1")
+		w.arrive(t.Context(), b, "any1", choice{})
+		w.want("a1", "any1")
+		w.arrive(t.Context(), b, "any2", choice{})
+		w.want("a1", "any1")
+		w.leave("any1")
+		w.want("a1", "any1", "any2") // a2 and a3 want a
+		w.leave("any2")
+		w.leave("a1")
+		w.want("a1", "any1", "any2", "a2")
+		w.arrive(t.Context(), b, "a4", stuck)
+		w.arrive(t.Context(), b, "a6", stuck)
+		w.arrive(t.Context(), b, "a5", stuck) // no room to wait, but b is free
+		w.want("a1", "any1", "any2", "a2", "a5")
+		if w.entry("a5").target != b.entries[1].target || w.entry("a2").target != b.entries[0].target {
+			t.Error("went to the wrong target")
+		}
+		w.leave("a5")
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if !slices.Contains(w.served, "a3") && !slices.Contains(w.served, "a4") {
+			t.Errorf("served were %q: nobody took the free target rather than none", w.served)
+		}
+		w.leave("a2")
+	})
+}
+
 // Who waits goes by the routes of now, and to a target that is still there.
 func TestQueueDuringUpdates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,7 +23,6 @@ func (p *Proxy) unavailable(routes []Route) error {
 		missing(r.Match.Protocol == "udp", "forwarding of udp", "match", "protocol")
 		missing(r.Action.ProxyProtocol != nil, "the PROXY protocol", "action", "proxyProtocol")
 		missing(r.Action.Security.RateLimit != nil, "rate limits", "action", "security", "rateLimit")
-		missing(r.Action.LoadBalancing.Sticky != nil, "sticky sessions", "action", "loadBalancing", "sticky")
 		if t := r.Action.TLS; t != nil && t.Certificate.Auto && p.opts.getCertificate == nil {
 			check.Field("routes").Index(i).Field("action").Field("tls").Field("certificate").Errorf(
 				"\"auto\" needs a source of certificates, and automatic ones are not available in this version: give certPath and keyPath, or in Go WithGetCertificate")

@@ -578,7 +578,7 @@ func everything() Route {
 		Match: Match{Ports: Ports(0), Domains: []string{"a.test"}, Methods: []string{"GET"}, Headers: map[string]string{"X-A": "*"},
 			Query: map[string]string{"q": "*"}, ClientIP: []string{"127.0.0.1"}},
 		Action: Action{Type: Forward, Targets: []Target{{Host: "127.0.0.1", Port: 9}},
-			LoadBalancing: LoadBalancing{Sticky: &Sticky{Cookie: "c"}, HealthCheck: &HealthCheck{Path: "/"}, CircuitBreaker: &CircuitBreaker{Statuses: []int{503}}},
+			LoadBalancing: LoadBalancing{Sticky: &Sticky{Cookie: "c", Secure: &yes, HTTPOnly: &yes}, HealthCheck: &HealthCheck{Path: "/"}, CircuitBreaker: &CircuitBreaker{Statuses: []int{503}}},
 			TLS:           &TLS{Mode: Terminate, Certificate: Certificate{CertPath: "c", KeyPath: "k"}, ClientAuth: &ClientAuth{CAPath: "ca"}},
 			Headers: HeaderEdits{Request: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}},
 				Response: HeaderEdit{Set: map[string]string{"X-B": "b"}, Add: map[string]string{"X-C": "c"}, Remove: []string{"X-D"}}},

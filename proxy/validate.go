@@ -222,9 +222,6 @@ func (l *LoadBalancing) validate(check *conf.Checker, targets []Target) {
 	if l.Algorithm != "" {
 		check.Field("algorithm").OneOf(l.Algorithm, RoundRobin, LeastConnections, PowerOfTwo, IPHash)
 	}
-	if l.Sticky != nil && !httpguts.ValidHeaderFieldName(l.Sticky.Cookie) {
-		check.Field("sticky").Field("cookie").Errorf("%q is not a cookie name", l.Sticky.Cookie)
-	}
 	h := l.HealthCheck
 	if h == nil {
 		return

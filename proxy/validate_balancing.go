@@ -1,14 +1,23 @@
 package proxy
 
 import (
+	"strings"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // validateUse checks what a route says about the use of its targets.
 func (l *LoadBalancing) validateUse(check *conf.Checker, r *Route) {
-	_, http := r.carries()
+	streams, http := r.carries()
+	if l.Sticky != nil {
+		l.Sticky.validate(check.Field("sticky"))
+		if streams {
+			check.Field("sticky").Errorf("needs HTTP, which passthrough and SocketHandlers do not look into")
+		}
+	}
 	if l.CircuitBreaker != nil {
 		l.CircuitBreaker.validate(check.Field("circuitBreaker"))
 		if !http && len(l.CircuitBreaker.Statuses) > 0 {
@@ -33,6 +42,28 @@ func (l *LoadBalancing) validateUse(check *conf.Checker, r *Route) {
 
 // maxQueue bounds what may wait. So many have lost patience long before.
 const maxQueue = 100_000
+
+func (s *Sticky) validate(check *conf.Checker) {
+	if !httpguts.ValidHeaderFieldName(s.Cookie) {
+		check.Field("cookie").Errorf("%q is not a cookie name", s.Cookie)
+	}
+	if s.Path != "" && (s.Path[0] != '/' || strings.ContainsFunc(s.Path, func(r rune) bool { return r <= ' ' || r == ';' || r >= 0x7f })) {
+		check.Field("path").Errorf("%q is not a path; it begins with / and has no spaces or semicolons", s.Path)
+	}
+	if s.MaxAge < 0 || s.MaxAge%time.Second != 0 {
+		check.Field("maxAge").Errorf("%v is not a number of whole seconds", s.MaxAge)
+	}
+	switch s.SameSite {
+	case "", SameSiteLax, SameSiteStrict:
+	case SameSiteNone:
+		if s.Secure != nil && !*s.Secure {
+			check.Field("secure").Errorf("browsers refuse a cookie with sameSite none that is not secure")
+		}
+	default:
+		check.Field("sameSite").OneOf(s.SameSite, SameSiteLax, SameSiteStrict, SameSiteNone)
+	}
+	check.Field("secret").Secret(s.Secret)
+}
 
 func (c *CircuitBreaker) validate(check *conf.Checker) {
 	if c.FailurePercent > 100 {

@@ -113,6 +113,19 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Action.LoadBalancing.Algorithm = "random" }, `action.loadBalancing.algorithm: "random"`},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{} }, `action.loadBalancing.sticky.cookie: `},
 		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "a;b"} }, `action.loadBalancing.sticky.cookie: "a;b"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Path: "app"} }, `action.loadBalancing.sticky.path: "app"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Path: "/; Domain=x"} }, `action.loadBalancing.sticky.path: "/; Domain=x"`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", MaxAge: 1500 * time.Millisecond} }, `action.loadBalancing.sticky.maxAge: 1.5s`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", MaxAge: -time.Second} }, `action.loadBalancing.sticky.maxAge: -1s`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", SameSite: "Lax"} }, `action.loadBalancing.sticky.sameSite: "Lax"`},
+		{func(r *Route) {
+			r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", SameSite: SameSiteNone, Secure: new(bool)}
+		}, `action.loadBalancing.sticky.secure: browsers refuse`},
+		{func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c", Secret: "***"} }, `action.loadBalancing.sticky.secret: `},
+		{func(r *Route) {
+			r.Action.TLS = &TLS{Mode: Passthrough}
+			r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"}
+		}, "action.loadBalancing.sticky: needs HTTP"},
 		{func(r *Route) {
 			r.Action.TLS = &TLS{Mode: Passthrough}
 			r.Action.LoadBalancing.CircuitBreaker = &CircuitBreaker{Statuses: []int{500}}
@@ -285,7 +298,8 @@ func TestValidRoutes(t *testing.T) {
 		func(r *Route) { r.Match.Protocol = "tcp" },
 		func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
 		func(r *Route) {
-			r.Action.LoadBalancing = LoadBalancing{CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: 100, Statuses: []int{400, 599}, MaxEjectedPercent: 1}, SlowStart: time.Minute,
+			r.Action.LoadBalancing = LoadBalancing{Sticky: &Sticky{Cookie: "c", Path: "/a", MaxAge: time.Hour, SameSite: SameSiteNone, Secret: "s"},
+				CircuitBreaker: &CircuitBreaker{ConsecutiveFailures: -1, FailurePercent: 100, Statuses: []int{400, 599}, MaxEjectedPercent: 1}, SlowStart: time.Minute,
 				Retry: Retry{Attempts: 1, BudgetPercent: -1}, MaxConnectionsPerTarget: 1, Queue: Queue{Size: -1, Timeout: time.Second}}
 		},
 		func(r *Route) {
@@ -411,10 +425,9 @@ func TestValidateTogether(t *testing.T) {
 // What this version reads but cannot do is said at the start, not ignored.
 func TestUnavailable(t *testing.T) {
 	for path, change := range map[string]func(*Route){
-		"match.protocol":              func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
-		"action.proxyProtocol":        func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} },
-		"action.loadBalancing.sticky": func(r *Route) { r.Action.LoadBalancing.Sticky = &Sticky{Cookie: "c"} },
-		"action.security.rateLimit":   func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
+		"match.protocol":            func(r *Route) { r.Match.Protocol, r.Match.Domains = "udp", nil },
+		"action.proxyProtocol":      func(r *Route) { r.Action.ProxyProtocol = &ProxyProtocol{Send: 2} },
+		"action.security.rateLimit": func(r *Route) { r.Action.Security.RateLimit = &RateLimit{RequestsPerSecond: 1} },
 	} {
 		r := validRoute()
 		r.Match.Ports = Ports(0)
