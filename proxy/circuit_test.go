@@ -490,4 +490,7 @@ func TestWhatEjects(t *testing.T) {
 	if s := targetStats(p, hangs); s.Circuit != CircuitClosed || hung.Load() != 10 || s.Failures != 0 {
 		t.Errorf("abandoned %d times by clients: %+v", hung.Load(), s)
 	}
+	eventually(t, "all places are given back", func() bool {
+		return targetStats(p, breaks).Active == 0 && targetStats(p, hangs).Active == 0 && targetStats(p, dead).Active == 0
+	})
 }
