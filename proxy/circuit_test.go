@@ -456,9 +456,9 @@ func TestWhatEjects(t *testing.T) {
 	breaks := wireAnswer(t, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
 	var hung atomic.Int64
 	_, hangs := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		hung.Add(1)
 		w.Write([]byte("x"))
 		http.NewResponseController(w).Flush()
-		hung.Add(1)
 		<-r.Context().Done()
 	})
 	dead := deadTarget(t)
@@ -481,6 +481,9 @@ func TestWhatEjects(t *testing.T) {
 		resp.Body.Close() // it has not ended
 		isClosed(dialTCP(t, addr(t, p, raw.Match.Ports[0].From)), 5*time.Second)
 	}
+	eventually(t, "all places are given back", func() bool {
+		return targetStats(p, breaks).Active == 0 && targetStats(p, hangs).Active == 0 && targetStats(p, dead).Active == 0
+	})
 	if s := targetStats(p, breaks); s.Circuit != CircuitOpen {
 		t.Errorf("breaks off: %+v", s)
 	}
@@ -490,7 +493,4 @@ func TestWhatEjects(t *testing.T) {
 	if s := targetStats(p, hangs); s.Circuit != CircuitClosed || hung.Load() != 10 || s.Failures != 0 {
 		t.Errorf("abandoned %d times by clients: %+v", hung.Load(), s)
 	}
-	eventually(t, "all places are given back", func() bool {
-		return targetStats(p, breaks).Active == 0 && targetStats(p, hangs).Active == 0 && targetStats(p, dead).Active == 0
-	})
 }
