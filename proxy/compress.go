@@ -313,8 +313,6 @@ func (w *compressWriter) compressible(h http.Header) bool {
 	switch {
 	case !hasWholeBody(w.status), w.small, w.length >= 0 && w.length < int64(w.cfg.minSize):
 		return false
-	case w.req.Method == http.MethodHead && w.length < 0:
-		return false // nobody knows what would be done with a GET
 	case h.Get("Content-Encoding") != "":
 		return false
 	case httpguts.HeaderValuesContainsToken(h["Cache-Control"], "no-transform"),

@@ -284,6 +284,21 @@ func TestCompressionHeads(t *testing.T) {
 		t.Errorf("plain HEAD: %v", head.Header)
 	}
 
+	// A handler that does not tell HEAD from GET.
+	for _, declared := range []bool{true, false} {
+		p := start(t, oneRoute(compressing(Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if declared {
+				w.Header().Set("Content-Length", "1500")
+			}
+			io.WriteString(w, text[:1500])
+		})})))
+		head, _ := staticGet(t, p, "HEAD", "/", gz)
+		if head.ContentLength != -1 || head.Header.Get("Content-Encoding") != "gzip" || head.Header.Get("Vary") == "" {
+			t.Errorf("HEAD of a handler: %v", head.Header)
+		}
+		stopNow(p)
+	}
+
 	// The client asks again with what it was told.
 	resp, body := staticGet(t, p, "GET", "/a.txt", gz, "If-None-Match: "+coded.Header.Get("Etag"))
 	if resp.StatusCode != 304 || body != "" || resp.Header.Get("Etag") != coded.Header.Get("Etag") || resp.Header.Get("Content-Encoding") != "" {
@@ -416,12 +431,17 @@ func TestCompressedEvents(t *testing.T) {
 	events := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.(http.Flusher).Flush()
-		for event := range next {
-			if event == "" {
+		for {
+			select {
+			case event := <-next:
+				if event == "" {
+					return
+				}
+				io.WriteString(w, event)
+				w.(http.Flusher).Flush()
+			case <-r.Context().Done():
 				return
 			}
-			io.WriteString(w, event)
-			w.(http.Flusher).Flush()
 		}
 	}
 	_, target := backend(t, events)
