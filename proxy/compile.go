@@ -25,6 +25,7 @@ type assembly struct {
 	circuits map[*target][]*circuit
 	policies map[tlsPolicyKey]*tlsPolicy
 	limiters map[rateLimiterKey]*rateLimiter
+	loaded   map[policyFiles]*tlsPolicy
 	certs    map[*tlsPolicy]*tls.Certificate
 	dead     map[*target]bool // by any check; nil until asked for
 }
@@ -39,6 +40,7 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 		circuits: make(map[*target][]*circuit),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		limiters: make(map[rateLimiterKey]*rateLimiter),
+		loaded:   make(map[policyFiles]*tlsPolicy),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
 	}
 	known := maps.Clone(p.policies)
@@ -74,13 +76,20 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 // route compiles one route.
 func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolicy) (*route, error) {
 	key := cfg.identity()
-	if old := a.p.table.find(key); old != nil && old.Route == cfg && !cfg.readsFiles() {
+	old := a.p.table.find(key, index)
+	if old != nil && old.Route == cfg && !cfg.readsFiles() {
 		return a.takeOver(index, old), nil
 	}
 	r := &route{Route: cfg, index: index, key: key}
 	r.streams, r.http = cfg.carries()
 	r.domains, _ = cfg.Match.domains()
-	r.state = a.p.state(key)
+	// Before the balancer, which looks at it.
+	if old != nil {
+		r.state = old.state
+	} else if r.state = a.p.orphans[key]; r.state == nil {
+		r.state = new(routeState)
+		r.state.queue.proxy = a.p
+	}
 	act := &cfg.Action
 	var errs [7]error
 	if act.Type == Serve {
@@ -92,15 +101,8 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	r.allow, errs[1] = newIPSet(act.Security.IPAllowList)
 	r.block, errs[2] = newIPSet(act.Security.IPBlockList)
 	if r.terminatesTLS() {
-		var cert *tls.Certificate
-		r.policy, cert, errs[3] = a.p.loadPolicy(act.TLS, known)
+		r.policy, errs[3] = a.policy(act.TLS, known)
 		errs[3] = conf.Prefix("action.tls", errs[3])
-		if r.policy != nil {
-			a.policies[r.policy.key] = r.policy
-			if cert != nil {
-				a.certs[r.policy] = cert
-			}
-		}
 	}
 	switch {
 	case act.Handler != nil:
@@ -161,17 +163,31 @@ func (r *Route) readsFiles() bool {
 	return r.Action.Type == Serve || t != nil && (t.Certificate.CertPath != "" || t.ClientAuth != nil || t.Upstream.CAPath != "")
 }
 
-// state returns the state of a route, which is a new one if it is not known.
-func (p *Proxy) state(key string) *routeState {
-	if r := p.table.find(key); r != nil {
-		return r.state
+// policyFiles is what policies are loaded from.
+type policyFiles struct {
+	certificate Certificate
+	clientCA    string
+}
+
+// policy returns the policy for t. Files are read once an update, however many
+// routes name them.
+func (a *assembly) policy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, error) {
+	files := policyFiles{certificate: t.Certificate}
+	if t.ClientAuth != nil {
+		files.clientCA = t.ClientAuth.CAPath
 	}
-	if s := p.orphans[key]; s != nil {
-		return s
+	if policy := a.loaded[files]; policy != nil {
+		return policy, nil
 	}
-	s := new(routeState)
-	s.queue.proxy = p
-	return s
+	policy, cert, err := a.p.loadPolicy(t, known)
+	if err != nil {
+		return nil, err
+	}
+	a.loaded[files], a.policies[policy.key] = policy, policy
+	if cert != nil {
+		a.certs[policy] = cert
+	}
+	return policy, nil
 }
 
 // limiter returns the limiter of a route.
@@ -322,8 +338,8 @@ func (a *assembly) commit() {
 		orphan(key, s)
 	}
 	if p.table != nil {
-		for key, r := range p.table.byKey {
-			orphan(key, r.state)
+		for _, r := range p.table.routes {
+			orphan(r.key, r.state)
 		}
 	}
 	for key, t := range p.targets {

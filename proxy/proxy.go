@@ -375,7 +375,7 @@ func (p *Proxy) takeOver(routes []Route) []*Route {
 	for i := range routes {
 		r := &routes[i]
 		var old *Route
-		if before := p.table.find(r.Name); before != nil {
+		if before := p.table.find(r.Name, i); before != nil {
 			old = before.Route
 		} else if i < len(p.routes) {
 			old = p.routes[i]

@@ -356,11 +356,18 @@ func (r *run) listen(opened sockets) {
 // sessions still use stay until these have drained.
 func (r *run) unlisten(t *table) {
 	r.unlistenQUIC(t)
+	var unused []net.Listener
+	defer func() {
+		// They may be thousands, and connections of other ports need r.mu.
+		for _, ln := range unused {
+			ln.Close()
+		}
+	}()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, ln := range r.listeners {
 		if p := t.ports[port]; p == nil || !p.tcp {
-			ln.Close()
+			unused = append(unused, ln)
 			delete(r.listeners, port)
 		}
 	}

@@ -122,10 +122,14 @@ func newTable(routes []*route) *table {
 	return t
 }
 
-// find returns the route with this identity, or nil; a nil table has none.
-func (t *table) find(key string) *route {
-	if t == nil {
+// find returns the route with this identity, or nil; a nil table has none. It is
+// found soonest near the place given, where it is unless others have come or gone.
+func (t *table) find(key string, near int) *route {
+	switch {
+	case t == nil:
 		return nil
+	case near < len(t.routes) && t.routes[near].key == key:
+		return t.routes[near]
 	}
 	return t.byKey[key]
 }

@@ -264,8 +264,8 @@ func TestTableAgainstScan(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, r := range a.table.routes {
-				if old := p.table.find(r.key); old != nil && old.Route == r.Route {
+			for i, r := range a.table.routes {
+				if old := p.table.find(r.key, i); old != nil && old.Route == r.Route {
 					takenOver++
 				}
 			}
@@ -303,7 +303,11 @@ func TestTableAgainstScan(t *testing.T) {
 			// The next update changes some, moves some and leaves some out.
 			for range w.IntN(5) {
 				i := w.IntN(len(routes))
+				name := routes[i].Name
 				routes[i] = w.route(1000 + w.IntN(1_000_000_000))
+				if w.IntN(2) == 0 {
+					routes[i].Name = name
+				}
 			}
 			if n := len(routes); n > 1 && w.IntN(2) == 0 {
 				i, j := w.IntN(n), w.IntN(n)

@@ -117,7 +117,7 @@ func (m *Match) validate(check *conf.Checker) {
 			check.Field("domains").Index(i).Errorf("%q is not a domain; use a name, \"*.\" and a name, or \"*\"", d)
 		}
 	}
-	if _, err := newPathPattern(m.Path); err != nil {
+	if _, err := parsePath(m.Path); err != nil {
 		check.Field("path").Errorf("%v", err)
 	}
 	for i, method := range m.Methods {
