@@ -199,6 +199,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
+	} else {
+		x.writer.stall = newIdleTimer(r.times.Idle, func() { x.writer.setDeadline(time.Unix(1, 0)) })
+		x.writer.stall.rest()
+		defer x.writer.stall.stop()
 	}
 	defer func() {
 		rt.state.responses[x.writer.class()].Add(1)
@@ -213,6 +217,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
 	if req.Body != nil && req.Body != http.NoBody {
 		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &x.in}
+		if req.ProtoMajor > 1 {
+			x.body.stall = newIdleTimer(r.times.Idle, func() { x.body.setDeadline(time.Unix(1, 0)) })
+			x.body.stall.rest()
+		}
 		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
@@ -232,7 +240,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		// finish sets if it has to interrupt the transport's reading first.
 		time.AfterFunc(x.body.rest(), func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
 	}
-	x.writer.before() // for what net/http has not sent yet
+	x.writer.end()
 }
 
 // recoverHandler reports a panic in code of the host, which net/http would do

@@ -21,9 +21,11 @@ type responseWriter struct {
 	status int
 
 	// In HTTP/1 the deadline for writing is the connection's: it outlives the
-	// request and only matters to a write. In HTTP/2 (nil) it is the stream's
-	// and ends it also if nothing is being written.
+	// request and only matters to a write. In HTTP/2 (nil) it is the stream's,
+	// ends it also if nothing is being written, and costs a message to the
+	// connection's goroutine each time: stall sets it when it is due.
 	writeBy *time.Time
+	stall   *idleTimer
 
 	forwards bool // the handler is httputil's
 	// flushHead is set for bodies that tell their end themselves: the head does
@@ -85,17 +87,21 @@ func (w *responseWriter) FlushError() error {
 
 // before and after surround what may wait for the client.
 func (w *responseWriter) before() {
-	switch {
-	case w.writeBy != nil:
+	if w.writeBy != nil {
 		*w.writeBy = extend(*w.writeBy, w.idle, w.setDeadline)
-	case w.idle > 0:
-		w.setDeadline(time.Now().Add(w.idle))
 	}
+	w.stall.moved()
 }
 
-func (w *responseWriter) after() {
-	if w.writeBy == nil && w.idle > 0 {
-		w.setDeadline(time.Time{})
+func (w *responseWriter) after() { w.stall.rest() }
+
+// end gives what net/http has not sent yet a limit. The handler is about to
+// return.
+func (w *responseWriter) end() {
+	if w.writeBy != nil {
+		w.before()
+	} else if w.idle > 0 && w.bytes.own.Load() > 0 {
+		w.setDeadline(time.Now().Add(w.idle))
 	}
 }
 
@@ -154,6 +160,7 @@ type requestBody struct {
 	failed atomic.Bool               // the client broke it off, or sent what is no body
 	quit   atomic.Bool               // nobody wants the rest
 	readBy time.Time
+	stall  *idleTimer // instead of that, as in responseWriter
 
 	// A transport may go on reading when the handler has returned, and the
 	// connection with its deadlines belongs to the next request then.
@@ -169,18 +176,27 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if done {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if b.timer.Load() == nil {
+	switch {
+	case b.timer.Load() != nil:
+	case b.stall != nil:
+		if b.stall.moved(); b.timer.Load() != nil {
+			b.stall.rest() // share came in between
+		}
+	default:
 		b.readBy = extend(b.readBy, b.idle, b.setDeadline)
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.timer.Load().moved()
+	b.stall.rest()
 	b.bytes.Add(uint64(n))
 	switch {
 	case err == io.EOF:
 		b.ended.Store(true)
-		// net/http goes on reading to notice when the client leaves. After an
-		// error the deadline stays: net/http would wait for the rest without.
-		b.setDeadline(time.Time{})
+		if b.stall == nil {
+			// net/http goes on reading to notice when the client leaves. After an
+			// error the deadline stays: net/http would wait for the rest without.
+			b.setDeadline(time.Time{})
+		}
 	case err != nil && !b.quit.Load():
 		b.failed.Store(true)
 	}
@@ -190,7 +206,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // share replaces the body's own limit by one for both directions.
 func (b *requestBody) share(timer *idleTimer) {
 	b.timer.Store(timer)
-	b.setDeadline(time.Time{})
+	if b.stall.rest(); b.stall == nil {
+		b.setDeadline(time.Time{})
+	}
 }
 
 // interrupt ends a Read that waits for the client. Nobody wants the rest.
@@ -218,6 +236,7 @@ func (b *requestBody) setDeadline(by time.Time) error {
 // the body then, for which the client gets a moment, unless the connection is
 // the handler's now.
 func (b *requestBody) finish(hijacked bool) {
+	b.stall.stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.writer != nil && !b.ended.Load() && !hijacked {

@@ -13,7 +13,7 @@ import (
 type idleTimer struct {
 	idle   time.Duration
 	expire func()
-	last   atomic.Int64 // when something moved, Unix nanoseconds
+	last   atomic.Int64 // when something moved, Unix nanoseconds; 0: nothing needs to
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -40,13 +40,24 @@ func (t *idleTimer) moved() {
 	}
 }
 
+// rest says that nothing needs to move until moved is called.
+func (t *idleTimer) rest() {
+	if t != nil {
+		t.last.Store(0)
+	}
+}
+
 func (t *idleTimer) check() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopped {
 		return
 	}
-	if left := t.idle - time.Since(time.Unix(0, t.last.Load())); left > 0 {
+	left := t.idle
+	if last := t.last.Load(); last != 0 {
+		left -= time.Since(time.Unix(0, last))
+	}
+	if left > 0 {
 		t.timer.Reset(left)
 		return
 	}
