@@ -105,13 +105,6 @@ func (r *Route) terminatesTLS() bool {
 
 func (r *Route) enabled() bool { return r.Enabled == nil || *r.Enabled }
 
-func (r *Route) tlsMode() string {
-	if r.Action.TLS == nil {
-		return ""
-	}
-	return r.Action.TLS.Mode
-}
-
 // compareRoutes orders the routes of one domain pattern: priority, routes for
 // TLS before those that would take it as any other stream, path, number of
 // conditions, order given.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"flag"
 	"fmt"
@@ -99,7 +100,10 @@ func TestSoak(t *testing.T) {
 					c.CloseIdleConnections()
 				}
 				c = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
-					Dial:              func(string, string) (net.Conn, error) { return net.Dial("tcp", web) },
+					DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+						var d net.Dialer
+						return d.DialContext(ctx, "tcp", web)
+					},
 					TLSClientConfig:   &tls.Config{RootCAs: pool},
 					ForceAttemptHTTP2: rand.IntN(2) == 0,
 					DisableKeepAlives: !keep,

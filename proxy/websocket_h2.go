@@ -99,7 +99,7 @@ func (u *streamUpgrade) end() {
 	if u.conn != nil {
 		u.conn.Close()
 		u.conn.writing.Lock() // waits for the last Write
-		u.conn.writing.Unlock()
+		defer u.conn.writing.Unlock()
 	}
 	u.mu.Lock()
 	u.over = true
