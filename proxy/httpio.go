@@ -229,6 +229,9 @@ func (b *requestBody) setDeadline(by time.Time) error {
 	if b.writer == nil {
 		return nil
 	}
+	if b.quit.Load() {
+		by = time.Unix(1, 0) // or a Read that has been woken might go on to wait
+	}
 	return http.NewResponseController(b.writer).SetReadDeadline(by)
 }
 

@@ -40,6 +40,9 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			return err
 		}
 		l.keepRead(idle)
+		if u.stopped.Load() {
+			return errClientBody // end may have come before the deadline
+		}
 		returned := l.relayed.Load()
 		n, err := body.Read((*buffer)[h1.ChunkHead : len(*buffer)-2])
 		if n == 0 && err != nil && isTimeout(err) && l.relayed.Load() != returned && !u.stopped.Load() {
@@ -59,6 +62,9 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			}
 			// The client's own limit gets to fire first: it knows whose fault it is.
 			keep(&up.writeBy, idle+idle/4, up.Conn.SetWriteDeadline)
+			if u.stopped.Load() {
+				return errClientBody
+			}
 			if _, err := up.out.Write(b); err != nil {
 				return err
 			}
@@ -111,7 +117,7 @@ func (u *upload) end(l *fastLane, up *upstreamConn) bool {
 	if u.sending() {
 		u.stopped.Store(true)
 		l.client.SetReadDeadline(time.Unix(1, 0))
-		up.writeDeadline(time.Unix(1, 0))
+		up.Conn.SetWriteDeadline(time.Unix(1, 0)) // not remembered: nobody uses it again
 		<-u.done
 		l.setRead(time.Time{})
 	}

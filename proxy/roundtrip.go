@@ -101,7 +101,7 @@ func (c *upstreamConn) roundTrip(r *run, req *http.Request, fields h1.Fields, ha
 		body.giveUp()
 		return nil, true, ctxError(ctx, err)
 	}
-	if body != nil && parsed.Status >= 200 {
+	if body != nil {
 		body.answered()
 	}
 	c.readDeadline(time.Time{}) // the exchange has a timer of its own
@@ -222,8 +222,11 @@ type bodySender struct {
 	limit   time.Duration // for the target to answer after the body
 	proceed chan struct{} // closed when the target wants the body
 	once    sync.Once
-	quit    atomic.Bool // the target has answered: it does not want the body any more
-	state   atomic.Int32
+	quit    atomic.Bool // nobody wants the body any more
+
+	mu    sync.Mutex
+	over  bool // the wait for the answer, and with it the deadline of it
+	state atomic.Int32
 }
 
 // States of a bodySender.
@@ -252,9 +255,21 @@ func (s *bodySender) waits() bool {
 // answered is called with the final response. A body that has been held back
 // until then is not sent.
 func (s *bodySender) answered() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
 	if s.waits() {
 		s.quit.Store(true)
 		s.goOn()
+	}
+}
+
+// answerBy limits the wait for the answer, if that is still to come.
+func (s *bodySender) answerBy(by time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over && !s.quit.Load() && !by.IsZero() {
+		s.conn.Conn.SetReadDeadline(by)
 	}
 }
 
@@ -279,17 +294,13 @@ func (s *bodySender) run() {
 	}
 	if err := s.send(); err != nil {
 		s.state.Store(sendFailed)
-		if !s.quit.Load() {
-			// Whoever waits for the answer need not do so for long: a target that
-			// does not take the body may still have said why.
-			s.conn.Conn.SetReadDeadline(time.Now().Add(250 * time.Millisecond))
-		}
+		// Whoever waits for the answer need not do so for long: a target that
+		// does not take the body may still have said why.
+		s.answerBy(time.Now().Add(250 * time.Millisecond))
 		return
 	}
 	s.state.Store(sentAll)
-	if by := deadline(s.limit); !by.IsZero() && !s.quit.Load() {
-		s.conn.Conn.SetReadDeadline(by)
-	}
+	s.answerBy(deadline(s.limit))
 }
 
 func (s *bodySender) send() error {
