@@ -223,10 +223,14 @@ func (l *fastLane) awaitResponse(up *upstreamConn, since *time.Time) error {
 		if l.upload.clientErr.Load() {
 			return errClientBody
 		}
+		wasSending := l.upload.sending()
 		err := up.in.Fill()
 		switch {
 		case err == nil:
 			return nil
+		case wasSending && isTimeout(err) && !l.upload.sending() && !l.upload.clientErr.Load():
+			*since = time.Now() // the wait for the answer begins
+			continue
 		case l.watch.gone.Load():
 			return errClientGone
 		case err == io.EOF:

@@ -16,6 +16,7 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	// The client may not be through with its body. Nobody knows what of it will
 	// have been read when the next request should begin.
 	early := l.upload.sending()
+	early = early || !l.bodyRead // in this order: the upload writes bodyRead until it is done
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
@@ -44,7 +45,8 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	l.watch.end(l)
 	whole := err == nil && !early && l.upload.end(l, up)
 	l.conn.use(nil)
-	up.release(whole && !resp.Close)
+	up.settled = hasBody && l.req.ContentLength == 0
+	up.release(whole && !resp.Close && length != h1.UntilClose)
 	if early {
 		l.upload.end(l, up)
 	}
@@ -146,16 +148,19 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 		} else {
 			up.keepPatience(time.Now())
 		}
-		sent := l.upload.moved.Load()
+		sent := l.upload.moved.Load() + int64(l.session.moved.Load())
 		n, err := body.Read(p)
-		l.relayed.Add(int64(n))
+		if n > 0 {
+			l.relayed.Add(int64(n))
+		}
 		switch {
 		case n > 0 || err == nil || err == io.EOF:
+			l.session.moved.Add(1) // for the sweeper, if it watches a spliced upload
 			return n, err
 		case !isTimeout(err):
 			l.broke = err
 			return n, err
-		case l.upload.moved.Load() != sent:
+		case l.upload.moved.Load()+int64(l.session.moved.Load()) != sent:
 			// The exchange moves in the other direction.
 		case l.watch.on() || l.upload.sending():
 			l.broke = err

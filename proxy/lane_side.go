@@ -49,8 +49,7 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			continue // the exchange moves in the other direction
 		}
 		if err != nil && err != io.EOF {
-			u.clientErr.Store(true)
-			up.Conn.SetReadDeadline(time.Unix(1, 0)) // there is no answer to wait for
+			u.blameClient(up)
 			return err
 		}
 		if n > 0 {
@@ -90,10 +89,18 @@ func (u *upload) splice(l *fastLane, up *upstreamConn, body *h1.Body) error {
 	}
 	err := l.moveRest(up.Conn, l.client, body, &l.exchange.in)
 	if err != nil && !isWriteError(err) {
+		u.blameClient(up)
+	}
+	return err
+}
+
+// blameClient notes that the client broke the body off, unless it was end that
+// interrupted it. There is no answer to wait for then.
+func (u *upload) blameClient(up *upstreamConn) {
+	if !u.stopped.Load() {
 		u.clientErr.Store(true)
 		up.Conn.SetReadDeadline(time.Unix(1, 0))
 	}
-	return err
 }
 
 // sending reports whether the body is still on its way.

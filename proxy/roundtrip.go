@@ -375,6 +375,9 @@ func (c *upstreamConn) response(req *http.Request, parsed *h1.Response, sender *
 	if !parsed.HasBody(req.Method) {
 		length = 0
 	}
+	if length == h1.UntilClose {
+		resp.Close = true // its end is that of the connection
+	}
 	if length == h1.Chunked {
 		if names := resp.Header["Trailer"]; len(names) > 0 {
 			delete(resp.Header, "Trailer")

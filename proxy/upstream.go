@@ -35,6 +35,9 @@ type upstreamConn struct {
 	target *target
 	key    poolKey
 	reused bool
+	// settled is set where nothing should be on its way any more: after an answer
+	// with a body, which tells its end, to a request without one.
+	settled bool
 
 	idleSince       time.Time
 	readBy, writeBy time.Time // deadlines as set
@@ -139,7 +142,7 @@ func (t *target) connection(ctx context.Context, key poolKey, fresh bool) (*upst
 			break
 		}
 		if c.quiet() {
-			c.reused = true
+			c.reused, c.settled = true, false
 			return c, nil
 		}
 		c.Conn.Close()
@@ -182,7 +185,7 @@ func (c *upstreamConn) quiet() bool {
 	if len(c.in.Buffered()) > 0 {
 		return false
 	}
-	if time.Since(c.idleSince) < justNow {
+	if c.settled && time.Since(c.idleSince) < justNow {
 		return true
 	}
 	switch c.peek.look() {
@@ -195,7 +198,7 @@ func (c *upstreamConn) quiet() bool {
 		// It may be a session ticket, which is no answer to anything.
 		c.readDeadline(time.Now().Add(time.Millisecond))
 		err := c.in.Fill()
-		return err != nil && isTimeout(err)
+		return err != nil && isTimeout(err) && len(c.in.Buffered()) == 0
 	}
 	return false
 }

@@ -15,6 +15,11 @@ type Body struct {
 	done    bool
 	err     error
 
+	// The end of a chunked body may come in pieces, between which Read may time
+	// out and be called again.
+	inTrailer bool
+	section   string
+
 	// Trailer has the fields after a chunked body, once that has been read.
 	Trailer Fields
 }
@@ -48,6 +53,9 @@ func (b *Body) Ready() bool {
 	buf := b.r.Buffered()
 	if b.done || b.length != Chunked || b.left > 0 {
 		return b.done || len(buf) > 0
+	}
+	if b.inTrailer {
+		return bytes.HasPrefix(buf, []byte("\r\n")) || bytes.Contains(buf, []byte("\r\n\r\n"))
 	}
 	if b.inChunk {
 		buf = buf[min(2, len(buf)):]
@@ -123,6 +131,9 @@ const (
 
 // nextChunk reads up to the data of the next chunk, or the end of the body.
 func (b *Body) nextChunk() error {
+	if b.inTrailer {
+		return b.readTrailer()
+	}
 	if b.inChunk {
 		line, err := b.line(2)
 		if err != nil {
@@ -145,25 +156,25 @@ func (b *Body) nextChunk() error {
 		b.left, b.inChunk = size, true
 		return nil
 	}
+	b.inTrailer = true
 	return b.readTrailer()
 }
 
 // readTrailer reads the trailer section, RFC 9112 section 7.1.2.
 func (b *Body) readTrailer() error {
-	var section string
 	for {
-		line, err := b.line(maxTrailer - len(section))
+		line, err := b.line(maxTrailer - len(b.section))
 		if err != nil {
 			return err
 		}
-		section += line + "\r\n"
+		b.section += line + "\r\n"
 		if line == "" {
 			break
 		}
 	}
 	var err error
-	if section != "\r\n" {
-		b.Trailer, err = parseFields(nil, section, false)
+	if b.section != "\r\n" {
+		b.Trailer, err = parseFields(nil, b.section, false)
 	}
 	b.done = err == nil
 	return err

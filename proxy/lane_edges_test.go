@@ -1,0 +1,68 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The end of a chunked body may come long after its data, and in pieces.
+func TestSlowEndOfChunks(t *testing.T) {
+	target := wireServer(t, func(c net.Conn) {
+		if _, err := wireHead(bufio.NewReader(c)); err != nil {
+			return
+		}
+		for _, part := range []string{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n5\r\nhello\r\n0\r\n", "X-Sum: 1\r\n", "\r\n"} {
+			io.WriteString(c, part)
+			time.Sleep(3 * patience)
+		}
+	})
+	p := start(t, oneRoute(forwardTo(target)))
+	resp, err := client(t, addr(t, p, 0), nil).Get("http://a.test/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "hello" || resp.Trailer.Get("X-Sum") != "1" {
+		t.Errorf("%q, %v, %v", body, err, resp.Trailer)
+	}
+}
+
+// What is left of a body that went wrong is no request, even if the target has
+// answered.
+func TestNoRequestInTheRestOfABody(t *testing.T) {
+	rec := newWireRecorder(t)
+	p := start(t, oneRoute(forwardTo(rec.Target)))
+	for range 20 {
+		got := wireTalk(t, addr(t, p, 0), "POST /first HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n"+
+			"ZZ\r\nGET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		if strings.Count(got, "HTTP/1.1 ") > 1 {
+			t.Fatalf("more than one answer: %q", got)
+		}
+	}
+	for _, head := range rec.take() {
+		if strings.Contains(head, "smuggled") {
+			t.Errorf("the target got %q", head)
+		}
+	}
+}
+
+// A target that breaks off an upload is to blame for that, not the client.
+func TestTargetThatDropsAnUpload(t *testing.T) {
+	target := wireServer(t, func(c net.Conn) { wireHead(bufio.NewReader(c)) })
+	p := start(t, oneRoute(forwardTo(target)))
+	c := wireDial(t, addr(t, p, 0))
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000\r\n\r\nbegun")
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 502 || targetStats(p, target).Failures != 1 {
+		t.Errorf("%s, %d failures", resp.Status, targetStats(p, target).Failures)
+	}
+}
