@@ -1,6 +1,8 @@
-//go:build unix && !linux
+//go:build unix && (!linux || race)
 
 package nonblock
+
+// The race detector knows from package syscall what sockets order.
 
 import "syscall"
 
