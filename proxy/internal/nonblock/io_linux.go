@@ -5,22 +5,24 @@ package nonblock
 import (
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix" // has the numbers of all architectures
 )
 
 // Recv is recv(2) and Send send(2), on sockets, without waiting: EAGAIN stands
 // for having to. b must not be empty.
 func Recv(fd uintptr, b []byte) (int, error) {
-	return transfer(syscall.SYS_RECVFROM, fd, b, syscall.MSG_DONTWAIT)
+	return transfer(unix.SYS_RECVFROM, fd, b, syscall.MSG_DONTWAIT)
 }
 
 // Send is described at Recv.
 func Send(fd uintptr, b []byte) (int, error) {
-	return transfer(syscall.SYS_SENDTO, fd, b, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
+	return transfer(unix.SYS_SENDTO, fd, b, syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL)
 }
 
 // Peek is Recv that leaves what it finds where it is.
 func Peek(fd uintptr, b []byte) (int, error) {
-	return transfer(syscall.SYS_RECVFROM, fd, b, syscall.MSG_DONTWAIT|syscall.MSG_PEEK)
+	return transfer(unix.SYS_RECVFROM, fd, b, syscall.MSG_DONTWAIT|syscall.MSG_PEEK)
 }
 
 func transfer(call, fd uintptr, b []byte, flags uintptr) (int, error) {
