@@ -88,6 +88,11 @@ func (s *strictConn) nextHead() error {
 		return err
 	}
 	s.ready, s.begun = []byte(head), false
+	if s.conn.fresh.Swap(false) {
+		// connState is not told that a first request has begun where all of it
+		// came with the look for HTTP/2's preface.
+		s.conn.unread.Store(true)
+	}
 	switch err := h1.ParseRequest(head, &s.req); {
 	case h1.IsMalformed(err):
 		// An answer has to wait for those before it, so net/http must give it.
