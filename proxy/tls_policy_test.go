@@ -240,7 +240,8 @@ func TestTLSPolicyChangesUnderConnection(t *testing.T) {
 func TestTLSCertificateReplaced(t *testing.T) {
 	files, _ := tlsFiles(t, "old.test")
 	newer, _ := tlsFiles(t, "new.test")
-	routes := []Route{tlsRoute("r", files, Action{Handler: says("ok")}, "a.test")}
+	_, web := backend(t, says("ok"))
+	routes := []Route{tlsRoute("r", files, forwardTo(web), "a.test")}
 	p := start(t, Config{Routes: routes})
 	shown := func() string {
 		c, err := tlsDial(t, addr(t, p, 0), &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
