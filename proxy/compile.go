@@ -20,7 +20,8 @@ import (
 type assembly struct {
 	p        *Proxy
 	table    *table
-	targets  map[targetKey]*target
+	round    uint64                // marks the targets that are in use
+	fresh    map[targetKey]*target // those that the Proxy does not have
 	healths  map[healthKey]*health
 	circuits map[*target][]*circuit
 	policies map[tlsPolicyKey]*tlsPolicy
@@ -28,20 +29,24 @@ type assembly struct {
 	loaded   map[policyFiles]*tlsPolicy
 	certs    map[*tlsPolicy]*tls.Certificate
 	dead     map[*target]bool // by any check; nil until asked for
+	serving  bool
 }
 
 // assemble compiles routes that have been validated. It reads the files they
 // name and takes over what the Proxy has in use already.
 func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
+	p.rounds++
 	a := &assembly{
 		p:        p,
-		targets:  make(map[targetKey]*target, len(p.targets)),
+		round:    p.rounds,
+		fresh:    make(map[targetKey]*target),
 		healths:  make(map[healthKey]*health),
 		circuits: make(map[*target][]*circuit),
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		limiters: make(map[rateLimiterKey]*rateLimiter),
 		loaded:   make(map[policyFiles]*tlsPolicy),
 		certs:    make(map[*tlsPolicy]*tls.Certificate),
+		serving:  p.current() != nil,
 	}
 	known := maps.Clone(p.policies)
 	if known == nil {
@@ -78,7 +83,8 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	key := cfg.identity()
 	old := a.p.table.find(key, index)
 	if old != nil && old.Route == cfg && !cfg.readsFiles() {
-		return a.takeOver(index, old), nil
+		a.keep(old)
+		return old, nil
 	}
 	r := &route{Route: cfg, index: index, key: key}
 	r.streams, r.http = cfg.carries()
@@ -108,7 +114,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(cfg, r.state)
+		r.balancer, errs[4] = a.balancer(cfg, r.state, old)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -130,11 +136,9 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	return r, nil
 }
 
-// takeOver returns a route of the last table, whose configuration has not
-// changed, at a new place.
-func (a *assembly) takeOver(index int, old *route) *route {
-	r := *old
-	r.index = index
+// keep takes over a route of the last table, whose configuration has not
+// changed, with all that belongs to it.
+func (a *assembly) keep(r *route) {
 	if r.policy != nil {
 		a.policies[r.policy.key] = r.policy
 	}
@@ -144,7 +148,7 @@ func (a *assembly) takeOver(index int, old *route) *route {
 	if r.balancer != nil {
 		for i := range r.balancer.entries {
 			e := &r.balancer.entries[i]
-			a.targets[e.target.key] = e.target
+			e.target.round = a.round
 			if h := e.health; h != nil {
 				a.healths[healthKey{e.target.key, h.check}] = h
 			}
@@ -153,7 +157,6 @@ func (a *assembly) takeOver(index int, old *route) *route {
 			}
 		}
 	}
-	return &r
 }
 
 // readsFiles reports whether a route is to be compiled anew because files that
@@ -245,7 +248,9 @@ func newMatcher(m *Match) (matcher, error) {
 	return c, nil
 }
 
-func (a *assembly) balancer(cfg *Route, state *routeState) (*balancer, error) {
+// balancer makes the balancer of a route. old is what the route was before, or
+// nil.
+func (a *assembly) balancer(cfg *Route, state *routeState, old *route) (*balancer, error) {
 	act := &cfg.Action
 	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
@@ -259,26 +264,32 @@ func (a *assembly) balancer(cfg *Route, state *routeState) (*balancer, error) {
 	if act.ProxyProtocol != nil {
 		base.proxyVersion = act.ProxyProtocol.Send
 	}
-	serving := a.p.current() != nil
-	var entries []entry
-	for _, cfg := range act.Targets {
+	var before []entry
+	if old != nil && old.balancer != nil {
+		before = old.balancer.entries
+	}
+	entries := make([]entry, 0, len(act.Targets))
+	for i, cfg := range act.Targets {
 		key := base
 		key.host, _ = configuredHost(cfg.Host)
 		key.port = cfg.Port
 		if cfg.PortFunc != nil {
 			key.port = PreservePort
 		}
-		t := a.targets[key]
-		if t == nil {
-			t = a.p.targets[key]
+		var t *target
+		if i < len(before) && before[i].target.key == key {
+			t = before[i].target // as most often, and found fastest
+		} else if t = a.p.targets[key]; t == nil {
+			t = a.fresh[key]
 		}
 		if t == nil {
 			t = a.p.newTarget(key, tlsConfig)
-			if serving {
+			if a.serving {
 				t.returned() // among others that are warm
 			}
+			a.fresh[key] = t
 		}
-		a.targets[key] = t
+		t.round = a.round
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
 			e.health = a.health(t, check.withDefaults())
@@ -343,25 +354,27 @@ func (a *assembly) commit() {
 		}
 	}
 	for key, t := range p.targets {
-		retired := a.targets[key] == nil
+		retired := t.round != a.round
 		t.conns.retire(retired)
 		if retired {
 			if t.h2 != nil {
 				t.h2.CloseIdleConnections()
 			}
 			if t.active.Load() > 0 {
-				a.targets[key] = t
 				a.circuits[t] = t.circuits
+			} else {
+				delete(p.targets, key)
 			}
 		}
 	}
+	maps.Copy(p.targets, a.fresh)
 	for key, h := range p.healths {
 		if a.healths[key] == nil && h.stop != nil {
 			h.stop()
 		}
 	}
 	p.table, p.orphans = a.table, orphans
-	p.targets, p.healths, p.policies, p.limiters = a.targets, a.healths, a.policies, a.limiters
+	p.healths, p.policies, p.limiters = a.healths, a.policies, a.limiters
 	a.settle()
 }
 

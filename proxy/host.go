@@ -114,15 +114,13 @@ func configuredHost(s string) (string, bool) {
 	}
 	// What ends in a number is meant as an address (RFC 3986 section 3.2.2), and
 	// a mistake in it would be looked up as a name.
-	if c := host[len(host)-1]; c < '0' || c > '9' {
-		return host, true
+	for i := len(host) - 1; i >= 0 && host[i] != '.'; i-- {
+		if host[i] < '0' || host[i] > '9' {
+			return host, true
+		}
 	}
-	last := host[strings.LastIndexByte(host, '.')+1:]
-	if strings.Trim(last, "0123456789") == "" {
-		_, err := netip.ParseAddr(host)
-		return host, err == nil
-	}
-	return host, true
+	_, err := netip.ParseAddr(host)
+	return host, err == nil
 }
 
 // validHostLength checks the lengths of RFC 1035 section 2.3.4 and that no

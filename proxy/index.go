@@ -157,43 +157,36 @@ func (x *hostIndex) wildcard(host string) *bucket {
 
 // find returns the first route of the bucket that takes q, or nil.
 func (b *bucket) find(q *query, traffic int) *route {
+	list := b.routes
 	switch {
 	case traffic == streamTraffic, traffic == opaqueTraffic:
-		return first(b.streams, q, traffic, nil)
+		list = b.streams
 	case traffic == httpTraffic && q.http && b.paths != nil:
 		return b.paths.find(q)
 	}
-	return first(b.routes, q, traffic, nil)
+	for _, r := range list {
+		if r.takes(q, traffic) {
+			return r
+		}
+	}
+	return nil
 }
 
-// first returns the first route of list that takes q, unless best goes before
-// it, which may be nil.
-func first(list []*route, q *query, traffic int, best *route) *route {
-	for _, r := range list {
-		if best != nil && best.rank < r.rank {
-			return best
+// takes reports whether all conditions hold, domain and port aside.
+func (r *route) takes(q *query, traffic int) bool {
+	switch traffic {
+	case streamTraffic:
+		if !r.streams {
+			return false
 		}
-		switch traffic {
-		case streamTraffic:
-			if !r.streams {
-				continue
-			}
-		case opaqueTraffic:
-			if !r.streams || r.http {
-				continue
-			}
-		case httpTraffic:
-			if !r.http {
-				continue
-			}
+	case opaqueTraffic:
+		if !r.streams || r.http {
+			return false
 		}
-		if !r.match.matchesClient(q.client) {
-			continue
+	case httpTraffic:
+		if !r.http {
+			return false
 		}
-		if q.http && !r.match.matchesRequest(q) {
-			continue
-		}
-		return r
 	}
-	return best
+	return r.match.matchesClient(q.client) && (!q.http || r.match.matchesRequest(q))
 }

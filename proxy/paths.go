@@ -5,16 +5,18 @@ import (
 	"slices"
 )
 
-// pathIndex finds routes by the path that they match or, for patterns, by the
-// text that those begin with.
+// pathIndex finds, of the routes of a domain pattern, those for a path: by the
+// path itself or, for patterns, by the text that they begin with. It refers to
+// routes by their place in routes, the lower the better, and has them in order.
 type pathIndex struct {
-	exact  map[string][]*route
-	begins map[string][]*route
+	routes []*route
+	exact  map[string][]int
+	begins map[string][]int
 	// lengths are those of the keys of begins, the longest first. They bound
 	// the cost of a lookup: however many patterns there are, the texts that
 	// they begin with have few different lengths.
 	lengths []beginLength
-	rest    []*route // routes without path, and patterns that begin with anything
+	rest    []int // routes without path, and patterns that begin with anything
 }
 
 // beginLength is a length that keys have.
@@ -23,51 +25,68 @@ type beginLength struct {
 	// last has a bit for each byte that keys of this length end with. Most
 	// often that is the slash alone, and a path has few of them.
 	last [4]uint64
-	rank int // the best of the routes with keys of this length or less
+	best int // the first of the routes with keys of this length or less
 }
 
 func newPathIndex(routes []*route) *pathIndex {
-	x := &pathIndex{exact: make(map[string][]*route), begins: make(map[string][]*route)}
-	for _, r := range routes {
+	x := &pathIndex{routes: routes, exact: make(map[string][]int), begins: make(map[string][]int)}
+	for i, r := range routes {
 		switch path := &r.match.path; {
 		case path.kind == exactPath:
-			x.exact[path.exact] = append(x.exact[path.exact], r)
+			x.exact[path.exact] = append(x.exact[path.exact], i)
 		case path.begin != "":
-			x.begins[path.begin] = append(x.begins[path.begin], r)
+			x.begins[path.begin] = append(x.begins[path.begin], i)
 		default:
-			x.rest = append(x.rest, r)
+			x.rest = append(x.rest, i)
 		}
 	}
-	for begin, list := range x.begins {
+	for begin, places := range x.begins {
 		n := len(begin)
 		at, found := slices.BinarySearchFunc(x.lengths, n, func(l beginLength, n int) int { return cmp.Compare(n, l.n) })
 		if !found {
-			x.lengths = slices.Insert(x.lengths, at, beginLength{n: n, rank: list[0].rank})
+			x.lengths = slices.Insert(x.lengths, at, beginLength{n: n, best: places[0]})
 		}
 		l, last := &x.lengths[at], begin[n-1]
 		l.last[last/64] |= 1 << (last % 64)
-		l.rank = min(l.rank, list[0].rank)
+		l.best = min(l.best, places[0])
 	}
 	for i := len(x.lengths) - 2; i >= 0; i-- {
-		x.lengths[i].rank = min(x.lengths[i].rank, x.lengths[i+1].rank)
+		x.lengths[i].best = min(x.lengths[i].best, x.lengths[i+1].best)
 	}
 	return x
 }
 
 // find returns the first route that takes the request, or nil.
 func (x *pathIndex) find(q *query) *route {
-	best := first(x.exact[q.path], q, httpTraffic, nil)
+	found := x.first(x.exact[q.path], q, len(x.routes))
 	for i := range x.lengths {
 		l := &x.lengths[i]
-		if best != nil && best.rank < l.rank {
+		if found < l.best {
 			break
 		}
 		if l.n > len(q.path) {
 			continue
 		}
 		if last := q.path[l.n-1]; l.last[last/64]>>(last%64)&1 != 0 {
-			best = first(x.begins[q.path[:l.n]], q, httpTraffic, best)
+			found = x.first(x.begins[q.path[:l.n]], q, found)
 		}
 	}
-	return first(x.rest, q, httpTraffic, best)
+	if found = x.first(x.rest, q, found); found < len(x.routes) {
+		return x.routes[found]
+	}
+	return nil
+}
+
+// first returns the first place before the one found so far whose route takes
+// the request, or found if there is none.
+func (x *pathIndex) first(places []int, q *query, found int) int {
+	for _, i := range places {
+		switch {
+		case i > found:
+			return found
+		case x.routes[i].takes(q, httpTraffic):
+			return i
+		}
+	}
+	return found
 }

@@ -45,6 +45,7 @@ type Proxy struct {
 	table    *table                 // of the last Start or update
 	orphans  map[string]*routeState // of routes that are gone and not idle yet
 	targets  map[targetKey]*target
+	rounds   uint64 // how many tables have been assembled, also in vain
 	healths  map[healthKey]*health
 	policies map[tlsPolicyKey]*tlsPolicy
 	limiters map[rateLimiterKey]*rateLimiter
@@ -65,6 +66,7 @@ func New(cfg Config, opts ...Option) (*Proxy, error) {
 		return nil, err
 	}
 	p := &Proxy{cfg: cfg, times: cfg.Timeouts.withDefaults(), routes: cloneRoutes(cfg.Routes)}
+	p.targets = make(map[targetKey]*target)
 	p.cfg.Routes = nil
 	for _, o := range opts {
 		o(&p.opts)

@@ -12,8 +12,7 @@ import (
 // lives in its state and targets, which survive updates of the routing table.
 type route struct {
 	*Route         // the configuration, a copy of our own
-	index   int    // position in the configuration
-	rank    int    // position in the order of compareRoutes, in one table
+	index   int    // position in the configuration; it does not follow a name
 	key     string // identity across updates
 	match   matcher
 	domains []domain
@@ -107,7 +106,7 @@ func (r *Route) enabled() bool { return r.Enabled == nil || *r.Enabled }
 
 // compareRoutes orders the routes of one domain pattern: priority, routes for
 // TLS before those that would take it as any other stream, path, number of
-// conditions, order given.
+// conditions. What is equal stays in the order given.
 func compareRoutes(a, b *route) int {
 	// Not cmp.Or, which evaluates all of it: this is called a million times for
 	// an update of many routes.
@@ -126,10 +125,7 @@ func compareRoutes(a, b *route) int {
 	if c := cmp.Compare(len(b.match.path.exact), len(a.match.path.exact)); c != 0 {
 		return c
 	}
-	if c := cmp.Compare(b.match.conditions(), a.match.conditions()); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.index, b.index)
+	return cmp.Compare(b.match.conditions(), a.match.conditions())
 }
 
 // conditions counts the kinds of conditions beside domain and path.

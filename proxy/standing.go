@@ -153,11 +153,12 @@ func (a *assembly) settle() {
 	for _, s := range a.p.orphans { // where somebody may still wait
 		collect(s)
 	}
-	for _, t := range a.targets {
+	for _, t := range a.p.targets {
 		t.circuits = a.circuits[t]
-		t.queues.Store(nil)
 		if list := queues[t]; len(list) > 0 {
 			t.queues.Store(&list)
+		} else if t.queues.Load() != nil {
+			t.queues.Store(nil)
 		}
 	}
 }

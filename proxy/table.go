@@ -80,40 +80,48 @@ func newTable(routes []*route) *table {
 		byKey:  make(map[string]*route, len(routes)),
 		ports:  make(map[int]*portRoutes),
 	}
-	sorted := slices.Clone(routes)
-	slices.SortFunc(sorted, compareRoutes)
+	type placed struct {
+		*route
+		place int
+	}
+	sorted := make([]placed, len(routes))
 	var spans portSpans
-	for i, r := range sorted {
-		r.rank = i
+	for i, r := range routes {
+		sorted[i] = placed{r, i}
 		t.byKey[r.key] = r
 		spans = spans.cut(r.Match.Ports)
 	}
+	slices.SortFunc(sorted, func(a, b placed) int {
+		if c := compareRoutes(a.route, b.route); c != 0 {
+			return c
+		}
+		return a.place - b.place
+	})
 	spans = spans.sorted()
 	lists := make([][]*route, len(spans))
+	places := make([][]byte, len(spans)) // of the routes in lists, to tell equal ones
 	for _, r := range sorted {
 		for _, pr := range r.Match.Ports {
 			from, to := spans.of(pr)
 			for i := from; i < to; i++ {
-				lists[i] = appendRoute(lists[i], r)
+				n := len(lists[i])
+				if lists[i] = appendRoute(lists[i], r.route); len(lists[i]) > n {
+					places[i] = binary.AppendUvarint(places[i], uint64(r.place))
+				}
 			}
 		}
 	}
 	// Ports that have the same routes share what they are compiled to: a route
 	// may have thousands of ports.
 	compiled := make(map[string]*portRoutes)
-	var key []byte
 	for i, list := range lists {
 		if len(list) == 0 {
 			continue
 		}
-		key = key[:0]
-		for _, r := range list {
-			key = binary.BigEndian.AppendUint32(key, uint32(r.rank))
-		}
-		p := compiled[string(key)]
+		p := compiled[string(places[i])]
 		if p == nil {
 			p = newPortRoutes(list)
-			compiled[string(key)] = p
+			compiled[string(places[i])] = p
 		}
 		for port := spans[i]; port < spans[i+1]; port++ {
 			t.ports[port] = p

@@ -24,6 +24,7 @@ type target struct {
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	conns connPool        // idle HTTP/1.1 connections
 	h2    *http.Transport // nil unless it speaks HTTP/2
+	round uint64          // of the last assembly with a route to it; see there
 
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
