@@ -232,7 +232,8 @@ func TestPanicInHooksDoesNotKill(t *testing.T) {
 	auto := terminateAuto(bad)
 	auto.Match.Domains = []string{"auto.test"}
 	a, b := testenv.FreePort(t), testenv.FreePort(t)
-	p := startQuietly(t, Config{Routes: []Route{streamRoute("bad", a, bad), streamRoute("good", b, peer.target()), httpRoute("web", 0, "web.test", bad), auto}},
+	p := startQuietly(t, Config{HTTP3: HTTP3{Enabled: true},
+		Routes: []Route{streamRoute("bad", a, bad), streamRoute("good", b, peer.target()), httpRoute("web", 0, "web.test", bad), auto}},
 		WithGetCertificate(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { panic("on purpose") }))
 	for range 3 {
 		if !isClosed(dialTCP(t, addr(t, p, a)), 5*time.Second) {
@@ -243,6 +244,9 @@ func TestPanicInHooksDoesNotKill(t *testing.T) {
 		}
 		if err := tls.Client(dialTCP(t, addr(t, p, 0)), &tls.Config{ServerName: "auto.test"}).Handshake(); err == nil {
 			t.Error("a handshake without a certificate")
+		}
+		if _, err := quicOpen(t, addr(t, p, 0), &tls.Config{ServerName: "auto.test"}); err == nil {
+			t.Error("a handshake of QUIC without a certificate")
 		}
 		mustBounce(t, dialTCP(t, addr(t, p, b)), "hello")
 	}

@@ -113,6 +113,7 @@ func (c *quicConn) serve(qc *quic.Conn) {
 	c.conn.tls = &state
 	c.conn.local = addrPort(qc.LocalAddr())
 	c.conn.clientText = c.conn.client.Addr().String()
+	c.conn.altSvc = c.port.altSvc
 	c.quic.Store(qc)
 	c.mu.Lock()
 	leave := c.retired || c.conn.closed.Load() || c.port.drains()

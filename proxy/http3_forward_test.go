@@ -211,6 +211,10 @@ func TestHTTP3Handler(t *testing.T) {
 		case "/expects":
 			b, _ := io.ReadAll(r.Body)
 			w.Write(b)
+		case "/quiet":
+			if r.Method != "HEAD" {
+				io.WriteString(w, "content")
+			}
 		case "/body":
 			n, err := io.Copy(io.Discard, r.Body)
 			fmt.Fprint(w, n, " ", err, " ", r.ContentLength, " ", r.Body == http.NoBody)
@@ -227,6 +231,16 @@ func TestHTTP3Handler(t *testing.T) {
 		resp.Body.Close()
 		if got := resp.Header.Get("Content-Type"); got != test.kind {
 			t.Errorf("%s: Content-Type %q, want %q", test.path, got, test.kind)
+		}
+	}
+	for path, want := range map[string]int64{"/small": 6, "/large": 10_006, "/quiet": -1} {
+		resp, err := c.Head("https://a.test" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.ContentLength != want {
+			t.Errorf("HEAD %s: length %d, want %d", path, resp.ContentLength, want)
 		}
 	}
 	var stream *http3.Error

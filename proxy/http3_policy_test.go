@@ -219,8 +219,8 @@ func TestHTTP3ClientAuth(t *testing.T) {
 	}
 	tlsGet(t, c, "open.test")
 	c.Close()
-	if body, _, err := visit("open.test", nil, overTCP); body != "open" || err != nil {
-		t.Errorf("with a session of TCP: %q, %v", body, err)
+	if body, resumed, err := visit("open.test", nil, overTCP); body != "open" || !resumed || err != nil {
+		t.Errorf("with a session of TCP: %q, resumed %v, %v", body, resumed, err)
 	}
 	body, resumed, err = visit("closed.test", nil, overTCP)
 	refused("with a session of TCP of an open name", body, resumed, err)

@@ -13,12 +13,12 @@ import (
 func (c *quicConn) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	c.begin()
 	defer c.end()
-	w = &http3Writer{ResponseWriter: w, conn: c}
+	out := &http3Writer{ResponseWriter: w, conn: c}
 	req.TLS = c.conn.tls
 	c.prepareBody(w, req)
-	c.conn.run.serveHTTP(w, req)
-	if req.Method == http.MethodHead {
-		// It would say that the content is empty where nothing is known of it.
+	c.conn.run.serveHTTP(out, req)
+	if req.Method == http.MethodHead && !out.started {
+		// It would say that there is no content, and nothing is known of that.
 		http.NewResponseController(w).Flush()
 	}
 }

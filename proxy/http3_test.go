@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,8 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // quicDial returns a dialler of QUIC to addr, whatever is asked for. Each
@@ -55,12 +59,17 @@ func with3(routes ...Route) Config {
 }
 
 func TestHTTP3(t *testing.T) {
-	files, pool := tlsFiles(t, "a.test", "b.test", "*.w.test")
+	files, pool := tlsFiles(t, "a.test", "b.test", "c.test", "d.test", "down.test", "*.w.test")
 	wild, wildPool := tlsFiles(t, "*.w.test")
 	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Alt-Svc", `h3=":1"`) // its own
 		fmt.Fprintf(w, "%s %s %s %q %d %s te=%q", r.Proto, r.Method, r.Host, body, r.ContentLength, r.Header.Get("X-Forwarded-Proto"), r.TransferEncoding)
 	})
+	removes := tlsRoute("removes", files, forwardTo(target), "c.test")
+	removes.Action.Headers.Response.Remove = []string{"Alt-Svc"}
+	replaces := tlsRoute("replaces", files, forwardTo(target), "d.test")
+	replaces.Action.Headers.Response.Set = map[string]string{"Alt-Svc": `h3=":443"`}
 	p := start(t, with3(
 		tlsRoute("a", files, forwardTo(target), "a.test"),
 		tlsRoute("b", files, Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -68,6 +77,8 @@ func TestHTTP3(t *testing.T) {
 			fmt.Fprintf(w, "%s %s %s %s %v %v %v %d", r.Proto, info.ALPN, info.ServerName, info.Route, info.TLS != nil && info.TLS.HandshakeComplete, r.TLS != nil, info.Client.Addr(), info.Local.Port())
 		})}, "b.test"),
 		tlsRoute("wild", wild, Action{Handler: says("wild")}, "*.w.test"),
+		removes, replaces, tlsRoute("down", files, forwardTo(Target{Host: "127.0.0.1", Port: testenv.FreePort(t)}), "down.test"),
+		handlerRoute("plain", Match{Domains: []string{"plain.test"}}),
 	))
 	port := targetOf(p.Addr(0)).Port
 	if udp := targetOf(p.PacketAddr(0)).Port; udp != port {
@@ -83,7 +94,7 @@ func TestHTTP3(t *testing.T) {
 	}
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if string(body) != `HTTP/1.1 POST a.test "hello" 5 https te=[]` || resp.ProtoMajor != 3 || resp.Header.Get("Alt-Svc") != "" {
+	if string(body) != `HTTP/1.1 POST a.test "hello" 5 https te=[]` || resp.ProtoMajor != 3 || resp.Header.Get("Alt-Svc") != fmt.Sprintf(`h3=":%d"; ma=86400`, port) {
 		t.Errorf("%s, %s, %v", resp.Proto, body, resp.Header)
 	}
 	if status, body := get(t, c, "https://b.test/"); status != 200 || body != fmt.Sprintf("HTTP/3.0 h3 b.test b true true 127.0.0.1 %d", port) {
@@ -98,21 +109,52 @@ func TestHTTP3(t *testing.T) {
 	if s := p.Stats(); s.Connections != 3 || s.ActiveConnections != 3 || s.Requests != 5 || s.Routes[1].Requests != 2 || s.Routes[0].BytesIn != 5 {
 		t.Errorf("counters: %+v", s)
 	}
-	// The others hear of it.
-	for _, test := range []struct {
-		scheme string
-		want   string
-	}{{"https", fmt.Sprintf(`h3=":%d"; ma=86400`, port)}} {
-		for name, host := range map[string]string{"fast lane": "a.test", "net/http": "b.test"} {
-			resp, err := client(t, addr(t, p, 0), pool).Get(test.scheme + "://" + host + "/")
-			if err != nil {
-				t.Fatal(err)
+	// Others hear of it, where the route does not say otherwise.
+	for _, host := range []string{"a.test", "b.test", "c.test", "d.test", "down.test"} {
+		h2, err := client(t, addr(t, p, 0), pool).Get("https://" + host + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h2.Body.Close()
+		conn, err := tlsDial(t, addr(t, p, 0), &tls.Config{ServerName: host, RootCAs: pool, NextProtos: []string{"http/1.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
+		h1, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, resp := range []*http.Response{h1, h2} {
+			want := map[string][]string{"c.test": nil, "d.test": {`h3=":443"`}}[host]
+			if host[0] < 'c' || host == "down.test" {
+				want = []string{fmt.Sprintf(`h3=":%d"; ma=86400`, port)}
 			}
-			resp.Body.Close()
-			if got := resp.Header.Get("Alt-Svc"); got != test.want {
-				t.Errorf("%s: Alt-Svc %q, want %q", name, got, test.want)
+			if got := resp.Header["Alt-Svc"]; !slices.Equal(got, want) {
+				t.Errorf("%s over %s: Alt-Svc %q, want %q", host, resp.Proto, got, want)
 			}
 		}
+	}
+	// Without TLS it would be of no use, and without HTTP/3 it would be wrong.
+	resp, err = client(t, addr(t, p, 0), nil).Get("http://plain.test/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := resp.Header["Alt-Svc"]; got != nil {
+		t.Errorf("without TLS: Alt-Svc %q", got)
+	}
+	off := start(t, Config{Routes: []Route{tlsRoute("a", files, forwardTo(target), "a.test")}})
+	resp, err = client(t, addr(t, off, 0), pool).Get("https://a.test/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := resp.Header.Get("Alt-Svc"); got != `h3=":1"` {
+		t.Errorf("HTTP/3 is off: Alt-Svc %q, want the target's", got)
+	}
+	if a := off.PacketAddr(0); a != nil {
+		t.Errorf("HTTP/3 is off, and something listens at %v", a)
 	}
 }
 
