@@ -74,7 +74,7 @@ func TestNothingIsPrinted(t *testing.T) {
 	if !inChild(t) {
 		return
 	}
-	cert, key, pool := testenv.SelfSigned(t, "s.test")
+	cert, key, pool := testenv.SelfSigned(t, "s.test", "quic.test")
 	panics := func(name string) Route {
 		return Route{Name: name, Match: Match{Ports: Ports(0), Domains: []string{name + ".test"}}}
 	}
@@ -102,11 +102,20 @@ func TestNothingIsPrinted(t *testing.T) {
 		"early":   "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
 		"header":  "HTTP/1.1 200 OK\r\nA\x00: b\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
 	}
-	routes := []Route{handler, socket, secure, re, httpRoute("dead", 0, "dead.test", Target{Host: "127.0.0.1", Port: 1})}
+	quicHandler := panics("quic")
+	quicHandler.Action.TLS = secure.Action.TLS
+	quicHandler.Action.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "nonsense")
+		w.Write([]byte("x"))
+		w.WriteHeader(500)
+		w.(http.Flusher).Flush()
+		panic("on purpose")
+	})
+	routes := []Route{handler, socket, secure, re, quicHandler, httpRoute("dead", 0, "dead.test", Target{Host: "127.0.0.1", Port: 1})}
 	for name, text := range bad {
 		routes = append(routes, httpRoute(name, 0, name+".test", answers(t, text)))
 	}
-	p := startQuietly(t, Config{Routes: routes, Timeouts: Timeouts{Route: 300 * time.Millisecond, RequestHead: 300 * time.Millisecond, Idle: 300 * time.Millisecond}})
+	p := startQuietly(t, Config{HTTP3: HTTP3{Enabled: true}, Routes: routes, Timeouts: Timeouts{Route: 300 * time.Millisecond, RequestHead: 300 * time.Millisecond, Idle: 300 * time.Millisecond}})
 	at := addr(t, p, 0)
 	say := func(text string) {
 		c, err := net.Dial("tcp", at)
@@ -170,6 +179,20 @@ func TestNothingIsPrinted(t *testing.T) {
 		})
 		wg.Go(func() { tls.Client(dialTCP(t, at), &tls.Config{ServerName: "nobody.test"}).Handshake() })
 		wg.Go(func() { isClosed(dialTCP(t, addr(t, p, port)), 2*time.Second) })
+		wg.Go(func() {
+			c := client3(t, at, pool)
+			for _, url := range []string{"https://s.test/", "https://quic.test/", "https://re.test/", "https://nobody.test/"} {
+				if resp, err := c.Get(url); err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			}
+			if c, err := quicOpen(t, at, &tls.Config{ServerName: "s.test", RootCAs: pool}); err == nil {
+				str, _ := c.OpenStream()
+				str.Write([]byte("garbage that is no frame at all"))
+				awaitClose(t, c, 5*time.Second)
+			}
+		})
 		wg.Wait()
 	}
 	stopWithin(p, 100*time.Millisecond)
