@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -190,6 +194,103 @@ func TestHTTP3AfterUDP(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "the socket is free", func() bool { return p.UpdateRoutes(t.Context(), []Route{udp}) == nil })
+	}
+}
+
+// Nobody but HTTP/3 can have the datagrams of a port that has it.
+func TestHTTP3AndUDPExclude(t *testing.T) {
+	t.Parallel()
+	off := false
+	tls := filesTLS(Terminate)
+	secure := Route{Name: "secure", Match: Match{Ports: []PortRange{{400, 450}}, Domains: []string{"a.test"}}, Action: Action{Handler: says("ok"), TLS: tls}}
+	udp := Route{Name: "udp", Match: Match{Ports: []PortRange{{1, 9}, {440, 500}}, Protocol: "udp"}, Action: forwardTo(Target{Host: "a.test", Port: 53})}
+	change := func(r Route, f func(*Route)) Route {
+		f(&r)
+		return r
+	}
+	for _, test := range []struct {
+		name string
+		cfg  Config
+		want []string
+	}{
+		{"both", with3(secure, udp), []string{"routes[1].match.ports: the UDP port 440 serves HTTP/3 for routes[0] (\"secure\")"}},
+		{"the other way round", with3(udp, secure), []string{"routes[0].match.ports: the UDP port 440 serves HTTP/3 for routes[1]"}},
+		{"HTTP/3 is off", Config{Routes: []Route{secure, udp}}, nil},
+		{"other ports", with3(secure, change(udp, func(r *Route) { r.Match.Ports = Ports(451) })), nil},
+		{"one is disabled", with3(secure, change(udp, func(r *Route) { r.Enabled = &off })), nil},
+		{"the other is disabled", with3(change(secure, func(r *Route) { r.Enabled = &off }), udp), nil},
+		{"no TLS", with3(change(secure, func(r *Route) { r.Action.TLS = nil }), udp), nil},
+		{"no HTTP", with3(change(secure, func(r *Route) {
+			r.Match.Protocol = "tcp"
+			r.Action = forwardTo(Target{Host: "a.test", Port: 1})
+			r.Action.TLS = tls
+		}), udp), nil},
+	} {
+		wantFields(t, test.name, test.cfg.Validate(), test.want...)
+		p, err := New(Config{HTTP3: test.cfg.HTTP3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantFields(t, test.name+" in an update", p.UpdateRoutes(t.Context(), test.cfg.Routes), test.want...)
+	}
+}
+
+// Updates disturb nobody whom they are not about.
+func TestHTTP3UpdatesDropNothing(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	port := testenv.FreePort(t)
+	routes := []Route{tlsRoute("r", files, Action{Handler: says("ok")}, "a.test")}
+	p := start(t, with3(routes...))
+	at := addr(t, p, 0)
+	other := tlsRoute("other", files, Action{Handler: says("other")}, "a.test")
+	other.Match.Ports = Ports(port)
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	var done atomic.Int64
+	for range 4 {
+		c := client3(t, at, pool)
+		all.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := c.Post("https://a.test/", "text/plain", strings.NewReader("hello"))
+				if err != nil {
+					t.Errorf("request %d: %v", i, err)
+					return
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if string(body) != "ok" || err != nil {
+					t.Errorf("request %d: %d %q %v", i, resp.StatusCode, body, err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for i := range 100 {
+		next := append(slices.Clone(routes), handlerRoute(fmt.Sprint("more", i), Match{Path: "/more"}))
+		if i%2 == 0 {
+			next = append(next, other)
+		}
+		if err := p.UpdateRoutes(t.Context(), next); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 { // one that is in use when it goes
+			if c, err := quicOpen(t, addr(t, p, port), &tls.Config{ServerName: "a.test", RootCAs: pool}); err != nil {
+				t.Errorf("update %d: %v", i, err)
+			} else {
+				defer c.CloseWithError(0, "")
+			}
+		}
+	}
+	close(stop)
+	all.Wait()
+	if done.Load() < 100 {
+		t.Errorf("only %d requests", done.Load())
 	}
 }
 

@@ -280,6 +280,8 @@ func TestValidateConfig(t *testing.T) {
 		{Config{MaxHeaderBytes: 100}, []string{"maxHeaderBytes: 100"}},
 		{Config{MaxHeaderBytes: -1}, []string{"maxHeaderBytes: -1"}},
 		{Config{MaxHeaderBytes: 1 << 30}, []string{"maxHeaderBytes: "}},
+		{Config{HTTP3: HTTP3{MaxConcurrentStreams: -1}}, []string{"http3.maxConcurrentStreams: -1"}},
+		{Config{HTTP3: HTTP3{Enabled: true, MaxConcurrentStreams: 1 << 20}}, []string{"http3.maxConcurrentStreams: "}},
 		{Config{ACME: &ACME{Email: "nobody"}}, []string{`acme.email: "nobody"`}},
 		{Config{ACME: &ACME{CADirectory: "http://ca/"}}, []string{`acme.caDirectory: "http://ca/"`}},
 		{Config{ACME: &ACME{Challenges: []string{"dns-01", "smtp"}}}, []string{`acme.challenges[1]: "smtp"`}},
