@@ -84,7 +84,8 @@ type HTTP3 struct {
 	// same number, and a firewall has to let that through; hence the default is
 	// false. Routes, certificates and limits are the same as with TCP, but those
 	// with PROXY headers, which QUIC has none of. A client whose address changes
-	// is told to connect anew. There is no 0-RTT.
+	// is told to connect anew. WebSockets may come on streams (RFC 9220). There is
+	// no 0-RTT.
 	Enabled bool `json:"enabled"`
 	// MaxConcurrentStreams is how many requests a connection may have in
 	// flight, 1 to 100,000. The default 0 means 100.

@@ -3,10 +3,13 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -310,3 +313,97 @@ func (pause) Read([]byte) (int, error) {
 	time.Sleep(50 * time.Millisecond)
 	return 0, io.EOF
 }
+
+// A WebSocket has a stream of its own (RFC 9220), and is one of HTTP/1.1 to
+// whoever serves it.
+func TestHTTP3WebSocket(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	_, target := backend(t, wsEcho(t))
+	_, plain := backend(t, says("no WebSocket"))
+	handler := tlsRoute("handler", files, Action{Handler: wsEcho(t)}, "a.test")
+	handler.Match.Path = "/handler"
+	refuses := tlsRoute("refuses", files, forwardTo(plain), "a.test")
+	refuses.Match.Path = "/plain"
+	p := start(t, with3(tlsRoute("target", files, forwardTo(target), "a.test"), handler, refuses))
+	qc, err := quicOpen(t, addr(t, p, 0), &tls.Config{ServerName: "a.test", RootCAs: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(http3.Transport).NewClientConn(qc)
+	open := func(path string) (*wsConn, *http.Response) {
+		t.Helper()
+		str, err := c.OpenRequestStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		str.SetDeadline(time.Now().Add(10 * time.Second))
+		req, _ := http.NewRequest("CONNECT", "https://a.test"+path, nil)
+		req.Proto = "websocket"
+		req.Header.Set("Sec-Websocket-Version", "13")
+		if err := str.SendRequestHeader(req); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := str.ReadResponse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &wsConn{Conn: stream3{nil, str}, r: bufio.NewReader(str), client: true}, resp
+	}
+	large := bytes.Repeat([]byte("0123456789"), 20_000)
+	for _, path := range []string{"/", "/handler"} {
+		ws, resp := open(path)
+		if resp.StatusCode != 200 || resp.Header["Content-Type"] != nil || resp.Header["Upgrade"] != nil || resp.Header["Connection"] != nil {
+			t.Fatalf("%s: %d %v", path, resp.StatusCode, resp.Header)
+		}
+		for _, payload := range [][]byte{[]byte("hello"), nil, large, []byte("<html>")} {
+			if err := ws.send(wsBinary, true, payload); err != nil {
+				t.Fatal(err)
+			}
+			if op, _, got, err := ws.receive(); op != wsBinary || !bytes.Equal(got, payload) || err != nil {
+				t.Errorf("%s: %d bytes of type %d came back of %d, %v", path, len(got), op, len(payload), err)
+			}
+		}
+		ws.send(wsClose, true, nil)
+		if op, _, _, err := ws.receive(); op != wsClose || err != nil {
+			t.Errorf("%s: close answered with %d, %v", path, op, err)
+		}
+		if _, err := ws.r.ReadByte(); err != io.EOF {
+			t.Errorf("%s: after the end: %v", path, err)
+		}
+		ws.Close()
+	}
+	if _, resp := open("/plain"); resp.StatusCode != 502 {
+		t.Errorf("a target without WebSockets: %d", resp.StatusCode)
+	}
+	eventually(t, "all have ended", func() bool {
+		s := p.Stats()
+		return s.Routes[0].Active+s.Routes[1].Active+s.Routes[2].Active == 0
+	})
+	// One that is open when its route goes drains with it, and Stop ends it.
+	ws, _ := open("/")
+	if err := ws.send(wsText, true, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	ws.receive()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := p.Stop(ctx); err == nil {
+		t.Error("Stop with a WebSocket open reports nothing")
+	}
+	if _, err := ws.r.ReadByte(); err == nil || err == io.EOF {
+		t.Errorf("after Stop: %v", err)
+	}
+}
+
+// stream3 is a stream of HTTP/3 as far as a WebSocket needs a connection.
+type stream3 struct {
+	net.Conn
+	*http3.RequestStream
+}
+
+func (s stream3) Read(b []byte) (int, error)          { return s.RequestStream.Read(b) }
+func (s stream3) Write(b []byte) (int, error)         { return s.RequestStream.Write(b) }
+func (s stream3) Close() error                        { return s.RequestStream.Close() }
+func (s stream3) SetDeadline(by time.Time) error      { return s.RequestStream.SetDeadline(by) }
+func (s stream3) SetReadDeadline(by time.Time) error  { return s.RequestStream.SetReadDeadline(by) }
+func (s stream3) SetWriteDeadline(by time.Time) error { return s.RequestStream.SetWriteDeadline(by) }

@@ -15,6 +15,11 @@ func (c *quicConn) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	defer c.end()
 	out := &http3Writer{ResponseWriter: w, conn: c}
 	req.TLS = c.conn.tls
+	if version := "HTTP/3.0"; req.Method == http.MethodConnect && req.Proto != version {
+		// An extended CONNECT (RFC 9220), as net/http has those of HTTP/2.
+		req.Header[protocolField], req.Proto = []string{req.Proto}, version
+		out.untyped = true
+	}
 	c.prepareBody(w, req)
 	c.conn.run.serveHTTP(out, req)
 	if req.Method == http.MethodHead && !out.started {
@@ -81,6 +86,7 @@ type http3Writer struct {
 	http.ResponseWriter
 	conn    *quicConn
 	started bool
+	untyped bool // what is written is no content
 }
 
 // WriteHeader sends the head of the response, without what belongs to
@@ -97,6 +103,9 @@ func (w *http3Writer) WriteHeader(status int) {
 	}
 	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
 		delete(h, name)
+	}
+	if _, ok := h["Content-Type"]; !ok && w.untyped {
+		h["Content-Type"] = nil
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
