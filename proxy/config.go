@@ -45,9 +45,6 @@ type Config struct {
 	// 16 KiB.
 	MaxHeaderBytes int `json:"maxHeaderBytes"`
 
-	// HTTP3 is about HTTP/3 with clients.
-	HTTP3 HTTP3 `json:"http3"`
-
 	// FastLane lets HTTP/1.1 requests that are merely forwarded go past
 	// net/http, at a fraction of its cost. The default nil means true; there
 	// should be no reason to turn it off other than to find out whether it is
@@ -57,6 +54,9 @@ type Config struct {
 	// HTTP2 is about HTTP/2 with clients; with targets it is a matter of
 	// [Action.UpstreamProtocol].
 	HTTP2 HTTP2 `json:"http2"`
+
+	// HTTP3 is about HTTP/3 with clients.
+	HTTP3 HTTP3 `json:"http3"`
 
 	// Timeouts bounds every wait of the data path.
 	Timeouts Timeouts `json:"timeouts"`
@@ -76,24 +76,6 @@ type Config struct {
 	ACME *ACME `json:"acme"`
 }
 
-// HTTP3 is about HTTP/3 with clients, over QUIC.
-type HTTP3 struct {
-	// Enabled serves HTTP/3 too on every port with a route that terminates TLS
-	// and takes HTTP, and lets clients know by an Alt-Svc header (which a route's
-	// response headers can replace or remove). It binds the UDP port of the
-	// same number, and a firewall has to let that through; hence the default is
-	// false. Routes, certificates and limits are the same as with TCP, but those
-	// with PROXY headers, which QUIC has none of. A client whose address changes
-	// is told to connect anew. WebSockets may come on streams (RFC 9220). There is
-	// no 0-RTT.
-	Enabled bool `json:"enabled"`
-	// MaxConcurrentStreams is how many requests a connection may have in
-	// flight, 1 to 100,000. The default 0 means 100.
-	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
-}
-
-func (h *HTTP3) maxStreams() int { return defaultTo(h.MaxConcurrentStreams, 100) }
-
 func (c *Config) fastLane() bool { return c.FastLane == nil || *c.FastLane }
 
 // HTTP2 is about HTTP/2 with clients: over TLS, and without it with clients
@@ -112,6 +94,24 @@ type HTTP2 struct {
 	// little more. Targets and handlers see an upgrade in HTTP/1.1 either way.
 	WebSockets bool `json:"webSockets"`
 }
+
+// HTTP3 is about HTTP/3 with clients, over QUIC.
+type HTTP3 struct {
+	// Enabled serves HTTP/3 too on every port with a route that terminates TLS
+	// and takes HTTP, and lets clients know by an Alt-Svc header (which a route's
+	// response headers can replace or remove). It binds the UDP port of the
+	// same number, and a firewall has to let that through; hence the default is
+	// false. Routes, certificates and limits are the same as with TCP, but those
+	// with PROXY headers, which QUIC has none of. A client whose address changes
+	// is told to connect anew. WebSockets may come on streams (RFC 9220). There is
+	// no 0-RTT.
+	Enabled bool `json:"enabled"`
+	// MaxConcurrentStreams is how many requests a connection may have in
+	// flight, 1 to 100,000. The default 0 means 100.
+	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
+}
+
+func (h *HTTP3) maxStreams() int { return defaultTo(h.MaxConcurrentStreams, 100) }
 
 // Timeouts bounds the waits of the data path. Zero means the default named at
 // each field; a negative value means no limit.
