@@ -88,11 +88,11 @@ type HTTP2 struct {
 	// MaxConcurrentStreams is how many requests a connection may have in
 	// flight, 1 to 100,000. The default 0 means 250.
 	MaxConcurrentStreams int `json:"maxConcurrentStreams"`
-	// WebSockets lets clients open WebSockets on the streams of a connection
-	// (RFC 8441), as browsers do where they may. Without it they open a
-	// connection in HTTP/1.1 for each. It makes every request in HTTP/2 cost a
-	// little more. Targets and handlers see an upgrade in HTTP/1.1 either way.
-	WebSockets bool `json:"webSockets"`
+	// WebSockets set to false keeps clients from opening WebSockets on streams
+	// (RFC 8441): browsers then open a connection in HTTP/1.1 for each. Targets
+	// and handlers see an upgrade in HTTP/1.1 either way. The default nil means
+	// true.
+	WebSockets *bool `json:"webSockets"`
 }
 
 // HTTP3 is about HTTP/3 with clients, over QUIC.

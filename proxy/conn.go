@@ -52,9 +52,10 @@ type conn struct {
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 
-	resets   resetMeter
-	extended bool      // extendedConnect is on the way to net/http
-	writeBy  time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
+	resets resetMeter
+	// connectSecret is set if extendedConnect is on the way to net/http.
+	connectSecret string
+	writeBy       time.Time // deadline for writing HTTP/1 responses; one request at a time uses it
 
 	closed   atomic.Bool
 	mu       sync.Mutex

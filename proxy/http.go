@@ -102,10 +102,10 @@ func (r *run) httpTLS(c *conn, tc *tls.Conn, head []byte) {
 	}
 }
 
-// queueHTTP2 hands a connection in HTTP/2 to net/http, which needs a *tls.Conn
-// itself.
+// queueHTTP2 hands a connection in HTTP/2 to net/http. What has agreed on TLS
+// 1.2 it gets as it is, because it looks whether the ciphers are good enough.
 func (r *run) queueHTTP2(c *conn, stream net.Conn) {
-	if r.p.cfg.HTTP2.WebSockets {
+	if r.p.cfg.HTTP2.webSockets() && (c.tls == nil || c.tls.Version > tls.VersionTLS12) {
 		stream = newExtendedConnect(stream, c, r.server.MaxHeaderBytes)
 	}
 	r.queueHTTP(c, stream)

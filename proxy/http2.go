@@ -9,6 +9,8 @@ import (
 
 func (h *HTTP2) enabled() bool { return h.Enabled == nil || *h.Enabled }
 
+func (h *HTTP2) webSockets() bool { return h.WebSockets == nil || *h.WebSockets }
+
 // protocols are what is spoken with clients. HTTP/2 without TLS comes by prior
 // knowledge alone: a request to upgrade to it ("Upgrade: h2c") is answered as if
 // it had not asked, and is not passed on.

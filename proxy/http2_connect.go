@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -15,44 +16,49 @@ import (
 )
 
 // connectMarker is the field that stands for protocolField in a request that
-// extendedConnect has rewritten.
+// extendedConnect has rewritten. A value counts only behind the connection's
+// secret.
 const connectMarker = "Dcrouter-Connect-Protocol"
 
 // extendedConnect stands between a client that speaks HTTP/2 and net/http, which
 // knows extended CONNECT (RFC 8441) only if the environment of the process says
 // GODEBUG=http2xconnect=1. It announces that extension in the server's settings
-// and makes a GET with a marker of each CONNECT that uses it. All frames but
-// those with header blocks pass as they are. Of those each has to be read and
-// written anew: how it is compressed depends on all that came before.
+// and makes a GET with a marker of each CONNECT that uses it. All else passes as
+// it is. How a header block is compressed depends on all that came before, so
+// from the first such CONNECT on every block is written anew; until then they
+// are only followed.
 type extendedConnect struct {
 	net.Conn // the connection, or the TLS on top of it
 	conn     *conn
 
 	// From the client to net/http.
-	in      *bufio.Reader
-	greeted bool
-	err     error  // that reading has ended with
-	out     []byte // what net/http gets next
-	buffer  []byte // where that is made
-	pass    int    // bytes of in that it gets after it, as they are
-	block   []byte // a header block, as the client compressed it
-	fields  []hpack.HeaderField
-	size    uint32 // of the fields
-	maxSize uint32
-	dec     *hpack.Decoder
-	enc     *hpack.Encoder
-	encoded bytes.Buffer
+	in        *bufio.Reader
+	greeted   bool
+	err       error  // that reading has ended with
+	out       []byte // what net/http gets next
+	buffer    []byte // where that is made
+	pass      int    // bytes of in that it gets after it, as they are
+	block     []byte // a header block of several frames
+	fields    []hpack.HeaderField
+	size      uint32 // of the fields
+	maxSize   uint32
+	dec       *hpack.Decoder
+	huffman   []byte // how protocolField is compressed
+	watching  bool   // the client has said protocolField
+	rewriting bool
+	enc       *hpack.Encoder
+	encoded   bytes.Buffer
 
 	announced bool
 }
 
 func newExtendedConnect(stream net.Conn, c *conn, maxHeaderBytes int) *extendedConnect {
-	c.extended = true
+	c.connectSecret = rand.Text()
 	e := &extendedConnect{Conn: stream, conn: c, in: bufio.NewReader(stream)}
-	e.maxSize = uint32(maxHeaderBytes) + 10*32 // as net/http reckons
-	e.dec = hpack.NewDecoder(4096, e.field)    // net/http leaves it at the initial size
+	e.maxSize = uint32(maxHeaderBytes) + 10*32          // as net/http reckons
+	e.dec = hpack.NewDecoder(compressionTable, e.field) // net/http leaves it at that
 	e.dec.SetMaxStringLength(int(e.maxSize))
-	e.enc = hpack.NewEncoder(&e.encoded)
+	e.huffman = hpack.AppendHuffmanString(nil, protocolField)
 	return e
 }
 
@@ -62,10 +68,13 @@ func protocolOf(req *http.Request, c *conn) string {
 	if protocol := req.Header[protocolField]; len(protocol) > 0 {
 		return protocol[0]
 	}
-	if c.extended {
-		if protocol := req.Header[connectMarker]; len(protocol) > 0 {
+	if c.connectSecret == "" {
+		return ""
+	}
+	for _, mark := range req.Header[connectMarker] {
+		if protocol, ok := strings.CutPrefix(mark, c.connectSecret); ok {
 			delete(req.Header, connectMarker)
-			return protocol[0]
+			return protocol
 		}
 	}
 	return ""
@@ -83,6 +92,7 @@ const (
 
 	maxFrame         = 16 << 10
 	maxContinuations = 32
+	compressionTable = 4096 // RFC 9113 section 6.5.2
 
 	settingConnectProtocol = 8 // RFC 8441 section 3
 )
@@ -191,49 +201,102 @@ func (e *extendedConnect) next() error {
 	return e.headers(head)
 }
 
-// headers rewrites a header block, which begins with a frame of this head. What
-// breaks the rules net/http gets to see in a form that breaks the same ones.
+// headers reads a header block, which begins with a frame of this head, and
+// rewrites it if need be. What breaks the rules net/http gets to see in a form
+// that breaks the same ones.
 func (e *extendedConnect) headers(head frameHead) error {
-	e.block = slices.Grow(e.block[:0], head.length())[:head.length()]
-	if _, err := io.ReadFull(e.in, e.block); err != nil {
+	e.buffer = append(e.buffer, head[:]...)
+	payload, err := e.read(&e.buffer, head.length())
+	if err != nil {
 		return err
 	}
-	priority, block, ok := head.parts(e.block)
+	priority, block, ok := head.parts(payload)
 	if !ok {
-		e.buffer = append(append(e.buffer, head[:]...), e.block...)
 		return nil
 	}
-	for n, ended := 0, head[4]&flagEndHeaders != 0; !ended; n++ {
-		var more frameHead
-		if _, err := io.ReadFull(e.in, more[:]); err != nil {
+	if head[4]&flagEndHeaders == 0 {
+		e.block = append(e.block[:0], block...)
+		if ok, err = e.continuation(head); !ok {
 			return err
 		}
-		if more[3] != frameContinuation || string(more[5:]) != string(head[5:]) || more.length() > maxFrame {
-			head.setLength(0)
-			head[4] &= flagEndStream
-			e.buffer = append(append(e.buffer, head[:]...), more[:]...)
-			e.pass = more.length()
-			return nil
-		}
-		// net/http bounds the fields, but would take empty frames without end.
-		if n == maxContinuations || len(block)+more.length() > 4*int(e.maxSize) {
-			return errBlockWaste
-		}
-		at := len(block)
-		block = slices.Grow(block, more.length())[:at+more.length()]
-		if _, err := io.ReadFull(e.in, block[at:]); err != nil {
-			return err
-		}
-		ended = more[4]&flagEndHeaders != 0
+		block = e.block
+	}
+	if e.rewriting {
+		ok = e.decode(block)
+	} else if !e.begin(block) {
+		return nil
 	}
 	e.encoded.Reset()
-	if e.decode(block) {
+	if ok {
 		e.encode()
 	} else {
 		e.encoded.WriteByte(0x80) // index 0 is an error in compression, too
 	}
+	e.buffer = e.buffer[:0]
 	e.frame(head, priority)
 	return nil
+}
+
+// read appends n bytes from the client to b, and returns them.
+func (e *extendedConnect) read(b *[]byte, n int) ([]byte, error) {
+	at := len(*b)
+	*b = slices.Grow(*b, n)[:at+n]
+	_, err := io.ReadFull(e.in, (*b)[at:])
+	return (*b)[at:], err
+}
+
+// continuation reads the rest of a header block that takes several frames. It
+// reports false if there is none, and what there is instead goes to net/http.
+func (e *extendedConnect) continuation(head frameHead) (bool, error) {
+	for n := 0; ; n++ {
+		var more frameHead
+		if _, err := io.ReadFull(e.in, more[:]); err != nil {
+			return false, err
+		}
+		if more[3] != frameContinuation || string(more[5:]) != string(head[5:]) || more.length() > maxFrame {
+			if e.rewriting { // what is in the block means nothing to net/http
+				head.setLength(0)
+				head[4] &= flagEndStream
+				e.buffer = append(e.buffer[:0], head[:]...)
+			}
+			e.buffer, e.pass = append(e.buffer, more[:]...), more.length()
+			return false, nil
+		}
+		// net/http bounds the fields, but would take empty frames without end.
+		if n == maxContinuations || len(e.block)+more.length() > 4*int(e.maxSize) {
+			return false, errBlockWaste
+		}
+		part, err := e.read(&e.block, more.length())
+		if err != nil {
+			return false, err
+		}
+		e.buffer = append(append(e.buffer, more[:]...), part...)
+		if more[4]&flagEndHeaders != 0 {
+			return true, nil
+		}
+	}
+}
+
+// begin reads a block and reports whether to begin rewriting with it. Nobody can
+// ask for a protocol without spelling protocolField out once.
+func (e *extendedConnect) begin(block []byte) bool {
+	e.watching = e.watching || bytes.Contains(block, []byte(protocolField)) || bytes.Contains(block, e.huffman)
+	if !e.watching {
+		e.dec.SetEmitEnabled(false)
+		if _, err := e.dec.Write(block); err == nil {
+			e.dec.Close()
+		}
+		return false // net/http will find the same errors
+	}
+	if !e.decode(block) || e.asksFor() == "" {
+		return false
+	}
+	e.rewriting = true
+	e.enc = hpack.NewEncoder(&e.encoded)
+	// So that net/http forgets what the client has had it remember.
+	e.enc.SetMaxDynamicTableSize(0)
+	e.enc.SetMaxDynamicTableSize(compressionTable)
+	return true
 }
 
 // decode undoes the compression of a header block.
@@ -260,17 +323,15 @@ func (e *extendedConnect) encode() {
 	protocol := e.asksFor()
 	for _, f := range e.fields {
 		switch {
-		case strings.EqualFold(f.Name, connectMarker):
-			continue
 		case protocol != "" && f.Name == ":method":
 			f.Value = http.MethodGet
-		case protocol != "" && f.Name == ":protocol":
+		case protocol != "" && f.Name == protocolField:
 			continue
 		}
 		e.enc.WriteField(f)
 	}
 	if protocol != "" {
-		e.enc.WriteField(hpack.HeaderField{Name: strings.ToLower(connectMarker), Value: protocol})
+		e.enc.WriteField(hpack.HeaderField{Name: strings.ToLower(connectMarker), Value: e.conn.connectSecret + protocol, Sensitive: true})
 	}
 }
 
@@ -286,7 +347,7 @@ func (e *extendedConnect) asksFor() (protocol string) {
 			return ""
 		case f.Name == ":method":
 			connect = f.Value == http.MethodConnect
-		case f.Name == ":protocol":
+		case f.Name == protocolField:
 			if protocol != "" {
 				return ""
 			}

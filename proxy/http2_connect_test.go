@@ -47,7 +47,9 @@ func sameFrames(t testing.TB, sent []byte, exact bool) {
 		f.SetMaxReadFrameSize(maxFrame)
 		return f
 	}
-	as, is := framer(bytes.NewReader(sent)), framer(rewritten(t, sent))
+	e := rewritten(t, sent)
+	secret := e.conn.connectSecret
+	as, is := framer(bytes.NewReader(sent)), framer(e)
 	for n := 0; ; n++ {
 		want, wantErr := as.ReadFrame()
 		got, gotErr := is.ReadFrame()
@@ -93,7 +95,7 @@ func sameFrames(t testing.TB, sent []byte, exact bool) {
 		if !ok || head.StreamID != again.StreamID || head.StreamEnded() != again.StreamEnded() || head.HasPriority() != again.HasPriority() || head.Priority != again.Priority {
 			t.Fatalf("frame %d: %v, want %v", n, got, want)
 		}
-		fields := slices.DeleteFunc(slices.Clone(head.Fields), func(f hpack.HeaderField) bool { return strings.EqualFold(f.Name, connectMarker) })
+		fields := head.Fields
 		if method, protocol := head.PseudoValue("method"), head.PseudoValue("protocol"); method == "CONNECT" && protocol != "" {
 			var want []hpack.HeaderField
 			for _, f := range fields {
@@ -105,7 +107,7 @@ func sameFrames(t testing.TB, sent []byte, exact bool) {
 				}
 				want = append(want, f)
 			}
-			fields = append(want, hpack.HeaderField{Name: strings.ToLower(connectMarker), Value: protocol})
+			fields = append(want, hpack.HeaderField{Name: strings.ToLower(connectMarker), Value: secret + protocol, Sensitive: true})
 		}
 		if !slices.Equal(again.Fields, fields) {
 			t.Fatalf("frame %d: fields %v, want %v", n, again.Fields, fields)
@@ -160,6 +162,35 @@ func extendedConnectSeeds() map[string][]byte {
 			h.WriteHeaders(head(h, 1, connect...))
 			h.WriteHeaders(head(h, 3, get...))
 			h.WriteHeaders(head(h, 5, connect...))
+		}),
+		"late connect": clientFrames(func(h *h2Wire) {
+			for id := uint32(1); id < 20; id += 2 {
+				fields := get
+				if id == 9 || id == 13 {
+					fields = connect
+				}
+				h.WriteHeaders(head(h, id, append(fields, "y", strings.Repeat("z", int(id)))...))
+			}
+		}),
+		"connect after a mistake": clientFrames(func(h *h2Wire) {
+			h.WriteHeaders(head(h, 1, append([]string{":protocol", "websocket"}, get...)...))
+			h.WriteHeaders(head(h, 3, get...))
+			h.WriteHeaders(head(h, 5, connect...))
+			h.WriteHeaders(head(h, 7, get...))
+		}),
+		"late continuation": clientFrames(func(h *h2Wire) {
+			h.WriteHeaders(head(h, 1, get...))
+			block := slices.Clone(h.fields(connect...))
+			h.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: block[:5]})
+			h.WriteContinuation(3, true, block[5:])
+			block = slices.Clone(h.fields(get...))
+			h.WriteHeaders(http2.HeadersFrameParam{StreamID: 5, BlockFragment: block[:1]})
+			h.WriteContinuation(5, true, block[1:])
+		}),
+		"interrupted late": clientFrames(func(h *h2Wire) {
+			h.WriteHeaders(head(h, 1, connect...))
+			h.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: h.fields(get...)})
+			h.WritePing(false, [8]byte{})
 		}),
 		"mark": clientFrames(func(h *h2Wire) {
 			h.WriteHeaders(head(h, 1, append(get, strings.ToLower(connectMarker), "x")...))

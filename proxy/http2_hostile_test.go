@@ -89,7 +89,7 @@ func heap() uint64 {
 func TestHTTP2RapidReset(t *testing.T) {
 	for _, webSockets := range []bool{false, true} {
 		var now, most, total atomic.Int64
-		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) {
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = &webSockets }, func(w http.ResponseWriter, r *http.Request) {
 			total.Add(1)
 			for n := now.Add(1); ; {
 				if old := most.Load(); n <= old || most.CompareAndSwap(old, n) {
@@ -215,7 +215,7 @@ func TestResetMeter(t *testing.T) {
 // CVE-2023-45288, CVE-2024-30255: a header block that does not end.
 func TestHTTP2ContinuationFlood(t *testing.T) {
 	for _, webSockets := range []bool{false, true} {
-		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) { t.Error("the target is asked") })
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = &webSockets }, func(w http.ResponseWriter, r *http.Request) { t.Error("the target is asked") })
 		v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
 			for name, fragment := range map[string][]byte{
 				"fields": []byte("\x00\x01x\x01y"), // literal, not indexed
@@ -253,7 +253,7 @@ func TestHTTP2ContinuationFlood(t *testing.T) {
 // even if compression makes megabytes of it. The connection goes on.
 func TestHTTP2HeaderListSize(t *testing.T) {
 	for _, webSockets := range []bool{false, true} {
-		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = webSockets }, func(w http.ResponseWriter, r *http.Request) {})
+		v := newH2Victim(t, func(c *Config) { c.HTTP2.WebSockets = &webSockets }, func(w http.ResponseWriter, r *http.Request) {})
 		v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
 			h := dial()
 			h.open(1, true, "GET", "a.test", "/", "x", strings.Repeat("y", 15<<10))

@@ -63,7 +63,7 @@ func TestH2Spec(t *testing.T) {
 	_, target := backend(t, says(strings.Repeat("x", 100)))
 	for _, webSockets := range []bool{false, true} {
 		port := testenv.FreePort(t)
-		p := start(t, Config{HTTP2: HTTP2{WebSockets: webSockets}, Routes: []Route{
+		p := start(t, Config{HTTP2: HTTP2{WebSockets: &webSockets}, Routes: []Route{
 			tlsRoute("secure", files, forwardTo(target)),
 			{Name: "plain", Match: Match{Ports: Ports(port), Protocol: "http"}, Action: forwardTo(target)},
 		}})
