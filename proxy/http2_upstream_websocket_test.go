@@ -30,7 +30,7 @@ func TestUpstreamHTTP2WebSocket(t *testing.T) {
 		t.Cleanup(s.Close)
 		a := forwardTo(targetOf(s.Listener.Addr()))
 		a.UpstreamProtocol = protocol
-		_, addrs := h2Front(t, func(c *Config) { c.HTTP2.WebSockets = true }, files, a)
+		_, addrs := h2Front(t, nil, files, a)
 		secure := &tls.Config{ServerName: "a.test", RootCAs: pool}
 		h := h2Dial(t, addrs["h2"], secure, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 24})
 		h.WriteWindowUpdate(0, 1<<24)
