@@ -53,7 +53,7 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 		},
 	}
 	if t.h2 != nil {
-		transport = newHTTP2Transport(t)
+		transport = newHTTP2Transport(t, nil)
 	}
 	transport.DisableKeepAlives = true
 	client := &http.Client{

@@ -158,7 +158,9 @@ func (e *extendedConnect) Read(p []byte) (int, error) {
 		if e.err != nil {
 			return 0, e.err
 		}
-		e.buffer = e.buffer[:0]
+		if e.buffer = e.buffer[:0]; cap(e.buffer) > 2*maxFrame {
+			e.buffer, e.block = nil, nil
+		}
 		if e.err = e.next(); e.err != nil {
 			return 0, e.err
 		}
@@ -291,11 +293,9 @@ func (e *extendedConnect) begin(block []byte) bool {
 	if !e.decode(block) || e.asksFor() == "" {
 		return false
 	}
-	e.rewriting = true
-	e.enc = hpack.NewEncoder(&e.encoded)
-	// So that net/http forgets what the client has had it remember.
-	e.enc.SetMaxDynamicTableSize(0)
-	e.enc.SetMaxDynamicTableSize(compressionTable)
+	// What the client has had net/http remember is not referred to any more. As
+	// it is the oldest in its table, it does not get in the way either.
+	e.rewriting, e.enc = true, hpack.NewEncoder(&e.encoded)
 	return true
 }
 

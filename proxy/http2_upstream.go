@@ -10,6 +10,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,12 +22,13 @@ func (a *Action) upstreamHTTP2() string {
 	return a.UpstreamProtocol
 }
 
-// newHTTP2Transport makes the client side of a target that speaks HTTP/2.
-func newHTTP2Transport(t *target) *http.Transport {
+// newHTTP2Transport makes the client side of a target that speaks HTTP/2. gate
+// hears of its connections; it may be nil.
+func newHTTP2Transport(t *target, gate *dialGate) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(t.key.protocol == H2)
 	protocols.SetUnencryptedHTTP2(t.key.protocol == H2C)
-	dial := func(ctx context.Context, _, addr string) (net.Conn, error) { return t.dialHTTP2(ctx, addr) }
+	dial := func(ctx context.Context, _, addr string) (net.Conn, error) { return t.dialHTTP2(ctx, addr, gate) }
 	times := &t.proxy.times
 	return &http.Transport{
 		Protocols:              protocols,
@@ -53,7 +55,7 @@ func newHTTP2Transport(t *target) *http.Transport {
 }
 
 // dialHTTP2 opens a connection for HTTP/2.
-func (t *target) dialHTTP2(ctx context.Context, addr string) (net.Conn, error) {
+func (t *target) dialHTTP2(ctx context.Context, addr string, gate *dialGate) (net.Conn, error) {
 	name, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -70,6 +72,7 @@ func (t *target) dialHTTP2(ctx context.Context, addr string) (net.Conn, error) {
 	conn := &runConn{Conn: raw}
 	conn.stop = context.AfterFunc(t.proxy.latest().ctx, func() { raw.Close() })
 	if t.key.protocol == H2C {
+		conn.count(gate)
 		return conn, nil
 	}
 	secure, err := t.handshake(ctx, conn, name, "h2")
@@ -80,6 +83,7 @@ func (t *target) dialHTTP2(ctx context.Context, addr string) (net.Conn, error) {
 		secure.Close()
 		return nil, &dialError{fmt.Errorf("%s does not speak HTTP/2 over TLS", t.name)}
 	}
+	conn.count(gate)
 	return secure, nil
 }
 
@@ -88,12 +92,64 @@ func (t *target) dialHTTP2(ctx context.Context, addr string) (net.Conn, error) {
 type runConn struct {
 	net.Conn
 	stop func() bool
+	gate atomic.Pointer[dialGate] // that counts it
+}
+
+func (c *runConn) count(gate *dialGate) {
+	if gate != nil {
+		c.gate.Store(gate)
+		gate.add(1)
+	}
 }
 
 // Close closes the connection.
 func (c *runConn) Close() error {
 	c.stop()
+	if gate := c.gate.Swap(nil); gate != nil {
+		gate.add(-1)
+	}
 	return c.Conn.Close()
+}
+
+// dialGate lets one request open a target's first connection. http.Transport
+// would open one for each that comes while there is none.
+type dialGate struct {
+	mu   sync.Mutex
+	open int           // connections
+	wait chan struct{} // closed when the one that dials is through
+}
+
+func (g *dialGate) add(n int) {
+	g.mu.Lock()
+	g.open += n
+	g.mu.Unlock()
+}
+
+// pass waits if another request is opening the first connection. The caller
+// calls through when it has one, or has none for good.
+func (g *dialGate) pass(ctx context.Context) (through func()) {
+	g.mu.Lock()
+	switch wait := g.wait; {
+	case g.open > 0:
+		g.mu.Unlock()
+		return func() {}
+	case wait != nil:
+		g.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+		}
+		return func() {}
+	}
+	wait := make(chan struct{})
+	g.wait = wait
+	g.mu.Unlock()
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		g.wait = nil
+		g.mu.Unlock()
+		close(wait)
+	})
 }
 
 // sendHTTP2 is sendHTTP1 for a target that speaks HTTP/2.
@@ -131,13 +187,18 @@ var errRefused = errors.New("the target refuses requests")
 func (t *target) roundTripHTTP2(req *http.Request) (resp *http.Response, reused bool, err error) {
 	const maxTries = 3
 	tries := 0
+	through := t.h2gate.pass(req.Context())
+	defer through()
 	ctx, cancel := context.WithCancelCause(req.Context()) // ends with the exchange
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		reused = info.Reused
-		if tries++; tries > maxTries {
-			cancel(&dialError{errRefused}) // nothing has been done
-		}
-	}})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			reused = info.Reused
+			if tries++; tries > maxTries {
+				cancel(&dialError{errRefused}) // nothing has been done
+			}
+		},
+		WroteHeaders: through, // a little after GotConn, when all can have the connection
+	})
 	resp, err = t.h2.RoundTrip(req.WithContext(ctx))
 	if err != nil && tries > maxTries {
 		err = context.Cause(ctx)

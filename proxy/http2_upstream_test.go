@@ -344,18 +344,25 @@ type h2Peer struct {
 func h2Server(t testing.TB, serve func(p *h2Peer)) Action {
 	var count atomic.Int32
 	a := forwardTo(wireServer(t, func(c net.Conn) {
-		preface := make([]byte, len(http2.ClientPreface))
-		if _, err := io.ReadFull(c, preface); err != nil {
-			return
+		if p := h2Greet(c, int(count.Add(1))); p != nil {
+			serve(p)
 		}
-		p := &h2Peer{Framer: http2.NewFramer(c, c), Conn: c, n: int(count.Add(1))}
-		p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
-		p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
-		p.WriteWindowUpdate(0, 1<<20)
-		serve(p)
 	}))
 	a.UpstreamProtocol = H2C
 	return a
+}
+
+// h2Greet exchanges greetings with a client. It returns nil if there is none.
+func h2Greet(c net.Conn, n int) *h2Peer {
+	preface := make([]byte, len(http2.ClientPreface))
+	if _, err := io.ReadFull(c, preface); err != nil {
+		return nil
+	}
+	p := &h2Peer{Framer: http2.NewFramer(c, c), Conn: c, n: n}
+	p.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	p.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})
+	p.WriteWindowUpdate(0, 1<<20)
+	return p
 }
 
 // request reads up to the end of the next request. It returns no stream when

@@ -26,6 +26,8 @@ type target struct {
 	h2    *http.Transport // nil unless it speaks HTTP/2
 	round uint64          // of the last assembly with a route to it; see there
 
+	h2gate dialGate
+
 	active   atomic.Int64
 	total    atomic.Uint64 // streams and requests
 	failures atomic.Uint64 // could not be reached, or broke off
@@ -71,7 +73,7 @@ func (p *Proxy) newTarget(key targetKey, tlsConfig *tls.Config) *target {
 		return conn, nil
 	}
 	if key.protocol != "" {
-		t.h2 = newHTTP2Transport(t)
+		t.h2 = newHTTP2Transport(t, &t.h2gate)
 	}
 	return t
 }

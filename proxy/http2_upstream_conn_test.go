@@ -7,9 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // There is no Upgrade in HTTP/2, so targets are asked in HTTP/1.1.
@@ -69,4 +72,59 @@ func TestUpstreamHTTP2NotSpoken(t *testing.T) {
 	if status, _ := get(t, client(t, addr(t, p, 0), nil), "http://a.test/"); status != 502 {
 		t.Errorf("%d, want 502", status)
 	}
+}
+
+// Requests that come while there is no connection to the target share the one
+// that the first of them opens, and do not open a hundred.
+func TestUpstreamHTTP2ColdStart(t *testing.T) {
+	target := tcpServer(t, func(c *net.TCPConn) {
+		if p := h2Greet(c, 0); p != nil {
+			for id, _ := p.request(); id != 0; id, _ = p.request() {
+				p.respond(id, "x")
+			}
+		}
+	})
+	a := forwardTo(target.target())
+	a.UpstreamProtocol = H2C
+	cfg := oneRoute(a)
+	p := start(t, cfg)
+	for n := range int64(3) {
+		c := h2cClient(t, addr(t, p, 0))
+		get(t, c, "http://b.test/") // so that it has a connection to us
+		target.accepted.Store(0)
+		if err := p.UpdateRoutes(t.Context(), []Route{handlerRoute("r", Match{})}); err != nil {
+			t.Fatal(err) // without a route the target keeps no connection
+		}
+		if err := p.UpdateRoutes(t.Context(), cfg.Routes); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "no connection to the target", func() bool { return target.open.Load() == 0 })
+		var running sync.WaitGroup
+		for range 100 {
+			running.Go(func() {
+				if status, _ := get(t, c, "http://b.test/"); status != 200 {
+					t.Errorf("%d", status)
+				}
+			})
+		}
+		running.Wait()
+		// One that comes just when the first is through may still open its own.
+		if got := target.accepted.Load(); got > 3 {
+			t.Errorf("round %d: %d connections to the target, want 1", n, got)
+		}
+	}
+
+	// If it fails, all hear of it, and none waits for its turn.
+	dead := forwardTo(Target{Host: "127.0.0.1", Port: testenv.FreePort(t)})
+	dead.UpstreamProtocol = H2C
+	p = start(t, oneRoute(dead))
+	var running sync.WaitGroup
+	for range 20 {
+		running.Go(func() {
+			if status, _ := get(t, client(t, addr(t, p, 0), nil), "http://a.test/"); status != 502 {
+				t.Errorf("dead: %d", status)
+			}
+		})
+	}
+	running.Wait()
 }
