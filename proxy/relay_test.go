@@ -304,7 +304,7 @@ func standsStillFor(p *Proxy, d time.Duration) bool {
 
 func TestLooksKeepToIdle(t *testing.T) {
 	for idle, want := range map[time.Duration]string{
-		-1: "5s 0", time.Hour: "5s 720", 40 * time.Second: "5s 8", time.Second: "125ms 8", 3 * time.Millisecond: "1ms 3", 1: "1ms 1", 41 * time.Second: "5s 9",
+		-1: "500ms 0", time.Hour: "500ms 7200", 4 * time.Second: "500ms 8", time.Second: "125ms 8", 3 * time.Millisecond: "1ms 3", 1: "1ms 1", 4100 * time.Millisecond: "500ms 9",
 	} {
 		pause, limit := (&Timeouts{Idle: idle}).looks()
 		if got := fmt.Sprint(pause, limit); got != want {

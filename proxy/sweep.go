@@ -16,17 +16,19 @@ func (r *run) sweep() {
 			return
 		case <-timer.C:
 		}
+		begin := time.Now()
 		for _, c := range r.open() {
 			c.sweep(limit)
 		}
-		timer.Reset(pause)
+		// With a million connections the looking itself takes time.
+		timer.Reset(max(pause, 20*time.Since(begin)))
 	}
 }
 
 // looks returns how often to look, and how many looks in a row may find that
 // nothing has moved. A stream ends after Idle and up to two pauses.
 func (t *Timeouts) looks() (pause time.Duration, limit int) {
-	pause = 5 * time.Second
+	pause = 500 * time.Millisecond
 	if t.Idle <= 0 {
 		return pause, 0
 	}
@@ -34,8 +36,9 @@ func (t *Timeouts) looks() (pause time.Duration, limit int) {
 	return pause, int((t.Idle + pause - 1) / pause)
 }
 
-// looksToDoze is how many looks make a moment.
-const looksToDoze = 2
+// looksToDoze is how many looks in a row find nothing moved until a stream gives
+// its goroutines back.
+const looksToDoze = 1
 
 // sweep looks once at what is in flight on the connection, and ends what has
 // not changed in limit looks since the one that saw it move last; never if limit

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// settle is how long a server has to give back what it needed for a moment.
-const settle = 2 * time.Second
+// settle is how long a server has to find out that connections are idle, and to
+// give back what it needed for a moment.
+const settle = 4 * time.Second
 
 // idleConnections is how many are held: 10,000, or fewer where a process may
 // not have the two files open that each takes of a proxy.
