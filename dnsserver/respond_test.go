@@ -1,0 +1,57 @@
+package dnsserver
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// manyNames returns a zone with n names, each with an address.
+func manyNames(t testing.TB, n int) *zone {
+	e := newZone("\x07example\x03com\x00")
+	for i := range n + 2 {
+		text := fmt.Sprintf("host-%d.example.com. 300 IN A 192.0.2.1", i)
+		switch i {
+		case n:
+			text = "example.com. 3600 IN SOA ns.example.com. hostmaster.example.com. 1 7200 3600 1209600 300"
+		case n + 1:
+			text = "example.com. 3600 IN NS ns.example.com."
+		}
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := packRecord(rr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.add(&rec)
+	}
+	return e.finish()
+}
+
+func BenchmarkRespond(b *testing.B) {
+	r := testResponder(manyNames(b, 10_000))
+	for _, test := range []struct{ name, qname string }{
+		{"A", "host-4711.example.com."}, {"NXDOMAIN", "nobody.example.com."}, {"MX", "host-1.example.com."},
+	} {
+		q := new(dns.Msg).SetQuestion(test.qname, dns.TypeA)
+		if test.name == "MX" {
+			q.Question[0].Qtype = dns.TypeMX
+		}
+		q.SetEdns0(1232, false)
+		wire, _ := q.Pack()
+		b.Run(test.name, func(b *testing.B) {
+			sc, dst := r.newScratch(), make([]byte, 0, 4096)
+			from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:5353")}
+			b.ReportAllocs()
+			for b.Loop() {
+				if len(r.respond(sc, dst, wire, from)) == 0 {
+					b.Fatal("silence")
+				}
+			}
+		})
+	}
+}
