@@ -19,6 +19,9 @@ type Config struct {
 	// Authoritative marks answers as coming from the source (the AA bit, RFC
 	// 1035 section 4.1.1). The default nil means true.
 	Authoritative *bool `json:"authoritative"`
+	// NameServers are the names under which this server and others that serve
+	// the same zones are known. They are the NS records of zones that have none.
+	NameServers []string `json:"nameServers"`
 	// Records are served beside those of Zones.
 	Records []Record `json:"records"`
 	// Zones are the zones that the server is the source of. One that holds

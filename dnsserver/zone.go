@@ -112,7 +112,7 @@ func (e *zoneEdit) replace(key string, set rrset) {
 		if set.count == 0 {
 			return
 		}
-		n = &node{key: key}
+		n = &node{key: strings.Clone(key)} // without what it was cut from
 		for up := key; up != ""; {
 			up = parentKey(up)
 			if e.nodes.get(up) != nil {

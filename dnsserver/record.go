@@ -1,0 +1,108 @@
+package dnsserver
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// defaultTTL is that of records that have none of their own, in seconds.
+const defaultTTL = 3600
+
+// pack returns the record in the form that zones have.
+func (r Record) pack() (record, error) {
+	name, err := wireName(r.Name)
+	if err != nil {
+		return record{}, fmt.Errorf("%.60q is %w", r.Name, err)
+	}
+	ttl := uint32(r.TTL)
+	if r.TTL == 0 {
+		ttl = defaultTTL
+	}
+	rtype := strings.ToUpper(r.Type)
+	value := r.Value
+	switch rtype {
+	case "ALIAS":
+		target, err := wireName(value)
+		if err != nil {
+			return record{}, fmt.Errorf("%.60q is %w", value, err)
+		}
+		return record{name: name, rtype: typeALIAS, ttl: ttl, data: target}, nil
+	case "TXT", "SPF":
+		if !strings.HasPrefix(value, `"`) {
+			value = quoteText(value)
+		}
+	}
+	number, known := dns.StringToType[rtype]
+	if !known {
+		return record{}, fmt.Errorf("%.20q is not a known record type", r.Type)
+	}
+	rr, err := dns.NewRR(fmt.Sprintf("%s %d IN %s %s", nameText(name), ttl, rtype, value))
+	if err != nil || rr == nil || rr.Header().Rrtype != number {
+		return record{}, fmt.Errorf("%.60q is not the value of a record of type %s", r.Value, rtype)
+	}
+	return packRecord(rr)
+}
+
+// quoteText returns a text as the strings of at most 255 octets that a TXT
+// record is made of (RFC 1035 section 3.3.14).
+func quoteText(text string) string {
+	var b strings.Builder
+	for {
+		part := text[:min(len(text), 255)]
+		b.WriteByte('"')
+		for _, c := range []byte(part) {
+			switch {
+			case c == '"' || c == '\\':
+				b.WriteByte('\\')
+				b.WriteByte(c)
+			case c < ' ' || c >= 0x7f:
+				fmt.Fprintf(&b, `\%03d`, c)
+			default:
+				b.WriteByte(c)
+			}
+		}
+		b.WriteByte('"')
+		if text = text[len(part):]; text == "" {
+			return b.String()
+		}
+		b.WriteByte(' ')
+	}
+}
+
+// public returns the record as people write it.
+func (r *record) public() Record {
+	out := Record{Name: strings.TrimSuffix(nameText(r.name), "."), Type: typeText(r.rtype), TTL: int(r.ttl)}
+	if r.name == "\x00" {
+		out.Name = "."
+	}
+	if r.rtype == typeALIAS {
+		out.Value = nameText(r.data)
+	} else if rr, err := r.unpack(); err == nil {
+		out.Value = strings.TrimPrefix(rr.String(), rr.Header().String())
+	}
+	return out
+}
+
+// text returns the record as a line of a zone file.
+func (r *record) text() string {
+	rr, err := r.unpack()
+	if err != nil {
+		// What has been packed can be unpacked; and if not, RFC 3597 has a form for it.
+		return fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d %x", nameText(r.name), r.ttl, r.rtype, len(r.data), r.data)
+	}
+	return rr.String()
+}
+
+// parseText is the reverse of text.
+func parseText(line string) (record, error) {
+	rr, err := dns.NewRR(line)
+	if err != nil {
+		return record{}, err
+	}
+	if rr == nil {
+		return record{}, fmt.Errorf("%.60q is no record", line)
+	}
+	return packRecord(rr)
+}

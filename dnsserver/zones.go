@@ -1,0 +1,299 @@
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// zones are the zones of a server and the one way to change them.
+type zones struct {
+	responder *responder
+	store     *storage.Store // nil: changes are lost in the end
+	log       *slog.Logger
+	now       func() time.Time
+	// published is told of each new version of a zone, in order, while the zone
+	// is locked. d is nil where the two versions have nothing to do with each
+	// other.
+	published func(z *servedZone, d *delta)
+
+	mu   sync.Mutex
+	list map[string]*servedZone // by key
+}
+
+// servedZone is a zone under its name.
+type servedZone struct {
+	name string // wire
+	ref  zoneRef
+	all  *zones
+
+	mu      sync.Mutex // held by whoever changes it
+	journal journal
+	history history
+	sign    func(e *zoneEdit, now time.Time) error // nil: it is not signed
+}
+
+// errNoZone is what a change or a question for a name outside all zones meets.
+var errNoZone = errors.New("no zone of this server has the name")
+
+// errSecondary keeps changes to where they belong.
+var errSecondary = errors.New("the zone is a copy of another server's; change it there")
+
+// find returns the zone that a wire name is in.
+func (zs *zones) find(name string) (*servedZone, error) {
+	zs.mu.Lock()
+	defer zs.mu.Unlock()
+	for key := keyOf(name); ; key = parentKey(key) {
+		if z := zs.list[key]; z != nil {
+			return z, nil
+		}
+		if key == "" {
+			return nil, fmt.Errorf("%s: %w", nameText(name), errNoZone)
+		}
+	}
+}
+
+// get returns the zone of this name, or nil.
+func (zs *zones) get(name string) *servedZone {
+	zs.mu.Lock()
+	defer zs.mu.Unlock()
+	return zs.list[keyOf(name)]
+}
+
+// sorted returns all zones, by name.
+func (zs *zones) sorted() []*servedZone {
+	zs.mu.Lock()
+	defer zs.mu.Unlock()
+	list := slices.Collect(maps.Values(zs.list))
+	slices.SortFunc(list, func(a, b *servedZone) int { return strings.Compare(a.name, b.name) })
+	return list
+}
+
+// put adds zones, takes others out, and makes that known to the responder.
+func (zs *zones) put(add []*servedZone, remove ...*servedZone) {
+	zs.mu.Lock()
+	defer zs.mu.Unlock()
+	for _, z := range remove {
+		delete(zs.list, keyOf(z.name))
+	}
+	for _, z := range add {
+		zs.list[keyOf(z.name)] = z
+	}
+	refs := make(map[string]*zoneRef, len(zs.list))
+	for key, z := range zs.list {
+		refs[key] = &z.ref
+	}
+	zs.responder.zones.Store(newZoneSet(refs))
+}
+
+// update changes a zone. What make changes is checked, gets a serial number, is
+// signed and kept, and is visible to the next query; or nothing of it, and there
+// is an error. It returns the version that is served then.
+func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	old := z.ref.current.Load()
+	if old == nil {
+		return nil, fmt.Errorf("zone %s has not been loaded", nameText(z.name))
+	}
+	e := old.change()
+	if err := make(e); err != nil {
+		return nil, err
+	}
+	if err := e.check(); err != nil {
+		return nil, err
+	}
+	changed := e.changes()
+	if len(changed) == 0 {
+		return old, nil
+	}
+	return z.publish(ctx, e, changed)
+}
+
+// renew has the zone signed anew where that is due.
+func (z *servedZone) renew(ctx context.Context) (*zone, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	old := z.ref.current.Load()
+	if old == nil {
+		return nil, nil
+	}
+	return z.publish(ctx, old.change(), nil)
+}
+
+// publish brings an edit to its end. kept is what is to be found again after a
+// restart.
+func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange) (*zone, error) {
+	from := e.old.serial()
+	if e.serial() == from {
+		e.setSerial(nextSerial(from))
+	}
+	if z.sign != nil {
+		if err := z.sign(e, z.all.now()); err != nil {
+			return nil, &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("signing it: %w", err)}
+		}
+	}
+	next := e.finish()
+	d := newDelta(e, from, next.serial())
+	if err := z.journal.append(ctx, next, kept); err != nil {
+		return nil, &ZoneError{Zone: nameText(z.name), Err: err}
+	}
+	z.history.add(d)
+	z.ref.current.Store(next)
+	next.counters.updates.Add(1)
+	if z.all.published != nil {
+		z.all.published(z, d)
+	}
+	return next, nil
+}
+
+// replace makes a zone what records say, which are all of it but what signing
+// adds. What it has in common with the version before is taken over, so that
+// others can follow by what has changed.
+func (z *servedZone) replace(ctx context.Context, whole *zone, keepSerial bool) (*zone, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	old := z.ref.current.Load()
+	if old == nil {
+		z.ref.current.Store(whole)
+		if z.all.published != nil {
+			z.all.published(z, nil)
+		}
+		return whole, nil
+	}
+	e := old.change()
+	e.become(whole, keepSerial)
+	changed := e.changes()
+	if len(changed) == 0 {
+		return old, nil
+	}
+	return z.publish(ctx, e, changed)
+}
+
+// become replaces all sets that are different in another zone, signatures and
+// what belongs to them aside.
+func (e *zoneEdit) become(whole *zone, keepSerial bool) {
+	serial := e.serial()
+	for n := range whole.nodes.from("") {
+		for _, set := range n.sets {
+			before := rrset{}
+			if old := e.node(n.key); old != nil {
+				if s := old.set(set.rtype); s != nil {
+					before = *s
+				}
+			}
+			if before.wire != set.wire {
+				e.replace(n.key, set)
+			}
+		}
+	}
+	for n := range e.old.nodes.from("") {
+		other := whole.nodes.get(n.key)
+		for _, set := range n.sets {
+			if !ownType(set.rtype) && set.rtype != dns.TypeDNSKEY && (other == nil || other.set(set.rtype) == nil) {
+				e.replace(n.key, rrset{rtype: set.rtype})
+			}
+		}
+	}
+	if !keepSerial {
+		e.setSerial(serial)
+	}
+}
+
+// nextSerial returns the serial number after another (RFC 1982). Zero is left
+// out, which some take for none.
+func nextSerial(serial uint32) uint32 { return max(serial+1, 1) }
+
+// serialAfter reports whether a is later than b (RFC 1982 section 3.2).
+func serialAfter(a, b uint32) bool { return int32(a-b) > 0 }
+
+// update makes changes in all zones that they concern.
+func (zs *zones) update(ctx context.Context, tx *Tx) error {
+	list, err := tx.read()
+	if err != nil {
+		return err
+	}
+	type part struct {
+		zone    *servedZone
+		changes []change
+	}
+	var parts []*part
+	byZone := make(map[*servedZone]*part)
+	for _, c := range list {
+		z, err := zs.find(c.record.name)
+		if err != nil {
+			return err
+		}
+		p := byZone[z]
+		if p == nil {
+			p = &part{zone: z}
+			byZone[z], parts = p, append(parts, p)
+		}
+		p.changes = append(p.changes, c)
+	}
+	for i, p := range parts {
+		_, err := p.zone.update(ctx, func(e *zoneEdit) error {
+			for j := range p.changes {
+				e.apply(&p.changes[j])
+			}
+			return nil
+		})
+		if err != nil {
+			if i > 0 {
+				err = fmt.Errorf("%w (the changes of %d other zones have been made)", err, i)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// history is the latest changes of a zone, for those who follow it (RFC 1995).
+type history struct {
+	mu     sync.Mutex
+	deltas []*delta // the oldest first
+	size   int
+}
+
+const (
+	maxHistory     = 4096    // changes
+	maxHistorySize = 4 << 20 // octets
+)
+
+func (h *history) add(d *delta) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deltas = append(h.deltas, d)
+	h.size += d.size
+	drop := 0
+	for len(h.deltas)-drop > maxHistory || h.size > maxHistorySize && drop < len(h.deltas) {
+		h.size -= h.deltas[drop].size
+		drop++
+	}
+	if drop > 0 {
+		h.deltas = slices.Clone(h.deltas[drop:])
+	}
+}
+
+// since returns the changes that lead from a serial to the present, or false if
+// the way is not known any more.
+func (h *history) since(serial uint32) ([]*delta, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := len(h.deltas) - 1; i >= 0; i-- {
+		if h.deltas[i].from == serial {
+			return slices.Clone(h.deltas[i:]), true
+		}
+	}
+	return nil, false
+}
