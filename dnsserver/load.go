@@ -83,7 +83,7 @@ func readBase(cfg *Zone, records []indexedRecord, servers []string, now time.Tim
 				}
 			}
 			e.add(&r)
-			return nil
+			return e.err
 		})
 		if err != nil {
 			return nil, err

@@ -84,6 +84,7 @@ func (q *query) parse(wire []byte) (rcode int, silent bool) {
 			}
 			q.readOPT(wire[head:at])
 			if !validOptions(q.options) {
+				q.options = nil
 				return dns.RcodeFormatError, false
 			}
 		case dns.TypeTSIG:
