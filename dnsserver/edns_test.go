@@ -300,7 +300,7 @@ func FuzzZoneFile(f *testing.F) {
 	f.Add(exampleZone)
 	f.Add("$ORIGIN a.\n@ 1 IN SOA . . 1 1 1 1 1\n*.b TXT \"\\000\" ( \"c\"\n )\n$GENERATE 1-3 h$ A 192.0.2.$\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		if strings.Contains(text, "$GENERATE") && len(text) > 100 {
+		if strings.Contains(strings.ToUpper(text), "$GENERATE") {
 			return // as many records as the file's owner likes
 		}
 		name := "\x01a\x00"
