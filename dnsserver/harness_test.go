@@ -42,7 +42,11 @@ func mustStart(t testing.TB, s *Server) {
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stop(t, s) })
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		s.Stop(ctx) // the test may have stopped it already, in its way
+	})
 }
 
 func stop(t testing.TB, s *Server) {

@@ -236,12 +236,8 @@ func (c *streamConn) fill() error {
 	if idle {
 		c.start, c.end = 0, 0
 		c.rest()
-		if c.lastRead > smallRead/2 { // there will be more of them
-			c.resize(0)
-		}
-	} else {
-		c.makeRoom()
 	}
+	c.makeRoom()
 	for {
 		now := time.Now()
 		until := now.Add(c.run.s.limits.patience(c.run.s.cfg.idleTimeout()))
@@ -290,9 +286,11 @@ func (c *streamConn) waitUntil(until time.Time) error {
 	return nil
 }
 
-// makeRoom prepares for the rest of a message whose beginning is there.
+// makeRoom sees to it that there is room for what comes next.
 func (c *streamConn) makeRoom() {
 	switch {
+	case c.pooled == nil && c.lastRead > smallRead/2: // there will be more of them
+		c.resize(0)
 	case c.end < len(c.in):
 	case c.start > 0:
 		c.end = copy(c.in, c.in[c.start:c.end])
