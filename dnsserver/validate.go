@@ -10,10 +10,7 @@ import (
 // mistakes at once, each a [*FieldError].
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
-	check.Field("listenHost").ListenHost(c.ListenHost)
-	if c.Port != nil {
-		check.Field("port").ListenPort(*c.Port)
-	}
+	validateListen(check, c)
 	validateRecords(check.Field("records"), c.Records)
 	first := map[string]int{}
 	for i, z := range c.Zones {
