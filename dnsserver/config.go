@@ -12,6 +12,9 @@ type FieldError = conf.FieldError
 // DefaultPort is that of RFC 1035 section 4.2.
 const DefaultPort = 53
 
+// DefaultMaxUDPSize is the default of [Config.MaxUDPSize], in octets.
+const DefaultMaxUDPSize = 1232
+
 // Config is everything about the DNS server that can be written as JSON.
 type Config struct {
 	// ListenHost is the address that Port binds on, by UDP and TCP. The
@@ -45,6 +48,20 @@ type Config struct {
 	// Authoritative marks answers as coming from the source (the AA bit, RFC
 	// 1035 section 4.1.1). The default nil means true.
 	Authoritative *bool `json:"authoritative"`
+	// MaxUDPSize is the length of the longest response over UDP, in octets, 512
+	// to 4096; longer ones are truncated, upon which clients ask over TCP. The
+	// default 0 means 1232, which fits into one packet everywhere.
+	MaxUDPSize int `json:"maxUdpSize"`
+	// Cookies lets clients prove that they do not forge their address (RFC 7873).
+	// The default nil means true.
+	Cookies *bool `json:"cookies"`
+	// NSID is what the server is called where a client wants to know which of
+	// several answers (RFC 5001), also by the name id.server of class CHAOS. The
+	// default "" means not to tell.
+	NSID string `json:"nsid"`
+	// Version is what the server says for the name version.server, or
+	// version.bind, of class CHAOS (RFC 4892). The default "" means not to tell.
+	Version string `json:"version"`
 	// NameServers are the names under which this server and others that serve
 	// the same zones are known. They are the NS records of zones that have none.
 	NameServers []string `json:"nameServers"`

@@ -9,8 +9,8 @@ type records struct {
 	left [3]int // of the answer, authority and additional sections
 }
 
-// record is one of them.
-type record struct {
+// wireRecord is one of them.
+type wireRecord struct {
 	section int // 0 answer, 1 authority, 2 additional
 	rtype   uint16
 	ttl     uint32
@@ -46,24 +46,24 @@ func recordsOf(msg []byte) records {
 }
 
 // next returns the next one, if there is one that can be read.
-func (r *records) next() (rec record, ok bool) {
+func (r *records) next() (rec wireRecord, ok bool) {
 	for rec.section < len(r.left) && r.left[rec.section] == 0 {
 		rec.section++
 	}
 	if rec.section == len(r.left) || r.at < 0 {
-		return record{}, false
+		return wireRecord{}, false
 	}
 	r.left[rec.section]--
 	at := skipName(r.msg, r.at)
 	r.at = -1
 	if at < 0 || at+10 > len(r.msg) {
-		return record{}, false
+		return wireRecord{}, false
 	}
 	rec.rtype = binary.BigEndian.Uint16(r.msg[at:])
 	rec.ttl = binary.BigEndian.Uint32(r.msg[at+4:])
 	end := at + 10 + int(binary.BigEndian.Uint16(r.msg[at+8:]))
 	if end > len(r.msg) {
-		return record{}, false
+		return wireRecord{}, false
 	}
 	rec.data = r.msg[at+10 : end]
 	r.at = end

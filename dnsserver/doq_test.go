@@ -204,7 +204,6 @@ func TestGarbageOverQUIC(t *testing.T) {
 	}
 }
 
-
 func FuzzStreamQuery(f *testing.F) {
 	f.Add(framed(makeQuery(0, "a.example")))
 	f.Add([]byte{0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})

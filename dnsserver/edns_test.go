@@ -106,7 +106,7 @@ func TestEDNS(t *testing.T) {
 	r.idle = func() time.Duration { return 10 * time.Second }
 	options := func(q *dns.Msg, how transport) (*dns.Msg, *dns.OPT) {
 		t.Helper()
-		m := ask(t, r, q, how)
+		m := answerTo(t, r, q, how)
 		return m, m.IsEdns0()
 	}
 	query := func(options ...dns.EDNS0) *dns.Msg {
@@ -118,7 +118,7 @@ func TestEDNS(t *testing.T) {
 	if _, opt := options(query(), overUDP); opt == nil || opt.UDPSize() != 1232 || len(opt.Option) != 0 || opt.Do() {
 		t.Errorf("%v", opt)
 	}
-	if m := ask(t, r, new(dns.Msg).SetQuestion("host-1.example.com.", dns.TypeA), overUDP); m.IsEdns0() != nil {
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("host-1.example.com.", dns.TypeA), overUDP); m.IsEdns0() != nil {
 		t.Error("EDNS where none was asked for")
 	}
 	q := query()
@@ -150,7 +150,7 @@ func TestEDNS(t *testing.T) {
 	chaos := func(name string) string {
 		q := new(dns.Msg).SetQuestion(name, dns.TypeTXT)
 		q.Question[0].Qclass = dns.ClassCHAOS
-		m := ask(t, r, q, overUDP)
+		m := answerTo(t, r, q, overUDP)
 		if len(m.Answer) == 0 {
 			return dns.RcodeToString[m.Rcode]
 		}
@@ -195,23 +195,25 @@ func TestOddMessages(t *testing.T) {
 		wire  []byte
 		rcode int // -1: silence
 	}{
-		"nothing":             {nil, -1},
-		"half a header":       {plain[:11], -1},
-		"an answer":           {good(func(q *dns.Msg) { q.Response = true }), -1},
-		"header alone":        {plain[:12], dns.RcodeFormatError},
-		"half a question":     {plain[:20], dns.RcodeFormatError},
-		"no question":         {good(func(q *dns.Msg) { q.Question = nil }), dns.RcodeFormatError},
-		"two questions":       {good(func(q *dns.Msg) { q.Question = append(q.Question, q.Question[0]) }), dns.RcodeFormatError},
-		"rest":                {append(append([]byte(nil), plain...), 0), dns.RcodeFormatError},
-		"status":              {good(func(q *dns.Msg) { q.Opcode = dns.OpcodeStatus }), dns.RcodeNotImplemented},
-		"opcode 15":           {good(func(q *dns.Msg) { q.Opcode = 15 }), dns.RcodeNotImplemented},
-		"class HS":            {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassHESIOD }), dns.RcodeRefused},
-		"class ANY":           {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassANY }), dns.RcodeSuccess},
-		"two OPT":             {good(func(q *dns.Msg) { q.SetEdns0(512, false); q.Extra = append(q.Extra, q.Extra[0]) }), dns.RcodeFormatError},
-		"a record it ignores": {good(func(q *dns.Msg) { q.Answer = append(q.Answer, &dns.A{Hdr: dns.RR_Header{Name: "a.", Rrtype: 1, Class: 1}, A: []byte{1, 2, 3, 4}}) }), dns.RcodeSuccess},
-		"elsewhere":           {good(func(q *dns.Msg) { q.Question[0].Name = "example.net." }), dns.RcodeRefused},
-		"the root":            {good(func(q *dns.Msg) { q.Question[0].Name = "." }), dns.RcodeRefused},
-		"above":               {good(func(q *dns.Msg) { q.Question[0].Name = "com." }), dns.RcodeRefused},
+		"nothing":         {nil, -1},
+		"half a header":   {plain[:11], -1},
+		"an answer":       {good(func(q *dns.Msg) { q.Response = true }), -1},
+		"header alone":    {plain[:12], dns.RcodeFormatError},
+		"half a question": {plain[:20], dns.RcodeFormatError},
+		"no question":     {good(func(q *dns.Msg) { q.Question = nil }), dns.RcodeFormatError},
+		"two questions":   {good(func(q *dns.Msg) { q.Question = append(q.Question, q.Question[0]) }), dns.RcodeFormatError},
+		"rest":            {append(append([]byte(nil), plain...), 0), dns.RcodeFormatError},
+		"status":          {good(func(q *dns.Msg) { q.Opcode = dns.OpcodeStatus }), dns.RcodeNotImplemented},
+		"opcode 15":       {good(func(q *dns.Msg) { q.Opcode = 15 }), dns.RcodeNotImplemented},
+		"class HS":        {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassHESIOD }), dns.RcodeRefused},
+		"class ANY":       {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassANY }), dns.RcodeSuccess},
+		"two OPT":         {good(func(q *dns.Msg) { q.SetEdns0(512, false); q.Extra = append(q.Extra, q.Extra[0]) }), dns.RcodeFormatError},
+		"a record it ignores": {good(func(q *dns.Msg) {
+			q.Answer = append(q.Answer, &dns.A{Hdr: dns.RR_Header{Name: "a.", Rrtype: 1, Class: 1}, A: []byte{1, 2, 3, 4}})
+		}), dns.RcodeSuccess},
+		"elsewhere": {good(func(q *dns.Msg) { q.Question[0].Name = "example.net." }), dns.RcodeRefused},
+		"the root":  {good(func(q *dns.Msg) { q.Question[0].Name = "." }), dns.RcodeRefused},
+		"above":     {good(func(q *dns.Msg) { q.Question[0].Name = "com." }), dns.RcodeRefused},
 	} {
 		m, answered := send(test.wire)
 		if answered != (test.rcode >= 0) || answered && (m.Rcode != test.rcode || len(m.Ns) > 0 || m.Id != binary.BigEndian.Uint16(test.wire)) {
@@ -252,7 +254,7 @@ func TestTruncation(t *testing.T) {
 		if test.edns > 0 {
 			q.SetEdns0(test.edns, false)
 		}
-		m := ask(t, r, q, test.how)
+		m := answerTo(t, r, q, test.how)
 		if m.Truncated != test.truncated || !m.Authoritative || m.Rcode != 0 || (len(m.Answer) == 8) == test.truncated || (m.IsEdns0() != nil) != (test.edns > 0) {
 			t.Errorf("%+v: %v", test, m)
 		}
@@ -274,7 +276,7 @@ func FuzzRespond(f *testing.F) {
 	r.idle = func() time.Duration { return 10 * time.Second }
 	sc := r.newScratch()
 	f.Fuzz(func(t *testing.T, wire []byte, how uint8) {
-		from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:53"), transport: transport(how % uint8(transports))}
+		from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:53"), transport: transport(how % uint8(overQUIC+1))}
 		got := r.respond(sc, nil, wire, from)
 		if len(got) == 0 {
 			return

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 )
 
 // ErrRunning is returned by Start when the Server is running or still
@@ -22,6 +23,9 @@ type Server struct {
 	cfg  Config
 	opts options
 	log  *slog.Logger
+
+	responder
+	contents zones
 
 	limits   *connLimits
 	rates    *rateLimiter // nil: no limit
@@ -57,6 +61,8 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 		s.log = s.opts.log
 	}
 	s.log = s.log.With("component", "dnsserver")
+	s.responder.init(&cfg)
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone)}
 	s.limits = newConnLimits(&cfg)
 	s.rates = newRateLimiter(cfg.ResponseRateLimit)
 	s.counters = newTransportCounters()
@@ -93,8 +99,8 @@ func (o *options) check(c *Config) error {
 	return errors.Join(problems...)
 }
 
-// Start begins to serve. It returns when all sockets are bound; if one cannot
-// be, it takes everything back. ctx limits the start alone. A Server that has
+// Start reads the zones and begins to serve them. It returns when all sockets
+// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx limits the start alone. A Server that has
 // stopped can be started again, unless it had sockets of the host's.
 func (s *Server) Start(ctx context.Context) error {
 	s.start.Lock()
@@ -108,6 +114,9 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	if s.givenGone && s.opts.given() {
 		return errGivenClosed
+	}
+	if err := s.contents.loadAll(ctx, &s.cfg); err != nil {
+		return err
 	}
 	r := newRun(s)
 	if err := r.bind(ctx); err != nil {
