@@ -67,6 +67,9 @@ type Config struct {
 	NameServers []string `json:"nameServers"`
 	// Records are served beside those of Zones.
 	Records []Record `json:"records"`
+	// DefaultRecords are served where neither Records nor a zone file say
+	// anything about their name and type, nor that the name is an alias.
+	DefaultRecords []Record `json:"defaultRecords"`
 	// Zones are the zones that the server is the source of. One that holds
 	// nothing but Records need not be named here.
 	Zones []Zone `json:"zones"`

@@ -100,8 +100,9 @@ func (o *options) check(c *Config) error {
 }
 
 // Start reads the zones and begins to serve them. It returns when all sockets
-// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx limits the start alone. A Server that has
-// stopped can be started again, unless it had sockets of the host's.
+// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx
+// limits the start alone. A Server that has stopped can be started again, unless
+// it had sockets of the host's.
 func (s *Server) Start(ctx context.Context) error {
 	s.start.Lock()
 	defer s.start.Unlock()

@@ -23,6 +23,7 @@ func (c *Config) Validate() error {
 		at.Unique(first, canonical(name), "nameServers", i)
 	}
 	validateRecords(check.Field("records"), c.Records)
+	validateRecords(check.Field("defaultRecords"), c.DefaultRecords)
 	first = map[string]int{}
 	for i, z := range c.Zones {
 		at := check.Field("zones").Index(i).Field("name")
