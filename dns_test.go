@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -141,6 +144,17 @@ func TestDNSInTheRouter(t *testing.T) {
 	s := r.Stats()
 	if s.DNS == nil || s.DNS.Transports.HTTPS.Queries != 2 || s.DNS.Rcodes["NOERROR"] < 4 || len(s.DNS.Zones) != 1 || s.DNS.Zones[0].Name != "example.com." {
 		t.Errorf("%+v", s.DNS)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(r.Collector())
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"dcrouter_dns_queries_total", "dcrouter_dns_rcodes_total", "dcrouter_dns_zone_serial"} {
+		if !slices.ContainsFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == name }) {
+			t.Errorf("no %s", name)
+		}
 	}
 	if err := r.Stop(t.Context()); err != nil {
 		t.Fatal(err)
