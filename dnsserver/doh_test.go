@@ -321,4 +321,3 @@ func FuzzFreshness(f *testing.F) {
 		}
 	})
 }
-

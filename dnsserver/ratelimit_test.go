@@ -127,9 +127,7 @@ func TestSlip(t *testing.T) {
 			t.Error("TCP was limited")
 		}
 	}
-	if st := s.Transports().UDP; st.Limited != uint64(truncated) || st.Slipped != uint64(truncated) || st.Responses != 30 {
-		t.Errorf("%+v", st)
-	}
+	wantUDP(t, s, TransportStats{Queries: 30, Responses: 30, Limited: uint64(truncated), Slipped: uint64(truncated)})
 }
 
 func FuzzTruncate(f *testing.F) {

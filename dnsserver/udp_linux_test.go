@@ -85,13 +85,7 @@ func TestSourcesThatCannotBeAnswered(t *testing.T) {
 		}
 	}
 	ask(t, c, query)
-	waitUntil(t, "all counted", func() bool {
-		st := s.Transports().UDP
-		return st.Queries == 21 && st.Responses == 1 && st.Dropped == 20
-	})
-	if st := s.Transports().UDP; st.Queries != 21 {
-		t.Errorf("%+v", st)
-	}
+	wantUDP(t, s, TransportStats{Queries: 21, Responses: 1, Dropped: 20})
 }
 
 // A destination that the kernel refuses is skipped.

@@ -28,10 +28,8 @@ func TestGarbageOverUDP(t *testing.T) {
 	if got := ask(t, c, longest); len(got) != maxQuery {
 		t.Errorf("an answer of %d bytes", len(got))
 	}
-	waitUntil(t, "all counted", func() bool {
-		st := s.Transports().UDP
-		return st.Queries == uint64(len(garbage))+1 && st.Dropped == uint64(len(garbage)) && st.Responses == 1
-	})
+	n := uint64(len(garbage))
+	wantUDP(t, s, TransportStats{Queries: n + 1, Dropped: n, Responses: 1})
 }
 
 // A flood costs no memory and leaves others some service.
