@@ -103,10 +103,3 @@ type Zone struct {
 	// DNSSEC signs the zone (RFC 4033). Nil means not to.
 	DNSSEC *DNSSEC `json:"dnssec"`
 }
-
-// DNSSEC is about signing a zone.
-type DNSSEC struct {
-	// Enabled turns signing on. The default nil means true where the section
-	// is present.
-	Enabled *bool `json:"enabled"`
-}

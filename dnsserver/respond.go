@@ -102,6 +102,8 @@ func (r *responder) serve(sc *scratch, from *asker) {
 		m.rcode = dns.RcodeBadVers // RFC 6891 section 6.1.3
 	case q.opcode() != dns.OpcodeQuery:
 		m.rcode = dns.RcodeNotImplemented
+	case q.qtype == dns.TypeNXNAME:
+		m.rcode = dns.RcodeFormatError // RFC 9824 section 3.5
 	case q.qclass == dns.ClassCHAOS:
 		r.answerChaos(q, m)
 	case q.qclass != dns.ClassINET && q.qclass != dns.ClassANY:

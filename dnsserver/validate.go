@@ -26,6 +26,7 @@ func (c *Config) Validate() error {
 	validateRecords(check.Field("defaultRecords"), c.DefaultRecords)
 	first = map[string]int{}
 	for i, z := range c.Zones {
+		z.DNSSEC.validate(check.Field("zones").Index(i).Field("dnssec"))
 		at := check.Field("zones").Index(i).Field("name")
 		checkName(at, z.Name, z.Name)
 		at.Unique(first, canonical(z.Name), "zones", i)
