@@ -253,6 +253,7 @@ func recordsByZone(records []Record, list []Zone) map[string][]indexedRecord {
 // loadAll reads all zones of a configuration and puts them into service. If one
 // cannot be read none is; the error joins all mistakes.
 func (zs *zones) loadAll(ctx context.Context, c *Config) error {
+	zs.keys = newKeyring(c.TSIGKeys)
 	list := zonesOf(c)
 	byZone := recordsByZone(c.Records, list)
 	var served []*servedZone
@@ -278,11 +279,15 @@ func (zs *zones) loadAll(ctx context.Context, c *Config) error {
 
 // open reads a zone, which is not served yet.
 func (zs *zones) open(ctx context.Context, cfg *Zone, records []indexedRecord, servers []string) (*servedZone, error) {
+	if len(cfg.Primaries) > 0 {
+		return zs.openCopy(ctx, cfg)
+	}
 	b, err := readBase(cfg, records, servers, zs.now())
 	if err != nil {
 		return nil, err
 	}
 	z := &servedZone{name: b.edit.name, all: zs, journal: newJournal(zs.store, b.edit.name)}
+	z.setPeers(cfg)
 	first, err := z.load(ctx, b)
 	if err != nil {
 		return nil, err

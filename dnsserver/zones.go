@@ -26,6 +26,7 @@ type zones struct {
 	// is locked. d is nil where the two versions have nothing to do with each
 	// other.
 	published func(z *servedZone, d *delta)
+	keys      keyring
 
 	mu   sync.Mutex
 	list map[string]*servedZone // by key
@@ -36,6 +37,9 @@ type servedZone struct {
 	name string // wire
 	ref  zoneRef
 	all  *zones
+
+	peers zonePeers
+	copy  *zoneCopy // nil: this server is the source of the zone
 
 	mu      sync.Mutex // held by whoever changes it
 	journal journal
@@ -102,6 +106,9 @@ func (zs *zones) put(add []*servedZone, remove ...*servedZone) {
 func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	if z.copy != nil {
+		return nil, &ZoneError{Zone: nameText(z.name), Err: errSecondary}
+	}
 	old := z.ref.current.Load()
 	if old == nil {
 		return nil, fmt.Errorf("zone %s has not been loaded", nameText(z.name))
