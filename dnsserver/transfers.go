@@ -22,6 +22,9 @@ type transfers struct {
 	telling chan struct{} // of notifications
 	updates updateLog
 
+	maxCopy                int           // octets of a zone from others
+	minRefresh, firstRetry time.Duration // tests have no patience
+
 	mu      sync.Mutex
 	running context.Context // nil: not running
 	cancel  context.CancelFunc
@@ -37,11 +40,9 @@ const (
 // loaded, and makes itself known to them.
 func newTransfers(zs *zones) *transfers {
 	t := &transfers{
-		zones: zs, log: zs.log, now: zs.now,
+		zones: zs, log: zs.logger(), now: zs.now,
 		slots: make(chan struct{}, maxTransfersOut), inward: make(chan struct{}, maxTransfersIn), telling: make(chan struct{}, maxTelling),
-	}
-	if t.log == nil {
-		t.log = slog.New(slog.DiscardHandler)
+		maxCopy: maxCopySize, minRefresh: minRefresh, firstRetry: firstRetry,
 	}
 	zs.published = t.published
 	zs.responder.transfers = t
@@ -89,6 +90,14 @@ func (t *transfers) begin(z *servedZone) {
 	if z.ref.current.Load() != nil {
 		t.notify(z)
 	}
+}
+
+// logger returns where to log.
+func (zs *zones) logger() *slog.Logger {
+	if zs.log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return zs.log
 }
 
 // published is told of each new version of a zone.
