@@ -1,12 +1,19 @@
 package dnsserver
 
-import "github.com/dcrouter/dcrouter/internal/conf"
+import (
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
 
 // FieldError is a mistake in a configuration, with the path of its field.
 type FieldError = conf.FieldError
 
 // DefaultPort is that of RFC 1035 section 4.2.
 const DefaultPort = 53
+
+// DefaultMaxUDPSize is the default of [Config.MaxUDPSize], in octets.
+const DefaultMaxUDPSize = 1232
 
 // Config is everything about the DNS server that can be written as JSON.
 type Config struct {
@@ -16,9 +23,45 @@ type Config struct {
 	// Port is the port to listen on. The default nil means 53; 0 binds any
 	// free port, the same for UDP and TCP.
 	Port *int `json:"port"`
+	// Listen false keeps the server from listening on Port, for one that gets
+	// its queries from a proxy, by [Server.ServeConn] and [Server.ServeHTTP], or
+	// over TLS and QUIC only. The default nil means true.
+	Listen *bool `json:"listen"`
+	// DoT is DNS over TLS (RFC 7858) on a port of its own. Nil means none.
+	DoT *EncryptedPort `json:"dot"`
+	// DoQ is DNS over QUIC (RFC 9250) on a port of its own. Nil means none.
+	DoQ *EncryptedPort `json:"doq"`
+	// IdleTimeout is how long a connection may stand without a query, over TCP,
+	// TLS and QUIC. When most of MaxConnections are taken it shrinks to a
+	// twentieth. The default 0 means 10 s.
+	IdleTimeout time.Duration `json:"idleTimeout"`
+	// MaxConnections is how many connections may be open over TCP, TLS and QUIC
+	// together. When they are, one that is idle makes room for a new one. The
+	// default 0 means 4096.
+	MaxConnections int `json:"maxConnections"`
+	// MaxConnectionsPerClient is how many of them one client may have, that is
+	// an address of IPv4 or a /56 of IPv6. The default 0 means 256.
+	MaxConnectionsPerClient int `json:"maxConnectionsPerClient"`
+	// ResponseRateLimit bounds the responses over UDP to each client network.
+	// Nil means no limit.
+	ResponseRateLimit *ResponseRateLimit `json:"responseRateLimit"`
 	// Authoritative marks answers as coming from the source (the AA bit, RFC
 	// 1035 section 4.1.1). The default nil means true.
 	Authoritative *bool `json:"authoritative"`
+	// MaxUDPSize is the length of the longest response over UDP, in octets, 512
+	// to 4096; longer ones are truncated, upon which clients ask over TCP. The
+	// default 0 means 1232, which fits into one packet everywhere.
+	MaxUDPSize int `json:"maxUdpSize"`
+	// Cookies lets clients prove that they do not forge their address (RFC 7873).
+	// The default nil means true.
+	Cookies *bool `json:"cookies"`
+	// NSID is what the server is called where a client wants to know which of
+	// several answers (RFC 5001), also by the name id.server of class CHAOS. The
+	// default "" means not to tell.
+	NSID string `json:"nsid"`
+	// Version is what the server says for the name version.server, or
+	// version.bind, of class CHAOS (RFC 4892). The default "" means not to tell.
+	Version string `json:"version"`
 	// NameServers are the names under which this server and others that serve
 	// the same zones are known. They are the NS records of zones that have none.
 	NameServers []string `json:"nameServers"`

@@ -43,7 +43,9 @@ func newCopyStore(store *storage.Store, zone string) copyStore {
 	return copyStore{store: store, prefix: j.prefix + "copy/"}
 }
 
-func (s *copyStore) part(i int) string { return fmt.Sprintf("%s%d-%d", s.prefix, s.state.Generation, i) }
+func (s *copyStore) part(i int) string {
+	return fmt.Sprintf("%s%d-%d", s.prefix, s.state.Generation, i)
+}
 
 func (s *copyStore) change(i int) string {
 	return fmt.Sprintf("%s%d-change-%d", s.prefix, s.state.Generation, i)

@@ -6,9 +6,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// counters count questions and what became of them. There are several of them,
+// answerCounters count questions and what became of them. There are several of them,
 // so that processors do not take them from each other.
-type counters struct {
+type answerCounters struct {
 	_      [64]byte
 	types  [256]atomic.Uint64 // of questions; the last is all that are not listed
 	rcodes [24]atomic.Uint64
@@ -16,7 +16,7 @@ type counters struct {
 
 const otherType = 255 // as QTYPE that is ANY, which is counted there too
 
-func (c *counters) count(qtype uint16, rcode int) {
+func (c *answerCounters) count(qtype uint16, rcode int) {
 	c.types[min(qtype, otherType)].Add(1)
 	if rcode < len(c.rcodes) {
 		c.rcodes[rcode].Add(1)

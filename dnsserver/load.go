@@ -83,7 +83,7 @@ func readBase(cfg *Zone, records []indexedRecord, servers []string, now time.Tim
 				}
 			}
 			e.add(&r)
-			return nil
+			return e.err
 		})
 		if err != nil {
 			return nil, err
@@ -294,4 +294,47 @@ func (zs *zones) open(ctx context.Context, cfg *Zone, records []indexedRecord, s
 	}
 	z.ref.current.Store(first)
 	return z, nil
+}
+
+// reload reads what the zones of a configuration begin with once more.
+func (zs *zones) reload(ctx context.Context, c *Config) error {
+	list := zonesOf(c)
+	byZone := recordsByZone(c.Records, list)
+	var errs []error
+	for i := range list {
+		cfg := &list[i]
+		if cfg.File == "" {
+			continue
+		}
+		if err := zs.reloadZone(ctx, cfg, byZone[canonical(cfg.Name)], c.NameServers); err != nil {
+			errs = append(errs, conf.Prefix(fmt.Sprintf("zones[%d]", i), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records []indexedRecord, servers []string) error {
+	b, err := readBase(cfg, records, servers, zs.now())
+	if err != nil {
+		return err
+	}
+	z := zs.get(b.edit.name)
+	if z == nil {
+		return fmt.Errorf("%s: %w", nameText(b.edit.name), ErrNoZone)
+	}
+	z.mu.Lock() // no change may come in between
+	defer z.mu.Unlock()
+	own := b.edit.serial()
+	kept := newJournal(zs.store, b.edit.name)
+	if _, _, err := kept.load(ctx, func(s keptSet) {
+		b.edit.replace(b.edit.nodeKey(s.name), newSet(s.rtype, s.ttl, s.data))
+	}); err != nil {
+		return &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("reading its changes: %w", err)}
+	}
+	if err := b.edit.check(); err != nil {
+		return fmt.Errorf("with the changes made while it was served: %w", err)
+	}
+	now := z.ref.current.Load()
+	_, err = z.replaceLocked(ctx, b.edit.finish(), now != nil && !b.dated && serialAfter(own, now.serial()))
+	return err
 }

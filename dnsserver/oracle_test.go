@@ -253,7 +253,7 @@ func testResponder(zones ...*zone) *responder {
 }
 
 // ask sends a query the short way.
-func ask(t testing.TB, r *responder, q *dns.Msg, how transport) *dns.Msg {
+func answerTo(t testing.TB, r *responder, q *dns.Msg, how transport) *dns.Msg {
 	t.Helper()
 	wire, err := q.Pack()
 	if err != nil {
@@ -289,9 +289,9 @@ func TestAnswersAgainstOracle(t *testing.T) {
 			if r.IntN(2) == 0 {
 				q.SetEdns0(4000, r.IntN(2) == 0)
 			}
-			got, want := ask(t, resp, q, overUDP), o.answer(name, qtype)
+			got, want := answerTo(t, resp, q, overUDP), o.answer(name, qtype)
 			if got.Truncated {
-				got, seen["truncated"] = ask(t, resp, q, overTCP), seen["truncated"]+1
+				got, seen["truncated"] = answerTo(t, resp, q, overTCP), seen["truncated"]+1
 				if qtype == dns.TypeANY {
 					continue
 				}

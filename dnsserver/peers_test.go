@@ -1,18 +1,14 @@
 package dnsserver
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,9 +18,9 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-// testServer answers over UDP and TCP on a port of 127.0.0.1, until the test
-// ends or stop is called.
+// testServer is a server on a port of 127.0.0.1, and what is in it.
 type testServer struct {
+	server    *Server
 	zones     *zones
 	responder *responder
 	transfers *transfers
@@ -34,104 +30,23 @@ type testServer struct {
 
 func (s *testServer) addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// testServerOf serves a configuration; a port of 0 is any.
-func testServerOf(t testing.TB, store *storage.Store, cfg Config, port int) *testServer {
+// testServerOf serves a configuration; a port of 0 is any. It has no patience
+// with primaries.
+func testServerOf(t testing.TB, store *storage.Store, cfg Config, port int, opts ...Option) *testServer {
 	t.Helper()
-	if err := cfg.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	s := &testServer{responder: &responder{authoritative: true, udpSize: 1232, idle: func() time.Duration { return 10 * time.Second }}}
+	cfg.Port = &port
 	log := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	s.zones = &zones{responder: s.responder, store: store, log: log, now: time.Now, list: make(map[string]*servedZone)}
-	s.transfers = newTransfers(s.zones)
-	if err := s.zones.loadAll(t.Context(), &cfg); err != nil {
-		t.Fatal(err)
-	}
-	var udp net.PacketConn
-	var tcp net.Listener
-	testenv.WaitFor(t, 5*time.Second, func() error {
-		var err error
-		if udp, err = net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
-			return err
-		}
-		if tcp, err = net.Listen("tcp", udp.LocalAddr().String()); err != nil {
-			udp.Close()
-		}
-		return err
-	})
-	s.port = udp.LocalAddr().(*net.UDPAddr).Port
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(func() {
-		sc, buf := s.responder.newScratch(), make([]byte, maxMessage)
-		for {
-			n, from, err := udp.(*net.UDPConn).ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			if out := s.responder.respond(sc, nil, buf[:n], &asker{addr: from, transport: overUDP}); len(out) > 0 {
-				udp.WriteTo(out, net.UDPAddrFromAddrPort(from))
-			}
-		}
-	})
-	work.Go(func() {
-		for {
-			conn, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() {
-				defer conn.Close()
-				defer context.AfterFunc(ctx, func() { conn.Close() })()
-				s.serveTCP(ctx, conn)
-			})
-		}
-	})
-	s.transfers.start()
-	s.stop = sync.OnceFunc(func() {
-		cancel()
-		udp.Close()
-		tcp.Close()
-		work.Wait()
-		s.transfers.stop()
-	})
-	t.Cleanup(s.stop)
+	server := newServer(t, cfg, append(opts, WithStore(store), WithLogger(log))...)
+	s := &testServer{server: server, zones: &server.contents, responder: &server.responder, transfers: server.transfers}
+	s.transfers.minRefresh, s.transfers.firstRetry = time.Second, 50*time.Millisecond
+	mustStart(t, server)
+	_, text, _ := net.SplitHostPort(strings.TrimSuffix(server.Addrs()[0], "/udp"))
+	fmt.Sscan(text, &s.port)
+	s.stop = func() { stop(t, server) }
 	return s
-}
-
-func (s *testServer) serveTCP(ctx context.Context, conn net.Conn) {
-	sc := s.responder.newScratch()
-	for {
-		query, err := readFrame(conn)
-		if err != nil {
-			return
-		}
-		from := &asker{addr: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), transport: overTCP}
-		if err := s.responder.exchange(ctx, sc, query, from, func(msg []byte) error {
-			conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-			return writeFrame(conn, msg)
-		}); err != nil {
-			return
-		}
-	}
-}
-
-func readFrame(r io.Reader) ([]byte, error) {
-	var head [2]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, err
-	}
-	b := make([]byte, binary.BigEndian.Uint16(head[:]))
-	_, err := io.ReadFull(r, b)
-	return b, err
-}
-
-func writeFrame(w io.Writer, msg []byte) error {
-	_, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(msg))), msg...))
-	return err
 }
 
 const (

@@ -76,7 +76,7 @@ func (q *query) parse(wire []byte) (rcode int, silent bool) {
 		if at = skipRecord(wire, at); at == 0 {
 			return dns.RcodeFormatError, false
 		}
-		head := skipName(wire, start)
+		head := nameEnd(wire, start)
 		switch binary.BigEndian.Uint16(wire[head:]) {
 		case dns.TypeOPT:
 			if q.edns || wire[start] != 0 { // RFC 6891 section 6.1.1
@@ -84,6 +84,7 @@ func (q *query) parse(wire []byte) (rcode int, silent bool) {
 			}
 			q.readOPT(wire[head:at])
 			if !validOptions(q.options) {
+				q.options = nil
 				return dns.RcodeFormatError, false
 			}
 		case dns.TypeTSIG:
@@ -134,9 +135,9 @@ func (q *query) option(code uint16) ([]byte, bool) {
 	return nil, false
 }
 
-// skipName returns the offset behind the name at an offset of a message, or 0
+// nameEnd returns the offset behind the name at an offset of a message, or 0
 // if there is none. It does not follow pointers.
-func skipName(wire []byte, at int) int {
+func nameEnd(wire []byte, at int) int {
 	for start := at; at < len(wire) && at-start < maxName; {
 		switch n := int(wire[at]); {
 		case n == 0:
@@ -157,7 +158,7 @@ func skipName(wire []byte, at int) int {
 
 // skipRecord returns the offset behind the record at an offset, or 0.
 func skipRecord(wire []byte, at int) int {
-	at = skipName(wire, at)
+	at = nameEnd(wire, at)
 	if at == 0 || at+10 > len(wire) {
 		return 0
 	}

@@ -47,8 +47,8 @@ func lowerName(name []byte) string {
 	return string(appendLower(make([]byte, 0, len(name)), name))
 }
 
-// wireRecord is a record as it came.
-type wireRecord struct {
+// sentRecord is a record as it came.
+type sentRecord struct {
 	record
 	class uint16
 }
@@ -58,7 +58,7 @@ var errRecord = errors.New("a record that is none")
 // readRecord reads the record at an offset of a message, and returns the offset
 // behind it. Data without octets is left to the caller, as updates have it;
 // other data is what its type says.
-func readRecord(wire []byte, at int) (r wireRecord, next int, err error) {
+func readRecord(wire []byte, at int) (r sentRecord, next int, err error) {
 	name, at, ok := readName(make([]byte, 0, 64), wire, at)
 	if !ok || at+10 > len(wire) {
 		return r, 0, errRecord

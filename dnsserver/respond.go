@@ -17,7 +17,6 @@ const (
 	overTLS
 	overHTTPS
 	overQUIC
-	transports
 )
 
 // asker is who asks, and how.
@@ -38,7 +37,7 @@ type scratch struct {
 	query    query
 	message  message
 	options  [maxOptions]byte
-	counters *counters
+	counters *answerCounters
 }
 
 // responder answers queries from zones. It knows nothing of sockets.
@@ -51,17 +50,30 @@ type responder struct {
 	cookies       *cookies             // nil: none
 	idle          func() time.Duration // how long a connection may idle
 	transfers     *transfers           // nil: no keys, transfers and updates
-	scratches     atomic.Uint32
-	counters      [16]counters
+	nextShard     atomic.Uint32
+	shards        [16]answerCounters
+}
+
+// init takes over what a configuration says about answers.
+func (r *responder) init(c *Config) {
+	r.authoritative = orDefault(c.Authoritative, true)
+	r.udpSize = c.MaxUDPSize
+	if r.udpSize == 0 {
+		r.udpSize = DefaultMaxUDPSize
+	}
+	r.nsid, r.version, r.idle = c.NSID, c.Version, c.idleTimeout
+	if orDefault(c.Cookies, true) {
+		r.cookies = newCookies()
+	}
+	r.zones.Store(newZoneSet(nil))
 }
 
 func (r *responder) newScratch() *scratch {
-	return &scratch{counters: &r.counters[int(r.scratches.Add(1))%len(r.counters)]}
+	return &scratch{counters: &r.shards[int(r.nextShard.Add(1))%len(r.shards)]}
 }
 
 const (
 	plainUDPSize = 512 // RFC 1035 section 2.3.4
-	maxMessage   = 65535
 )
 
 // respond appends the response to a query to dst; if it appends nothing the

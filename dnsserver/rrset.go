@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"encoding/binary"
+	"fmt"
 	"iter"
 	"slices"
 
@@ -130,7 +131,35 @@ func packRecord(rr dns.RR) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	return record{name: name, rtype: h.Rrtype, ttl: h.Ttl, data: string(buf[len(name)+10 : n])}, nil
+	r := record{name: name, rtype: h.Rrtype, ttl: h.Ttl, data: string(buf[len(name)+10 : n])}
+	// The parser lets fields at the end be missing, and packing leaves them out.
+	if !r.complete() {
+		return record{}, fmt.Errorf("its %s record is not complete", dns.Type(h.Rrtype))
+	}
+	return r, nil
+}
+
+// complete reports whether the data has all that its type wants.
+func (r *record) complete() bool {
+	switch r.rtype {
+	case dns.TypeA:
+		return len(r.data) == 4
+	case dns.TypeAAAA:
+		return len(r.data) == 16
+	case dns.TypeNS, dns.TypeCNAME, dns.TypePTR, dns.TypeDNAME, typeALIAS:
+		return nameLen(r.data) == len(r.data) && r.data != ""
+	case dns.TypeMX:
+		return len(r.data) > 2 && nameLen(r.data[2:]) == len(r.data)-2
+	}
+	if _, known := dns.TypeToRR[r.rtype]; !known {
+		return true
+	}
+	rr, err := r.unpack()
+	if err != nil {
+		return false
+	}
+	_, err = dns.NewRR(rr.String())
+	return err == nil
 }
 
 // unpack is the reverse of packRecord.

@@ -97,7 +97,7 @@ func (t *transfers) makeUpdate(z *servedZone, q *query, from *asker) int {
 
 // dynamicUpdate is an update message: prerequisites, then changes.
 type dynamicUpdate struct {
-	needs, changes []wireRecord
+	needs, changes []sentRecord
 }
 
 // readUpdate reads the records of an update, with the checks of RFC 2136
@@ -105,7 +105,7 @@ type dynamicUpdate struct {
 func readUpdate(q *query, zone string) (*dynamicUpdate, error) {
 	u := new(dynamicUpdate)
 	at := q.end
-	for section, list := range []*[]wireRecord{&u.needs, &u.changes} {
+	for section, list := range []*[]sentRecord{&u.needs, &u.changes} {
 		for range binary.BigEndian.Uint16(q.wire[6+2*section:]) {
 			r, next, err := readRecord(q.wire, at)
 			if err != nil {
@@ -130,7 +130,7 @@ func readUpdate(q *query, zone string) (*dynamicUpdate, error) {
 }
 
 // checkNeed checks the form of a prerequisite (RFC 2136 section 3.2).
-func (r *wireRecord) checkNeed() error {
+func (r *sentRecord) checkNeed() error {
 	bad := r.ttl != 0
 	switch r.class {
 	case dns.ClassANY, dns.ClassNONE:
@@ -147,7 +147,7 @@ func (r *wireRecord) checkNeed() error {
 }
 
 // checkChange checks the form of a change (RFC 2136 section 3.4.1).
-func (r *wireRecord) checkChange() error {
+func (r *sentRecord) checkChange() error {
 	bad := false
 	switch r.class {
 	case dns.ClassINET:

@@ -10,12 +10,20 @@ import (
 // mistakes at once, each a [*FieldError].
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
-	check.Field("listenHost").ListenHost(c.ListenHost)
-	if c.Port != nil {
-		check.Field("port").ListenPort(*c.Port)
+	validateListen(check, c)
+	if c.MaxUDPSize != 0 {
+		check.Field("maxUdpSize").Range(c.MaxUDPSize, 512, 4096)
+	}
+	validateText(check.Field("nsid"), c.NSID)
+	validateText(check.Field("version"), c.Version)
+	first := map[string]int{}
+	for i, name := range c.NameServers {
+		at := check.Field("nameServers").Index(i)
+		checkName(at, name, name)
+		at.Unique(first, canonical(name), "nameServers", i)
 	}
 	validateRecords(check.Field("records"), c.Records)
-	first := map[string]int{}
+	first = map[string]int{}
 	for i, z := range c.Zones {
 		at := check.Field("zones").Index(i).Field("name")
 		checkName(at, z.Name, z.Name)
@@ -23,6 +31,14 @@ func (c *Config) Validate() error {
 	}
 	validateTransfer(check, c)
 	return check.Err()
+}
+
+// validateText wants what fits into one string of a TXT record.
+func validateText(check *conf.Checker, s string) {
+	check.Line(s)
+	if len(s) > 255 {
+		check.Errorf("longer than 255 octets")
+	}
 }
 
 // canonical is one way to write a name, for comparing.

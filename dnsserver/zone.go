@@ -83,6 +83,7 @@ type zoneEdit struct {
 	old     *zone
 	edit    *edit
 	touched map[string]bool // keys of the nodes that were looked at to be changed
+	err     error           // the first thing that could not be done
 }
 
 // change begins a new version.
@@ -173,9 +174,20 @@ func (e *zoneEdit) add(r *record) bool {
 			}
 		}
 	}
-	e.replace(key, newSet(r.rtype, r.ttl, append(data, r.data)))
+	set := newSet(r.rtype, r.ttl, append(data, r.data))
+	if len(set.wire) > maxSetSize {
+		if e.err == nil {
+			e.err = &ZoneError{Zone: nameText(e.name), Name: nameText(r.name), Err: fmt.Errorf("its %s records do not fit into a message", typeText(r.rtype))}
+		}
+		return false
+	}
+	e.replace(key, set)
 	return true
 }
+
+// maxSetSize is the size of a set of records in octets, with room for what else
+// there is in a message.
+const maxSetSize = 60_000
 
 // single reports whether there can be one record of a type at a name.
 func single(rtype uint16) bool {
@@ -221,6 +233,9 @@ func (e *zoneEdit) setSerial(serial uint32) {
 // check reports what makes the new version none that can be served. Only what
 // has changed is looked at.
 func (e *zoneEdit) check() error {
+	if e.err != nil {
+		return e.err
+	}
 	soa := e.top.set(dns.TypeSOA)
 	if soa == nil {
 		return &ZoneError{Zone: nameText(e.name), Err: fmt.Errorf("it has no SOA record at its top")}
@@ -261,9 +276,6 @@ func (e *zoneEdit) checkNode(n *node) error {
 			if n.set(dns.TypeNS) != nil && n.key != "" {
 				return fmt.Errorf("it has an ALIAS record, and so can have no NS record")
 			}
-		}
-		if len(s.wire) > 60000 {
-			return fmt.Errorf("its %s records do not fit into a message", typeText(s.rtype))
 		}
 	}
 	return nil

@@ -47,9 +47,6 @@ type servedZone struct {
 	sign    func(e *zoneEdit, now time.Time) error // nil: it is not signed
 }
 
-// errNoZone is what a change or a question for a name outside all zones meets.
-var errNoZone = errors.New("no zone of this server has the name")
-
 // errSecondary keeps changes to where they belong.
 var errSecondary = errors.New("the zone is a copy of another server's; change it there")
 
@@ -62,7 +59,7 @@ func (zs *zones) find(name string) (*servedZone, error) {
 			return z, nil
 		}
 		if key == "" {
-			return nil, fmt.Errorf("%s: %w", nameText(name), errNoZone)
+			return nil, fmt.Errorf("%s: %w", nameText(name), ErrNoZone)
 		}
 	}
 }
@@ -111,7 +108,7 @@ func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (
 	}
 	old := z.ref.current.Load()
 	if old == nil {
-		return nil, fmt.Errorf("zone %s has not been loaded", nameText(z.name))
+		return nil, fmt.Errorf("%s: %w", nameText(z.name), ErrNotLoaded)
 	}
 	e := old.change()
 	if err := make(e); err != nil {
@@ -164,12 +161,16 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	return next, nil
 }
 
-// replace makes a zone what records say, which are all of it but what signing
-// adds. What it has in common with the version before is taken over, so that
-// others can follow by what has changed.
+// replace makes a zone what another says, which is all of it but what signing
+// adds, and need not be kept because it can be had again. What both have in
+// common is taken over, so that others can follow by what has changed.
 func (z *servedZone) replace(ctx context.Context, whole *zone, keepSerial bool) (*zone, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	return z.replaceLocked(ctx, whole, keepSerial)
+}
+
+func (z *servedZone) replaceLocked(ctx context.Context, whole *zone, keepSerial bool) (*zone, error) {
 	old := z.ref.current.Load()
 	if old == nil {
 		z.ref.current.Store(whole)
@@ -180,11 +181,10 @@ func (z *servedZone) replace(ctx context.Context, whole *zone, keepSerial bool) 
 	}
 	e := old.change()
 	e.become(whole, keepSerial)
-	changed := e.changes()
-	if len(changed) == 0 {
+	if len(e.changes()) == 0 {
 		return old, nil
 	}
-	return z.publish(ctx, e, changed)
+	return z.publish(ctx, e, nil)
 }
 
 // become replaces all sets that are different in another zone, signatures and

@@ -67,7 +67,7 @@ web A 192.0.2.80
 
 func lookup(t testing.TB, r *responder, name string, rtype uint16) []string {
 	t.Helper()
-	m := ask(t, r, new(dns.Msg).SetQuestion(name, rtype), overTCP)
+	m := answerTo(t, r, new(dns.Msg).SetQuestion(name, rtype), overTCP)
 	if m.Rcode != dns.RcodeSuccess {
 		return []string{dns.RcodeToString[m.Rcode]}
 	}
@@ -101,11 +101,11 @@ func TestZoneFileAndRecords(t *testing.T) {
 	wantLookup(t, r, "example.org.", dns.TypeNS, "example.org. 3600 in ns ns1.example.org.")
 	wantLookup(t, r, "deep.sub.example.co.uk.", dns.TypeAAAA, "deep.sub.example.co.uk. 3600 in aaaa ::1")
 	wantLookup(t, r, "co.uk.", dns.TypeSOA, "REFUSED")
-	m := ask(t, r, new(dns.Msg).SetQuestion("a.example.org.", dns.TypeTXT), overTCP)
+	m := answerTo(t, r, new(dns.Msg).SetQuestion("a.example.org.", dns.TypeTXT), overTCP)
 	if len(m.Answer) != 1 || strings.Join(m.Answer[0].(*dns.TXT).Txt, "") != `say \"hi\"; `+strings.Repeat("x", 300) {
 		t.Errorf("TXT: %v", m)
 	}
-	soa := ask(t, r, new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA), overTCP).Answer[0].(*dns.SOA)
+	soa := answerTo(t, r, new(dns.Msg).SetQuestion("example.org.", dns.TypeSOA), overTCP).Answer[0].(*dns.SOA)
 	if soa.Ns != "ns1.example.org." || soa.Mbox != "hostmaster.example.org." || time.Since(time.Unix(int64(soa.Serial), 0)).Abs() > time.Minute {
 		t.Errorf("made %v", soa)
 	}
@@ -140,7 +140,7 @@ func TestUpdate(t *testing.T) {
 	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
 	zs, r := openZones(t, store, cfg)
 	serial := func(r *responder) uint32 {
-		return ask(t, r, new(dns.Msg).SetQuestion("example.com.", dns.TypeSOA), overTCP).Answer[0].(*dns.SOA).Serial
+		return answerTo(t, r, new(dns.Msg).SetQuestion("example.com.", dns.TypeSOA), overTCP).Answer[0].(*dns.SOA).Serial
 	}
 	if serial(r) != 10 {
 		t.Errorf("serial %d", serial(r))

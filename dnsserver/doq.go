@@ -1,0 +1,342 @@
+package dnsserver
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Error codes of RFC 9250 section 8.4.
+const (
+	doqNoError          = 0x0
+	doqInternalError    = 0x1
+	doqProtocolError    = 0x2
+	doqRequestCancelled = 0x3
+	doqExcessiveLoad    = 0x4
+	doqUnspecifiedError = 0x5
+)
+
+const (
+	// maxUnproven is how many handshakes may be under way with clients that may
+	// not be where they say they are. From there on a client has to show first
+	// that it gets what is sent to it (Retry, RFC 9000 section 8.1.2).
+	maxUnproven = 128
+	// maxHandshakes is how many may be under way at all.
+	maxHandshakes = 1024
+	// maxStreams is how many queries of a connection may be under way, and
+	// maxAllStreams those of all.
+	maxStreams    = 100
+	maxAllStreams = 8192
+	// farewell is how long what was sent last may take to arrive: closing a
+	// connection takes back what is still under way.
+	farewell = 250 * time.Millisecond
+)
+
+// quicServer serves DNS over QUIC (RFC 9250), with a stream for each query.
+type quicServer struct {
+	run       *run
+	pc        net.PacketConn
+	transport *quic.Transport
+	listener  *quic.Listener
+	accepting context.Context // ends when Stop begins
+	shut      context.CancelFunc
+
+	handshakes atomic.Int64
+	streams    chan struct{} // has an element for each that is being served
+}
+
+// handshakeKey is where the context of a connection has its *quicHandshake.
+type handshakeKey struct{}
+
+type quicHandshake struct {
+	q    *quicServer
+	over atomic.Bool
+}
+
+func (h *quicHandshake) end() {
+	if !h.over.Swap(true) {
+		h.q.handshakes.Add(-1)
+	}
+}
+
+// bindQUIC opens the port of DNS over QUIC.
+func (r *run) bindQUIC(ctx context.Context) error {
+	doq := r.s.cfg.DoQ
+	if doq == nil {
+		return nil
+	}
+	host := r.s.cfg.ListenHost
+	addr := net.JoinHostPort(host, strconv.Itoa(doq.port()))
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(ctx, network("udp", host), addr)
+	if err != nil {
+		return listenError("quic", addr, err)
+	}
+	q := &quicServer{run: r, pc: pc, streams: make(chan struct{}, maxAllStreams)}
+	q.accepting, q.shut = context.WithCancel(r.ctx)
+	q.transport = &quic.Transport{
+		Conn:                quietly(pc),
+		ConnContext:         q.admit,
+		VerifySourceAddress: func(net.Addr) bool { return q.handshakes.Load() >= maxUnproven },
+	}
+	r.quic = q
+	q.listener, err = q.transport.Listen(r.s.opts.tlsFor("doq"), &quic.Config{
+		HandshakeIdleTimeout:  handshakeTime / 2, // the whole may take twice that
+		MaxIdleTimeout:        r.s.cfg.idleTimeout(),
+		MaxIncomingStreams:    maxStreams,
+		MaxIncomingUniStreams: -1, // RFC 9250 has no use for them
+		// What is held for streams that nobody has read yet.
+		InitialStreamReceiveWindow:     4 << 10,
+		MaxStreamReceiveWindow:         largeRead,
+		InitialConnectionReceiveWindow: 64 << 10,
+		MaxConnectionReceiveWindow:     256 << 10,
+		DisablePathMTUDiscovery:        true, // more probes than answers, mostly
+		// Anybody could send once more what a client has sent in 0-RTT, and
+		// queries for zone transfers or updates are not to be repeated (RFC
+		// 9250 section 4.5).
+		Allow0RTT: false,
+	})
+	if err != nil {
+		return listenError("quic", addr, err)
+	}
+	return nil
+}
+
+// admit is asked about each new connection before anything is done for it.
+func (q *quicServer) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	if q.handshakes.Add(1) > maxHandshakes {
+		q.handshakes.Add(-1)
+		q.run.s.counters.shard(overQUIC).refused.Add(1)
+		return nil, errors.New("too many handshakes")
+	}
+	h := &quicHandshake{q: q}
+	context.AfterFunc(ctx, h.end)
+	return context.WithValue(ctx, handshakeKey{}, h), nil
+}
+
+func (q *quicServer) listen() {
+	if q != nil {
+		q.run.working.Go(q.accept)
+	}
+}
+
+// accept serves connections whose handshake is through.
+func (q *quicServer) accept() {
+	for {
+		qc, err := q.listener.Accept(context.Background())
+		if err != nil {
+			if !q.run.closing.Load() {
+				q.run.fail(fmt.Errorf("dnsserver: cannot accept connections on %s/quic any more: %w", q.pc.LocalAddr(), err))
+			}
+			return
+		}
+		if h, ok := qc.Context().Value(handshakeKey{}).(*quicHandshake); ok {
+			h.end()
+		}
+		q.run.working.Go(func() { q.serve(qc) })
+	}
+}
+
+// drain ends accepting, of connections and of queries.
+func (q *quicServer) drain() {
+	if q != nil {
+		q.shut()
+		q.listener.Close()
+	}
+}
+
+// cut ends all connections at once.
+func (q *quicServer) cut() {
+	if q != nil {
+		q.shut()
+		q.transport.Close()
+	}
+}
+
+// close gives the socket up.
+func (q *quicServer) close() {
+	if q != nil {
+		q.cut()
+		q.pc.Close()
+	}
+}
+
+// serve serves a connection to its end. Its client's address is proven by the
+// handshake.
+func (q *quicServer) serve(qc *quic.Conn) {
+	r := q.run
+	stats := r.s.counters.shard(overQUIC)
+	from := asker{addr: addrPort(qc.RemoteAddr()), transport: overQUIC}
+	v := r.s.limits.take(from.addr.Addr())
+	if v == full && r.evict() {
+		v = r.s.limits.take(from.addr.Addr())
+	}
+	if v != admitted {
+		stats.refused.Add(1)
+		qc.CloseWithError(doqExcessiveLoad, "")
+		return
+	}
+	defer r.s.limits.release(from.addr.Addr())
+	stats.connections.Add(1)
+	stats.open.Add(1)
+	defer stats.open.Add(-1)
+	var active atomic.Int32
+	var streams sync.WaitGroup
+	for {
+		// Packets alone, that ask for nothing, keep no connection open.
+		ctx, cancel := context.WithTimeout(q.accepting, r.s.limits.patience(r.s.cfg.idleTimeout()))
+		st, err := qc.AcceptStream(ctx)
+		cancel()
+		if err != nil {
+			if active.Load() > 0 && q.accepting.Err() == nil && qc.Context().Err() == nil {
+				continue
+			}
+			break
+		}
+		select {
+		case q.streams <- struct{}{}:
+		case <-qc.Context().Done():
+			continue
+		}
+		active.Add(1)
+		streams.Go(func() {
+			q.serveStream(qc, st, from, stats)
+			active.Add(-1)
+			<-q.streams
+		})
+	}
+	streams.Wait()
+	if r.closing.Load() {
+		select {
+		case <-time.After(farewell):
+		case <-qc.Context().Done():
+		}
+	}
+	qc.CloseWithError(doqNoError, "")
+}
+
+// errProtocol is a client that breaks RFC 9250, which ends its connection.
+var errProtocol = errors.New("against the rules of DNS over QUIC")
+
+// serveStream answers the query of a stream.
+func (q *quicServer) serveStream(qc *quic.Conn, st *quic.Stream, from asker, stats *counters) {
+	in, out := q.run.s.getMessage(), q.run.s.getMessage()
+	defer func() {
+		if v := recover(); v != nil {
+			q.run.log.Error("panic while answering", "remote", from.addr, "panic", v, "stack", string(debug.Stack()))
+			st.CancelWrite(doqInternalError)
+		}
+		q.run.s.putMessage(in)
+		q.run.s.putMessage(out)
+	}()
+	stats.queries.Add(1)
+	query, err := readStream(st, in)
+	if err == nil {
+		err = q.answer(st, query, out, &from, stats)
+	}
+	if err == nil {
+		st.Close()
+		return
+	}
+	stats.dropped.Add(1)
+	var reset *quic.StreamError
+	switch {
+	case errors.Is(err, errProtocol):
+		qc.CloseWithError(doqProtocolError, "")
+	case errors.As(err, &reset):
+		st.CancelWrite(doqRequestCancelled)
+	default:
+		st.CancelRead(doqUnspecifiedError)
+		st.CancelWrite(doqUnspecifiedError)
+	}
+}
+
+// readStream reads the one query that a stream has, after which it has to end.
+func readStream(st *quic.Stream, in *[]byte) ([]byte, error) {
+	st.SetReadDeadline(time.Now().Add(messageTime))
+	b, err := readUpTo(st, *in, 2+maxMessage)
+	*in = b
+	if err != nil {
+		return nil, err
+	}
+	return streamQuery(b)
+}
+
+// streamQuery checks what has come over a stream (RFC 9250 section 4.2).
+func streamQuery(b []byte) ([]byte, error) {
+	if len(b) < 2+headerSize || len(b)-2 != int(binary.BigEndian.Uint16(b)) {
+		return nil, errProtocol
+	}
+	query := b[2:]
+	if query[0] != 0 || query[1] != 0 || hasKeepalive(query) {
+		return nil, errProtocol
+	}
+	return query, nil
+}
+
+// errTooLong is about what exceeds any message.
+var errTooLong = fmt.Errorf("%w: longer than any message", errProtocol)
+
+// readUpTo appends what r has to b, which grows as it comes.
+func readUpTo(r io.Reader, b []byte, limit int) ([]byte, error) {
+	for {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case len(b) > limit:
+			return b, errTooLong
+		case err == io.EOF:
+			return b, nil
+		case err != nil:
+			return b, err
+		}
+	}
+}
+
+// answer writes the answers to a query.
+func (q *quicServer) answer(st *quic.Stream, query []byte, out *[]byte, from *asker, stats *counters) error {
+	s := q.run.s
+	sc := s.scratches.Get().(*scratch) // not to be given back after a panic
+	sent := 0
+	send := func() error {
+		size := len(*out) - 2
+		if size <= 0 || size > maxMessage {
+			return errors.New("no response")
+		}
+		binary.BigEndian.PutUint16(*out, uint16(size))
+		st.SetWriteDeadline(time.Now().Add(writeTime))
+		if _, err := st.Write(*out); err != nil {
+			return err
+		}
+		sent++
+		stats.responses.Add(1)
+		return nil
+	}
+	if !mayBeSlow(query) {
+		*out = s.responding(sc, append(*out, 0, 0), query, from)
+		s.scratches.Put(sc)
+		return send()
+	}
+	err := s.exchanging(st.Context(), sc, query, from, func(msg []byte) error {
+		*out = append(append((*out)[:0], 0, 0), msg...)
+		return send()
+	})
+	s.scratches.Put(sc)
+	if err == nil && sent == 0 {
+		return errors.New("no response")
+	}
+	return err
+}

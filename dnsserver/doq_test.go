@@ -1,0 +1,221 @@
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+func startQUIC(t *testing.T, c Config) (*Server, func(...string) (*quic.Conn, error)) {
+	t.Helper()
+	cert, client, _ := certificate(t)
+	c.DoQ = &EncryptedPort{Port: new(int)}
+	s := start(t, c, cert)
+	to := addr(t, s, "quic")
+	return s, func(protocols ...string) (*quic.Conn, error) {
+		conf := client.Clone()
+		conf.NextProtos = protocols
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		qc, err := quic.DialAddr(ctx, to, conf, nil)
+		if err == nil {
+			t.Cleanup(func() { qc.CloseWithError(0, "") })
+		}
+		return qc, err
+	}
+}
+
+// askQUIC sends bytes over a stream of its own and returns what comes back.
+func askQUIC(t *testing.T, qc *quic.Conn, b []byte) ([]byte, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	st, err := qc.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := st.Write(b); err != nil {
+		return nil, err
+	}
+	st.Close()
+	return io.ReadAll(st)
+}
+
+func TestQUIC(t *testing.T) {
+	testenv.Goroutines(t)
+	s, connect := startQUIC(t, Config{})
+	qc, err := connect("doq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				b, err := askQUIC(t, qc, framed(makeQuery(0, "a.example")))
+				if err != nil || len(b) < 2+headerSize || len(b)-2 != int(b[0])<<8|int(b[1]) || b[4]&0x80 == 0 {
+					t.Errorf("got %x, %v", b, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if st := s.Transports().QUIC; st.Queries != 400 || st.Responses != 400 || st.Connections != 1 || st.OpenConnections != 1 {
+		t.Errorf("%+v", st)
+	}
+	if _, err := connect("h3"); err == nil {
+		t.Error("a client of another protocol was let in")
+	}
+	began := time.Now()
+	stop(t, s)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("Stop took %v", took)
+	}
+	var end *quic.ApplicationError
+	if <-qc.Context().Done(); !errors.As(context.Cause(qc.Context()), &end) || end.ErrorCode != doqNoError {
+		t.Errorf("the connection ended with %v", context.Cause(qc.Context()))
+	}
+}
+
+// Clients that break the rules lose their connection, and nobody else theirs.
+func TestQUICProtocolErrors(t *testing.T) {
+	testenv.Goroutines(t)
+	_, connect := startQUIC(t, Config{})
+	good, err := connect("doq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := makeQuery(0, "a.example")
+	keepalive := append(append([]byte{}, query...), 0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0)
+	keepalive[11] = 1
+	for what, b := range map[string][]byte{
+		"nothing":      {},
+		"half prefix":  {0},
+		"half query":   framed(query)[:20],
+		"two queries":  framed(query, query),
+		"an id":        framed(makeQuery(7, "a.example")),
+		"no header":    {0, 3, 1, 2, 3},
+		"keepalive":    framed(keepalive),
+		"far too long": make([]byte, 70000),
+	} {
+		qc, err := connect("doq")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := askQUIC(t, qc, b); err == nil {
+			t.Errorf("%s: got %x", what, b)
+		}
+		var end *quic.ApplicationError
+		select {
+		case <-qc.Context().Done():
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: the connection goes on", what)
+		}
+		if !errors.As(context.Cause(qc.Context()), &end) || end.ErrorCode != doqProtocolError {
+			t.Errorf("%s: the connection ended with %v", what, context.Cause(qc.Context()))
+		}
+	}
+	if _, err := good.OpenUniStream(); err == nil {
+		t.Error("there are streams of one direction")
+	}
+	if _, err := askQUIC(t, good, framed(query)); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+}
+
+func TestQUICTimesAndLimits(t *testing.T) {
+	testenv.Goroutines(t)
+	s, connect := startQUIC(t, Config{IdleTimeout: time.Second, MaxConnectionsPerClient: 2})
+	a, err := connect("doq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := connect("doq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "two connections", func() bool { return s.Transports().QUIC.OpenConnections == 2 })
+	c, err := connect("doq")
+	if err == nil {
+		var end *quic.ApplicationError
+		select {
+		case <-c.Context().Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("a third connection was let in")
+		}
+		if !errors.As(context.Cause(c.Context()), &end) || end.ErrorCode != doqExcessiveLoad {
+			t.Errorf("the third ended with %v", context.Cause(c.Context()))
+		}
+	}
+	// A stream on which no whole query comes, from a client that is there.
+	st, err := a.OpenStreamSync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Write([]byte{0})
+	st.SetReadDeadline(time.Now().Add(15 * time.Second))
+	began := time.Now()
+	_, err = io.ReadAll(st)
+	if took := time.Since(began); err == nil || isTimeout(err) && took > 14*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	for _, qc := range []*quic.Conn{a, b} {
+		select {
+		case <-qc.Context().Done():
+		case <-time.After(15 * time.Second):
+			t.Fatal("an idle connection goes on")
+		}
+	}
+	waitUntil(t, "none open", func() bool {
+		s.limits.mu.Lock()
+		defer s.limits.mu.Unlock()
+		return s.limits.open == 0 && len(s.limits.clients) == 0 && s.Transports().QUIC.OpenConnections == 0
+	})
+	waitUntil(t, "no handshakes", func() bool { return s.latest().quic.handshakes.Load() == 0 })
+}
+
+// What is no QUIC is met with silence, or with what it says of itself.
+func TestGarbageOverQUIC(t *testing.T) {
+	testenv.Goroutines(t)
+	s, connect := startQUIC(t, Config{})
+	c := dial(t, "udp", addr(t, s, "quic"))
+	for size := range 200 {
+		b := make([]byte, size*7)
+		for i := range b {
+			b[i] = byte(i*size + size)
+		}
+		c.Write(b)
+	}
+	qc, err := connect("doq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askQUIC(t, qc, framed(makeQuery(0, "a.example"))); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzStreamQuery(f *testing.F) {
+	f.Add(framed(makeQuery(0, "a.example")))
+	f.Add([]byte{0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})
+	f.Add(framed(append(makeQuery(0, "a"), 0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		query, err := streamQuery(b)
+		if err == nil && (len(query) < headerSize || len(query) != len(b)-2) {
+			t.Errorf("%x gave %x", b, query)
+		}
+		if err == nil {
+			mayBeSlow(query)
+			freshness(query)
+		}
+	})
+}

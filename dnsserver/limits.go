@@ -1,0 +1,86 @@
+package dnsserver
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// connLimits are the books of how many connections are open, over all
+// transports that have some.
+type connLimits struct {
+	max, perClient int
+
+	mu      sync.Mutex
+	open    int
+	clients map[netip.Prefix]int
+}
+
+func newConnLimits(c *Config) *connLimits {
+	return &connLimits{max: c.maxConnections(), perClient: c.maxConnectionsPerClient(), clients: make(map[netip.Prefix]int)}
+}
+
+// verdict is what becomes of a new connection.
+type verdict int
+
+const (
+	admitted verdict = iota
+	full             // unless another makes room
+	tooMany          // of this client
+)
+
+// take counts a connection if there is room for it.
+func (l *connLimits) take(addr netip.Addr) verdict {
+	client := connClient(addr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case client.IsValid() && l.clients[client] >= l.perClient:
+		return tooMany
+	case l.open >= l.max:
+		return full
+	}
+	l.open++
+	if client.IsValid() {
+		l.clients[client]++
+	}
+	return admitted
+}
+
+// release is the opposite of a take that admitted.
+func (l *connLimits) release(addr netip.Addr) {
+	client := connClient(addr)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if !client.IsValid() {
+		return
+	}
+	if l.clients[client]--; l.clients[client] == 0 {
+		delete(l.clients, client)
+	}
+}
+
+// patience is how long a connection may be idle, which is the shorter the
+// fewer places are left (RFC 7766 section 6.2.3).
+func (l *connLimits) patience(idle time.Duration) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.open*10 > l.max*9:
+		return idle / 20
+	case l.open*2 > l.max:
+		return idle / 4
+	}
+	return idle
+}
+
+// connClient is what counts as one client: as many addresses as one subscriber
+// has. It is not valid where the address is not known.
+func connClient(addr netip.Addr) netip.Prefix {
+	if addr.Is4() {
+		return netip.PrefixFrom(addr, 32)
+	}
+	p, _ := addr.Prefix(56)
+	return p
+}

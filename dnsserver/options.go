@@ -1,0 +1,60 @@
+package dnsserver
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// An Option gives a [Server] what cannot be written as JSON.
+type Option func(*options)
+
+type options struct {
+	log            *slog.Logger
+	listeners      []net.Listener
+	packetConns    []net.PacketConn
+	tlsConfig      *tls.Config
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	store          *storage.Store
+}
+
+// WithLogger sets the logger. The default discards everything.
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
+}
+
+// WithListener makes the Server accept from ln. Where there is a listener or a
+// packet connection of the host's, [Config.Port] is not bound. Each connection
+// is one of DNS over TCP (RFC 7766), or over TLS if ln gives connections of
+// crypto/tls. It may be given several times. Stop closes ln.
+func WithListener(ln net.Listener) Option {
+	return func(o *options) { o.listeners = append(o.listeners, ln) }
+}
+
+// WithPacketConn does for DNS over UDP what [WithListener] does for TCP. pc
+// need not be a *net.UDPConn, which is the fastest, if the addresses that it
+// reports are IP addresses.
+func WithPacketConn(pc net.PacketConn) Option {
+	return func(o *options) { o.packetConns = append(o.packetConns, pc) }
+}
+
+// WithTLSConfig sets what DNS over TLS and over QUIC go by. The Server takes a
+// copy and sets the application protocols (ALPN) and, if it is lower, the
+// oldest version to TLS 1.2 itself.
+func WithTLSConfig(c *tls.Config) Option {
+	return func(o *options) { o.tlsConfig = c }
+}
+
+// WithGetCertificate sets the source of certificates for DNS over TLS and over
+// QUIC. It has the contract of [tls.Config.GetCertificate], and goes before
+// what [WithTLSConfig] says about certificates.
+func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
+	return func(o *options) { o.getCertificate = get }
+}
+
+// WithStore sets where the Server keeps what must outlive it.
+func WithStore(s *storage.Store) Option {
+	return func(o *options) { o.store = s }
+}

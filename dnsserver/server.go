@@ -1,0 +1,256 @@
+package dnsserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+)
+
+// ErrRunning is returned by Start when the Server is running or still
+// stopping.
+var ErrRunning = errors.New("dnsserver: already running")
+
+// errGivenClosed is returned by Start after Stop has closed the host's sockets.
+var errGivenClosed = errors.New("dnsserver: the sockets given by WithListener and WithPacketConn are closed: make a new Server")
+
+// Server is an authoritative DNS server. Make one with [New]. Its methods may
+// be called from several goroutines.
+type Server struct {
+	cfg  Config
+	opts options
+	log  *slog.Logger
+
+	responder
+	contents zones
+
+	limits   *connLimits
+	rates    *rateLimiter // nil: no limit
+	counters *transportCounters
+
+	// respond and exchange, so that tests can put others in their place.
+	responding func(sc *scratch, dst, query []byte, from *asker) []byte
+	exchanging func(ctx context.Context, sc *scratch, query []byte, from *asker, send func([]byte) error) error
+
+	scratches sync.Pool // *scratch
+	messages  sync.Pool // *[]byte, see getMessage
+	reading   [2]sync.Pool
+
+	// start serialises Start and Stop's beginning.
+	start     sync.Mutex
+	givenGone bool
+
+	mu  sync.Mutex
+	run *run // nil before Start; kept after Stop for Wait
+}
+
+// New makes a Server. It checks the whole configuration and does no I/O; the
+// error joins all mistakes, each a [*FieldError] where it is about a field.
+func New(cfg Config, opts ...Option) (*Server, error) {
+	s := &Server{cfg: cfg, log: slog.New(slog.DiscardHandler)}
+	for _, o := range opts {
+		o(&s.opts)
+	}
+	if err := errors.Join(cfg.Validate(), s.opts.check(&cfg)); err != nil {
+		return nil, err
+	}
+	if s.opts.log != nil {
+		s.log = s.opts.log
+	}
+	s.log = s.log.With("component", "dnsserver")
+	s.responder.init(&cfg)
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone)}
+	newTransfers(&s.contents)
+	s.limits = newConnLimits(&cfg)
+	s.rates = newRateLimiter(cfg.ResponseRateLimit)
+	s.counters = newTransportCounters()
+	s.responding, s.exchanging = s.respond, s.exchange
+	s.scratches.New = func() any { return s.newScratch() }
+	s.messages.New = func() any { b := make([]byte, 0, 4<<10); return &b }
+	s.reading[0].New = func() any { b := make([]byte, mediumRead); return &b }
+	s.reading[1].New = func() any { b := make([]byte, largeRead); return &b }
+	return s, nil
+}
+
+// check finds what only options and configuration together tell.
+func (o *options) check(c *Config) error {
+	var problems []error
+	for _, ln := range o.listeners {
+		if ln == nil {
+			problems = append(problems, errors.New("dnsserver: the listener given by WithListener is nil"))
+		}
+	}
+	for _, pc := range o.packetConns {
+		if pc == nil {
+			problems = append(problems, errors.New("dnsserver: the packet connection given by WithPacketConn is nil"))
+		}
+	}
+	if o.getCertificate == nil && (o.tlsConfig == nil || !hasCertificate(o.tlsConfig)) {
+		const missing = "needs a certificate: use the option WithGetCertificate or WithTLSConfig"
+		if c.DoT != nil {
+			problems = append(problems, &FieldError{Path: "dot", Msg: missing})
+		}
+		if c.DoQ != nil {
+			problems = append(problems, &FieldError{Path: "doq", Msg: missing})
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// Start reads the zones and begins to serve them. It returns when all sockets
+// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx limits the start alone. A Server that has
+// stopped can be started again, unless it had sockets of the host's.
+func (s *Server) Start(ctx context.Context) error {
+	s.start.Lock()
+	defer s.start.Unlock()
+	if r := s.latest(); r != nil {
+		select {
+		case <-r.stopped:
+		default:
+			return ErrRunning
+		}
+	}
+	if s.givenGone && s.opts.given() {
+		return errGivenClosed
+	}
+	if err := s.contents.loadAll(ctx, &s.cfg); err != nil {
+		return err
+	}
+	r := newRun(s)
+	if err := r.bind(ctx); err != nil {
+		r.cancel()
+		return err
+	}
+	s.mu.Lock()
+	s.run = r
+	s.mu.Unlock()
+	r.listen()
+	s.transfers.start()
+	return nil
+}
+
+func (s *Server) latest() *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// current returns the run that is serving, or nil.
+func (s *Server) current() *run {
+	if r := s.latest(); r != nil && !r.closing.Load() {
+		return r
+	}
+	return nil
+}
+
+// Stop takes in no more queries, answers those that came before, and waits for
+// zone transfers under way until ctx ends; then it cuts them off and returns
+// ctx's error. Afterwards no goroutine of the Server is left, and the sockets of
+// the host are closed. It may be called at any time, also several times at
+// once.
+func (s *Server) Stop(ctx context.Context) error {
+	s.start.Lock() // a Start under way is brought to its end
+	r := s.latest()
+	first := r != nil && r.beginStop()
+	if !s.givenGone {
+		s.givenGone = true
+		if r == nil {
+			s.opts.closeGiven()
+		}
+	}
+	s.start.Unlock()
+	if r == nil {
+		return nil
+	}
+	if first {
+		r.stopErr = r.stop(ctx)
+		s.transfers.stop()
+		close(r.stopped)
+		return r.stopErr
+	}
+	select {
+	case <-r.stopped:
+	case <-ctx.Done():
+		// This caller's patience ends before that of the first one.
+		r.cut()
+		<-r.stopped
+	}
+	return r.stopErr
+}
+
+// Wait blocks until the Server has stopped or cannot go on, and returns the
+// error in the latter case. Before Start it returns nil at once.
+func (s *Server) Wait() error {
+	r := s.latest()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.failed:
+	case <-r.stopped:
+	}
+	select {
+	case <-r.failed:
+		return r.failure
+	default:
+		return nil
+	}
+}
+
+// Addrs returns the addresses that the Server listens on, each with what it is
+// for: "127.0.0.1:53/udp", "127.0.0.1:53/tcp", "127.0.0.1:853/tls" or
+// "127.0.0.1:853/quic".
+func (s *Server) Addrs() []string {
+	if r := s.current(); r != nil {
+		return r.addrs()
+	}
+	return nil
+}
+
+// ServeConn serves a connection that somebody else has accepted, as a proxy,
+// until the client or Stop ends it. It is DNS over TCP (RFC 7766), and over
+// TLS if conn comes from crypto/tls; a handshake that is still to come is made.
+// Limits hold as for connections of the Server's own. It returns when conn is
+// closed, at once if the Server does not run.
+func (s *Server) ServeConn(conn net.Conn) {
+	r := s.current()
+	if r == nil || !r.enter() {
+		conn.Close()
+		return
+	}
+	defer r.working.Done()
+	r.serveConn(conn)
+}
+
+// Transports returns the counters of the ways that queries come.
+func (s *Server) Transports() Transports { return s.counters.snapshot() }
+
+// getMessage returns an empty message to append to. putMessage takes it back.
+func (s *Server) getMessage() *[]byte { return s.messages.Get().(*[]byte) }
+
+func (s *Server) putMessage(b *[]byte) {
+	if cap(*b) > 4*largeRead {
+		return // of a kind that comes seldom
+	}
+	*b = (*b)[:0]
+	s.messages.Put(b)
+}
+
+func (o *options) given() bool { return len(o.listeners)+len(o.packetConns) > 0 }
+
+func (o *options) closeGiven() {
+	for _, ln := range o.listeners {
+		ln.Close()
+	}
+	for _, pc := range o.packetConns {
+		pc.Close()
+	}
+}
+
+// listenError says what could not be bound.
+func listenError(network, addr string, err error) error {
+	return fmt.Errorf("cannot listen on %s/%s: %w", addr, network, err)
+}

@@ -1,0 +1,472 @@
+package dnsserver
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Queries and answers over a stream have two bytes with their length in front
+// (RFC 1035 section 4.2.2).
+const (
+	headerSize = 12 // of a message
+	maxMessage = 1<<16 - 1
+
+	// A connection that waits has but a small buffer. One whose client sends
+	// many queries at once, or a long one, gets larger ones meanwhile.
+	smallRead  = 512
+	mediumRead = 8 << 10
+	largeRead  = 2 + maxMessage
+
+	// flushSize is how many answers are gathered for one write.
+	flushSize = 16 << 10
+
+	// maxSlow is how many queries of one connection may be under way that take
+	// long, as zone transfers do. Further ones wait, and those behind them.
+	maxSlow = 4
+
+	// messageTime is how long a message may take from its first byte to its
+	// last, writeTime how long a client may take to read what is sent to it.
+	messageTime   = 5 * time.Second
+	handshakeTime = 5 * time.Second
+	writeTime     = 10 * time.Second
+)
+
+// errTooShort ends a connection whose client does not speak DNS.
+var errTooShort = errors.New("a message is shorter than its header")
+
+// streamConn serves one connection of DNS over TCP or TLS (RFC 7766, RFC 7858).
+// One goroutine reads queries and answers them in line; only those that may
+// take long get one of their own.
+type streamConn struct {
+	net.Conn
+	run   *run
+	from  asker
+	stats *counters
+
+	small      [smallRead]byte
+	in         []byte  // small, or *pooled
+	pooled     *[]byte // nil, or where in belongs to
+	start, end int     // of what is in in
+	lastRead   int
+	began      time.Time // when the message that is not complete yet began
+	patient    time.Time // the deadline for reading
+
+	sc  *scratch // both held only while there are queries
+	out *[]byte  // answers that are not written yet
+
+	writing  sync.Mutex // whole messages
+	writable time.Time  // the deadline for writing
+
+	slow     chan struct{} // nil until one is
+	slowDone sync.WaitGroup
+	active   atomic.Int32 // slow ones under way
+	ctx      context.Context
+	cancel   context.CancelFunc
+
+	idleSince atomic.Int64 // Unix time in ns; 0 while busy
+	released  atomic.Bool
+}
+
+// serveConn serves a connection to its end.
+func (r *run) serveConn(nc net.Conn) {
+	c := &streamConn{Conn: nc, run: r, from: asker{addr: addrPort(nc.RemoteAddr()), transport: overTCP}}
+	secure, _ := nc.(*tls.Conn)
+	if _, ok := nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
+		c.from.transport = overTLS
+	}
+	c.stats = r.s.counters.shard(c.from.transport)
+	c.in = c.small[:]
+	defer nc.Close()
+	if !r.admit(c) {
+		c.stats.refused.Add(1)
+		return
+	}
+	defer r.forget(c)
+	defer func() {
+		// Code of the host may run in here, as certificate hooks.
+		if v := recover(); v != nil {
+			r.log.Error("panic while serving a connection", "remote", c.from.addr, "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	if secure != nil && !r.handshake(secure) {
+		c.stats.refused.Add(1)
+		return
+	}
+	c.stats.connections.Add(1)
+	c.stats.open.Add(1)
+	defer c.stats.open.Add(-1)
+	c.serve()
+}
+
+// handshake makes the handshake of TLS, unless that is done.
+func (r *run) handshake(c *tls.Conn) bool {
+	ctx, cancel := context.WithTimeout(r.ctx, handshakeTime)
+	defer cancel()
+	err := c.HandshakeContext(ctx)
+	if err != nil {
+		r.log.Debug("no TLS with a client", "remote", c.RemoteAddr(), "err", err)
+	}
+	return err == nil
+}
+
+// admit puts a connection on the books if the limits allow it.
+func (r *run) admit(c *streamConn) bool {
+	addr := c.from.addr.Addr()
+	v := r.s.limits.take(addr)
+	if v == full && r.evict() {
+		v = r.s.limits.take(addr)
+	}
+	if v != admitted {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		c.release()
+		return false
+	}
+	r.conns[c] = struct{}{}
+	return true
+}
+
+// evict makes room by ending a connection that is idle, of several that it
+// meets the one that is so for the longest time.
+func (r *run) evict() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var victim *streamConn
+	var oldest int64
+	looks := 0
+	for c := range r.conns { // in an order that nobody can foretell
+		if since := c.idleSince.Load(); since != 0 && (victim == nil || since < oldest) {
+			victim, oldest = c, since
+		}
+		if looks++; looks == 64 {
+			break
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	delete(r.conns, victim)
+	victim.Conn.Close()
+	victim.release()
+	return true
+}
+
+// forget takes a connection off the books.
+func (r *run) forget(c *streamConn) {
+	c.release()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+}
+
+// release gives the place of a connection back, once.
+func (c *streamConn) release() {
+	if !c.released.Swap(true) {
+		c.run.s.limits.release(c.from.addr.Addr())
+	}
+}
+
+// hurry has the connection end as soon as it has answered what it has read.
+func (c *streamConn) hurry() { c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// cut ends it at once.
+func (c *streamConn) cut() {
+	// TLS would wait for whoever is writing, to say goodbye.
+	c.Conn.SetDeadline(time.Unix(1, 0))
+	c.Conn.Close()
+}
+
+// serve answers queries until the client is through, or breaks the rules.
+func (c *streamConn) serve() {
+	err := c.answerAll()
+	if c.cancel != nil {
+		if !errors.Is(err, io.EOF) && !errors.Is(err, errStopping) {
+			c.cancel() // nobody reads any more what is still being sent
+		}
+		c.slowDone.Wait()
+		c.cancel()
+	}
+	c.rest()
+}
+
+var errStopping = errors.New("the server stops")
+
+func (c *streamConn) answerAll() error {
+	for {
+		for c.end-c.start >= 2 {
+			size := int(binary.BigEndian.Uint16(c.in[c.start:]))
+			if size < headerSize {
+				c.stats.dropped.Add(1)
+				return errors.Join(errTooShort, c.flush())
+			}
+			if c.end-c.start < 2+size {
+				break
+			}
+			query := c.in[c.start+2 : c.start+2+size]
+			c.start += 2 + size
+			c.began = time.Time{}
+			if err := c.answer(query); err != nil {
+				return err
+			}
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// fill reads more.
+func (c *streamConn) fill() error {
+	idle := c.start == c.end
+	if idle {
+		c.start, c.end = 0, 0
+		c.rest()
+	}
+	c.makeRoom()
+	for {
+		now := time.Now()
+		until := now.Add(c.run.s.limits.patience(c.run.s.cfg.idleTimeout()))
+		if idle {
+			c.idleSince.Store(now.UnixNano())
+		} else {
+			if c.began.IsZero() {
+				c.began = now
+			}
+			until = c.began.Add(messageTime)
+		}
+		if err := c.waitUntil(until); err != nil {
+			return err
+		}
+		n, err := c.Conn.Read(c.in[c.end:])
+		c.idleSince.Store(0)
+		if n > 0 {
+			c.end += n
+			c.lastRead = n
+			return nil // an error will come again
+		}
+		if idle && errors.Is(err, os.ErrDeadlineExceeded) && c.active.Load() > 0 && !c.run.closing.Load() {
+			continue // it is not the client that we wait for
+		}
+		if c.run.closing.Load() {
+			return errStopping
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// waitUntil sets the deadline for reading. Setting it costs, so that one that
+// is about right stays.
+func (c *streamConn) waitUntil(until time.Time) error {
+	if off := until.Sub(c.patient); off < 0 || off > time.Until(until)/8 {
+		if err := c.Conn.SetReadDeadline(until); err != nil {
+			return err
+		}
+		c.patient = until
+		if c.run.closing.Load() { // and has set another one just before
+			return errStopping
+		}
+	}
+	return nil
+}
+
+// makeRoom sees to it that there is room for what comes next.
+func (c *streamConn) makeRoom() {
+	switch {
+	case c.pooled == nil && c.lastRead > smallRead/2: // there will be more of them
+		c.resize(0)
+	case c.end < len(c.in):
+	case c.start > 0:
+		c.end = copy(c.in, c.in[c.start:c.end])
+		c.start = 0
+	case len(c.in) < mediumRead:
+		c.resize(0)
+	default:
+		c.resize(1)
+	}
+}
+
+// resize moves what is there into a larger buffer.
+func (c *streamConn) resize(size int) {
+	b := c.run.s.reading[size].Get().(*[]byte)
+	c.end = copy(*b, c.in[c.start:c.end])
+	c.start = 0
+	c.shrink()
+	c.in, c.pooled = *b, b
+}
+
+// shrink gives a larger buffer back.
+func (c *streamConn) shrink() {
+	if c.pooled == nil {
+		return
+	}
+	size := 0
+	if len(*c.pooled) == largeRead {
+		size = 1
+	}
+	c.run.s.reading[size].Put(c.pooled)
+	c.in, c.pooled = c.small[:], nil
+}
+
+// rest gives back what an idle connection does not need.
+func (c *streamConn) rest() {
+	c.shrink()
+	if c.sc != nil {
+		c.run.s.scratches.Put(c.sc)
+		c.sc = nil
+	}
+	if c.out != nil {
+		c.run.s.putMessage(c.out)
+		c.out = nil
+	}
+}
+
+// answer answers a query, or sees to it that somebody does.
+func (c *streamConn) answer(query []byte) error {
+	c.stats.queries.Add(1)
+	if mayBeSlow(query) {
+		if err := c.flush(); err != nil {
+			return err
+		}
+		return c.answerSlowly(query)
+	}
+	if c.out == nil {
+		c.out = c.run.s.getMessage()
+		c.sc = c.run.s.scratches.Get().(*scratch)
+	}
+	at := len(*c.out)
+	out := append(*c.out, 0, 0)
+	out = c.run.s.responding(c.sc, out, query, &c.from)
+	size := len(out) - at - 2
+	if size <= 0 || size > maxMessage {
+		*c.out = out[:at]
+		c.stats.dropped.Add(1)
+		return nil
+	}
+	binary.BigEndian.PutUint16(out[at:], uint16(size))
+	*c.out = out
+	c.stats.responses.Add(1)
+	if len(out) >= flushSize {
+		return c.flush()
+	}
+	return nil
+}
+
+// mayBeSlow knows queries that take more than a look into memory: updates and
+// other operations, and zone transfers.
+func mayBeSlow(query []byte) bool {
+	const ixfr, axfr = 251, 252
+	if query[2]&0x78 != 0 {
+		return true
+	}
+	i := headerSize
+	for i < len(query) && query[i] != 0 && query[i] < 64 {
+		i += 1 + int(query[i])
+	}
+	if i+3 > len(query) {
+		return false
+	}
+	t := binary.BigEndian.Uint16(query[i+1:])
+	return t == ixfr || t == axfr
+}
+
+// answerSlowly answers in a goroutine, so that queries behind this one need not
+// wait for it.
+func (c *streamConn) answerSlowly(query []byte) error {
+	if c.slow == nil {
+		c.slow = make(chan struct{}, maxSlow)
+		c.ctx, c.cancel = context.WithCancel(c.run.ctx)
+	}
+	select {
+	case c.slow <- struct{}{}:
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+	s := c.run.s
+	b := s.getMessage()
+	*b = append(*b, query...)
+	from := c.from
+	c.active.Add(1)
+	c.slowDone.Go(func() {
+		defer func() {
+			if v := recover(); v != nil {
+				c.run.log.Error("panic while answering", "remote", from.addr, "panic", v, "stack", string(debug.Stack()))
+			}
+			s.putMessage(b)
+			c.active.Add(-1)
+			<-c.slow
+		}()
+		sc := s.scratches.Get().(*scratch)
+		sent := 0
+		frame := s.getMessage()
+		defer s.putMessage(frame)
+		err := s.exchanging(c.ctx, sc, *b, &from, func(msg []byte) error {
+			if len(msg) == 0 || len(msg) > maxMessage {
+				return errors.New("a message has no length that fits")
+			}
+			*frame = append(binary.BigEndian.AppendUint16((*frame)[:0], uint16(len(msg))), msg...)
+			if err := c.write(*frame); err != nil {
+				return err
+			}
+			sent++
+			c.stats.responses.Add(1)
+			return nil
+		})
+		s.scratches.Put(sc)
+		if sent == 0 {
+			c.stats.dropped.Add(1)
+		}
+		if err != nil {
+			c.run.log.Debug("a query was not answered to its end", "remote", from.addr, "err", err)
+			if sent > 0 {
+				c.cut() // the client must not take a part for the whole
+			}
+		}
+	})
+	return nil
+}
+
+// flush writes what has been gathered.
+func (c *streamConn) flush() error {
+	if c.out == nil || len(*c.out) == 0 {
+		return nil
+	}
+	err := c.write(*c.out)
+	*c.out = (*c.out)[:0]
+	return err
+}
+
+// write writes whole messages.
+func (c *streamConn) write(b []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if until := time.Now().Add(writeTime); until.Sub(c.writable) > writeTime/2 {
+		if err := c.Conn.SetWriteDeadline(until); err != nil {
+			return err
+		}
+		c.writable = until
+	}
+	if _, err := c.Conn.Write(b); err != nil {
+		if c.cancel != nil {
+			c.cut()
+		}
+		return err
+	}
+	return nil
+}
