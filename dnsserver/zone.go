@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"encoding/binary"
 	"fmt"
 	"iter"
 	"slices"
@@ -289,7 +290,11 @@ func (e *zoneEdit) finish() *zone {
 		minimum := uint32At(data, len(data)-4)
 		e.noData = newSet(dns.TypeSOA, min(soa.ttl(), minimum), []string{data})
 	}
-	e.noData.sigs, e.noData.signs = soa.sigs, soa.signs
+	sigs := []byte(soa.sigs) // which go by the TTL of what they sign
+	for at := 0; at < len(sigs); at += recordHead + int(binary.BigEndian.Uint16(sigs[at+10:])) {
+		binary.BigEndian.PutUint32(sigs[at+6:], e.noData.ttl())
+	}
+	e.noData.sigs, e.noData.signs = string(sigs), soa.signs
 	z := e.zone
 	return &z
 }
