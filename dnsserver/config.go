@@ -73,6 +73,12 @@ type Config struct {
 	// Zones are the zones that the server is the source of. One that holds
 	// nothing but Records need not be named here.
 	Zones []Zone `json:"zones"`
+	// TSIGKeys are the keys that zones name (RFC 8945).
+	TSIGKeys []TSIGKey `json:"tsigKeys"`
+	// Resolvers are asked for the addresses that ALIAS records stand for: IP
+	// addresses, with a port if that is not 53. Empty means those of
+	// /etc/resolv.conf.
+	Resolvers []string `json:"resolvers"`
 }
 
 // Record is a resource record (RFC 1035 section 3.2).
@@ -102,4 +108,25 @@ type Zone struct {
 	File string `json:"file"`
 	// DNSSEC signs the zone (RFC 4033). Nil means not to.
 	DNSSEC *DNSSEC `json:"dnssec"`
+	// Primaries make the zone a copy of theirs, which is kept up to date by
+	// zone transfers (RFC 5936, RFC 1995). They are tried in this order. Empty
+	// means that this server is the source of the zone.
+	Primaries []Peer `json:"primaries"`
+	// AllowTransfer is who may have the whole zone by a transfer: addresses,
+	// CIDR blocks, and "key:" with the name of a TSIG key. Empty means nobody.
+	AllowTransfer []string `json:"allowTransfer"`
+	// Notify are the servers that are told when the zone changes (RFC 1996).
+	Notify []Peer `json:"notify"`
+	// AllowUpdate is who may change the zone by dynamic updates (RFC 2136).
+	// Empty means nobody.
+	AllowUpdate []UpdateRule `json:"allowUpdate"`
+	// Catalog makes the zone a list of zones. Nil means that it is an ordinary
+	// one.
+	Catalog *Catalog `json:"catalog"`
+	// CatalogZone is the name of a zone of this server, with Catalog and without
+	// Primaries, that lists this zone. Empty means none.
+	CatalogZone string `json:"catalogZone"`
+	// Group is the group property of the zone in CatalogZone (RFC 9432 section
+	// 4.4.2).
+	Group string `json:"group"`
 }

@@ -8,7 +8,10 @@ type delta struct {
 	zone     string // wire name
 	from, to uint32 // serials
 	sets     []setChange
-	size     int // octets, about
+	// gone and come are records beside those of sets, or in their place where
+	// the change was told so.
+	gone, come []record
+	size       int // octets, about
 }
 
 func newDelta(e *zoneEdit, from, to uint32) *delta {
@@ -28,6 +31,11 @@ func (d *delta) removed() iter.Seq[record] {
 				return
 			}
 		}
+		for _, r := range d.gone {
+			if !yield(r) {
+				return
+			}
+		}
 	}
 }
 
@@ -36,6 +44,11 @@ func (d *delta) added() iter.Seq[record] {
 	return func(yield func(record) bool) {
 		for i := range d.sets {
 			if !d.only(d.sets[i].key, &d.sets[i].after, &d.sets[i].before, yield) {
+				return
+			}
+		}
+		for _, r := range d.come {
+			if !yield(r) {
 				return
 			}
 		}

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ type options struct {
 	tlsConfig      *tls.Config
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	store          *storage.Store
+	parentDS       func(ctx context.Context, zone string) ([]string, error)
 }
 
 // WithLogger sets the logger. The default discards everything.

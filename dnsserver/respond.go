@@ -1,7 +1,6 @@
 package dnsserver
 
 import (
-	"context"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -27,6 +26,9 @@ type asker struct {
 	// verified is set by respond if the asker has shown that it does not forge
 	// its address.
 	verified bool
+	// key is that of the query's signature (TSIG), if that is good. respond
+	// sets it.
+	key *tsigKey
 }
 
 // scratch is what a goroutine needs to make answers without allocating. It is
@@ -47,6 +49,7 @@ type responder struct {
 	version       string               // "": not told
 	cookies       *cookies             // nil: none
 	idle          func() time.Duration // how long a connection may idle
+	transfers     *transfers           // nil: no keys, transfers and updates
 	nextShard     atomic.Uint32
 	shards        [16]answerCounters
 }
@@ -77,17 +80,26 @@ const (
 // query is met with silence. The response keeps to what the transport and the
 // client allow.
 func (r *responder) respond(sc *scratch, dst, wire []byte, from *asker) []byte {
-	q, m := &sc.query, &sc.message
+	q := &sc.query
 	rcode, silent := q.parse(wire)
 	if silent {
 		return dst
 	}
+	from.key = nil
 	if q.tsig > 0 && rcode == dns.RcodeSuccess {
 		return r.respondSigned(sc, dst, from)
 	}
+	return r.reply(sc, dst, rcode, from, 0)
+}
+
+// reply is respond for a query that has been read. With an rcode that is all
+// there is to say. room is kept free for what comes after the response.
+func (r *responder) reply(sc *scratch, dst []byte, rcode int, from *asker, room int) []byte {
+	q, m := &sc.query, &sc.message
 	options := r.answerOptions(sc, from)
-	m.padded = from.transport >= overTLS
-	m.begin(dst, q, r.sizeLimit(q, from)-r.optLen(q, options))
+	// What is signed has no padding: nobody has said that it may be longer.
+	m.padded = from.transport >= overTLS && room == 0
+	m.begin(dst, q, r.sizeLimit(q, from)-r.optLen(q, options)-room)
 	if m.rcode = rcode; rcode == dns.RcodeSuccess {
 		r.serve(sc, from)
 	}
@@ -100,10 +112,16 @@ func (r *responder) serve(sc *scratch, from *asker) {
 	switch {
 	case q.edns && q.version > 0:
 		m.rcode = dns.RcodeBadVers // RFC 6891 section 6.1.3
+	case q.opcode() == dns.OpcodeNotify && r.transfers != nil:
+		r.transfers.notified(q, m, from)
+	case q.opcode() == dns.OpcodeUpdate && r.transfers != nil:
+		m.rcode = r.transfers.update(q, from)
 	case q.opcode() != dns.OpcodeQuery:
 		m.rcode = dns.RcodeNotImplemented
 	case q.qtype == dns.TypeNXNAME:
 		m.rcode = dns.RcodeFormatError // RFC 9824 section 3.5
+	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
+		r.serveTransfer(q, m, from)
 	case q.qclass == dns.ClassCHAOS:
 		r.answerChaos(q, m)
 	case q.qclass != dns.ClassINET && q.qclass != dns.ClassANY:
@@ -166,20 +184,4 @@ func appendLower(dst, name []byte) []byte {
 		dst = append(dst, lower(c))
 	}
 	return dst
-}
-
-// exchange answers a query of a stream (TCP, TLS, QUIC), with as many messages
-// as it takes: send is called with each, in order.
-func (r *responder) exchange(_ context.Context, sc *scratch, wire []byte, from *asker, send func(msg []byte) error) error {
-	if msg := r.respond(sc, nil, wire, from); len(msg) > 0 {
-		return send(msg)
-	}
-	return nil
-}
-
-// respondSigned is respond for a query with a TSIG record.
-func (r *responder) respondSigned(sc *scratch, dst []byte, from *asker) []byte {
-	sc.message.begin(dst, &sc.query, maxMessage)
-	sc.message.rcode = dns.RcodeNotAuth
-	return r.end(sc, nil, from)
 }

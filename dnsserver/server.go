@@ -62,7 +62,8 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone)}
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone), wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
+	newTransfers(&s.contents)
 	s.limits = newConnLimits(&cfg)
 	s.rates = newRateLimiter(cfg.ResponseRateLimit)
 	s.counters = newTransportCounters()
@@ -126,6 +127,8 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.run.Store(r)
 	r.listen()
+	s.transfers.start()
+	s.transfers.goes(s.contents.upkeep)
 	return nil
 }
 
@@ -158,6 +161,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	if first {
 		r.stopErr = r.stop(ctx)
+		s.transfers.stop()
 		close(r.stopped)
 		return r.stopErr
 	}

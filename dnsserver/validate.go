@@ -31,6 +31,7 @@ func (c *Config) Validate() error {
 		checkName(at, z.Name, z.Name)
 		at.Unique(first, canonical(z.Name), "zones", i)
 	}
+	validateTransfer(check, c)
 	return check.Err()
 }
 

@@ -26,6 +26,11 @@ type zones struct {
 	// is locked. d is nil where the two versions have nothing to do with each
 	// other.
 	published func(z *servedZone, d *delta)
+	keys      keyring
+
+	wake chan struct{} // for the upkeep
+	// parentDS is what [WithParentDS] has set, or nil.
+	parentDS func(ctx context.Context, zone string) ([]string, error)
 
 	mu   sync.Mutex
 	list map[string]*servedZone // by key
@@ -37,10 +42,14 @@ type servedZone struct {
 	ref  zoneRef
 	all  *zones
 
+	peers zonePeers
+	copy  *zoneCopy // nil: this server is the source of the zone
+
 	mu      sync.Mutex // held by whoever changes it
 	journal journal
 	history history
-	sign    func(e *zoneEdit, now time.Time) error // nil: it is not signed
+	signer  *signer   // nil: it is not signed here
+	retryAt time.Time // of the upkeep alone
 }
 
 // errSecondary keeps changes to where they belong.
@@ -99,6 +108,9 @@ func (zs *zones) put(add []*servedZone, remove ...*servedZone) {
 func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	if z.copy != nil {
+		return nil, &ZoneError{Zone: nameText(z.name), Err: errSecondary}
+	}
 	old := z.ref.current.Load()
 	if old == nil {
 		return nil, fmt.Errorf("%s: %w", nameText(z.name), ErrNotLoaded)
@@ -135,8 +147,8 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	if e.serial() == from {
 		e.setSerial(nextSerial(from))
 	}
-	if z.sign != nil {
-		if err := z.sign(e, z.all.now()); err != nil {
+	if z.signer != nil {
+		if err := z.signer.sign(e, z.all.now()); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("signing it: %w", err)}
 		}
 	}
@@ -147,6 +159,9 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	}
 	z.history.add(d)
 	z.ref.current.Store(next)
+	if z.signer != nil || z.journal.next-z.journal.state.Folded > foldAfter {
+		z.all.wakeUp()
+	}
 	next.counters.updates.Add(1)
 	if z.all.published != nil {
 		z.all.published(z, d)

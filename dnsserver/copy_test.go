@@ -1,0 +1,151 @@
+package dnsserver
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// follower serves a copy of example.com, and lets it be transferred on.
+func follower(primaries ...Peer) Config {
+	return Config{
+		TSIGKeys: testKeys(),
+		Zones:    []Zone{{Name: "example.com", Primaries: primaries, AllowTransfer: []string{"key:test.key"}}},
+	}
+}
+
+// Knot is the primary, and changed by nsupdate; we follow, and another of ours
+// follows us.
+func TestFollowKnot(t *testing.T) {
+	testenv.Goroutines(t)
+	nsupdate := testenv.Need(t, "nsupdate", "apt-get install dnsutils")
+	knot := newProgram(t)
+	ourPort, lastPort := testenv.FreePort(t), testenv.FreePort(t)
+	if err := os.WriteFile(filepath.Join(knot.dir, "example.com.zone"), []byte(strings.ReplaceAll(exampleZone, "@ IN SOA", "$ORIGIN example.com.\n@ IN SOA")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	startKnot(t, knot, ourPort, "zone:\n  - domain: example.com\n    notify: us\n    acl: us\n    zonefile-sync: -1\n    zonefile-load: difference\n    journal-content: all\n    journal-max-depth: 10000\n")
+	store := memory(t)
+	cfg := follower(Peer{Addr: knot.addr(), Key: "test.key"})
+	cfg.Zones[0].Notify = []Peer{{Addr: fmt.Sprintf("127.0.0.1:%d", lastPort), Key: "test.key"}}
+	s := testServerOf(t, store, cfg, ourPort)
+	last := testServerOf(t, nil, follower(Peer{Addr: s.addr(), Key: "test.key"}), lastPort)
+	sameZone(t, knot.addr(), s.addr(), "example.com.")
+	for i := range 50 {
+		var script strings.Builder
+		fmt.Fprintf(&script, "server 127.0.0.1 %d\nzone example.com\n", knot.port)
+		for j := range 20 {
+			switch n := i*20 + j; n % 5 {
+			case 4:
+				fmt.Fprintf(&script, "del n%d.example.com\nsend\n", (n-7)%100)
+			case 3:
+				fmt.Fprintf(&script, "del n%d.example.com TXT\nadd n%[1]d.example.com %d MX 10 mail.example.com\nsend\n", n%100, n)
+			default:
+				fmt.Fprintf(&script, "add n%d.example.com %d TXT %d\nsend\n", n%100, 60+n%3, n)
+			}
+		}
+		if out := tool(t, script.String(), nsupdate, "-y", "hmac-sha256:test.key:"+testSecret); out != "" {
+			t.Fatal(out)
+		}
+	}
+	sameZone(t, knot.addr(), s.addr(), "example.com.")
+	sameZone(t, knot.addr(), last.addr(), "example.com.")
+	if got := s.serial("example.com"); got < 800 {
+		t.Errorf("serial %d after 1000 updates", got)
+	}
+	if n := len(s.zones.sorted()[0].history.deltas); n < 700 {
+		t.Errorf("only %d changes came as such", n)
+	}
+
+	// Changes belong to the primary.
+	tx := new(Tx)
+	tx.Add(Record{Name: "x.example.com", Type: "A", Value: "192.0.2.1"})
+	if err := s.zones.update(t.Context(), tx); err == nil || !strings.Contains(err.Error(), errSecondary.Error()) {
+		t.Errorf("a change of a copy: %v", err)
+	}
+
+	// Without its primary it is served on, also after a restart.
+	before := s.dump("example.com")
+	knot.proc.Stop()
+	s.stop()
+	s = testServerOf(t, store, cfg, ourPort)
+	if after := s.dump("example.com"); !slices.Equal(before, after) {
+		t.Errorf("after a restart %d records, before %d", len(after), len(before))
+	}
+}
+
+// NSD is the primary, with another file now and then.
+func TestFollowNSD(t *testing.T) {
+	testenv.Goroutines(t)
+	nsd := newProgram(t)
+	ourPort := testenv.FreePort(t)
+	file := filepath.Join(nsd.dir, "example.com.zone")
+	write := func(serial int, more string) {
+		text := strings.Replace(exampleZone, "hostmaster 10", fmt.Sprintf("hostmaster %d", serial), 1) + more
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(10, "")
+	startNSD(t, nsd, fmt.Sprintf(`zone:
+  name: example.com
+  zonefile: %q
+  notify: 127.0.0.1@%d test.key
+  provide-xfr: 127.0.0.1 test.key
+  store-ixfr: yes
+  create-ixfr: yes
+`, file, ourPort))
+	s := testServerOf(t, nil, follower(Peer{Addr: nsd.addr(), Key: "test.key"}), ourPort)
+	sameZone(t, nsd.addr(), s.addr(), "example.com.")
+	for i := range 5 {
+		write(11+i, fmt.Sprintf("n%d A 192.0.2.%d\n", i, i))
+		nsd.proc.Signal(syscall.SIGHUP)
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			if got := s.serial("example.com"); got != uint32(11+i) {
+				return fmt.Errorf("serial %d, want %d", got, 11+i)
+			}
+			return nil
+		})
+		sameZone(t, nsd.addr(), s.addr(), "example.com.")
+	}
+}
+
+// A copy that nobody has confirmed for too long is not served, and served again
+// when somebody does.
+func TestCopyExpires(t *testing.T) {
+	testenv.Goroutines(t)
+	text := strings.Replace(exampleZone, "10 7200 3600 1209600 60", "10 1 1 3 60", 1)
+	primary := Config{TSIGKeys: testKeys(), Zones: []Zone{{Name: "example.com", File: zoneFile(t, text), AllowTransfer: []string{"127.0.0.1"}}}}
+	p := testServerOf(t, nil, primary, 0)
+	store := memory(t)
+	cfg := follower(Peer{Addr: "127.0.0.1:9"}, Peer{Addr: p.addr()})
+	s := testServerOf(t, store, cfg, 0)
+	served := func(s *testServer, want string) {
+		t.Helper()
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			if got := lookup(t, s.responder, "mail.example.com.", dns.TypeA); !strings.Contains(got[0], want) {
+				return fmt.Errorf("%q, want %s", got, want)
+			}
+			return nil
+		})
+	}
+	served(s, "192.0.2.25")
+	p.stop()
+	served(s, "SERVFAIL")
+	s.stop()
+	s = testServerOf(t, store, cfg, 0) // kept, but as old as before
+	if got := lookup(t, s.responder, "mail.example.com.", dns.TypeA); got[0] != "SERVFAIL" {
+		t.Errorf("an expired copy is served after a restart: %q", got)
+	}
+	testServerOf(t, nil, primary, p.port)
+	served(s, "192.0.2.25")
+}
