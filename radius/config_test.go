@@ -20,7 +20,7 @@ func TestDecoded(t *testing.T) {
 		"macAuth":{"allowedMacs":"aa*","guestVlan":9},"vlanAssignment":[{"match":{"mac":"bb*"},"vlan":1},{"match":{"default":true},"vlan":2}]}`), &c)
 	want := Config{Port: new(0), Secret: "s", Clients: []Client{{IP: "10.0.0.0/8", RequireMessageAuthenticator: new(true)}},
 		MACAuth:        &MACAuth{AllowedMACs: []string{"aa*"}, GuestVLAN: 9},
-		VLANAssignment: []VLANRule{{VLANMatch{MAC: "bb*"}, 1}, {VLANMatch{Default: true}, 2}}}
+		VLANAssignment: []VLANRule{{Match: VLANMatch{MAC: "bb*"}, VLAN: 1}, {Match: VLANMatch{Default: true}, VLAN: 2}}}
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, %v", c, err)
 	}
