@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -267,3 +268,12 @@ func outcome(p *layeh.Packet) string {
 }
 
 func loopbackAddr() netip.Addr { return netip.MustParseAddr("127.0.0.1") }
+
+// heap is what is in use after a collection.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}

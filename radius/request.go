@@ -13,7 +13,7 @@ import (
 // the client repeats it. The zero Decision rejects. After an error the client
 // gets no answer, so that it asks again, or another server: it means that
 // nothing could be found out. ctx ends when the Server stops and does not wait
-// any longer.
+// any longer; the Authorizer must return then, as Stop waits for it.
 //
 // Where the request has a password (see [Request.Method]) it is up to the
 // Authorizer to check it, with [Request.CheckPassword] or [Request.Password].

@@ -29,6 +29,8 @@ func (s *Server) listenPacket(ctx context.Context, port int, service service) (*
 	sock.conn.SetReadDeadline(time.Time{})
 	if udp, ok := sock.conn.(*net.UDPConn); ok {
 		sock.udp = udp
+		// For when a whole site comes back to power. The system may give less.
+		udp.SetReadBuffer(4 << 20)
 		if bound, ok := udp.LocalAddr().(*net.UDPAddr); ok && bound.IP.IsUnspecified() {
 			sock.via = wantDestination(udp) == nil
 		}
