@@ -23,7 +23,11 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-const testSecret = "a secret of the tests"
+const (
+	testSecret = "a secret of the tests"
+	// testPatience is for what other programs do.
+	testPatience = 20 * time.Second
+)
 
 // logBuffer keeps what is logged.
 type logBuffer struct {
@@ -72,7 +76,8 @@ func startServer(t testing.TB, cfg Config, opts ...Option) *Server {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		if err := s.Stop(ctx); err != nil {
+		stopped := s.current() == nil // by the test, which has seen what came of it
+		if err := s.Stop(ctx); err != nil && !stopped {
 			t.Error(err)
 		}
 	})
@@ -276,4 +281,15 @@ func heap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// listenUDP is a socket of another program's.
+func listenUDP(t testing.TB) net.PacketConn {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pc.Close() })
+	return pc
 }

@@ -30,7 +30,7 @@ func md4(data []byte) (sum [16]byte) {
 			j := i % 16
 			switch i / 16 {
 			case 0:
-				f, k, rotate = b&c|^b&d, j, 3+4*(j%4)
+				f, k, rotate = b&c|^b&d, j, [4]int{3, 7, 11, 19}[j%4]
 			case 1:
 				f, add = b&c|b&d|c&d, 0x5a827999
 				k, rotate = j%4*4+j/4, [4]int{3, 5, 9, 13}[j%4]

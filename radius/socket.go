@@ -70,12 +70,12 @@ func (sock *socket) receive(b, oob []byte) (n int, via []byte, from netip.AddrPo
 
 // read takes packets from a socket until Stop.
 func (r *run) read(sock *socket) {
-	b := make([]byte, maxPacket+1)
+	b := make([]byte, 1<<16) // Windows makes an error of what does not fit
 	oob := make([]byte, 128)
 	var in arrival
 	for pause := time.Duration(0); ; {
 		n, via, from, err := sock.receive(b, oob)
-		if err != nil && n == 0 {
+		if err != nil {
 			if r.isStopping(err) {
 				if r.stopping.Load() == 0 {
 					r.fail(err) // somebody else has closed it
