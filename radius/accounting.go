@@ -127,6 +127,19 @@ func (s *Session) merge(old *Session) {
 	s.FramedIP = valueOr(s.FramedIP, old.FramedIP)
 }
 
+// on returns the session as it is with the record on top of what was known. A
+// Start that is later than the end of the session is another session: there are
+// NASes that count from 1 again when they restart.
+func (r *Record) on(old string) Session {
+	s := r.Session
+	before, err := decodeSession(old)
+	if err != nil || r.Status == StatusStart && !before.Stopped.IsZero() && r.Time.After(before.Stopped) {
+		return s
+	}
+	s.merge(&before)
+	return s
+}
+
 // account deals with an Accounting-Request: the sink is told, the record
 // stored, and only then acknowledged.
 func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
@@ -139,23 +152,18 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 	var c *change
 	switch session := &record.Session; record.Status {
 	case StatusOn, StatusOff:
-		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, in.at, causeNASReboot}
+		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, in.at.Truncate(time.Millisecond), causeNASReboot}
 		record.Closed = s.sessions.wouldClose(closing)
 		c = &change{closing: closing}
 	case StatusStart, StatusInterim, StatusStop:
 		key := keyOfSession(session)
 		if old, ok := s.sessions.get(key); ok {
-			if before, err := decodeSession(old); err == nil {
-				session.merge(&before)
-			}
+			*session = record.on(old)
 		} else if s.sessions.count.Load() >= s.sessions.most {
 			return failed(errTooManySessions)
 		}
 		c = &change{key: key, next: func(old string) string {
-			merged := *session
-			if before, err := decodeSession(old); err == nil {
-				merged.merge(&before)
-			}
+			merged := record.on(old)
 			return string(appendSession(nil, &merged))
 		}}
 	}

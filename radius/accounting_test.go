@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -131,6 +132,45 @@ func TestAccountingOnClosesTheSessionsOfTheNAS(t *testing.T) {
 	}
 	if got := openSessions(again); !slices.Equal(got, []string{"b0", "b1", "b2", "b3", "b4"}) {
 		t.Errorf("after a restart open are %v", got)
+	}
+}
+
+// What follows an Accounting-On in one batch sees what that has closed, and a
+// NAS that counts from 1 again after it opens another session.
+func TestAccountingOnInABatch(t *testing.T) {
+	s, err := New(Config{Secret: testSecret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRun(s)
+	if r.journal, err = openJournal(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	newChange := func(status Status, id string) *change {
+		at = at.Add(time.Second)
+		in := &arrival{d: acct(status, id).encode(t), at: at, from: netip.AddrPortFrom(loopbackAddr(), 1), client: &client{}}
+		record, err := newRecord(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status == StatusOn {
+			return &change{closing: &closing{nas{record.Session.Source, record.Session.NASIdentifier, record.Session.NASAddress}, at, causeNASReboot}, done: make(chan error, 1)}
+		}
+		return &change{key: keyOfSession(&record.Session), done: make(chan error, 1), next: func(old string) string {
+			session := record.on(old)
+			return string(appendSession(nil, &session))
+		}}
+	}
+	batch := []*change{newChange(StatusStart, "1"), newChange(StatusStart, "2"), newChange(StatusOn, ""), newChange(StatusInterim, "2"), newChange(StatusStart, "1")}
+	r.journal.commitInOrder(batch)
+	for _, c := range batch {
+		if err := <-c.done; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := openSessions(s); !slices.Equal(got, []string{"1"}) {
+		t.Errorf("open are %v", got)
 	}
 }
 

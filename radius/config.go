@@ -167,7 +167,7 @@ type RadSec struct {
 	// It may be left out with [WithTLSConfig] if that verifies clients.
 	ClientCAPath string `json:"clientCaPath"`
 	// MaxConnections is how many there may be at a time. The default 0 means
-	// 256.
+	// 256. One address gets a quarter of them, or 8.
 	MaxConnections int `json:"maxConnections"`
 }
 

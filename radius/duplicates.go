@@ -12,9 +12,12 @@ import (
 // RFC 5080 section 2.2.2 has it, 5 seconds or more.
 const duplicateWindow = 5 * time.Second
 
-// maxDuplicates bounds how many are kept, of some 200 bytes each; beyond it the
-// oldest go first.
-const maxDuplicates = 1 << 17
+// Bounds of how many are kept, of some 200 bytes each, and of the answers' own
+// size; beyond them the oldest go first.
+const (
+	maxDuplicates     = 1 << 17
+	maxDuplicateBytes = 64 << 20
+)
 
 // requestKey is what makes two packets the same request.
 type requestKey struct {
@@ -46,6 +49,7 @@ type duplicates struct {
 	begun  []begun
 	first  int
 	number uint64
+	bytes  int // of all replies
 }
 
 type begun struct {
@@ -60,10 +64,11 @@ type begun struct {
 func (d *duplicates) begin(key requestKey, now time.Time) (reply datagram, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.first < len(d.begun) && (now.Sub(d.begun[d.first].at) > duplicateWindow || len(d.begun)-d.first >= maxDuplicates) {
+	for d.first < len(d.begun) && (now.Sub(d.begun[d.first].at) > duplicateWindow || len(d.begun)-d.first >= maxDuplicates || d.bytes > maxDuplicateBytes) {
 		old := &d.begun[d.first]
 		if a := d.answers[old.key]; a != nil && a.number == old.number {
 			delete(d.answers, old.key)
+			d.bytes -= len(a.reply)
 		}
 		d.first++
 	}
@@ -100,6 +105,7 @@ func (d *duplicates) finish(key requestKey, reply datagram) (again int) {
 		return 0
 	}
 	a.reply = reply
+	d.bytes += len(reply)
 	again, a.waiting = a.waiting, 0
 	return again
 }

@@ -35,6 +35,9 @@ type homeServer struct {
 type link struct {
 	addr string
 	down atomic.Bool // it has not answered, and not been heard of since
+	// heard is when it last answered anyone, in nanoseconds since 1970: one
+	// request that it does not answer may be the request's fault.
+	heard atomic.Int64
 }
 
 func newRealms(list []Realm) (realms []*realm) {
@@ -86,27 +89,30 @@ func (s *Server) realmOf(user string) (*realm, string) {
 // time.
 func (r *realm) try(ctx context.Context, pick func(*homeServer) *link, ask func(*homeServer, *link) (datagram, error)) (datagram, *homeServer, error) {
 	var problems []error
+	tried := make(map[*homeServer]bool, len(r.servers))
 	for _, down := range []bool{false, true} {
 		for _, h := range r.servers {
 			l := pick(h)
-			if l.down.Load() != down {
+			if tried[h] || l.down.Load() && !down {
 				continue
 			}
+			tried[h] = true
 			h.requests.Add(1)
+			began := time.Now().UnixNano()
 			reply, err := ask(h, l)
 			if err == nil {
+				l.heard.Store(time.Now().UnixNano())
 				l.down.Store(false)
 				return reply, h, nil
 			}
-			if ctx.Err() != nil {
-				return nil, nil, ctx.Err()
+			if drop := (*dropError)(nil); ctx.Err() != nil || errors.As(err, &drop) {
+				return nil, nil, err // nothing that another server would make better
 			}
 			h.failures.Add(1)
-			l.down.Store(true)
+			if l.heard.Load() < began {
+				l.down.Store(true)
+			}
 			problems = append(problems, err)
-		}
-		if len(problems) == len(r.servers) {
-			break // those that have gone down just now need no second try
 		}
 	}
 	return nil, nil, errors.Join(problems...)
@@ -136,7 +142,7 @@ func (s *Server) forwardAccess(ctx context.Context, a *access, realm *realm, use
 	}
 	reply, h, err := realm.try(ctx, func(h *homeServer) *link { return &h.auth }, ask)
 	if err != nil {
-		return nil, &dropError{noHomeServer, err}
+		return nil, noAnswer(err)
 	}
 	return a.bringBack(h, reply, authenticator[:])
 }
@@ -159,11 +165,11 @@ func (a *access) forward(h *homeServer, user string, authenticator *[16]byte) (d
 		case rfc2865.UserPassword_Type:
 			password, ok := decryptPassword(avp.Attribute, a.secret, a.d.authenticator())
 			if !ok {
-				return nil, errBadCredentials
+				return nil, &dropError{malformed, errBadCredentials}
 			}
 			hidden, err := layeh.NewUserPassword([]byte(password), h.secret, authenticator[:])
 			if err != nil {
-				return nil, err
+				return nil, &dropError{malformed, err}
 			}
 			value = hidden
 		}
@@ -175,7 +181,11 @@ func (a *access) forward(h *homeServer, user string, authenticator *[16]byte) (d
 		}
 	}
 	p.add(rfc2865.ProxyState_Type, identifier[:]) // counts the way, lest it be a circle
-	return p.sign(h.secret, authenticator[:], true)
+	d, err := p.sign(h.secret, authenticator[:], true)
+	if err != nil {
+		return nil, &dropError{tooLarge, err}
+	}
+	return d, nil
 }
 
 // bringBack makes a home server's answer ours.
@@ -277,7 +287,7 @@ func (s *Server) forwardAccounting(ctx context.Context, in *arrival, realm *real
 		var zeros [16]byte
 		request, err := p.sign(h.secret, zeros[:], false)
 		if err != nil {
-			return nil, err
+			return nil, &dropError{tooLarge, err}
 		}
 		return exchange(ctx, l.addr, request, h.pauses(), func(reply datagram) error {
 			if reply.code() != layeh.CodeAccountingResponse {
@@ -287,9 +297,17 @@ func (s *Server) forwardAccounting(ctx context.Context, in *arrival, realm *real
 		})
 	}
 	if _, _, err := realm.try(ctx, func(h *homeServer) *link { return &h.acct }, ask); err != nil {
-		return &dropError{noHomeServer, err}
+		return noAnswer(err)
 	}
 	return nil
+}
+
+// noAnswer is why there is none, unless err says so itself.
+func noAnswer(err error) error {
+	if drop := (*dropError)(nil); errors.As(err, &drop) {
+		return drop
+	}
+	return &dropError{noHomeServer, err}
 }
 
 // probePause is how often servers that do not answer are asked whether they are

@@ -63,8 +63,12 @@ func TestProxyFreeRADIUS(t *testing.T) {
 	if !strings.Contains(out, "Received Accounting-Response") || s.Stats().Sessions != 1 {
 		t.Errorf("%d sessions, %s", s.Stats().Sessions, out)
 	}
+	// What no server could make anything of is no server's fault.
+	n := dialServer(t, authAddr(s))
+	broken := request{secret: nasSecret, sign: true, attrs: []layeh.AVP{avp(rfc2865.UserName_Type, "alice@example.com"), avp(rfc2865.UserPassword_Type, "short")}}
+	silence(t, s, n, broken.encode(t), malformed)
 	stats := s.Stats()
-	if stats.Proxied != 6 || len(stats.HomeServers) != 2 || stats.HomeServers[0].Alive || stats.HomeServers[0].Failures != 2 || !stats.HomeServers[1].Alive || stats.HomeServers[1].Requests != 6 {
+	if stats.Proxied != 7 || len(stats.HomeServers) != 2 || stats.HomeServers[0].Alive || stats.HomeServers[0].Failures != 2 || !stats.HomeServers[1].Alive || stats.HomeServers[1].Requests != 7 {
 		t.Errorf("counted %+v", stats)
 	}
 }

@@ -115,10 +115,23 @@ func (j *journal) commitAll() {
 				more = false
 			}
 		}
-		err := j.commit(batch)
-		for _, c := range batch {
+		j.commitInOrder(batch)
+	}
+}
+
+// commitInOrder commits a batch, in parts where there is an Accounting-On in it:
+// what comes after that is to see what it has closed.
+func (j *journal) commitInOrder(batch []*change) {
+	for len(batch) > 0 {
+		n := 1 + slices.IndexFunc(batch, func(c *change) bool { return c.closing != nil })
+		if n == 0 {
+			n = len(batch)
+		}
+		err := j.commit(batch[:n])
+		for _, c := range batch[:n] {
 			c.done <- err
 		}
+		batch = batch[n:]
 	}
 }
 
@@ -128,6 +141,7 @@ const (
 )
 
 // commit stores what the changes make of the sessions and then lets it be seen.
+// A closing is the last of them.
 func (j *journal) commit(batch []*change) error {
 	// Within the batch, later changes see earlier ones.
 	pending := make(map[sessionKey]string)

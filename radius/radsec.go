@@ -32,7 +32,8 @@ type radsec struct {
 	most int
 
 	mu       sync.Mutex
-	conns    map[net.Conn]struct{}
+	conns    map[net.Conn]netip.Addr
+	perAddr  map[netip.Addr]int
 	stopping bool
 }
 
@@ -45,7 +46,7 @@ func (r *run) listenRadSec(ctx context.Context) (*radsec, error) {
 	if err != nil {
 		return nil, err
 	}
-	rs := &radsec{r: r, tls: conf, most: valueOr(cfg.MaxConnections, 256), conns: make(map[net.Conn]struct{})}
+	rs := &radsec{r: r, tls: conf, most: valueOr(cfg.MaxConnections, 256), conns: make(map[net.Conn]netip.Addr), perAddr: make(map[netip.Addr]int)}
 	addr := s.listenAddr(pointedOr(cfg.Port, DefaultRadSecPort))
 	if rs.ln = s.opts.listeners[addr]; rs.ln == nil {
 		var lc net.ListenConfig
@@ -117,19 +118,26 @@ func (r *run) radSecConnections() int {
 	return len(r.radsec.conns)
 }
 
-// enter puts a connection on the books, if there is room.
-func (rs *radsec) enter(c net.Conn) (full, ok bool) {
+// enter puts a connection on the books, if there is room. One address gets a
+// quarter of it, or eight connections: who has no certificate must not keep all
+// others out.
+func (rs *radsec) enter(c net.Conn, from netip.Addr) (full, ok bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
-	if rs.stopping || len(rs.conns) >= rs.most {
+	if rs.stopping || len(rs.conns) >= rs.most || rs.perAddr[from] >= max(8, rs.most/4) {
 		return !rs.stopping, false
 	}
-	rs.conns[c] = struct{}{}
+	rs.conns[c] = from
+	rs.perAddr[from]++
 	return false, true
 }
 
 func (rs *radsec) leave(c net.Conn) {
 	rs.mu.Lock()
+	from := rs.conns[c]
+	if rs.perAddr[from]--; rs.perAddr[from] == 0 {
+		delete(rs.perAddr, from)
+	}
 	delete(rs.conns, c)
 	rs.mu.Unlock()
 	c.Close()
@@ -168,7 +176,7 @@ func (r *run) acceptRadSec() {
 			c.Close()
 			continue
 		}
-		full, ok := rs.enter(c)
+		full, ok := rs.enter(c, from.Addr())
 		if !ok {
 			if full {
 				r.s.drop(from, client, radSecBusy, nil)

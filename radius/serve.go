@@ -199,14 +199,23 @@ func (in *arrival) clone() *arrival {
 }
 
 // later works on a request that has to wait for something, if there are not too
-// many of them.
+// many of them. Over RadSec, where nobody asks twice, the next packet is not
+// read before there is a place for this one.
 func (r *run) later(in *arrival, work func(context.Context) (datagram, error)) {
-	select {
-	case r.slots <- struct{}{}:
-	default:
-		r.s.drop(in.from, in.client, overloaded, nil)
-		r.finish(in, nil)
-		return
+	if in.tls() {
+		select {
+		case r.slots <- struct{}{}:
+		case <-r.ctx.Done():
+			return
+		}
+	} else {
+		select {
+		case r.slots <- struct{}{}:
+		default:
+			r.s.drop(in.from, in.client, overloaded, nil)
+			r.finish(in, nil)
+			return
+		}
 	}
 	if in.pending != nil {
 		in.pending.Add(1)

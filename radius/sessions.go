@@ -135,12 +135,12 @@ func (n *nas) has(h *sessionHead) bool {
 // it. Sessions that begin while it is dealt with stay.
 type closing struct {
 	nas
-	at    time.Time
+	at    time.Time // in whole milliseconds, as sessions are kept
 	cause uint32
 }
 
 func (c *closing) closes(h *sessionHead) bool {
-	return h.stopped.IsZero() && h.updated.Before(c.at) && c.has(h)
+	return h.stopped.IsZero() && !h.updated.After(c.at) && c.has(h)
 }
 
 // close ends what c closes in one shard, which is locked.
