@@ -27,7 +27,7 @@ func TestServerSigns(t *testing.T) {
 		Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone), DNSSEC: &DNSSEC{}},
 			{Name: "example.net", DNSSEC: &DNSSEC{Denial: denialNSEC3, Algorithm: algorithmEd25519}}},
 	}
-	s := start(t, cfg, WithStore(store))
+	s := start(t, cfg, WithStorage(store))
 	signer, err := s.signer("example.com")
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 // ErrRunning is returned by Start when the Server is running or still stopping.
@@ -135,6 +136,14 @@ func (s *Server) Start(ctx context.Context) error {
 	s.run = r
 	r.serve()
 	return nil
+}
+
+// UseStorage is [WithStorage] for hosts that have no storage yet when they make
+// the Server. It holds from the next Start on.
+func (s *Server) UseStorage(store *storage.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.store = store
 }
 
 func (s *Server) warnOfWeakSecrets() {
