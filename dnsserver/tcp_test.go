@@ -108,7 +108,11 @@ func TestSlowQueriesAndHalfClose(t *testing.T) {
 	s := newServer(t, Config{IdleTimeout: 50 * time.Millisecond})
 	release := make(chan struct{})
 	s.exchanging = func(ctx context.Context, sc *scratch, query []byte, from *asker, send func([]byte) error) error {
-		<-release
+		select {
+		case <-release:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		for range 3 {
 			if err := send(s.respond(sc, nil, query, from)); err != nil {
 				return err
@@ -262,20 +266,17 @@ func TestSlowClients(t *testing.T) {
 			began := time.Now()
 			c.Write(begin)
 			// Whatever comes meanwhile: it is the message that has to come.
-			drip := time.NewTicker(250 * time.Millisecond)
+			drip := time.NewTicker(800 * time.Millisecond)
 			defer drip.Stop()
 			closed := make(chan struct{})
 			wg.Go(func() { io.Copy(io.Discard, c); close(closed) })
-			for i := 0; ; i++ {
+			for open := true; open; {
 				select {
 				case <-drip.C:
-					if i < 6 {
-						c.Write([]byte{0})
-					}
-					continue
+					c.Write([]byte{0})
 				case <-closed:
+					open = false
 				}
-				break
 			}
 			if took := time.Since(began); took < messageTime-500*time.Millisecond || took > messageTime+3*time.Second {
 				t.Errorf("a message that does not come to its end was waited for %v", took)
