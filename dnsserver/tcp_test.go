@@ -369,6 +369,28 @@ func TestConnectionLimits(t *testing.T) {
 	}
 }
 
+// Connections held open in the middle of something shut nobody out.
+func TestHeldConnectionsMakeRoom(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, _, _ := certificate(t)
+	s := start(t, Config{MaxConnections: 4, DoT: &EncryptedPort{Port: new(int)}}, cert)
+	for kind, begin := range map[string][]byte{"tcp": {1}, "tls": {22, 3, 1}} {
+		for range 8 {
+			dial(t, "tcp", addr(t, s, kind)).Write(begin)
+		}
+		waitUntil(t, "all places taken", func() bool { return s.limits.open.Load() == 4 })
+		began := time.Now()
+		for range 4 {
+			c := dial(t, "tcp", addr(t, s, "tcp"))
+			ask(t, c, makeQuery(1, "a.example"))
+			c.Close()
+		}
+		if took := time.Since(began); took > messageTime/2 {
+			t.Errorf("%s: an answer took %v", kind, took)
+		}
+	}
+}
+
 func TestPatience(t *testing.T) {
 	l := newConnLimits(&Config{MaxConnections: 10})
 	for open, want := range map[int]time.Duration{0: 20, 5: 20, 6: 5, 9: 5, 10: 1} {
