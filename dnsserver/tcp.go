@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -126,12 +127,7 @@ func (r *run) handshake(c *tls.Conn) bool {
 
 // admit puts a connection on the books if the limits allow it.
 func (r *run) admit(c *streamConn) bool {
-	addr := c.from.addr.Addr()
-	v := r.s.limits.take(addr)
-	if v == full && r.evict() {
-		v = r.s.limits.take(addr)
-	}
-	if v != admitted {
+	if !r.takePlace(c.from.addr.Addr()) {
 		return false
 	}
 	r.mu.Lock()
@@ -145,20 +141,28 @@ func (r *run) admit(c *streamConn) bool {
 	return true
 }
 
-// evict makes room by ending a connection that waits for its client, be it in
-// the middle of a message or handshake, of several that it meets the one that
-// does so for the longest time.
-func (r *run) evict() bool {
-	victim := r.idlest()
-	if victim == nil {
-		return false
+// takePlace takes a place for a connection of a client, if need be that of
+// another one.
+func (r *run) takePlace(addr netip.Addr) bool {
+	v := r.s.limits.take(addr)
+	for v == full {
+		victim := r.idlest()
+		if victim == nil {
+			break
+		}
+		victim.cut()
+		if victim.released.Swap(true) { // it was at its end
+			v = r.s.limits.take(addr)
+		} else {
+			v = r.s.limits.replace(victim.from.addr.Addr(), addr)
+		}
 	}
-	victim.cut()
-	victim.release()
-	return true
+	return v == admitted
 }
 
-// idlest chooses whom to evict, and takes it off the books.
+// idlest takes a connection off the books that waits for its client, be it in
+// the middle of a message or handshake, of several that it meets the one that
+// does so for the longest time.
 func (r *run) idlest() *streamConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
