@@ -232,14 +232,13 @@ func TestStopWhileLoaded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 4 {
+		udp, c := dial(t, "udp", addr(t, s, "udp")), dial(t, "tcp", addr(t, s, "tcp"))
 		wg.Go(func() { // a flood that asks for nothing back
-			c := dial(t, "udp", addr(t, s, "udp"))
 			for ctx.Err() == nil {
-				c.Write(makeQuery(1, "a.example"))
+				udp.Write(makeQuery(1, "a.example"))
 			}
 		})
 		wg.Go(func() {
-			c := dial(t, "tcp", addr(t, s, "tcp"))
 			go func() {
 				for buf := make([]byte, 4096); ; {
 					if _, err := c.Read(buf); err != nil {
