@@ -267,7 +267,15 @@ func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign b
 			break
 		}
 	}
-	return s.look(z, now) || resign, nil
+	found := s.look(z, now)
+	if !z.hasKeys(s.keys) {
+		// Also if an earlier call was for that, and publishing has failed.
+		resign = true
+		if again := now.Add(time.Minute); again.Before(s.pass.at) {
+			s.pass.at = again
+		}
+	}
+	return found || resign, nil
 }
 
 // due is when maintain has to be called next.
