@@ -382,14 +382,22 @@ func TestFailedPublishIsRepeated(t *testing.T) {
 	if err := l.signer.ConfirmDS(t.Context(), uint16At(l.cds()[0], 0)); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.signer.RollKSK(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, change := range []func() error{
+		func() error { return l.signer.WithdrawDS(t.Context(), true) },
+		func() error { return l.signer.RollKSK(t.Context()) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			l.step(true)
+			l.clock.at = l.clock.at.Add(time.Hour)
+		}
+		l.run(2*time.Hour, time.Hour, nil)
+		if !slices.Equal(l.cds(), []string{"\x00\x00\x00\x00\x00"}) {
+			t.Errorf("CDS %q", l.cds())
+		}
 	}
-	for range 3 {
-		l.step(true)
-		l.clock.at = l.clock.at.Add(time.Hour)
-	}
-	l.run(2*time.Hour, time.Hour, nil)
 	for _, k := range l.signer.Keys() {
 		if k.Since.IsZero() {
 			t.Errorf("%+v has never been published", k)
