@@ -258,6 +258,7 @@ func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign b
 	if s.keys == nil || z == nil {
 		return false, nil
 	}
+	s.notBefore = now.Add(passGap)
 	for {
 		stepped, sign, err := s.step(ctx, z, now)
 		if err != nil {
@@ -306,6 +307,9 @@ func (s *signer) due(now time.Time) time.Time {
 	}
 	if at := s.rollAt(); !rolling && !at.IsZero() {
 		sooner(at)
+	}
+	if next.Before(s.notBefore) {
+		next = s.notBefore
 	}
 	if next.Before(now) {
 		return now
