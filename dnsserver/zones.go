@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -215,7 +213,8 @@ func (e *zoneEdit) become(whole *zone, keepSerial bool) {
 	for n := range e.old.nodes.from("") {
 		other := whole.nodes.get(n.key)
 		for _, set := range n.sets {
-			if !ownType(set.rtype) && set.rtype != dns.TypeDNSKEY && (other == nil || other.set(set.rtype) == nil) {
+			made := ownType(set.rtype) || e.denial != nil && keyType(set.rtype)
+			if !made && (other == nil || other.set(set.rtype) == nil) {
 				e.replace(n.key, rrset{rtype: set.rtype})
 			}
 		}
