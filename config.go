@@ -33,6 +33,8 @@ type Config struct {
 	// DNSDomain is the name under which DNS over HTTPS is served (RFC 8484),
 	// by the proxy at /dns-query and /resolve.
 	DNSDomain string `json:"dnsDomain"`
+	// DoHPort is the proxy's port for DNSDomain. The default nil means 443.
+	DoHPort *int `json:"dohPort"`
 	// DNSNSDomains are the names of this name server, which NS records carry.
 	// The first is the primary one.
 	DNSNSDomains []string `json:"dnsNsDomains"`
@@ -197,6 +199,7 @@ func (c *Config) Validate() error {
 	if c.DNS != nil {
 		check.Field("dnsServerConfig").Add(c.DNS.Validate())
 	}
+	c.checkScopes(check.Field("dnsServerConfig"))
 	c.checkNames(check)
 	if c.RADIUS != nil {
 		check.Field("radiusConfig").Add(c.RADIUS.Validate())
@@ -238,6 +241,9 @@ func (c *Config) checkMailDNS(check *conf.Checker) {
 func (c *Config) checkNames(check *conf.Checker) {
 	if c.DNSDomain != "" {
 		check.Field("dnsDomain").Domain(c.DNSDomain)
+	}
+	if c.DoHPort != nil {
+		check.Field("dohPort").ListenPort(*c.DoHPort)
 	}
 	checkDomains(check, "dnsNsDomains", c.DNSNSDomains)
 	checkDomains(check, "dnsScopes", c.DNSScopes)

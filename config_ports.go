@@ -106,8 +106,26 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 	c.addEmailPorts(check.Field("emailConfig").Field("ports"), add)
 	if c.hasDNS() {
 		at, host, port := c.dnsPort(check)
-		add(at, dnsOwner, "udp", host, port)
-		add(at, dnsOwner, "tcp", host, port)
+		if c.DNS == nil || c.DNS.Listen == nil || *c.DNS.Listen {
+			add(at, dnsOwner, "udp", host, port)
+			add(at, dnsOwner, "tcp", host, port)
+		}
+		if d := c.DNS; d != nil && d.DoT != nil {
+			add(check.Field("dnsServerConfig").Field("dot").Field("port"), dnsOwner, "tcp", host, orDefault(d.DoT.Port, dnsserver.DefaultEncryptedPort))
+		}
+		if d := c.DNS; d != nil && d.DoQ != nil {
+			add(check.Field("dnsServerConfig").Field("doq").Field("port"), dnsOwner, "udp", host, orDefault(d.DoQ.Port, dnsserver.DefaultEncryptedPort))
+		}
+	}
+	if c.DNSDomain != "" { // the proxy listens
+		at, host := check.Field("dnsDomain"), ""
+		if c.DoHPort != nil {
+			at = check.Field("dohPort")
+		}
+		if c.Proxy != nil {
+			host = c.Proxy.ListenHost
+		}
+		add(at, proxyOwner, "tcp", host, orDefault(c.DoHPort, DefaultDoHPort))
 	}
 	if s := c.RADIUS; s != nil {
 		at := check.Field("radiusConfig")

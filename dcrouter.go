@@ -3,9 +3,13 @@ package dcrouter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 
+	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/storage"
@@ -18,7 +22,8 @@ type Router struct {
 	config  Config // routes aside, which the proxy keeps
 	log     *slog.Logger
 	backend storage.Backend
-	proxy   *proxy.Proxy // always there, so that routes can come later
+	proxy   *proxy.Proxy      // always there, so that routes can come later
+	dns     *dnsserver.Server // nil: not configured
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -51,23 +56,70 @@ func New(opts ...Option) (*Router, error) {
 	if s := o.config.Storage; r.backend == nil && s != nil && s.FSPath != "" {
 		r.backend = storage.Dir(s.FSPath)
 	}
+	if r.config.hasDNS() {
+		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
+		if err != nil {
+			return nil, inSection("dnsServerConfig", "dns", err)
+		}
+		r.dns = d
+	}
 	var pc proxy.Config
 	if o.config.Proxy != nil {
 		pc = *o.config.Proxy
 	}
+	given := len(pc.Routes)
+	pc.Routes = r.withOwnRoutes(pc.Routes)
 	p, err := proxy.New(pc, append([]proxy.Option{proxy.WithLogger(r.log)}, o.proxy...)...)
 	if err != nil {
-		return nil, inSection("smartProxyConfig", "proxy", err)
+		return nil, r.routesError(given, err)
 	}
 	r.proxy = p
 	return r, nil
+}
+
+// component is a subsystem in the life of the Router.
+type component struct {
+	section, name string
+	start, stop   func(context.Context) error
+	wait          func() error
+}
+
+// components are all subsystems, in the order in which they start. They stop in
+// the reverse order: the proxy has requests for others in flight.
+func (r *Router) components() []component {
+	var list []component
+	if r.dns != nil {
+		list = append(list, component{"dnsServerConfig", "dns", r.dns.Start, r.dns.Stop, r.dns.Wait})
+	}
+	return append(list, component{"smartProxyConfig", "proxy", r.proxy.Start, r.proxy.Stop, r.proxy.Wait})
+}
+
+// sectionError is inSection for what a component says.
+func (r *Router) sectionError(c *component, err error) error {
+	if c.name == "proxy" {
+		return r.routesError(len(r.Routes()), err)
+	}
+	return inSection(c.section, c.name, err)
+}
+
+// stop stops subsystems, the last one first.
+func stop(ctx context.Context, list []component) error {
+	var errs []error
+	for _, c := range slices.Backward(list) {
+		errs = append(errs, inSection(c.section, c.name, c.stop(ctx)))
+	}
+	return errors.Join(errs...)
 }
 
 // Check reads the files that the configuration names, as Start would, and
 // returns all mistakes in them. Together with New it finds what is wrong with a
 // configuration without serving it.
 func (r *Router) Check() error {
-	return inSection("smartProxyConfig", "proxy", r.proxy.Check())
+	var errs []error
+	if r.dns != nil {
+		errs = append(errs, inSection("dnsServerConfig", "dns", r.dns.Check()))
+	}
+	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
 // Unavailable names what the configuration asks for and this version does not
@@ -82,14 +134,11 @@ func (r *Router) Unavailable() error {
 		}
 	}
 	missing(c.Email != nil, "emailConfig", "the mail system is")
-	missing(c.DNS != nil, "dnsServerConfig", "the DNS server is")
-	missing(c.DNSDomain != "", "dnsDomain", "the DNS server is")
-	missing(len(c.DNSNSDomains) > 0, "dnsNsDomains", "the DNS server is")
 	missing(c.RADIUS != nil, "radiusConfig", "the RADIUS server is")
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	missing(c.TLS != nil, "tls", "automatic certificates are")
 	missing(c.DNSChallenge != nil, "dnsChallenge", "automatic certificates are")
-	check.Add(inSection("smartProxyConfig", "proxy", r.proxy.Unavailable()))
+	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
 	return check.Err()
 }
 
@@ -130,8 +179,14 @@ func (r *Router) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.proxy.Start(ctx); err != nil {
-		return errors.Join(inSection("smartProxyConfig", "proxy", err), store.Close())
+	if r.dns != nil {
+		r.dns.UseStore(store)
+	}
+	all := r.components()
+	for i, c := range all {
+		if err := c.start(ctx); err != nil {
+			return errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]), store.Close())
+		}
 	}
 	r.mu.Lock()
 	r.run = &run{store: store, stopped: make(chan struct{})}
@@ -170,7 +225,7 @@ func (r *Router) Stop(ctx context.Context) error {
 	r.lifecycle.Unlock()
 	switch {
 	case run == nil:
-		return r.proxy.Stop(ctx)
+		return stop(ctx, r.components()) // they have listeners of the host's, perhaps
 	case !first:
 		select {
 		case <-run.stopped:
@@ -181,7 +236,7 @@ func (r *Router) Stop(ctx context.Context) error {
 		}
 		return run.err
 	}
-	run.err = errors.Join(inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx)), run.store.Close())
+	run.err = errors.Join(stop(ctx, r.components()), run.store.Close())
 	close(run.stopped)
 	return run.err
 }
@@ -194,30 +249,60 @@ func (r *Router) Wait() error {
 	if run == nil {
 		return nil
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- r.proxy.Wait() }() // ends at the latest when the proxy stops
-	select {
-	case err := <-failed:
-		if err != nil {
-			return inSection("smartProxyConfig", "proxy", err)
-		}
-		<-run.stopped
-	case <-run.stopped:
+	all := r.components()
+	failed := make(chan error, len(all))
+	for _, c := range all {
+		go func() { failed <- inSection(c.section, c.name, c.wait()) }() // ends at the latest when the subsystem stops
 	}
-	return nil
+	for {
+		select {
+		case err := <-failed:
+			if err != nil {
+				return err
+			}
+		case <-run.stopped:
+			return nil
+		}
+	}
 }
 
 // UpdateRoutes replaces the proxy's routes, all of them or on an error none;
-// see [proxy.Proxy.UpdateRoutes]. Before Start it sets the routes to start
-// with.
+// see [proxy.Proxy.UpdateRoutes]. Those that other sections ask for, such as
+// dnsDomain, stay. Before Start it sets the routes to start with.
 func (r *Router) UpdateRoutes(ctx context.Context, routes []proxy.Route) error {
-	return inSection("smartProxyConfig", "proxy", r.proxy.UpdateRoutes(ctx, routes))
+	return r.routesError(len(routes), r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes)))
 }
 
-// Routes returns a copy of the proxy's routes.
-func (r *Router) Routes() []proxy.Route { return r.proxy.Routes() }
+// Routes returns a copy of the proxy's routes, without those of other sections.
+func (r *Router) Routes() []proxy.Route {
+	routes := r.proxy.Routes()
+	return routes[:len(routes)-len(r.dohRoutes())]
+}
 
-// Addrs returns the bound addresses of each component that listens: "proxy".
+// routesError is inSection for routes, of which the first ones were given by
+// the host. What is wrong with the others is a matter of dnsDomain.
+func (r *Router) routesError(given int, err error) error {
+	var errs []error
+	var field *FieldError
+	if !errors.As(err, &field) {
+		return inSection("smartProxyConfig", "proxy", err)
+	}
+	for _, e := range FieldErrors(err) {
+		at, own := "smartProxyConfig", false
+		for i := range r.dohRoutes() {
+			place := fmt.Sprintf("routes[%d]", given+i)
+			own = own || e.Path == place || strings.HasPrefix(e.Path, place+".")
+		}
+		if own {
+			e, at = &FieldError{Msg: "its route in the proxy: " + e.Error(), Err: e.Err}, "dnsDomain"
+		}
+		errs = append(errs, conf.Prefix(at, e))
+	}
+	return errors.Join(errs...)
+}
+
+// Addrs returns the bound addresses of each component that listens: "proxy" and
+// "dns".
 // Addresses that are not TCP have their network behind a slash.
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
@@ -227,6 +312,9 @@ func (r *Router) Addrs() map[string][]string {
 			text += "/" + network
 		}
 		addrs["proxy"] = append(addrs["proxy"], text)
+	}
+	if r.dns != nil {
+		addrs["dns"] = r.dns.Addrs()
 	}
 	return addrs
 }

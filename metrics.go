@@ -41,6 +41,7 @@ func (r *Router) Collector() prometheus.Collector {
 		targetFailedTotal: desc("target_failures_total", "Streams and requests that the target did not take or answer.", "target"),
 		targetEjected:     desc("target_ejected", "1 if a circuit breaker has ejected the target (open or half-open), else 0.", "target"),
 		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
+		dns:               newDNSMetrics(desc),
 	}
 }
 
@@ -50,6 +51,7 @@ type collector struct {
 	connections, udpSessions, connectionsTotal, refused,
 	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeQueued, routeRetries, routeNoRetry,
 	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
+	dns dnsMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -59,6 +61,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		c.targetHealthy, c.targetActive, c.targetTotal, c.targetFailedTotal, c.targetEjected, c.targetEjections} {
 		ch <- d
 	}
+	c.dns.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -69,7 +72,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	s := c.router.Stats().Proxy
+	all := c.router.Stats()
+	if all.DNS != nil {
+		c.dns.collect(all.DNS, gauge, counter)
+	}
+	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))
 	gauge(c.udpSessions, float64(s.UDPSessions))
 	counter(c.connectionsTotal, s.Connections)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -17,6 +18,7 @@ type options struct {
 	log     *slog.Logger
 	backend storage.Backend
 	proxy   []proxy.Option
+	dns     []dnsserver.Option
 }
 
 // WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
@@ -28,6 +30,12 @@ func WithConfig(c Config) Option {
 // WithProxy sets the proxy's section of the configuration.
 func WithProxy(c proxy.Config) Option {
 	return func(o *options) { o.config.Proxy = &c }
+}
+
+// WithDNS sets the DNS server's section of the configuration. opts are what
+// cannot be written as JSON.
+func WithDNS(c dnsserver.Config, opts ...dnsserver.Option) Option {
+	return func(o *options) { o.config.DNS, o.dns = &c, append(o.dns, opts...) }
 }
 
 // WithStorage sets where the Router keeps what must outlive it, in place of
@@ -50,9 +58,13 @@ func WithLogger(log *slog.Logger) Option {
 }
 
 // WithGetCertificate sets the source of certificates for routes with
-// certificate "auto"; see [proxy.WithGetCertificate].
+// certificate "auto", for dnsDomain and for DNS over TLS and QUIC; see
+// [proxy.WithGetCertificate].
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
-	return func(o *options) { o.proxy = append(o.proxy, proxy.WithGetCertificate(get)) }
+	return func(o *options) {
+		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
+		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
+	}
 }
 
 // WithAccessLog sets a logger for the proxy's access log alone, and turns that

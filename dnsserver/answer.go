@@ -39,6 +39,7 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 			break
 		}
 	}
+	m.proveStars()
 	return first
 }
 
@@ -95,12 +96,14 @@ func (z *zone) answer(m *message, anyOverTCP bool) (again bool) {
 	if n == nil {
 		star := append(append(m.starKey[:0], encloser.key...), starKey...)
 		if n = z.nodes.getBytes(star); n == nil {
-			if m.rcode = dns.RcodeNameError; z.denial != nil && m.do {
-				z.negative(m)
-				z.denial.noName(m, z, key, encloser)
+			m.rcode = dns.RcodeNameError
+			if z.answerNSEC(m, nil, true) {
 				return false
 			}
 			z.negative(m)
+			if z.denial != nil && m.do {
+				z.denial.noName(m, z, key, encloser)
+			}
 			return false
 		}
 		stars = true
@@ -116,27 +119,30 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	switch m.qtype {
 	case typeALIAS: // not for others
 	case dns.TypeANY:
-		found = z.answerAny(m, n, anyOverTCP)
+		found = z.answerAny(m, n, stars, anyOverTCP)
 	case dns.TypeRRSIG:
 		for i := range n.sets {
 			m.need(&rrset{wire: n.sets[i].sigs, count: n.sets[i].signs}, m.asked())
 			found = &n.sets[i]
 		}
 	default:
+		if z.answerNSEC(m, n, false) {
+			return false
+		}
 		if found = n.set(m.qtype); found != nil {
-			m.need(found, m.asked())
+			z.needAsked(m, found, stars)
 		}
 	}
 	if found == nil && m.qtype != dns.TypeNSEC && m.qtype != dns.TypeANY {
 		if found = n.set(dns.TypeCNAME); found != nil {
 			at := m.len() + recordHead
-			m.need(found, m.asked())
+			z.needAsked(m, found, stars)
 			again = !m.full && at <= 0x3fff
-			if stars {
-				z.proveWildcard(m, encloser, n, true)
+			if stars && z.denial != nil && m.do {
+				m.stars[m.due] = starProof{z, encloser, n, m.nameAt}
+				m.due++
 			}
 			if again {
-				m.section = answerSection
 				m.setName(at)
 			}
 			return again
@@ -153,6 +159,7 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 		}
 		return false
 	}
+	m.proveStars()
 	if stars {
 		z.proveWildcard(m, encloser, n, true)
 	}
@@ -160,15 +167,41 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	return false
 }
 
+// needAsked adds a set of the name that is asked about, or of the wildcard that
+// stands for it.
+func (z *zone) needAsked(m *message, s *rrset, stars bool) {
+	if compact, ok := z.denial.(*compactDenial); ok && stars && m.do {
+		if s = compact.expand(m, z, s); s == nil {
+			return
+		}
+	}
+	m.need(s, m.asked())
+}
+
+// answerNSEC answers a question for an NSEC record that is made when it is asked
+// for. missing is set if the name is not in the zone, and n is nil then.
+func (z *zone) answerNSEC(m *message, n *node, missing bool) bool {
+	compact, ok := z.denial.(*compactDenial)
+	if !ok || m.qtype != dns.TypeNSEC || !m.do {
+		return false
+	}
+	if missing {
+		compact.noName(m, z, nil, nil)
+	} else {
+		compact.noData(m, z, n)
+	}
+	return true
+}
+
 // answerAny answers a question for any type: over UDP with one set, so that
 // nobody can be flooded with the rest (RFC 8482 section 4.1).
-func (z *zone) answerAny(m *message, n *node, all bool) (found *rrset) {
+func (z *zone) answerAny(m *message, n *node, stars, all bool) (found *rrset) {
 	for i := range n.sets {
 		s := &n.sets[i]
 		if s.rtype == typeALIAS || s.rtype == dns.TypeNSEC && len(n.sets) > 1 {
 			continue
 		}
-		m.need(s, m.asked())
+		z.needAsked(m, s, stars)
 		if found = s; !all {
 			break
 		}
@@ -186,9 +219,33 @@ func (z *zone) proveWildcard(m *message, encloser, star *node, found bool) {
 	z.denial.wildcard(m, z, m.key[len(z.key):], encloser, star, found)
 }
 
+// starProof is what is to be shown of a wildcard that an alias came from, when
+// the answer section is complete.
+type starProof struct {
+	zone           *zone
+	encloser, star *node
+	at             int // of the name
+}
+
+// proveStars shows that there was nothing better than the wildcards that the
+// answer has come by.
+func (m *message) proveStars() {
+	if m.due == 0 {
+		return
+	}
+	at := m.nameAt
+	for _, p := range m.stars[:m.due] {
+		m.setName(p.at)
+		p.zone.proveWildcard(m, p.encloser, p.star, true)
+	}
+	m.due = 0
+	m.setName(at)
+}
+
 // negative adds what says how long it may be remembered that there is nothing
 // (RFC 2308 section 3).
 func (z *zone) negative(m *message) {
+	m.proveStars()
 	m.section = authoritySection
 	m.need(&z.noData, m.zoneTop(z))
 }
@@ -235,6 +292,7 @@ func (z *zone) refer(m *message, cut *node, left int) {
 	if m.counts[answerSection] == 0 {
 		m.aa = false
 	}
+	m.proveStars()
 	m.section = authoritySection
 	o := m.above(left)
 	servers := cut.set(dns.TypeNS)

@@ -67,6 +67,9 @@ type Config struct {
 	NameServers []string `json:"nameServers"`
 	// Records are served beside those of Zones.
 	Records []Record `json:"records"`
+	// DefaultRecords are served where neither Records nor a zone file say
+	// anything about their name and type, nor that the name is an alias.
+	DefaultRecords []Record `json:"defaultRecords"`
 	// Zones are the zones that the server is the source of. One that holds
 	// nothing but Records need not be named here.
 	Zones []Zone `json:"zones"`
@@ -126,11 +129,4 @@ type Zone struct {
 	// Group is the group property of the zone in CatalogZone (RFC 9432 section
 	// 4.4.2).
 	Group string `json:"group"`
-}
-
-// DNSSEC is about signing a zone.
-type DNSSEC struct {
-	// Enabled turns signing on. The default nil means true where the section
-	// is present.
-	Enabled *bool `json:"enabled"`
 }

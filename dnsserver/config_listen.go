@@ -52,14 +52,9 @@ func validateListen(check *conf.Checker, c *Config) {
 	}
 	c.DoT.validate(check.Field("dot"))
 	c.DoQ.validate(check.Field("doq"))
-	if c.listens() && orDefault(c.Port, DefaultPort) != 0 {
-		const taken = "%d is that of port already"
-		if c.DoT != nil && c.DoT.port() == orDefault(c.Port, DefaultPort) {
-			check.Field("dot").Field("port").Errorf(taken, c.DoT.port())
-		}
-		if c.DoQ != nil && c.DoQ.port() == orDefault(c.Port, DefaultPort) {
-			check.Field("doq").Field("port").Errorf(taken, c.DoQ.port())
-		}
+	if port := orDefault(c.Port, DefaultPort); c.listens() && port > 0 {
+		c.DoT.apart(check.Field("dot"), port)
+		c.DoQ.apart(check.Field("doq"), port)
 	}
 	check.Field("idleTimeout").Wait(c.IdleTimeout)
 	check.Field("maxConnections").NotNegative(c.MaxConnections)
@@ -75,6 +70,13 @@ func validateListen(check *conf.Checker, c *Config) {
 func (e *EncryptedPort) validate(check *conf.Checker) {
 	if e != nil && e.Port != nil {
 		check.Field("port").ListenPort(*e.Port)
+	}
+}
+
+// apart wants another port than that of DNS over UDP and TCP.
+func (e *EncryptedPort) apart(check *conf.Checker, port int) {
+	if e != nil && e.port() == port {
+		check.Field("port").Errorf("%d is that of port already", port)
 	}
 }
 

@@ -146,7 +146,7 @@ func readBody(w http.ResponseWriter, r *http.Request, b []byte) ([]byte, error) 
 func readURL(r *http.Request, b []byte, isJSONPath bool) ([]byte, string, error) {
 	raw := r.URL.RawQuery
 	// What clients send: nothing else, and nothing in it to decode.
-	if text, ok := strings.CutPrefix(raw, "dns="); ok && !strings.ContainsAny(text, "&%+;") {
+	if text, ok := strings.CutPrefix(raw, "dns="); ok && !isJSONPath && !strings.ContainsAny(text, "&%+;") {
 		b, err := decodeQuery(text, b)
 		return b, wireType, err
 	}

@@ -191,7 +191,11 @@ func jsonRecords(list []dns.RR) (out []jsonRecord) {
 		if h.Rrtype == dns.TypeOPT {
 			continue // no data, but about the message
 		}
-		out = append(out, jsonRecord{h.Name, h.Rrtype, h.Ttl, strings.TrimPrefix(rr.String(), h.String())})
+		data := strings.TrimPrefix(rr.String(), h.String())
+		if unknown, ok := rr.(*dns.RFC3597); ok { // which writes its header in another way
+			data = fmt.Sprintf("\\# %d %s", len(unknown.Rdata)/2, unknown.Rdata)
+		}
+		out = append(out, jsonRecord{h.Name, h.Rrtype, h.Ttl, data})
 	}
 	return out
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -99,7 +98,7 @@ func (r *run) bindQUIC(ctx context.Context) error {
 		InitialStreamReceiveWindow:     4 << 10,
 		MaxStreamReceiveWindow:         largeRead,
 		InitialConnectionReceiveWindow: 64 << 10,
-		MaxConnectionReceiveWindow:     256 << 10,
+		MaxConnectionReceiveWindow:     128 << 10,
 		DisablePathMTUDiscovery:        true, // more probes than answers, mostly
 		// Anybody could send once more what a client has sent in 0-RTT, and
 		// queries for zone transfers or updates are not to be repeated (RFC
@@ -194,7 +193,7 @@ func (q *quicServer) serve(qc *quic.Conn) {
 	var streams sync.WaitGroup
 	for {
 		// Packets alone, that ask for nothing, keep no connection open.
-		ctx, cancel := context.WithTimeout(q.accepting, r.s.limits.patience(r.s.cfg.idleTimeout()))
+		ctx, cancel := context.WithTimeout(q.accepting, r.s.patience())
 		st, err := qc.AcceptStream(ctx)
 		cancel()
 		if err != nil {
@@ -230,19 +229,18 @@ var errProtocol = errors.New("against the rules of DNS over QUIC")
 
 // serveStream answers the query of a stream.
 func (q *quicServer) serveStream(qc *quic.Conn, st *quic.Stream, from asker, stats *counters) {
-	in, out := q.run.s.getMessage(), q.run.s.getMessage()
+	in := q.run.s.getMessage()
 	defer func() {
 		if v := recover(); v != nil {
-			q.run.log.Error("panic while answering", "remote", from.addr, "panic", v, "stack", string(debug.Stack()))
+			q.run.panicked(from.addr, v)
 			st.CancelWrite(doqInternalError)
 		}
 		q.run.s.putMessage(in)
-		q.run.s.putMessage(out)
 	}()
 	stats.queries.Add(1)
 	query, err := readStream(st, in)
 	if err == nil {
-		err = q.answer(st, query, out, &from, stats)
+		err = q.answer(st, query, &from, stats)
 	}
 	if err == nil {
 		st.Close()
@@ -307,9 +305,11 @@ func readUpTo(r io.Reader, b []byte, limit int) ([]byte, error) {
 }
 
 // answer writes the answers to a query.
-func (q *quicServer) answer(st *quic.Stream, query []byte, out *[]byte, from *asker, stats *counters) error {
+func (q *quicServer) answer(st *quic.Stream, query []byte, from *asker, stats *counters) error {
 	s := q.run.s
 	sc := s.scratches.Get().(*scratch) // not to be given back after a panic
+	out := s.getMessage()
+	defer s.putMessage(out)
 	sent := 0
 	send := func() error {
 		size := len(*out) - 2

@@ -61,6 +61,8 @@ func TestPeers(t *testing.T) {
 			t.Errorf("%s over %s printed\n%s", test.tool, test.kind, out)
 		}
 	}
+	wantUDP(t, s, TransportStats{Queries: 2, Responses: 2})
+	waitUntil(t, "the answer over QUIC to be counted", func() bool { return s.Transports().QUIC.Responses == 1 })
 	st := s.Transports()
 	if st.UDP.Responses != 2 || st.TCP.Responses != 3 || st.TLS.Responses != 2 || st.QUIC.Responses != 1 {
 		t.Errorf("%+v", st)
@@ -136,11 +138,7 @@ func TestStopEndsIdleConnections(t *testing.T) {
 	defer secure.Close()
 	ask(t, secure, makeQuery(1, "a.example"))
 	silent := dial(t, "tcp", addr(t, s, "tls")) // in its handshake
-	waitUntil(t, "three connections", func() bool {
-		s.limits.mu.Lock()
-		defer s.limits.mu.Unlock()
-		return s.limits.open == 3
-	})
+	waitUntil(t, "three connections", func() bool { return s.limits.open.Load() == 3 })
 	began := time.Now()
 	stop(t, s)
 	if took := time.Since(began); took > 2*time.Second {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -171,6 +172,17 @@ func waitUntil(t testing.TB, what string, ok func() bool) {
 			return nil
 		}
 		return errNotYet(what)
+	})
+}
+
+// wantUDP wants counters, which are brought up to date after the answers.
+func wantUDP(t testing.TB, s *Server, want TransportStats) {
+	t.Helper()
+	testenv.WaitFor(t, 10*time.Second, func() error {
+		if got := s.Transports().UDP; got != want {
+			return fmt.Errorf("got %+v, want %+v", got, want)
+		}
+		return nil
 	})
 }
 

@@ -45,11 +45,16 @@ const (
 )
 
 func newJournal(store *storage.Store, zone string) journal {
+	return journal{store: store, prefix: "dns/zones/" + zoneFolder(zone)}
+}
+
+// zoneFolder is the part of the names in storage that stands for a zone.
+func zoneFolder(zone string) string {
 	name := strings.TrimSuffix(nameText(zone), ".")
 	if name == "" {
 		name = "@root"
 	}
-	return journal{store: store, prefix: "dns/zones/" + url.PathEscape(name) + "/"}
+	return url.PathEscape(name) + "/"
 }
 
 // append keeps a change of the zone, and its serial number.

@@ -26,11 +26,8 @@ func TestServes(t *testing.T) {
 			ask(t, c, makeQuery(id, "a.example"))
 		}
 	}
-	stats := s.Transports()
-	if u := stats.UDP; u.Queries != 3 || u.Responses != 3 || u.Dropped != 0 {
-		t.Errorf("%+v", u)
-	}
-	if u := stats.TCP; u.Queries != 3 || u.Responses != 3 || u.Dropped != 0 || u.Connections != 1 || u.OpenConnections != 1 {
+	wantUDP(t, s, TransportStats{Queries: 3, Responses: 3})
+	if u := s.Transports().TCP; u.Queries != 3 || u.Responses != 3 || u.Dropped != 0 || u.Connections != 1 || u.OpenConnections != 1 {
 		t.Errorf("%+v", u)
 	}
 }

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,8 +12,8 @@ import (
 type connLimits struct {
 	max, perClient int
 
+	open    atomic.Int64 // changed with mu
 	mu      sync.Mutex
-	open    int
 	clients map[netip.Prefix]int
 }
 
@@ -37,10 +38,10 @@ func (l *connLimits) take(addr netip.Addr) verdict {
 	switch {
 	case client.IsValid() && l.clients[client] >= l.perClient:
 		return tooMany
-	case l.open >= l.max:
+	case l.open.Load() >= int64(l.max):
 		return full
 	}
-	l.open++
+	l.open.Add(1)
 	if client.IsValid() {
 		l.clients[client]++
 	}
@@ -52,7 +53,7 @@ func (l *connLimits) release(addr netip.Addr) {
 	client := connClient(addr)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open--
+	l.open.Add(-1)
 	if !client.IsValid() {
 		return
 	}
@@ -64,12 +65,10 @@ func (l *connLimits) release(addr netip.Addr) {
 // patience is how long a connection may be idle, which is the shorter the
 // fewer places are left (RFC 7766 section 6.2.3).
 func (l *connLimits) patience(idle time.Duration) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.open*10 > l.max*9:
+	switch open, places := l.open.Load(), int64(l.max); {
+	case open*10 > places*9:
 		return idle / 20
-	case l.open*2 > l.max:
+	case open*2 > places:
 		return idle / 4
 	}
 	return idle

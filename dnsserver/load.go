@@ -26,18 +26,25 @@ func zonesOf(c *Config) []Zone {
 	for _, z := range list {
 		known[canonical(z.Name)] = true
 	}
-	for _, r := range c.Records {
-		name := canonical(r.Name)
-		if !inSome(name, known) {
-			zone, err := publicsuffix.EffectiveTLDPlusOne(strings.TrimPrefix(name, "*."))
-			if err != nil {
-				zone = strings.TrimPrefix(name, "*.") // a public suffix itself
-			}
+	for _, r := range slices.Concat(c.Records, c.DefaultRecords) {
+		if !inSome(canonical(r.Name), known) {
+			zone := RegisteredDomain(r.Name)
 			known[zone] = true
 			list = append(list, Zone{Name: zone})
 		}
 	}
 	return list
+}
+
+// RegisteredDomain returns the domain of a name that somebody can register, by
+// the public suffix list: for "www.example.co.uk" "example.co.uk". A name that
+// is a public suffix itself comes back as it is.
+func RegisteredDomain(name string) string {
+	name = strings.TrimPrefix(canonical(name), "*.")
+	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
+		return domain
+	}
+	return name
 }
 
 // inSome reports whether a name, canonical, is in one of these zones.
@@ -64,9 +71,9 @@ type base struct {
 	dated bool
 }
 
-// readBase reads what a zone of the configuration begins with. records are
-// those of the configuration that are in it.
-func readBase(cfg *Zone, records []indexedRecord, servers []string, now time.Time) (*base, error) {
+// readBase reads what a zone of the configuration begins with. records and
+// defaults are those of the configuration that are in it.
+func readBase(cfg *Zone, records, defaults []indexedRecord, servers []string, now time.Time) (*base, error) {
 	name, err := wireName(cfg.Name)
 	if err != nil {
 		return nil, err
@@ -92,17 +99,13 @@ func readBase(cfg *Zone, records []indexedRecord, servers []string, now time.Tim
 			return nil, &ZoneError{Zone: nameText(name), File: cfg.File, Err: errors.New("there is no SOA record for the zone's name in it")}
 		}
 	}
-	var errs []error
-	for _, r := range records {
-		packed, err := r.pack()
-		if err != nil {
-			errs = append(errs, &FieldError{Path: fmt.Sprintf("records[%d]", r.index), Msg: err.Error(), Err: err})
-			continue
-		}
-		e.add(&packed)
+	if err := addRecords(e, records, "records", nil); err != nil {
+		return nil, err
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	said := e.zone.nodes // versions of a trie do not change
+	e.edit = new(edit)
+	if err := addRecords(e, defaults, "defaultRecords", &said); err != nil {
+		return nil, err
 	}
 	b.complete(name, servers, now)
 	if err := e.check(); err != nil {
@@ -113,6 +116,27 @@ func readBase(cfg *Zone, records []indexedRecord, servers []string, now time.Tim
 	}
 	b.hash = e.hash()
 	return b, nil
+}
+
+// addRecords adds records of a list of the configuration: all, or those about
+// which a version of the zone says nothing.
+func addRecords(e *zoneEdit, records []indexedRecord, list string, said *trie) error {
+	var errs []error
+	for _, r := range records {
+		packed, err := r.pack()
+		if err != nil {
+			errs = append(errs, &FieldError{Path: fmt.Sprintf("%s[%d]", list, r.index), Msg: err.Error(), Err: err})
+			continue
+		}
+		if said != nil {
+			n := said.get(e.nodeKey(packed.name))
+			if n != nil && (n.set(packed.rtype) != nil || n.set(dns.TypeCNAME) != nil || n.set(typeALIAS) != nil) {
+				continue
+			}
+		}
+		e.add(&packed)
+	}
+	return errors.Join(errs...)
 }
 
 type indexedRecord struct {
@@ -255,12 +279,12 @@ func recordsByZone(records []Record, list []Zone) map[string][]indexedRecord {
 func (zs *zones) loadAll(ctx context.Context, c *Config) error {
 	zs.keys = newKeyring(c.TSIGKeys)
 	list := zonesOf(c)
-	byZone := recordsByZone(c.Records, list)
+	byZone, defaults := recordsByZone(c.Records, list), recordsByZone(c.DefaultRecords, list)
 	var served []*servedZone
 	var errs []error
 	for i := range list {
 		cfg := &list[i]
-		z, err := zs.open(ctx, cfg, byZone[canonical(cfg.Name)], c.NameServers)
+		z, err := zs.open(ctx, cfg, byZone[canonical(cfg.Name)], defaults[canonical(cfg.Name)], c.NameServers)
 		if err != nil {
 			if i < len(c.Zones) {
 				err = conf.Prefix(fmt.Sprintf("zones[%d]", i), err)
@@ -273,16 +297,19 @@ func (zs *zones) loadAll(ctx context.Context, c *Config) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	zs.mu.Lock()
+	zs.list = make(map[string]*servedZone) // without those of a run before
+	zs.mu.Unlock()
 	zs.put(served)
 	return nil
 }
 
 // open reads a zone, which is not served yet.
-func (zs *zones) open(ctx context.Context, cfg *Zone, records []indexedRecord, servers []string) (*servedZone, error) {
+func (zs *zones) open(ctx context.Context, cfg *Zone, records, defaults []indexedRecord, servers []string) (*servedZone, error) {
 	if len(cfg.Primaries) > 0 {
 		return zs.openCopy(ctx, cfg)
 	}
-	b, err := readBase(cfg, records, servers, zs.now())
+	b, err := readBase(cfg, records, defaults, servers, zs.now())
 	if err != nil {
 		return nil, err
 	}
@@ -299,22 +326,22 @@ func (zs *zones) open(ctx context.Context, cfg *Zone, records []indexedRecord, s
 // reload reads what the zones of a configuration begin with once more.
 func (zs *zones) reload(ctx context.Context, c *Config) error {
 	list := zonesOf(c)
-	byZone := recordsByZone(c.Records, list)
+	byZone, defaults := recordsByZone(c.Records, list), recordsByZone(c.DefaultRecords, list)
 	var errs []error
 	for i := range list {
 		cfg := &list[i]
 		if cfg.File == "" {
 			continue
 		}
-		if err := zs.reloadZone(ctx, cfg, byZone[canonical(cfg.Name)], c.NameServers); err != nil {
+		if err := zs.reloadZone(ctx, cfg, byZone[canonical(cfg.Name)], defaults[canonical(cfg.Name)], c.NameServers); err != nil {
 			errs = append(errs, conf.Prefix(fmt.Sprintf("zones[%d]", i), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records []indexedRecord, servers []string) error {
-	b, err := readBase(cfg, records, servers, zs.now())
+func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records, defaults []indexedRecord, servers []string) error {
+	b, err := readBase(cfg, records, defaults, servers, zs.now())
 	if err != nil {
 		return err
 	}

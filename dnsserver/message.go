@@ -17,6 +17,7 @@ type message struct {
 	counts  [3]uint16 // of answer, authority, additional
 	section int
 	do      bool // with signatures
+	co      bool // NXDOMAIN beside a compact proof
 	padded  bool // if the client asks for it
 	full    bool // something necessary did not fit
 
@@ -31,6 +32,13 @@ type message struct {
 	// For other names.
 	other     [maxKey]byte
 	otherEnds labelEnds
+	// For proofs.
+	labels [maxName]byte
+	proof  proofScratch
+	shown  [2 * maxChain]*node // what has been shown
+	shows  int
+	stars  [maxChain]starProof // what is still to be shown
+	due    int
 
 	hops [maxChain]uint16 // where the names before it are
 	hop  int
@@ -50,7 +58,8 @@ const (
 func (m *message) begin(dst []byte, q *query, limit int) {
 	m.base, m.limit = len(dst), limit
 	m.counts, m.section, m.full, m.rcode, m.aa = [3]uint16{}, answerSection, false, dns.RcodeSuccess, false
-	m.do, m.qtype = q.do, q.qtype
+	m.shows, m.due = 0, 0
+	m.do, m.co, m.qtype = q.do, q.co, q.qtype
 	m.b = append(dst, q.wire[:q.end]...)
 	m.nameAt, m.name, m.hops[0], m.hop = questionAt, q.name, questionAt, 1
 }
@@ -115,6 +124,9 @@ func (m *message) need(s *rrset, o owner) {
 	}
 }
 
+// fail makes the response one that says no more than that there is none.
+func (m *message) fail() { m.full, m.aa, m.rcode = true, false, dns.RcodeServerFailure }
+
 func (m *message) write(wire string, o owner) {
 	if len(o.labels) > 0 {
 		for len(wire) > 0 {
@@ -146,7 +158,7 @@ func (m *message) finish(q *query) {
 	if m.aa {
 		flags |= flagAA
 	}
-	if m.full {
+	if m.full && m.rcode != dns.RcodeServerFailure {
 		flags |= flagTC
 	}
 	b := m.b[m.base:]

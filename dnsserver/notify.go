@@ -169,13 +169,6 @@ func (t *transfers) askUDP(ctx context.Context, p *peer, m []byte, wait time.Dur
 	return errNoAnswer
 }
 
-func rcodeText(rcode int) string {
-	if s, ok := dns.RcodeToString[rcode]; ok {
-		return s
-	}
-	return fmt.Sprintf("response code %d", rcode)
-}
-
 // notified answers a notification from another server (RFC 1996 section 3.10).
 func (t *transfers) notified(q *query, m *message, from *asker) {
 	z := t.zones.get(lowerName(q.name))

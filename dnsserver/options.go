@@ -28,7 +28,8 @@ func WithLogger(log *slog.Logger) Option {
 // WithListener makes the Server accept from ln. Where there is a listener or a
 // packet connection of the host's, [Config.Port] is not bound. Each connection
 // is one of DNS over TCP (RFC 7766), or over TLS if ln gives connections of
-// crypto/tls. It may be given several times. Stop closes ln.
+// crypto/tls. [Config.MaxConnectionsPerClient] does not hold for clients whose
+// address is none of IP. It may be given several times. Stop closes ln.
 func WithListener(ln net.Listener) Option {
 	return func(o *options) { o.listeners = append(o.listeners, ln) }
 }
@@ -41,8 +42,9 @@ func WithPacketConn(pc net.PacketConn) Option {
 }
 
 // WithTLSConfig sets what DNS over TLS and over QUIC go by. The Server takes a
-// copy and sets the application protocols (ALPN) and, if it is lower, the
-// oldest version to TLS 1.2 itself.
+// copy and sets the application protocols (ALPN) itself, and the oldest version
+// to TLS 1.2 if it is lower. A config that its GetConfigForClient returns is
+// taken as it is, and has to name the protocols: "dot" and "doq".
 func WithTLSConfig(c *tls.Config) Option {
 	return func(o *options) { o.tlsConfig = c }
 }

@@ -19,6 +19,7 @@ type query struct {
 	version uint8  // of EDNS
 	size    uint16 // UDP payload the client takes
 	do      bool   // the client wants signatures
+	co      bool   // the client knows compact proofs (RFC 9824 section 5.1)
 	options []byte // of EDNS
 	tsig    int    // where the TSIG record is, or 0
 }
@@ -106,6 +107,7 @@ func (q *query) readOPT(rr []byte) {
 	q.size = binary.BigEndian.Uint16(rr[2:])
 	q.version = rr[5]
 	q.do = rr[6]&0x80 != 0
+	q.co = rr[6]&0x40 != 0
 	q.options = rr[10:]
 }
 

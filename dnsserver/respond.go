@@ -118,6 +118,8 @@ func (r *responder) serve(sc *scratch, from *asker) {
 		m.rcode = r.transfers.update(q, from)
 	case q.opcode() != dns.OpcodeQuery:
 		m.rcode = dns.RcodeNotImplemented
+	case q.qtype == dns.TypeNXNAME:
+		m.rcode = dns.RcodeFormatError // RFC 9824 section 3.5
 	case q.qtype == dns.TypeAXFR || q.qtype == dns.TypeIXFR:
 		r.serveTransfer(q, m, from)
 	case q.qclass == dns.ClassCHAOS:

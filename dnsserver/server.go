@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,8 +44,7 @@ type Server struct {
 	start     sync.Mutex
 	givenGone bool
 
-	mu  sync.Mutex
-	run *run // nil before Start; kept after Stop for Wait
+	run atomic.Pointer[run] // nil before Start; kept after Stop for Wait
 }
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
@@ -101,12 +101,13 @@ func (o *options) check(c *Config) error {
 }
 
 // Start reads the zones and begins to serve them. It returns when all sockets
-// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx limits the start alone. A Server that has
-// stopped can be started again, unless it had sockets of the host's.
+// are bound; if one cannot be, or a zone is wrong, it takes everything back. ctx
+// limits the start alone. A Server that has stopped can be started again, unless
+// it had sockets of the host's.
 func (s *Server) Start(ctx context.Context) error {
 	s.start.Lock()
 	defer s.start.Unlock()
-	if r := s.latest(); r != nil {
+	if r := s.run.Load(); r != nil {
 		select {
 		case <-r.stopped:
 		default:
@@ -124,23 +125,15 @@ func (s *Server) Start(ctx context.Context) error {
 		r.cancel()
 		return err
 	}
-	s.mu.Lock()
-	s.run = r
-	s.mu.Unlock()
+	s.run.Store(r)
 	r.listen()
 	s.transfers.start()
 	return nil
 }
 
-func (s *Server) latest() *run {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.run
-}
-
 // current returns the run that is serving, or nil.
 func (s *Server) current() *run {
-	if r := s.latest(); r != nil && !r.closing.Load() {
+	if r := s.run.Load(); r != nil && !r.closing.Load() {
 		return r
 	}
 	return nil
@@ -153,7 +146,7 @@ func (s *Server) current() *run {
 // once.
 func (s *Server) Stop(ctx context.Context) error {
 	s.start.Lock() // a Start under way is brought to its end
-	r := s.latest()
+	r := s.run.Load()
 	first := r != nil && r.beginStop()
 	if !s.givenGone {
 		s.givenGone = true
@@ -184,7 +177,7 @@ func (s *Server) Stop(ctx context.Context) error {
 // Wait blocks until the Server has stopped or cannot go on, and returns the
 // error in the latter case. Before Start it returns nil at once.
 func (s *Server) Wait() error {
-	r := s.latest()
+	r := s.run.Load()
 	if r == nil {
 		return nil
 	}
@@ -224,6 +217,10 @@ func (s *Server) ServeConn(conn net.Conn) {
 	defer r.working.Done()
 	r.serveConn(conn)
 }
+
+// patience is for how long a connection may stand without a query just now.
+// It is what edns-tcp-keepalive (RFC 7828) tells clients.
+func (s *Server) patience() time.Duration { return s.limits.patience(s.cfg.idleTimeout()) }
 
 // Transports returns the counters of the ways that queries come.
 func (s *Server) Transports() Transports { return s.counters.snapshot() }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -23,7 +26,8 @@ type run struct {
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
-	closing atomic.Bool // stopping, for those who ask at every query
+	closing atomic.Bool  // stopping, for those who ask at every query
+	logged  atomic.Int64 // when mayLog last allowed it, Unix time in ns
 	working sync.WaitGroup
 
 	packets []net.PacketConn // DNS over UDP; several share a port
@@ -212,7 +216,10 @@ func (r *run) beginStop() bool {
 		ln.Close()
 	}
 	for _, pc := range r.packets {
-		pc.SetReadDeadline(time.Unix(1, 0)) // whoever reads looks at closing
+		// Whoever reads looks at closing then.
+		if pc.SetReadDeadline(time.Unix(1, 0)) != nil {
+			pc.Close() // one of the host's that knows no deadlines
+		}
 	}
 	for c := range r.conns {
 		c.hurry()
@@ -250,12 +257,27 @@ func (r *run) cut() {
 	r.cancel()
 	r.quic.cut()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for c := range r.conns {
+	conns := slices.Collect(maps.Keys(r.conns))
+	r.mu.Unlock()
+	for _, c := range conns {
 		c.cut()
 	}
 	for _, pc := range r.packets {
 		pc.Close()
+	}
+}
+
+// mayLog bounds what strangers can have written to the log, to ten lines a
+// second.
+func (r *run) mayLog() bool {
+	now, last := time.Now().UnixNano(), r.logged.Load()
+	return now-last >= int64(time.Second/10) && r.logged.CompareAndSwap(last, now)
+}
+
+// panicked reports a mistake of ours, or of the host's code.
+func (r *run) panicked(remote netip.AddrPort, v any) {
+	if r.mayLog() {
+		r.log.Error("panic while answering", "remote", remote, "panic", v, "stack", string(debug.Stack()))
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 // ErrNoZone is the cause of errors about a zone that the server does not have,
@@ -21,6 +24,14 @@ var ErrNotLoaded = errors.New("the zone is not loaded")
 // what would break a zone is refused whole, with a [*ZoneError]. Records in none
 // of the zones are an error, of which [ErrNoZone] is the cause.
 func (s *Server) Update(ctx context.Context, tx *Tx) error { return s.contents.update(ctx, tx) }
+
+// UseStore sets where the Server keeps what must outlive it, from the next Start
+// on, for hosts that have no storage yet when they make the Server.
+func (s *Server) UseStore(store *storage.Store) {
+	s.start.Lock()
+	defer s.start.Unlock()
+	s.contents.store = store
+}
 
 // ZoneInfo is what a zone is like.
 type ZoneInfo struct {
@@ -39,13 +50,33 @@ type ZoneInfo struct {
 func (s *Server) Zones() []ZoneInfo {
 	var list []ZoneInfo
 	for _, z := range s.contents.sorted() {
-		info := ZoneInfo{Name: nameText(z.name)}
-		if now := z.ref.current.Load(); now != nil {
-			info.Serial, info.Loaded, info.Names = now.serial(), true, now.nodes.size
-		}
-		list = append(list, info)
+		list = append(list, z.info())
 	}
 	return list
+}
+
+func (z *servedZone) info() ZoneInfo {
+	info := ZoneInfo{Name: nameText(z.name)}
+	if now := z.ref.current.Load(); now != nil {
+		info.Serial, info.Loaded, info.Names = now.serial(), true, now.nodes.size
+	}
+	return info
+}
+
+// Check reads the zone files, as Start would, and returns all mistakes in them.
+func (s *Server) Check() error {
+	list := zonesOf(&s.cfg)
+	byZone, defaults := recordsByZone(s.cfg.Records, list), recordsByZone(s.cfg.DefaultRecords, list)
+	var errs []error
+	for i := range list {
+		cfg := &list[i]
+		_, err := readBase(cfg, byZone[canonical(cfg.Name)], defaults[canonical(cfg.Name)], s.cfg.NameServers, s.contents.now())
+		if err != nil && i < len(s.cfg.Zones) {
+			err = conf.Prefix(fmt.Sprintf("zones[%d]", i), err)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // Records iterates over the records of a zone as they are at the time of the

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +47,7 @@ var errTooShort = errors.New("a message is shorter than its header")
 // take long get one of their own.
 type streamConn struct {
 	net.Conn
+	raw   net.Conn // below TLS
 	run   *run
 	from  asker
 	stats *counters
@@ -79,7 +79,11 @@ type streamConn struct {
 // serveConn serves a connection to its end.
 func (r *run) serveConn(nc net.Conn) {
 	c := &streamConn{Conn: nc, run: r, from: asker{addr: addrPort(nc.RemoteAddr()), transport: overTCP}}
+	c.raw = nc
 	secure, _ := nc.(*tls.Conn)
+	if secure != nil {
+		c.raw = secure.NetConn()
+	}
 	if _, ok := nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
 		c.from.transport = overTLS
 	}
@@ -94,7 +98,7 @@ func (r *run) serveConn(nc net.Conn) {
 	defer func() {
 		// Code of the host may run in here, as certificate hooks.
 		if v := recover(); v != nil {
-			r.log.Error("panic while serving a connection", "remote", c.from.addr, "panic", v, "stack", string(debug.Stack()))
+			r.panicked(c.from.addr, v)
 		}
 	}()
 	if secure != nil && !r.handshake(secure) {
@@ -112,7 +116,7 @@ func (r *run) handshake(c *tls.Conn) bool {
 	ctx, cancel := context.WithTimeout(r.ctx, handshakeTime)
 	defer cancel()
 	err := c.HandshakeContext(ctx)
-	if err != nil {
+	if err != nil && r.mayLog() {
 		r.log.Debug("no TLS with a client", "remote", c.RemoteAddr(), "err", err)
 	}
 	return err == nil
@@ -141,6 +145,17 @@ func (r *run) admit(c *streamConn) bool {
 // evict makes room by ending a connection that is idle, of several that it
 // meets the one that is so for the longest time.
 func (r *run) evict() bool {
+	victim := r.idlest()
+	if victim == nil {
+		return false
+	}
+	victim.cut()
+	victim.release()
+	return true
+}
+
+// idlest chooses whom to evict, and takes it off the books.
+func (r *run) idlest() *streamConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var victim *streamConn
@@ -154,13 +169,8 @@ func (r *run) evict() bool {
 			break
 		}
 	}
-	if victim == nil {
-		return false
-	}
 	delete(r.conns, victim)
-	victim.Conn.Close()
-	victim.release()
-	return true
+	return victim
 }
 
 // forget takes a connection off the books.
@@ -181,12 +191,9 @@ func (c *streamConn) release() {
 // hurry has the connection end as soon as it has answered what it has read.
 func (c *streamConn) hurry() { c.Conn.SetReadDeadline(time.Unix(1, 0)) }
 
-// cut ends it at once.
-func (c *streamConn) cut() {
-	// TLS would wait for whoever is writing, to say goodbye.
-	c.Conn.SetDeadline(time.Unix(1, 0))
-	c.Conn.Close()
-}
+// cut ends it at once, without the goodbye of TLS, for which a client would have
+// to make room.
+func (c *streamConn) cut() { c.raw.Close() }
 
 // serve answers queries until the client is through, or breaks the rules.
 func (c *streamConn) serve() {
@@ -240,10 +247,10 @@ func (c *streamConn) fill() error {
 	c.makeRoom()
 	for {
 		now := time.Now()
-		until := now.Add(c.run.s.limits.patience(c.run.s.cfg.idleTimeout()))
-		if idle {
+		until := now.Add(c.run.s.patience())
+		if idle && c.active.Load() == 0 {
 			c.idleSince.Store(now.UnixNano())
-		} else {
+		} else if !idle {
 			if c.began.IsZero() {
 				c.began = now
 			}
@@ -406,7 +413,8 @@ func (c *streamConn) answerSlowly(query []byte) error {
 	c.slowDone.Go(func() {
 		defer func() {
 			if v := recover(); v != nil {
-				c.run.log.Error("panic while answering", "remote", from.addr, "panic", v, "stack", string(debug.Stack()))
+				c.run.panicked(from.addr, v)
+				c.cut()
 			}
 			s.putMessage(b)
 			c.active.Add(-1)
@@ -432,11 +440,11 @@ func (c *streamConn) answerSlowly(query []byte) error {
 		if sent == 0 {
 			c.stats.dropped.Add(1)
 		}
-		if err != nil {
+		if err != nil && c.run.mayLog() {
 			c.run.log.Debug("a query was not answered to its end", "remote", from.addr, "err", err)
-			if sent > 0 {
-				c.cut() // the client must not take a part for the whole
-			}
+		}
+		if err != nil && sent > 0 {
+			c.cut() // the client must not take a part for the whole
 		}
 	})
 	return nil

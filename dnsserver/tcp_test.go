@@ -363,15 +363,15 @@ func TestConnectionLimits(t *testing.T) {
 	waitUntil(t, "none open", func() bool { return s.Transports().TCP.OpenConnections == 0 })
 	s.limits.mu.Lock()
 	defer s.limits.mu.Unlock()
-	if s.limits.open != 0 || len(s.limits.clients) != 0 {
-		t.Errorf("the books have %d, %v", s.limits.open, s.limits.clients)
+	if s.limits.open.Load() != 0 || len(s.limits.clients) != 0 {
+		t.Errorf("the books have %d, %v", s.limits.open.Load(), s.limits.clients)
 	}
 }
 
 func TestPatience(t *testing.T) {
 	l := newConnLimits(&Config{MaxConnections: 10})
 	for open, want := range map[int]time.Duration{0: 20, 5: 20, 6: 5, 9: 5, 10: 1} {
-		l.open = open
+		l.open.Store(int64(open))
 		if got := l.patience(20); got != want {
 			t.Errorf("with %d of 10: %d, want %d", open, got, want)
 		}

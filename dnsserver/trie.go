@@ -36,7 +36,7 @@ type edit struct{ _ byte }
 
 // symbolAt returns the bit for the symbol of a key at an offset. The end of the
 // key goes before all symbols.
-func symbolAt(key string, offset int) uint64 {
+func symbolAt[K string | []byte](key K, offset int) uint64 {
 	if offset >= len(key) {
 		return 1
 	}
@@ -84,7 +84,7 @@ func (t *trie) getBytes(key []byte) *node {
 
 // near returns a leaf that shares with key as long a beginning as any does.
 // There must be one.
-func (t *trie) near(key string) *node {
+func near[K string | []byte](t *trie, key K) *node {
 	s := &t.root
 	for s.branch != nil {
 		b := s.branch
@@ -98,7 +98,7 @@ func (t *trie) near(key string) *node {
 }
 
 // differ returns the offset of the first symbol in which two keys differ.
-func differ(a, b string) int {
+func differ[K string | []byte](a string, b K) int {
 	n := min(len(a), len(b))
 	for i := range n {
 		if a[i] != b[i] {
@@ -123,12 +123,14 @@ func (s *slot) last() *node {
 }
 
 // floor returns the node with the greatest key that is not above key, or nil.
-func (t *trie) floor(key string) *node {
+func (t *trie) floor(key string) *node { return floor(t, key) }
+
+func floor[K string | []byte](t *trie, key K) *node {
 	if t.size == 0 {
 		return nil
 	}
-	near := t.near(key)
-	if near.key == key {
+	near := near(t, key)
+	if near.key == string(key) {
 		return near
 	}
 	at := differ(near.key, key)
@@ -236,7 +238,7 @@ func (t *trie) put(e *edit, n *node) {
 		t.root, t.size = slot{leaf: n}, 1
 		return
 	}
-	near := t.near(n.key)
+	near := near(t, n.key)
 	at := differ(near.key, n.key)
 	replace := near.key == n.key
 	s := &t.root

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"time"
 )
 
@@ -50,7 +49,7 @@ func (w *udpWorker) serve() {
 func (w *udpWorker) tryServe() (done bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			w.run.log.Error("panic while answering", "remote", w.from.addr, "panic", v, "stack", string(debug.Stack()))
+			w.run.panicked(w.from.addr, v)
 		}
 	}()
 	w.sc = w.run.s.newScratch() // another one after a panic: nobody knows what is in the old one
@@ -108,7 +107,7 @@ func (w *udpWorker) serveEach() {
 	in, out := make([]byte, maxQuery+1), make([]byte, 0, maxDatagram)
 	fast, _ := w.pc.(*net.UDPConn)
 	var again retry
-	for {
+	for !w.run.closing.Load() {
 		var n int
 		var from netip.AddrPort
 		var sender net.Addr
@@ -119,7 +118,7 @@ func (w *udpWorker) serveEach() {
 		} else if n, sender, err = w.pc.ReadFrom(in); err == nil {
 			from = addrPort(sender)
 		}
-		if w.run.closing.Load() && err != nil {
+		if err != nil && w.run.closing.Load() {
 			return
 		}
 		if err != nil {

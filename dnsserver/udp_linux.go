@@ -49,15 +49,28 @@ func listenUDP(ctx context.Context, host string, port int) (list []net.PacketCon
 		// The first one finds out whether the port is taken, be it by somebody
 		// who would share it, and lets the others in only then.
 		c := pc.(*net.UDPConn)
-		if raw, err := c.SyscallConn(); err != nil {
+		raw, err := c.SyscallConn()
+		if err != nil {
 			return list, err
-		} else if err := share("", "", raw); err != nil {
+		}
+		if err := share("", "", raw); err != nil {
 			return list, os.NewSyscallError("setsockopt", err)
 		}
+		ignorePathMTU(raw)
 		c.SetReadBuffer(socketBuffer)
 		c.SetWriteBuffer(socketBuffer)
 	}
 	return list, nil
+}
+
+// ignorePathMTU keeps forged messages about small packets from making answers
+// go out in fragments, which can be forged in turn (RFC 9715 section 3.1).
+// Responses are small enough to pass whole.
+func ignorePathMTU(c syscall.RawConn) {
+	c.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT)
+	})
 }
 
 // setOption turns an option of a socket on.
@@ -166,8 +179,8 @@ func (b *udpBatch) serve() {
 		}
 	}
 	b.raw.Control(func(fd uintptr) {
-		// As much as a buffer holds: more may be coming all the time.
-		for range socketBuffer / maxQuery / batchSize {
+		// No more than may have waited: others may be coming all the time.
+		for range 64 {
 			if n, _ := b.receive(fd); n <= 0 {
 				return
 			} else {

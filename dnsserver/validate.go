@@ -23,8 +23,10 @@ func (c *Config) Validate() error {
 		at.Unique(first, canonical(name), "nameServers", i)
 	}
 	validateRecords(check.Field("records"), c.Records)
+	validateRecords(check.Field("defaultRecords"), c.DefaultRecords)
 	first = map[string]int{}
 	for i, z := range c.Zones {
+		z.DNSSEC.validate(check.Field("zones").Index(i).Field("dnssec"))
 		at := check.Field("zones").Index(i).Field("name")
 		checkName(at, z.Name, z.Name)
 		at.Unique(first, canonical(z.Name), "zones", i)

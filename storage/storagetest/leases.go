@@ -82,8 +82,8 @@ func storeLease(t *testing.T, b storage.Backend) {
 
 func storeLeaseRenewal(t *testing.T, b storage.Backend) {
 	s := openStore(t, b)
-	l := acquire(t, s, "l", 600*time.Millisecond)
-	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	l := acquire(t, s, "l", 1500*time.Millisecond)
+	for end := time.Now().Add(3500 * time.Millisecond); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := s.TryAcquire(t.Context(), "l", time.Minute); !errors.Is(err, storage.ErrLocked) {
 			t.Fatalf("TryAcquire while the lease should renew itself: %v", err)
 		}

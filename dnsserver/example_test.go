@@ -1,0 +1,51 @@
+package dnsserver_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"strings"
+
+	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/dnsserver"
+)
+
+// A server with a zone of records, one of which changes while it runs.
+func Example() {
+	ctx := context.Background()
+	server, err := dnsserver.New(dnsserver.Config{
+		ListenHost:  "127.0.0.1",
+		Port:        new(int), // any free one
+		NameServers: []string{"ns1.example.com"},
+		Records: []dnsserver.Record{
+			{Name: "www.example.com", Type: "A", Value: "192.0.2.1", TTL: 300},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := server.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer server.Stop(ctx)
+
+	ask := func() {
+		addr, _, _ := strings.Cut(server.Addrs()[0], "/")
+		answer, err := dns.Exchange(new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), addr)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(answer.Answer[0].(*dns.A).A)
+	}
+	ask()
+	tx := new(dnsserver.Tx)
+	tx.Set(dnsserver.Record{Name: "www.example.com", Type: "A", Value: "192.0.2.2", TTL: 60})
+	if err := server.Update(ctx, tx); err != nil {
+		log.Fatal(err)
+	}
+	ask()
+	// Output:
+	// 192.0.2.1
+	// 192.0.2.2
+}

@@ -1,0 +1,211 @@
+package dnsserver
+
+import (
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// clock is a time that tests move.
+type clock struct{ at time.Time }
+
+func (c *clock) now() time.Time { return c.at }
+
+func newClock() *clock { return &clock{time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }
+
+func testSigner(t testing.TB, zone string, config DNSSEC, store *storage.Store, c *clock) *signer {
+	t.Helper()
+	s := newSigner(zone, config, store, c.now, slog.New(slog.DiscardHandler))
+	if err := s.load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// edited returns the zone's next version, signed.
+func (s *signer) edited(t testing.TB, e *zoneEdit) *zone {
+	t.Helper()
+	if err := s.sign(e, s.now()); err != nil {
+		t.Fatal(err)
+	}
+	return e.finish()
+}
+
+// unsigned begins a zone with the records of another.
+func unsigned(z *zone) *zoneEdit {
+	e := newZone(z.name)
+	for n := range z.nodes.from("") {
+		for _, set := range n.sets {
+			if !ownType(set.rtype) {
+				set.sigs, set.signs = "", 0
+				e.replace(n.key, set)
+			}
+		}
+	}
+	return e
+}
+
+func validatorOf(z *zone, now time.Time) *validator {
+	v := &validator{zone: nameText(z.name), now: now}
+	for data := range z.top.set(dns.TypeDNSKEY).data() {
+		r := record{z.name, dns.TypeDNSKEY, keyTTL, data}
+		rr, err := r.unpack()
+		if err != nil {
+			panic(err)
+		}
+		v.keys = append(v.keys, rr.(*dns.DNSKEY))
+	}
+	return v
+}
+
+func recordTexts(z *zone, keep func(r record) bool) (list []string) {
+	for r := range z.records() {
+		if keep(r) {
+			list = append(list, r.text())
+		}
+	}
+	return list
+}
+
+// randomEdit changes a zone a bit. It reports false if the result is none.
+func randomEdit(r *rand.Rand, z *zone) (*zoneEdit, bool) {
+	e := z.change()
+	for range 1 + r.IntN(4) {
+		owner := nameText(randomOwner(r))
+		text := owner + " 60 IN " + []string{"A 192.0.2.7", "TXT x", "NS b.z.", "DNAME outside.", "CNAME a.z.", "AAAA ::2", "DS 1 13 2 00"}[r.IntN(7)]
+		if r.IntN(4) == 0 {
+			text = "*." + text
+		}
+		rr, err := dns.NewRR(text)
+		if err != nil {
+			panic(err)
+		}
+		rec, err := packRecord(rr)
+		if err != nil {
+			panic(err)
+		}
+		if strings.HasPrefix(text, "*") && (rec.rtype == dns.TypeNS || rec.rtype == dns.TypeDNAME) {
+			continue
+		}
+		if r.IntN(3) > 0 {
+			key := e.nodeKey(rec.name)
+			if n := e.node(key); n != nil {
+				for _, set := range n.sets {
+					if key != "" && !ownType(set.rtype) {
+						e.replace(key, rrset{rtype: set.rtype})
+					}
+				}
+			}
+		}
+		if r.IntN(3) > 0 && (rec.rtype != dns.TypeDNAME || rec.name != z.name) {
+			e.add(&rec)
+		}
+	}
+	if r.IntN(20) == 0 { // another negative TTL: the whole chain changes
+		soa := []byte(z.top.set(dns.TypeSOA).wire[recordHead:])
+		soa[len(soa)-1] ^= 1
+		e.add(&record{z.name, dns.TypeSOA, 600, string(soa)})
+	}
+	e.setSerial(e.serial() + 1)
+	return e, e.check() == nil
+}
+
+// Random zones and random edits: each version is signed as if it had been signed
+// from scratch, and each answer is proven.
+func TestSignedZones(t *testing.T) {
+	zones, edits := 25, 12
+	if testing.Short() {
+		zones = 8
+	}
+	types := []uint16{dns.TypeA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeTXT, dns.TypeDS, dns.TypeSOA, dns.TypeNSEC, dns.TypeDNSKEY, dns.TypeANY, dns.TypeMX}
+	for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact} {
+		t.Run(mode, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(11, 12))
+			c := newClock()
+			rcodes, answers, sigs := map[int]int{}, 0, 0
+			for i := range zones {
+				_, z := randomZone(r)
+				config := DNSSEC{Denial: mode, SignaturesPerSecond: 1e6}
+				if i%3 > 0 {
+					config.Algorithm = algorithmEd25519
+				}
+				s := testSigner(t, z.name, config, nil, c)
+				z = s.edited(t, unsigned(z))
+				for range edits {
+					v := validatorOf(z, c.at)
+					if err := v.whole(z, mode); err != nil {
+						t.Fatalf("%v in\n%s", err, strings.Join(recordTexts(z, func(record) bool { return true }), "\n"))
+					}
+					fresh := s.edited(t, unsigned(z))
+					plain := func(r record) bool { return r.rtype != dns.TypeRRSIG }
+					if got, want := recordTexts(z, plain), recordTexts(fresh, plain); !slices.Equal(got, want) {
+						t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+					}
+					resp := testResponder(z)
+					for range 40 {
+						name := nameText(randomOwner(r))
+						switch r.IntN(10) {
+						case 0:
+							name = strings.ToUpper(name)
+						case 1, 2, 3:
+							name = "x." + name
+						}
+						q := new(dns.Msg).SetQuestion(name, types[r.IntN(len(types))]).SetEdns0(4000, true)
+						m := answerTo(t, resp, q, overTCP)
+						if err := v.answer(m); err != nil {
+							t.Fatalf("%v: in\n%v\nof\n%s", err, m, strings.Join(recordTexts(z, plain), "\n"))
+						}
+						rcodes[m.Rcode]++
+						answers++
+					}
+					sigs += v.sigs
+					if e, ok := randomEdit(r, z); ok {
+						before := z
+						z = s.edited(t, e)
+						checkDelta(t, before, e, z)
+					}
+				}
+			}
+			t.Logf("%d answers with %d signatures, by rcode %v", answers, sigs, rcodes)
+			if mode != denialCompact && rcodes[dns.RcodeNameError] < answers/20 || sigs < answers {
+				t.Error("not much was tried")
+			}
+		})
+	}
+}
+
+// checkDelta applies what has changed to the version before.
+func checkDelta(t *testing.T, old *zone, e *zoneEdit, z *zone) {
+	t.Helper()
+	all := func(record) bool { return true }
+	have := map[string]bool{}
+	for _, text := range recordTexts(old, all) {
+		have[text] = true
+	}
+	d := newDelta(e, old.serial(), z.serial())
+	for r := range d.removed() {
+		if !have[r.text()] {
+			t.Fatalf("%s was removed, but not there", r.text())
+		}
+		delete(have, r.text())
+	}
+	for r := range d.added() {
+		have[r.text()] = true
+	}
+	want := recordTexts(z, all)
+	for _, text := range want {
+		if !have[text] {
+			t.Fatalf("%s is missing in the changes", text)
+		}
+	}
+	if len(have) != len(want) {
+		t.Fatalf("%d records after the changes, want %d", len(have), len(want))
+	}
+}
