@@ -18,6 +18,7 @@ type options struct {
 	tlsConfig      *tls.Config
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	store          *storage.Store
+	resolver       Resolver
 }
 
 // WithLogger sets the logger. The default discards everything.
@@ -59,4 +60,10 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 // WithStore sets where the Server keeps what must outlive it.
 func WithStore(s *storage.Store) Option {
 	return func(o *options) { o.store = s }
+}
+
+// WithResolver sets who looks up the addresses that ALIAS records stand for,
+// in the place of [Config.Resolvers].
+func WithResolver(r Resolver) Option {
+	return func(o *options) { o.resolver = r }
 }
