@@ -16,7 +16,7 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-const signedZone = `$TTL 300
+const signedExampleZone = `$TTL 300
 @ IN SOA ns hostmaster 10 7200 3600 1209600 60
   NS ns
   MX 10 mail
@@ -63,15 +63,15 @@ func parsedZone(t testing.TB, name, text string) *zoneEdit {
 	return e
 }
 
-// signedExample is a zone with a signed and an unsigned one below, and their
+// signedZones are a zone with a signed and an unsigned one below, and their
 // signer.
-func signedExample(t testing.TB, config DNSSEC) (*signer, []*zone) {
+func signedZones(t testing.TB, config DNSSEC) (*signer, []*zone) {
 	t.Helper()
 	c := &clock{time.Now()}
 	parent := testSigner(t, "\x07example\x00", config, nil, c)
 	child := testSigner(t, "\x06secure\x07example\x00", config, nil, c)
 	secure := child.edited(t, parsedZone(t, "secure.example.", childZone))
-	e := parsedZone(t, "example.", signedZone)
+	e := parsedZone(t, "example.", signedExampleZone)
 	for _, ds := range child.DS() {
 		r, err := parseText(ds)
 		if err != nil {
@@ -153,7 +153,7 @@ func TestDelv(t *testing.T) {
 	for _, algorithm := range []string{algorithmECDSA, algorithmEd25519} {
 		for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact} {
 			t.Run(algorithm+" "+mode, func(t *testing.T) {
-				signer, zones := signedExample(t, DNSSEC{Algorithm: algorithm, Denial: mode})
+				signer, zones := signedZones(t, DNSSEC{Algorithm: algorithm, Denial: mode})
 				server, anchors := addr(t, serveZones(t, zones...), "udp"), trustAnchor(t, signer)
 				for _, test := range tests {
 					want := test.want
@@ -176,7 +176,7 @@ func TestDelv(t *testing.T) {
 // What was tampered with is not taken for proven: the test above can fail.
 func TestDelvSeesForgery(t *testing.T) {
 	tool := testenv.Need(t, "delv", "apt install bind9-dnsutils")
-	signer, zones := signedExample(t, DNSSEC{})
+	signer, zones := signedZones(t, DNSSEC{})
 	e := zones[0].change()
 	set := *e.setAt("\x03web\x07example\x00", dns.TypeA)
 	forged := newSet(dns.TypeA, 300, []string{"\xc0\x00\x02\x51"})
@@ -195,7 +195,7 @@ func TestZoneVerifiers(t *testing.T) {
 	for _, algorithm := range []string{algorithmECDSA, algorithmEd25519} {
 		for _, mode := range []string{denialNSEC, denialNSEC3} {
 			t.Run(algorithm+" "+mode, func(t *testing.T) {
-				s, zones := signedExample(t, DNSSEC{Algorithm: algorithm, Denial: mode})
+				s, zones := signedZones(t, DNSSEC{Algorithm: algorithm, Denial: mode})
 				z := zones[0]
 				for i := range 3 {
 					path := filepath.Join(t.TempDir(), "zone")

@@ -232,15 +232,15 @@ func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 	}
 	switch {
 	case !known:
-	case z.journal.state.Base == b.hash && z.sign == nil && (b.dated || !serialAfter(own, last)):
+	case z.journal.state.Base == b.hash && z.signer == nil && (b.dated || !serialAfter(own, last)):
 		e.setSerial(last)
 	case !serialAfter(own, last):
 		e.setSerial(nextSerial(last))
 	default:
 		e.setSerial(own)
 	}
-	if z.sign != nil {
-		if err := z.sign(e, z.all.now()); err != nil {
+	if z.signer != nil {
+		if err := z.signer.sign(e, z.all.now()); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("signing it: %w", err)}
 		}
 	}
@@ -315,6 +315,15 @@ func (zs *zones) open(ctx context.Context, cfg *Zone, records, defaults []indexe
 	}
 	z := &servedZone{name: b.edit.name, all: zs, journal: newJournal(zs.store, b.edit.name)}
 	z.setPeers(cfg)
+	if d := cfg.DNSSEC; d != nil && orDefault(d.Enabled, true) {
+		z.signer = newSigner(z.name, *d, zs.store, zs.now, zs.logger())
+		if ask := zs.parentDS; ask != nil {
+			z.signer.parentDS = func(ctx context.Context, zone string) ([]string, error) { return packDS(ctx, ask, zone) }
+		}
+		if err := z.signer.load(ctx); err != nil {
+			return nil, &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("reading its keys: %w", err)}
+		}
+	}
 	first, err := z.load(ctx, b)
 	if err != nil {
 		return nil, err

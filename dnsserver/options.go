@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ type options struct {
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	store          *storage.Store
 	resolver       Resolver
+	parentDS       func(ctx context.Context, zone string) ([]string, error)
 }
 
 // WithLogger sets the logger. The default discards everything.

@@ -62,7 +62,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone)}
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone), wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents)
 	if s.transfers.aliases.resolver = s.opts.resolver; s.opts.resolver == nil {
 		s.transfers.aliases.resolver = newStubResolver(cfg.Resolvers)
@@ -131,6 +131,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.run.Store(r)
 	r.listen()
 	s.transfers.start()
+	s.transfers.goes(s.contents.upkeep)
 	return nil
 }
 

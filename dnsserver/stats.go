@@ -1,11 +1,6 @@
 package dnsserver
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/miekg/dns"
-)
+import "github.com/miekg/dns"
 
 // Stats is a snapshot of a Server's counters. They count from New on, those of
 // zones from Start on.
@@ -52,7 +47,7 @@ func (s *Server) Stats() Stats {
 		}
 		for code := range shard.rcodes {
 			if n := shard.rcodes[code].Load(); n > 0 {
-				stats.Rcodes[rcodeText(code)] += n
+				stats.Rcodes[rcodeName(code)] += n
 			}
 		}
 	}
@@ -68,12 +63,10 @@ func (s *Server) Stats() Stats {
 	return stats
 }
 
-func rcodeText(code int) string {
+// rcodeName is rcodeText where 16 is not about TSIG.
+func rcodeName(code int) string {
 	if code == dns.RcodeBadVers {
 		return "BADVERS"
 	}
-	if text := dns.RcodeToString[code]; text != "" {
-		return strings.ToUpper(text)
-	}
-	return fmt.Sprintf("RCODE%d", code)
+	return rcodeText(code)
 }

@@ -197,7 +197,7 @@ func before(a, b string) int {
 	return compareNames(wa, wb)
 }
 
-func hashOf(name string) string { return dns.HashName(name, dns.SHA1, 0, "") }
+func nsec3Hash(name string) string { return dns.HashName(name, dns.SHA1, 0, "") }
 
 func parentOf(name string) string {
 	i, end := dns.NextLabel(name, 0)
@@ -216,7 +216,7 @@ func (p proofList) match(name string) (types []uint16, ok bool) {
 				return rr.TypeBitMap, true
 			}
 		case *dns.NSEC3:
-			if strings.EqualFold(strings.SplitN(rr.Hdr.Name, ".", 2)[0], hashOf(name)) {
+			if strings.EqualFold(strings.SplitN(rr.Hdr.Name, ".", 2)[0], nsec3Hash(name)) {
 				return rr.TypeBitMap, true
 			}
 		}
@@ -239,7 +239,7 @@ func (p proofList) cover(name string) (owner, next string, ok bool) {
 				return strings.ToLower(rr.Hdr.Name), strings.ToLower(rr.NextDomain), true
 			}
 		case *dns.NSEC3:
-			h, a, b := hashOf(name), strings.ToUpper(strings.SplitN(rr.Hdr.Name, ".", 2)[0]), strings.ToUpper(rr.NextDomain)
+			h, a, b := nsec3Hash(name), strings.ToUpper(strings.SplitN(rr.Hdr.Name, ".", 2)[0]), strings.ToUpper(rr.NextDomain)
 			if a < h && h < b || b <= a && (a < h || h < b) {
 				return "", "", true
 			}
@@ -430,11 +430,11 @@ func (v *validator) whole(z *zone, mode string) error {
 				list = append(list, dns.TypeRRSIG)
 			}
 			slices.Sort(list)
-			want[hashOf(name)] = list
+			want[nsec3Hash(name)] = list
 			for up := name; up != v.zone; {
 				up = parentOf(up)
 				if types[up] == nil {
-					want[hashOf(up)] = nil
+					want[nsec3Hash(up)] = nil
 				}
 			}
 		}

@@ -28,6 +28,10 @@ type zones struct {
 	published func(z *servedZone, d *delta)
 	keys      keyring
 
+	wake chan struct{} // for the upkeep
+	// parentDS is what [WithParentDS] has set, or nil.
+	parentDS func(ctx context.Context, zone string) ([]string, error)
+
 	mu   sync.Mutex
 	list map[string]*servedZone // by key
 }
@@ -44,7 +48,8 @@ type servedZone struct {
 	mu      sync.Mutex // held by whoever changes it
 	journal journal
 	history history
-	sign    func(e *zoneEdit, now time.Time) error // nil: it is not signed
+	signer  *signer   // nil: it is not signed here
+	retryAt time.Time // of the upkeep alone
 }
 
 // errSecondary keeps changes to where they belong.
@@ -154,8 +159,8 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	if e.serial() == from {
 		e.setSerial(nextSerial(from))
 	}
-	if z.sign != nil {
-		if err := z.sign(e, z.all.now()); err != nil {
+	if z.signer != nil {
+		if err := z.signer.sign(e, z.all.now()); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: fmt.Errorf("signing it: %w", err)}
 		}
 	}
@@ -166,6 +171,9 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	}
 	z.history.add(d)
 	z.ref.current.Store(next)
+	if z.signer != nil || z.journal.next-z.journal.state.Folded > foldAfter {
+		z.all.wakeUp()
+	}
 	next.counters.updates.Add(1)
 	if z.all.published != nil {
 		z.all.published(z, d)

@@ -1,0 +1,81 @@
+package dnsserver
+
+import (
+	"context"
+	"time"
+)
+
+// upkeep does what zones need with time until ctx ends: it replaces signatures
+// and keys, folds journals that have become long, and changes the key of
+// cookies.
+func (zs *zones) upkeep(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	rotated := zs.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-zs.wake:
+		}
+		next := zs.now().Add(cookieLasts)
+		for _, z := range zs.sorted() {
+			if at := z.keepUp(ctx); !at.IsZero() && at.Before(next) {
+				next = at
+			}
+		}
+		if c := zs.responder.cookies; c != nil && zs.now().Sub(rotated) >= cookieLasts {
+			c.rotate()
+			rotated = zs.now()
+		}
+		timer.Reset(max(next.Sub(zs.now()), 10*time.Millisecond))
+	}
+}
+
+// keepUp does what is due at one zone, and returns when to look again, or zero.
+func (z *servedZone) keepUp(ctx context.Context) (next time.Time) {
+	log := z.all.logger()
+	if err := z.foldLong(ctx); err != nil {
+		log.Error("the changes of a zone could not be folded; they go on growing", "zone", nameText(z.name), "err", err)
+	}
+	if z.signer == nil {
+		return time.Time{}
+	}
+	const patience = time.Minute // until what has failed is tried again
+	now := z.all.now()
+	if now.Before(z.retryAt) {
+		return z.retryAt
+	}
+	resign, err := z.signer.maintain(ctx, z.ref.current.Load(), now)
+	if err == nil && resign {
+		_, err = z.renew(ctx)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			log.Error("a zone could not be signed anew; it will be tried again", "zone", nameText(z.name), "in", patience, "err", err)
+		}
+		z.retryAt = now.Add(patience)
+		return z.retryAt
+	}
+	return z.signer.due(z.all.now())
+}
+
+// foldLong folds the journal when it is long.
+func (z *servedZone) foldLong(ctx context.Context) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	now := z.ref.current.Load()
+	if z.journal.store == nil || now == nil || z.journal.next-z.journal.state.Folded <= foldAfter {
+		return nil
+	}
+	return z.journal.fold(ctx, z.journal.state.Base, now.serial())
+}
+
+// wakeUp has the upkeep look at the zones now.
+func (zs *zones) wakeUp() {
+	select {
+	case zs.wake <- struct{}{}:
+	default: // it will
+	}
+}
