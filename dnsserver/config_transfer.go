@@ -85,7 +85,7 @@ func validateTransfer(check *conf.Checker, c *Config) {
 		k, at := &c.TSIGKeys[i], check.Field("tsigKeys").Index(i)
 		checkName(at.Field("name"), k.Name, k.Name)
 		at.Field("name").Unique(keys, canonical(k.Name), "tsigKeys", i)
-		if hashOf(k.algorithm()) == nil {
+		if hmacOf(k.algorithm()) == nil {
 			at.Field("algorithm").OneOf(k.Algorithm, "hmac-sha256", "hmac-sha384", "hmac-sha512", "hmac-sha224", "hmac-sha1")
 		}
 		at.Field("secret").RequiredSecret(k.Secret)

@@ -14,7 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-const signedZone = `$ORIGIN example.com.
+const unsignedText = `$ORIGIN example.com.
 $TTL 300
 @ IN SOA ns1 hostmaster 10 7200 3600 1209600 60
   NS ns1
@@ -48,7 +48,7 @@ func TestCopyOfSignedZone(t *testing.T) {
 			testenv.Goroutines(t)
 			knot := newProgram(t)
 			ourPort := testenv.FreePort(t)
-			if err := os.WriteFile(filepath.Join(knot.dir, "example.com.zone"), []byte(signedZone), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(knot.dir, "example.com.zone"), []byte(unsignedText), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			startKnot(t, knot, ourPort, `policy:

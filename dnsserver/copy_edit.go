@@ -88,8 +88,8 @@ func newCopy(name string, records []record, counters *zoneCounters) (*zone, erro
 // changed makes the version of a copy that follows upon changes.
 func (z *zone) changed(deltas []*delta) (*zone, error) {
 	c := &copyEdit{e: z.change(), sets: make(map[looseKey]*looseSet)}
-	if d, ok := z.denial.(*copiedDenial); ok {
-		c.hashes = d.hashes
+	if d, ok := z.denial.(*copiedNSEC3); ok {
+		c.hashes = d.chain
 	}
 	for _, d := range deltas {
 		for i := range d.gone {
@@ -192,9 +192,6 @@ func (c *copyEdit) finish() (*zone, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.e.denial = nil
-	if d != nil {
-		c.e.denial = d
-	}
+	c.e.denial = d
 	return c.e.finish(), nil
 }

@@ -169,11 +169,12 @@ func (t *transfers) askUDP(ctx context.Context, p *peer, m []byte, wait time.Dur
 	return errNoAnswer
 }
 
+// rcodeText is the name of a response code.
 func rcodeText(rcode int) string {
 	if s, ok := dns.RcodeToString[rcode]; ok {
 		return s
 	}
-	return fmt.Sprintf("response code %d", rcode)
+	return fmt.Sprintf("RCODE%d", rcode)
 }
 
 // notified answers a notification from another server (RFC 1996 section 3.10).

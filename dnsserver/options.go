@@ -19,6 +19,7 @@ type options struct {
 	tlsConfig      *tls.Config
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	store          *storage.Store
+	resolver       Resolver
 	parentDS       func(ctx context.Context, zone string) ([]string, error)
 }
 
@@ -61,4 +62,10 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 // WithStorage sets where the Server keeps what must outlive it.
 func WithStorage(s *storage.Store) Option {
 	return func(o *options) { o.store = s }
+}
+
+// WithResolver sets who looks up the addresses that ALIAS records stand for,
+// in the place of [Config.Resolvers].
+func WithResolver(r Resolver) Option {
+	return func(o *options) { o.resolver = r }
 }

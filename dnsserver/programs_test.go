@@ -68,6 +68,7 @@ log:
     any: info
 database:
     storage: %[2]q
+    journal-db-mode: asynchronous
 key:
   - id: test.key
     algorithm: hmac-sha256

@@ -21,6 +21,7 @@ type transfers struct {
 	inward  chan struct{} // of transfers from others
 	telling chan struct{} // of notifications
 	updates updateLog
+	aliases aliases
 
 	maxCopy                int           // octets of a zone from others
 	minRefresh, firstRetry time.Duration // tests have no patience
@@ -42,6 +43,7 @@ func newTransfers(zs *zones) *transfers {
 	t := &transfers{
 		zones: zs, log: zs.logger(), now: zs.now,
 		slots: make(chan struct{}, maxTransfersOut), inward: make(chan struct{}, maxTransfersIn), telling: make(chan struct{}, maxTelling),
+		aliases: aliases{resolver: newStubResolver(nil), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxLookups), retry: aliasRetry},
 		maxCopy: maxCopySize, minRefresh: minRefresh, firstRetry: firstRetry,
 	}
 	zs.published = t.published
@@ -57,6 +59,7 @@ func (t *transfers) start() {
 	for _, z := range t.zones.sorted() {
 		t.begin(z)
 	}
+	t.goes(t.followAliases)
 }
 
 // stop ends that, and returns when all is over.
@@ -66,6 +69,7 @@ func (t *transfers) stop() {
 		t.cancel()
 		t.running = nil
 	}
+	t.aliases.forget()
 	t.mu.Unlock()
 	t.work.Wait()
 }
@@ -88,7 +92,7 @@ func (t *transfers) begin(z *servedZone) {
 		t.goes(func(ctx context.Context) { t.follow(ctx, z) })
 	}
 	if z.ref.current.Load() != nil {
-		t.notify(z)
+		t.published(z, nil)
 	}
 }
 
@@ -103,6 +107,9 @@ func (zs *zones) logger() *slog.Logger {
 // published is told of each new version of a zone.
 func (t *transfers) published(z *servedZone, d *delta) {
 	t.notify(z)
+	if z.copy == nil {
+		t.aliases.look(z, d)
+	}
 }
 
 // key returns a key by wire name, or nil.

@@ -25,8 +25,8 @@ type tsigKey struct {
 // tsigFudge is by how many seconds clocks may differ (RFC 8945 section 10).
 const tsigFudge = 300
 
-// hashOf returns the hash of an algorithm (RFC 8945 section 6), or nil.
-func hashOf(algorithm string) func() hash.Hash {
+// hmacOf returns the hash of an algorithm (RFC 8945 section 6), or nil.
+func hmacOf(algorithm string) func() hash.Hash {
 	switch algorithm {
 	case "hmac-sha1":
 		return sha1.New
@@ -56,7 +56,7 @@ func newKeyring(list []TSIGKey) keyring {
 		}
 		algorithm, _ := wireName(k.algorithm())
 		secret, _ := base64.StdEncoding.DecodeString(k.Secret.Reveal())
-		ring[name] = &tsigKey{name: name, algorithm: algorithm, secret: secret, hash: hashOf(k.algorithm())}
+		ring[name] = &tsigKey{name: name, algorithm: algorithm, secret: secret, hash: hmacOf(k.algorithm())}
 	}
 	return ring
 }

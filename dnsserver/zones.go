@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -104,6 +106,15 @@ func (zs *zones) put(add []*servedZone, remove ...*servedZone) {
 // signed and kept, and is visible to the next query; or nothing of it, and there
 // is an error. It returns the version that is served then.
 func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
+	return z.change(ctx, make, true)
+}
+
+// derive is update for what can be found out again: it is not kept.
+func (z *servedZone) derive(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
+	return z.change(ctx, make, false)
+}
+
+func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, keep bool) (*zone, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.copy != nil {
@@ -123,6 +134,9 @@ func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (
 	changed := e.changes()
 	if len(changed) == 0 {
 		return old, nil
+	}
+	if !keep {
+		changed = nil
 	}
 	return z.publish(ctx, e, changed)
 }
@@ -213,6 +227,9 @@ func (e *zoneEdit) become(whole *zone, keepSerial bool) {
 	for n := range e.old.nodes.from("") {
 		other := whole.nodes.get(n.key)
 		for _, set := range n.sets {
+			if other != nil && other.set(typeALIAS) != nil && (set.rtype == dns.TypeA || set.rtype == dns.TypeAAAA) {
+				continue // the alias looks after these
+			}
 			made := ownType(set.rtype) || e.denial != nil && keyType(set.rtype)
 			if !made && (other == nil || other.set(set.rtype) == nil) {
 				e.replace(n.key, rrset{rtype: set.rtype})
