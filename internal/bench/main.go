@@ -29,7 +29,7 @@ import (
 func main() {
 	// Programs are started from this thread alone, and end with it.
 	runtime.LockOSThread()
-	b := &bench{idlers: idleConnections(), progress: os.Stderr}
+	b := &bench{idlers: idleConnections(), records: 1_000_000, flood: 1_000_000, progress: os.Stderr}
 	flag.IntVar(&b.rounds, "rounds", 5, "how often each server is measured, at least once")
 	flag.DurationVar(&b.duration, "duration", 5*time.Second, "length of one measurement, in whole seconds")
 	flag.Int64Var(&b.size, "bulk", 1_000_000_000, "`bytes` of a large transfer")
