@@ -1,5 +1,5 @@
-// Command bench measures our proxy and other servers at the same work, and
-// says how they compare; the head of BENCHMARKS.md says how and why.
+// Command bench measures our servers and others at the same work, and says how
+// they compare; the head of BENCHMARKS.md says how and why.
 //
 //	go run . -rows http1 -rounds 3 -duration 3s    one row, in half a minute
 //	go run . -rows http1 -peers haproxy,nginx      without the others
