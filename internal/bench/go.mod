@@ -2,7 +2,10 @@ module github.com/dcrouter/dcrouter/internal/bench
 
 go 1.26.0
 
-require github.com/dcrouter/dcrouter v0.0.0
+require (
+	github.com/dcrouter/dcrouter v0.0.0
+	layeh.com/radius v0.0.0-20231213012653-1006025d24f8
+)
 
 require (
 	github.com/gaissmai/bart v0.30.0 // indirect
