@@ -59,9 +59,6 @@ const (
 	day = 24 * time.Hour
 )
 
-// enabled reports whether the zone is to be signed.
-func (c *DNSSEC) enabled() bool { return c != nil && (c.Enabled == nil || *c.Enabled) }
-
 // filled returns the settings with their defaults.
 func (c DNSSEC) filled() DNSSEC {
 	orDefault := func(at *time.Duration, otherwise time.Duration) {
