@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -24,6 +26,7 @@ type Router struct {
 	backend storage.Backend
 	proxy   *proxy.Proxy      // always there, so that routes can come later
 	dns     *dnsserver.Server // nil: not configured
+	radius  *radius.Server    // nil: not configured
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -63,6 +66,13 @@ func New(opts ...Option) (*Router, error) {
 		}
 		r.dns = d
 	}
+	if r.config.RADIUS != nil {
+		s, err := radius.New(*r.config.RADIUS, append([]radius.Option{radius.WithLogger(r.log)}, o.radius...)...)
+		if err != nil {
+			return nil, inSection("radiusConfig", "radius", err)
+		}
+		r.radius = s
+	}
 	var pc proxy.Config
 	if o.config.Proxy != nil {
 		pc = *o.config.Proxy
@@ -90,6 +100,9 @@ func (r *Router) components() []component {
 	var list []component
 	if r.dns != nil {
 		list = append(list, component{"dnsServerConfig", "dns", r.dns.Start, r.dns.Stop, r.dns.Wait})
+	}
+	if r.radius != nil {
+		list = append(list, component{"radiusConfig", "radius", r.radius.Start, r.radius.Stop, r.radius.Wait})
 	}
 	return append(list, component{"smartProxyConfig", "proxy", r.proxy.Start, r.proxy.Stop, r.proxy.Wait})
 }
@@ -134,7 +147,6 @@ func (r *Router) Unavailable() error {
 		}
 	}
 	missing(c.Email != nil, "emailConfig", "the mail system is")
-	missing(c.RADIUS != nil, "radiusConfig", "the RADIUS server is")
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	missing(c.TLS != nil, "tls", "automatic certificates are")
 	missing(c.DNSChallenge != nil, "dnsChallenge", "automatic certificates are")
@@ -180,7 +192,10 @@ func (r *Router) Start(ctx context.Context) error {
 		return err
 	}
 	if r.dns != nil {
-		r.dns.UseStore(store)
+		r.dns.UseStorage(store)
+	}
+	if r.radius != nil {
+		r.radius.UseStorage(store)
 	}
 	all := r.components()
 	for i, c := range all {
@@ -301,23 +316,32 @@ func (r *Router) routesError(given int, err error) error {
 	return errors.Join(errs...)
 }
 
-// Addrs returns the bound addresses of each component that listens: "proxy" and
-// "dns".
+// Addrs returns the bound addresses of each component that listens: "proxy",
+// "dns" and "radius".
 // Addresses that are not TCP have their network behind a slash.
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
-	for _, a := range r.proxy.Addrs() {
-		text := a.String()
-		if network := a.Network(); network != "tcp" {
-			text += "/" + network
+	add := func(name string, list []net.Addr) {
+		for _, a := range list {
+			text := a.String()
+			if network := a.Network(); network != "tcp" {
+				text += "/" + network
+			}
+			addrs[name] = append(addrs[name], text)
 		}
-		addrs["proxy"] = append(addrs["proxy"], text)
+	}
+	add("proxy", r.proxy.Addrs())
+	if r.radius != nil {
+		add("radius", r.radius.Addrs())
 	}
 	if r.dns != nil {
 		addrs["dns"] = r.dns.Addrs()
 	}
 	return addrs
 }
+
+// RADIUS returns the RADIUS server, or nil if none is configured.
+func (r *Router) RADIUS() *radius.Server { return r.radius }
 
 // Store returns the Router's storage while it runs, and nil otherwise.
 func (r *Router) Store() *storage.Store {

@@ -42,6 +42,7 @@ func (r *Router) Collector() prometheus.Collector {
 		targetEjected:     desc("target_ejected", "1 if a circuit breaker has ejected the target (open or half-open), else 0.", "target"),
 		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
 		dns:               newDNSMetrics(desc),
+		radius:            newRADIUSMetrics(desc),
 	}
 }
 
@@ -51,7 +52,8 @@ type collector struct {
 	connections, udpSessions, connectionsTotal, refused,
 	routeActive, routeStreams, routeRequests, routeResponses, routeReceived, routeSent, routeBlocked, routeQueued, routeRetries, routeNoRetry,
 	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
-	dns dnsMetrics
+	dns    dnsMetrics
+	radius radiusMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -62,6 +64,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d
 	}
 	c.dns.describe(ch)
+	c.radius.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -75,6 +78,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	all := c.router.Stats()
 	if all.DNS != nil {
 		c.dns.collect(all.DNS, gauge, counter)
+	}
+	if all.RADIUS != nil {
+		c.radius.collect(all.RADIUS, gauge, counter)
 	}
 	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -19,6 +20,7 @@ type options struct {
 	backend storage.Backend
 	proxy   []proxy.Option
 	dns     []dnsserver.Option
+	radius  []radius.Option
 }
 
 // WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
@@ -36,6 +38,13 @@ func WithProxy(c proxy.Config) Option {
 // cannot be written as JSON.
 func WithDNS(c dnsserver.Config, opts ...dnsserver.Option) Option {
 	return func(o *options) { o.config.DNS, o.dns = &c, append(o.dns, opts...) }
+}
+
+// WithRADIUS sets the RADIUS server's section of the configuration. opts are what
+// cannot be written as JSON: who decides about users, and who is told of
+// accounting.
+func WithRADIUS(c radius.Config, opts ...radius.Option) Option {
+	return func(o *options) { o.config.RADIUS, o.radius = &c, append(o.radius, opts...) }
 }
 
 // WithStorage sets where the Router keeps what must outlive it, in place of
@@ -58,12 +67,13 @@ func WithLogger(log *slog.Logger) Option {
 }
 
 // WithGetCertificate sets the source of certificates for routes with
-// certificate "auto", for dnsDomain and for DNS over TLS and QUIC; see
+// certificate "auto", for dnsDomain, for DNS over TLS and QUIC, and for RadSec; see
 // [proxy.WithGetCertificate].
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
 	return func(o *options) {
 		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
 		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
+		o.radius = append(o.radius, radius.WithGetCertificate(get))
 	}
 }
 

@@ -3,6 +3,7 @@ package dcrouter
 import (
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 )
 
 // Stats is a snapshot of the counters of every subsystem.
@@ -10,6 +11,8 @@ type Stats struct {
 	Proxy proxy.Stats `json:"proxy"`
 	// DNS is nil where no DNS server is configured.
 	DNS *dnsserver.Stats `json:"dns,omitempty"`
+	// RADIUS is nil where no RADIUS server is configured.
+	RADIUS *radius.Stats `json:"radius,omitempty"`
 }
 
 // Stats returns a snapshot of the counters.
@@ -18,6 +21,10 @@ func (r *Router) Stats() Stats {
 	if r.dns != nil {
 		d := r.dns.Stats()
 		s.DNS = &d
+	}
+	if r.radius != nil {
+		n := r.radius.Stats()
+		s.RADIUS = &n
 	}
 	return s
 }

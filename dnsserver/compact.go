@@ -137,8 +137,8 @@ type onlineSig struct {
 }
 
 const (
-	maxOnline     = 512  // signatures that each shard remembers
-	maxOnlineSize = 1024 // of their records, in octets
+	maxOnline     = 128 // signatures that each shard remembers
+	maxOnlineSize = 768 // of their records, in octets
 )
 
 func newOnlineSigner(config *DNSSEC, now func() time.Time) *onlineSigner {

@@ -36,7 +36,8 @@ type Config struct {
 	// twentieth. The default 0 means 10 s.
 	IdleTimeout time.Duration `json:"idleTimeout"`
 	// MaxConnections is how many connections may be open over TCP, TLS and QUIC
-	// together. When they are, one that is idle makes room for a new one. The
+	// together. When they are, one over TCP or TLS that waits for its client
+	// makes room for a new one. The
 	// default 0 means 4096.
 	MaxConnections int `json:"maxConnections"`
 	// MaxConnectionsPerClient is how many of them one client may have, that is

@@ -35,6 +35,15 @@ func TestValidate(t *testing.T) {
 			`records[0].name: "a.b" has a CNAME record, records[1], and so no other`},
 		{"two aliases", `{"records":[{"name":"a.b","type":"CNAME","value":"x.y"},{"name":"a.b","type":"CNAME","value":"c.d"}]}`,
 			`records[1].name: "a.b" is that of records[0] already`},
+		{"dnssec", `{"zones":[{"name":"example.com","dnssec":{"algorithm":"ed25519","denial":"compact","signatureValidity":"168h","refresh":"48h",
+			"zskLifetime":-1,"propagation":"10m","signaturesPerSecond":10}},{"name":"example.net","dnssec":{}}]}`, ``},
+		{"bad dnssec", `{"zones":[{"name":"a.b","dnssec":{"algorithm":"rsa","denial":"NSEC","signatureValidity":"1m","zskLifetime":"2h","propagation":-1,"signaturesPerSecond":-1}},
+			{"name":"c.d","dnssec":{"refresh":"400h"}}]}`,
+			"zones[0].dnssec.algorithm: \"rsa\" is not known; use ecdsa-p256 or ed25519\nzones[0].dnssec.denial: \"NSEC\" is not known; use nsec, nsec3 or compact\n" +
+				"zones[0].dnssec.signatureValidity: 1m0s is not between 1h0m0s and 87600h0m0s\n" +
+				"zones[0].dnssec.zskLifetime: 2h0m0s is too short: a rollover takes longer than the time for propagation and the TTL of the keys, so give at least 3h59m59.996s\n" +
+				"zones[0].dnssec.propagation: -1ms is negative\nzones[0].dnssec.signaturesPerSecond: -1 is negative\n" +
+				"zones[1].dnssec.refresh: 400h0m0s is not between 1m and 294h0m0s, seven eighths of signatureValidity"},
 		{"zones", `{"zones":[{"name":"example.com"},{"name":"-"},{"name":"Example.com."},{}]}`,
 			"zones[1].name: \"-\" is not a domain name\nzones[2].name: \"example.com\" is that of zones[0] already\nzones[3].name: missing: give a domain name"},
 	}

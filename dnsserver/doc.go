@@ -4,7 +4,7 @@
 //	s, err := dnsserver.New(dnsserver.Config{
 //		Zones:   []dnsserver.Zone{{Name: "example.com", File: "example.com.zone"}},
 //		Records: []dnsserver.Record{{Name: "www.example.net", Type: "A", Value: "192.0.2.1"}},
-//	}, dnsserver.WithStore(store))
+//	}, dnsserver.WithStorage(store))
 //	...
 //	err = s.Start(ctx)
 //	...

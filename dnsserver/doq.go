@@ -176,11 +176,7 @@ func (q *quicServer) serve(qc *quic.Conn) {
 	r := q.run
 	stats := r.s.counters.shard(overQUIC)
 	from := asker{addr: addrPort(qc.RemoteAddr()), transport: overQUIC}
-	v := r.s.limits.take(from.addr.Addr())
-	if v == full && r.evict() {
-		v = r.s.limits.take(from.addr.Addr())
-	}
-	if v != admitted {
+	if !r.takePlace(from.addr.Addr()) {
 		stats.refused.Add(1)
 		qc.CloseWithError(doqExcessiveLoad, "")
 		return

@@ -83,8 +83,19 @@ func (ks *keySet) published(zone string) []rrset {
 	return []rrset{newSet(dns.TypeDNSKEY, keyTTL, keys), cds, cdnskey}
 }
 
-// has reports whether a version of the zone has the key.
+// hasKey reports whether a version of the zone has the key.
 func (z *zone) hasKey(k *key) bool {
 	set := z.top.set(dns.TypeDNSKEY)
 	return set != nil && strings.Contains(set.wire, k.dnskey)
+}
+
+// hasKeys reports whether a version of the zone has the records that are made
+// from the keys.
+func (z *zone) hasKeys(ks *keySet) bool {
+	for _, want := range ks.published(z.name) {
+		if set := z.top.set(want.rtype); set == nil && want.count > 0 || set != nil && set.wire != want.wire {
+			return false
+		}
+	}
+	return true
 }

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -121,11 +122,11 @@ func TestPortIsTaken(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// What was bound before is given back.
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	port = testenv.FreePort(t) // of those that no connection to elsewhere takes
+	pc, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	port = portOf(pc.LocalAddr())
 	if err := newServer(t, Config{Port: &port}).Start(t.Context()); err == nil {
 		t.Fatal("started on a port that is taken")
 	}
@@ -231,14 +232,13 @@ func TestStopWhileLoaded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range 4 {
+		udp, c := dial(t, "udp", addr(t, s, "udp")), dial(t, "tcp", addr(t, s, "tcp"))
 		wg.Go(func() { // a flood that asks for nothing back
-			c := dial(t, "udp", addr(t, s, "udp"))
 			for ctx.Err() == nil {
-				c.Write(makeQuery(1, "a.example"))
+				udp.Write(makeQuery(1, "a.example"))
 			}
 		})
 		wg.Go(func() {
-			c := dial(t, "tcp", addr(t, s, "tcp"))
 			go func() {
 				for buf := make([]byte, 4096); ; {
 					if _, err := c.Read(buf); err != nil {

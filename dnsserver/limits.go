@@ -32,9 +32,28 @@ const (
 
 // take counts a connection if there is room for it.
 func (l *connLimits) take(addr netip.Addr) verdict {
-	client := connClient(addr)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.add(addr)
+}
+
+// replace takes the place of a connection that makes room.
+func (l *connLimits) replace(gone, addr netip.Addr) verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remove(gone)
+	return l.add(addr)
+}
+
+// release is the opposite of a take that admitted.
+func (l *connLimits) release(addr netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remove(addr)
+}
+
+func (l *connLimits) add(addr netip.Addr) verdict {
+	client := connClient(addr)
 	switch {
 	case client.IsValid() && l.clients[client] >= l.perClient:
 		return tooMany
@@ -48,11 +67,8 @@ func (l *connLimits) take(addr netip.Addr) verdict {
 	return admitted
 }
 
-// release is the opposite of a take that admitted.
-func (l *connLimits) release(addr netip.Addr) {
+func (l *connLimits) remove(addr netip.Addr) {
 	client := connClient(addr)
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.open.Add(-1)
 	if !client.IsValid() {
 		return

@@ -157,9 +157,6 @@ func (p *signing) chainNSEC3(old *trie, own []*node, due []string) (*nsec3Denial
 	if old != nil && own == nil {
 		d.chain = *old
 	}
-	if p.hashed == nil {
-		p.hashed = make(map[string]bool)
-	}
 	types := make(map[string]string) // bitmaps, by the hash's key
 	dirty := make(map[string]bool)
 	var moved []string
@@ -185,11 +182,6 @@ func (p *signing) chainNSEC3(old *trie, own []*node, due []string) (*nsec3Denial
 	if own != nil {
 		for _, n := range own {
 			look(n.key, p.node(n.key))
-		}
-		if old != nil { // what is not there any more counts as changed
-			for n := range old.from("") {
-				p.hashed[n.key] = true
-			}
 		}
 	} else {
 		seen := make(map[string]bool)

@@ -59,8 +59,8 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	return func(o *options) { o.getCertificate = get }
 }
 
-// WithStore sets where the Server keeps what must outlive it.
-func WithStore(s *storage.Store) Option {
+// WithStorage sets where the Server keeps what must outlive it.
+func WithStorage(s *storage.Store) Option {
 	return func(o *options) { o.store = s }
 }
 

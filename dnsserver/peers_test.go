@@ -39,7 +39,7 @@ func testServerOf(t testing.TB, store *storage.Store, cfg Config, port int, opts
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	server := newServer(t, cfg, append(opts, WithStore(store), WithLogger(log))...)
+	server := newServer(t, cfg, append(opts, WithStorage(store), WithLogger(log))...)
 	s := &testServer{server: server, zones: &server.contents, responder: &server.responder, transfers: server.transfers}
 	s.transfers.minRefresh, s.transfers.firstRetry = time.Second, 50*time.Millisecond
 	mustStart(t, server)

@@ -69,17 +69,24 @@ func TestRateLimiterUnderForgedFlood(t *testing.T) {
 	now, victim := l.began, netip.MustParseAddr("198.51.100.7")
 	sent := 0
 	var a [4]byte
-	const seconds = 10
-	for i := range seconds * 30000 {
-		now = now.Add(time.Second / 30000)
+	const seconds, rate = 2, 1_000_000 // more networks than there is room for
+	for i := range seconds * rate {
+		now = now.Add(time.Second / rate)
 		binary.BigEndian.PutUint32(a[:], rand.Uint32())
 		l.take(netip.AddrFrom4(a), now)
-		if i%300 == 0 && l.take(victim, now) == rateSent { // a hundred a second
+		if i%(rate/100) == 0 && l.take(victim, now) == rateSent { // a hundred a second
 			sent++
 		}
 	}
 	if sent > 5+seconds*5 {
 		t.Errorf("%d responses to a victim in %d s", sent, seconds)
+	}
+	var set rateSet
+	for i := range rateWays {
+		set.keys[i], set.full[i] = uint64(i+1), int64(100+i)
+	}
+	if left := *set.find(99); left != 100 || set.keys[0] != 99 {
+		t.Errorf("a newcomer begins with %d", left)
 	}
 	if allocs := testing.AllocsPerRun(1000, func() { l.take(victim, now) }); allocs > 0 {
 		t.Errorf("%v allocations", allocs)

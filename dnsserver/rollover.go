@@ -258,6 +258,7 @@ func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign b
 	if s.keys == nil || z == nil {
 		return false, nil
 	}
+	s.notBefore = now.Add(passGap)
 	for {
 		stepped, sign, err := s.step(ctx, z, now)
 		if err != nil {
@@ -267,7 +268,15 @@ func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign b
 			break
 		}
 	}
-	return s.look(z, now) || resign, nil
+	found := s.look(z, now)
+	if !z.hasKeys(s.keys) {
+		// Also if an earlier call was for that, and publishing has failed.
+		resign = true
+		if again := now.Add(time.Minute); again.Before(s.pass.at) {
+			s.pass.at = again
+		}
+	}
+	return found || resign, nil
 }
 
 // due is when maintain has to be called next.
@@ -298,6 +307,9 @@ func (s *signer) due(now time.Time) time.Time {
 	}
 	if at := s.rollAt(); !rolling && !at.IsZero() {
 		sooner(at)
+	}
+	if next.Before(s.notBefore) {
+		next = s.notBefore
 	}
 	if next.Before(now) {
 		return now

@@ -25,9 +25,9 @@ var ErrNotLoaded = errors.New("the zone is not loaded")
 // of the zones are an error, of which [ErrNoZone] is the cause.
 func (s *Server) Update(ctx context.Context, tx *Tx) error { return s.contents.update(ctx, tx) }
 
-// UseStore sets where the Server keeps what must outlive it, from the next Start
-// on, for hosts that have no storage yet when they make the Server.
-func (s *Server) UseStore(store *storage.Store) {
+// UseStorage is [WithStorage] for hosts that have no storage yet when they make
+// the Server. It holds from the next Start on.
+func (s *Server) UseStorage(store *storage.Store) {
 	s.start.Lock()
 	defer s.start.Unlock()
 	s.contents.store = store

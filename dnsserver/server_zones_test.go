@@ -80,7 +80,7 @@ func TestServerUpdates(t *testing.T) {
 	}
 	defer store.Close()
 	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
-	s := start(t, cfg, WithStore(store))
+	s := start(t, cfg, WithStorage(store))
 	tx := new(Tx)
 	tx.Set(Record{Name: "web.example.com", Type: "A", Value: "192.0.2.99"})
 	if err := s.Update(t.Context(), tx); err != nil {

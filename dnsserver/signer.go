@@ -31,6 +31,7 @@ type signer struct {
 	maxTTL    uint32  // of what has been signed, in seconds
 	pass      pass
 	nextCheck time.Time // of the zone above
+	notBefore time.Time // maintain is not due before
 }
 
 func newSigner(zone string, config DNSSEC, store *storage.Store, now func() time.Time, log *slog.Logger) *signer {
@@ -123,6 +124,12 @@ func (s *signer) run(p *signing, whole bool, hashed []string) error {
 	var old denial
 	if p.old != nil {
 		old = p.old.denial
+	}
+	p.hashed = make(map[string]bool)
+	if chain := hashedNames(old); chain != nil && whole {
+		for n := range chain.from("") { // what is not there any more has changed too
+			p.hashed[n.key] = true
+		}
 	}
 	switch s.config.Denial {
 	case denialNSEC:

@@ -117,68 +117,86 @@ func randomEdit(r *rand.Rand, z *zone) (*zoneEdit, bool) {
 	return e, e.check() == nil
 }
 
-// Random zones and random edits: each version is signed as if it had been signed
-// from scratch, and each answer is proven.
-func TestSignedZones(t *testing.T) {
-	zones, edits := 25, 12
-	if testing.Short() {
-		zones = 8
-	}
+// tried is how much a test has seen.
+type tried struct {
+	answers, sigs int
+	rcodes        map[int]int
+}
+
+// checkLife makes a random zone, signs it and changes it at random. Each version
+// has to be signed as if it had been from scratch, and each answer from it has to
+// be proven.
+func checkLife(t *testing.T, r *rand.Rand, mode string, edits int, seen *tried) {
+	t.Helper()
 	types := []uint16{dns.TypeA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeTXT, dns.TypeDS, dns.TypeSOA, dns.TypeNSEC, dns.TypeDNSKEY, dns.TypeANY, dns.TypeMX}
+	_, z := randomZone(r)
+	config := DNSSEC{Denial: mode, SignaturesPerSecond: 1e6}
+	if r.IntN(3) > 0 {
+		config.Algorithm = algorithmEd25519
+	}
+	c := newClock()
+	s := testSigner(t, z.name, config, nil, c)
+	z = s.edited(t, unsigned(z))
+	plain := func(r record) bool { return r.rtype != dns.TypeRRSIG }
+	for range edits {
+		v := validatorOf(z, c.at)
+		if err := v.whole(z, mode); err != nil {
+			t.Fatalf("%v in\n%s", err, strings.Join(recordTexts(z, func(record) bool { return true }), "\n"))
+		}
+		fresh := s.edited(t, unsigned(z))
+		if got, want := recordTexts(z, plain), recordTexts(fresh, plain); !slices.Equal(got, want) {
+			t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		resp := testResponder(z)
+		for range 25 {
+			name := nameText(randomOwner(r))
+			switch r.IntN(10) {
+			case 0:
+				name = strings.ToUpper(name)
+			case 1, 2, 3:
+				name = "x." + name
+			}
+			q := new(dns.Msg).SetQuestion(name, types[r.IntN(len(types))]).SetEdns0(4000, true)
+			m := answerTo(t, resp, q, overTCP)
+			if err := v.answer(m); err != nil {
+				t.Fatalf("%v: in\n%v\nof\n%s", err, m, strings.Join(recordTexts(z, plain), "\n"))
+			}
+			seen.rcodes[m.Rcode]++
+			seen.answers++
+		}
+		seen.sigs += v.sigs
+		if e, ok := randomEdit(r, z); ok {
+			before := z
+			z = s.edited(t, e)
+			checkDelta(t, before, e, z)
+		}
+	}
+}
+
+func TestSignedZones(t *testing.T) {
 	for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact} {
 		t.Run(mode, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(11, 12))
-			c := newClock()
-			rcodes, answers, sigs := map[int]int{}, 0, 0
-			for i := range zones {
-				_, z := randomZone(r)
-				config := DNSSEC{Denial: mode, SignaturesPerSecond: 1e6}
-				if i%3 > 0 {
-					config.Algorithm = algorithmEd25519
-				}
-				s := testSigner(t, z.name, config, nil, c)
-				z = s.edited(t, unsigned(z))
-				for range edits {
-					v := validatorOf(z, c.at)
-					if err := v.whole(z, mode); err != nil {
-						t.Fatalf("%v in\n%s", err, strings.Join(recordTexts(z, func(record) bool { return true }), "\n"))
-					}
-					fresh := s.edited(t, unsigned(z))
-					plain := func(r record) bool { return r.rtype != dns.TypeRRSIG }
-					if got, want := recordTexts(z, plain), recordTexts(fresh, plain); !slices.Equal(got, want) {
-						t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-					}
-					resp := testResponder(z)
-					for range 40 {
-						name := nameText(randomOwner(r))
-						switch r.IntN(10) {
-						case 0:
-							name = strings.ToUpper(name)
-						case 1, 2, 3:
-							name = "x." + name
-						}
-						q := new(dns.Msg).SetQuestion(name, types[r.IntN(len(types))]).SetEdns0(4000, true)
-						m := answerTo(t, resp, q, overTCP)
-						if err := v.answer(m); err != nil {
-							t.Fatalf("%v: in\n%v\nof\n%s", err, m, strings.Join(recordTexts(z, plain), "\n"))
-						}
-						rcodes[m.Rcode]++
-						answers++
-					}
-					sigs += v.sigs
-					if e, ok := randomEdit(r, z); ok {
-						before := z
-						z = s.edited(t, e)
-						checkDelta(t, before, e, z)
-					}
-				}
+			seen := tried{rcodes: map[int]int{}}
+			for range 10 {
+				checkLife(t, r, mode, 8, &seen)
 			}
-			t.Logf("%d answers with %d signatures, by rcode %v", answers, sigs, rcodes)
-			if mode != denialCompact && rcodes[dns.RcodeNameError] < answers/20 || sigs < answers {
+			t.Logf("%+v", seen)
+			if mode != denialCompact && seen.rcodes[dns.RcodeNameError] < seen.answers/20 || seen.sigs < seen.answers {
 				t.Error("not much was tried")
 			}
 		})
 	}
+}
+
+func FuzzSignedZones(f *testing.F) {
+	for mode := range 3 {
+		f.Add(uint64(1), uint8(mode))
+	}
+	f.Fuzz(func(t *testing.T, seed uint64, mode uint8) {
+		seen := tried{rcodes: map[int]int{}}
+		checkLife(t, rand.New(rand.NewPCG(seed, 1)), []string{denialNSEC, denialNSEC3, denialCompact}[mode%3], 4, &seen)
+	})
 }
 
 // checkDelta applies what has changed to the version before.

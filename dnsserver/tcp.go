@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -72,8 +73,10 @@ type streamConn struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 
-	idleSince atomic.Int64 // Unix time in ns; 0 while busy
-	released  atomic.Bool
+	// waitsSince is since when nothing has come that could be answered, in Unix
+	// time in ns; 0 while busy.
+	waitsSince atomic.Int64
+	released   atomic.Bool
 }
 
 // serveConn serves a connection to its end.
@@ -124,12 +127,7 @@ func (r *run) handshake(c *tls.Conn) bool {
 
 // admit puts a connection on the books if the limits allow it.
 func (r *run) admit(c *streamConn) bool {
-	addr := c.from.addr.Addr()
-	v := r.s.limits.take(addr)
-	if v == full && r.evict() {
-		v = r.s.limits.take(addr)
-	}
-	if v != admitted {
+	if !r.takePlace(c.from.addr.Addr()) {
 		return false
 	}
 	r.mu.Lock()
@@ -139,22 +137,32 @@ func (r *run) admit(c *streamConn) bool {
 		return false
 	}
 	r.conns[c] = struct{}{}
+	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
 	return true
 }
 
-// evict makes room by ending a connection that is idle, of several that it
-// meets the one that is so for the longest time.
-func (r *run) evict() bool {
-	victim := r.idlest()
-	if victim == nil {
-		return false
+// takePlace takes a place for a connection of a client, if need be that of
+// another one.
+func (r *run) takePlace(addr netip.Addr) bool {
+	v := r.s.limits.take(addr)
+	for v == full {
+		victim := r.idlest()
+		if victim == nil {
+			break
+		}
+		victim.cut()
+		if victim.released.Swap(true) { // it was at its end
+			v = r.s.limits.take(addr)
+		} else {
+			v = r.s.limits.replace(victim.from.addr.Addr(), addr)
+		}
 	}
-	victim.cut()
-	victim.release()
-	return true
+	return v == admitted
 }
 
-// idlest chooses whom to evict, and takes it off the books.
+// idlest takes a connection off the books that waits for its client, be it in
+// the middle of a message or handshake, of several that it meets the one that
+// does so for the longest time.
 func (r *run) idlest() *streamConn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -162,7 +170,7 @@ func (r *run) idlest() *streamConn {
 	var oldest int64
 	looks := 0
 	for c := range r.conns { // in an order that nobody can foretell
-		if since := c.idleSince.Load(); since != 0 && (victim == nil || since < oldest) {
+		if since := c.waitsSince.Load(); since != 0 && (victim == nil || since < oldest) {
 			victim, oldest = c, since
 		}
 		if looks++; looks == 64 {
@@ -248,19 +256,21 @@ func (c *streamConn) fill() error {
 	for {
 		now := time.Now()
 		until := now.Add(c.run.s.patience())
-		if idle && c.active.Load() == 0 {
-			c.idleSince.Store(now.UnixNano())
-		} else if !idle {
+		since := now
+		if !idle {
 			if c.began.IsZero() {
 				c.began = now
 			}
-			until = c.began.Add(messageTime)
+			since, until = c.began, c.began.Add(messageTime)
+		}
+		if c.active.Load() == 0 {
+			c.waitsSince.Store(since.UnixNano())
 		}
 		if err := c.waitUntil(until); err != nil {
 			return err
 		}
 		n, err := c.Conn.Read(c.in[c.end:])
-		c.idleSince.Store(0)
+		c.waitsSince.Store(0)
 		if n > 0 {
 			c.end += n
 			c.lastRead = n

@@ -108,7 +108,11 @@ func TestSlowQueriesAndHalfClose(t *testing.T) {
 	s := newServer(t, Config{IdleTimeout: 50 * time.Millisecond})
 	release := make(chan struct{})
 	s.exchanging = func(ctx context.Context, sc *scratch, query []byte, from *asker, send func([]byte) error) error {
-		<-release
+		select {
+		case <-release:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		for range 3 {
 			if err := send(s.respond(sc, nil, query, from)); err != nil {
 				return err
@@ -262,20 +266,17 @@ func TestSlowClients(t *testing.T) {
 			began := time.Now()
 			c.Write(begin)
 			// Whatever comes meanwhile: it is the message that has to come.
-			drip := time.NewTicker(250 * time.Millisecond)
+			drip := time.NewTicker(800 * time.Millisecond)
 			defer drip.Stop()
 			closed := make(chan struct{})
 			wg.Go(func() { io.Copy(io.Discard, c); close(closed) })
-			for i := 0; ; i++ {
+			for open := true; open; {
 				select {
 				case <-drip.C:
-					if i < 6 {
-						c.Write([]byte{0})
-					}
-					continue
+					c.Write([]byte{0})
 				case <-closed:
+					open = false
 				}
-				break
 			}
 			if took := time.Since(began); took < messageTime-500*time.Millisecond || took > messageTime+3*time.Second {
 				t.Errorf("a message that does not come to its end was waited for %v", took)
@@ -365,6 +366,28 @@ func TestConnectionLimits(t *testing.T) {
 	defer s.limits.mu.Unlock()
 	if s.limits.open.Load() != 0 || len(s.limits.clients) != 0 {
 		t.Errorf("the books have %d, %v", s.limits.open.Load(), s.limits.clients)
+	}
+}
+
+// Connections held open in the middle of something shut nobody out.
+func TestHeldConnectionsMakeRoom(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, _, _ := certificate(t)
+	s := start(t, Config{MaxConnections: 4, DoT: &EncryptedPort{Port: new(int)}}, cert)
+	for kind, begin := range map[string][]byte{"tcp": {1}, "tls": {22, 3, 1}} {
+		for range 8 {
+			dial(t, "tcp", addr(t, s, kind)).Write(begin)
+		}
+		waitUntil(t, "all places taken", func() bool { return s.limits.open.Load() == 4 })
+		began := time.Now()
+		for range 4 {
+			c := dial(t, "tcp", addr(t, s, "tcp"))
+			ask(t, c, makeQuery(1, "a.example"))
+			c.Close()
+		}
+		if took := time.Since(began); took > messageTime/2 {
+			t.Errorf("%s: an answer took %v", kind, took)
+		}
 	}
 }
 

@@ -122,6 +122,12 @@ func ownType(rtype uint16) bool {
 	return false
 }
 
+// keyType reports whether records of a type are made from the keys of a signed
+// zone.
+func keyType(rtype uint16) bool {
+	return rtype == dns.TypeDNSKEY || rtype == dns.TypeCDS || rtype == dns.TypeCDNSKEY
+}
+
 // apply makes a change. The SOA record and the last NS record at the top of a
 // zone are not taken out, as in RFC 2136 section 3.4.2: changes that mean to
 // replace them add the new one.

@@ -33,14 +33,25 @@ func listenUDP(ctx context.Context, host string, port int) (list []net.PacketCon
 			list, err = nil, listenError("udp", addr, err)
 		}
 	}()
-	share := func(_, _ string, c syscall.RawConn) error {
-		return setOption(c, unix.SOL_SOCKET, unix.SO_REUSEPORT)
+	share := func(c syscall.RawConn) error {
+		return os.NewSyscallError("setsockopt", setOption(c, unix.SOL_SOCKET, unix.SO_REUSEPORT))
+	}
+	bound, _ := netip.ParseAddr(host)
+	anyAddr := host == "" || bound.IsUnspecified()
+	// Before the socket is bound: what comes must find it ready.
+	prepare := func(_, _ string, c syscall.RawConn) error {
+		if len(list) > 0 {
+			if err := share(c); err != nil {
+				return err
+			}
+		}
+		if anyAddr {
+			return askDestination(c)
+		}
+		return nil
 	}
 	for len(list) < min(runtime.GOMAXPROCS(0), 64) {
-		var lc net.ListenConfig
-		if len(list) > 0 {
-			lc.Control = share
-		}
+		lc := net.ListenConfig{Control: prepare}
 		pc, err := lc.ListenPacket(ctx, network("udp", host), addr)
 		if err != nil {
 			return list, err
@@ -53,8 +64,8 @@ func listenUDP(ctx context.Context, host string, port int) (list []net.PacketCon
 		if err != nil {
 			return list, err
 		}
-		if err := share("", "", raw); err != nil {
-			return list, os.NewSyscallError("setsockopt", err)
+		if err := share(raw); err != nil {
+			return list, err
 		}
 		ignorePathMTU(raw)
 		c.SetReadBuffer(socketBuffer)
@@ -71,6 +82,15 @@ func ignorePathMTU(c syscall.RawConn) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_OMIT)
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_OMIT)
 	})
+}
+
+// askDestination has a socket tell where datagrams went to. One of IPv6 tells
+// it for IPv4 in the same form.
+func askDestination(c syscall.RawConn) error {
+	if setOption(c, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO) == nil {
+		return nil
+	}
+	return os.NewSyscallError("setsockopt", setOption(c, unix.IPPROTO_IP, unix.IP_PKTINFO))
 }
 
 // setOption turns an option of a socket on.
@@ -138,10 +158,9 @@ func newUDPBatch(w *udpWorker, c *net.UDPConn) (*udpBatch, error) {
 	}
 	b := &udpBatch{udpWorker: w, raw: raw}
 	if addrPort(c.LocalAddr()).Addr().IsUnspecified() {
-		if setOption(raw, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO) != nil {
-			if err := setOption(raw, unix.IPPROTO_IP, unix.IP_PKTINFO); err != nil {
-				return nil, os.NewSyscallError("setsockopt", err)
-			}
+		// A socket of the host's has not been asked yet.
+		if err := askDestination(raw); err != nil {
+			return nil, err
 		}
 		b.anyAddr = true
 	}

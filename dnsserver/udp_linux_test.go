@@ -5,6 +5,7 @@ import (
 	"net"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -86,6 +87,39 @@ func TestSourcesThatCannotBeAnswered(t *testing.T) {
 	}
 	ask(t, c, query)
 	wantUDP(t, s, TransportStats{Queries: 21, Responses: 1, Dropped: 20})
+}
+
+// What comes between bind and the first read is answered from the right address
+// too.
+func TestDestinationFromTheBeginning(t *testing.T) {
+	if !hasAddress("127.0.0.9") {
+		t.Skip("127.0.0.9 is no address here")
+	}
+	for _, host := range []string{"", "0.0.0.0"} {
+		pcs, err := listenUDP(t.Context(), host, testenv.FreePort(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port := hostPort(t, pcs[0].LocalAddr().String())
+		c := dial(t, "udp", net.JoinHostPort("127.0.0.9", port))
+		c.Write(makeQuery(1, "a.example"))
+		s := newServer(t, Config{})
+		for _, pc := range pcs {
+			w := &udpWorker{run: newRun(s), pc: pc, sc: s.newScratch(), stats: s.counters.shard(overUDP)}
+			b, err := newUDPBatch(w, pc.(*net.UDPConn))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.raw.Control(func(fd uintptr) { b.answerAll(fd) })
+		}
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Read(make([]byte, 512)); err != nil {
+			t.Errorf("%q: %v", host, err)
+		}
+		for _, pc := range pcs {
+			pc.Close()
+		}
+	}
 }
 
 // A destination that the kernel refuses is skipped.

@@ -20,7 +20,7 @@ func TestDecoded(t *testing.T) {
 		"macAuth":{"allowedMacs":"aa*","guestVlan":9},"vlanAssignment":[{"match":{"mac":"bb*"},"vlan":1},{"match":{"default":true},"vlan":2}]}`), &c)
 	want := Config{Port: new(0), Secret: "s", Clients: []Client{{IP: "10.0.0.0/8", RequireMessageAuthenticator: new(true)}},
 		MACAuth:        &MACAuth{AllowedMACs: []string{"aa*"}, GuestVLAN: 9},
-		VLANAssignment: []VLANRule{{VLANMatch{MAC: "bb*"}, 1}, {VLANMatch{Default: true}, 2}}}
+		VLANAssignment: []VLANRule{{Match: VLANMatch{MAC: "bb*"}, VLAN: 1}, {Match: VLANMatch{Default: true}, VLAN: 2}}}
 	if err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, %v", c, err)
 	}
@@ -67,6 +67,20 @@ func TestValidate(t *testing.T) {
 			`vlanAssignment[1].match.mac: "AABB.CC*" is never reached: vlanAssignment[0] takes it before`},
 		{"taken twice before", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:*"},"vlan":1},{"match":{"mac":"aa:*"},"vlan":2},{"match":{"mac":"aabb*"},"vlan":3}]}`,
 			`vlanAssignment[2].match.mac: "aabb*" is never reached: vlanAssignment[0] takes it before`},
+		{"VLAN by name", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa*"},"vlanName":"x"},{"match":{"mac":"bb*"},"vlan":1,"vlanName":"x"},{"match":{"mac":"cc*"},"vlanName":"a\nb","reauthenticate":true}]}`,
+			"vlanAssignment[1].vlanName: vlan and vlanName exclude each other\nvlanAssignment[2].vlanName: \"a\\nb\" has a line break or another control character in it\n" +
+				"vlanAssignment[2].reauthenticate: needs a sessionTimeout"},
+		{"numbers", `{"secret":"s","vlanTag":32,"accounting":{"staleAfter":"-1s","maxSessions":7000000},"limits":{"maxConcurrent":-1,"maxFailures":-2,"rateLimit":{}}}`,
+			"vlanTag: 32 is not between 0 and 31\naccounting.staleAfter: -1s is negative\naccounting.maxSessions: 7000000 is not between 0 and 6000000\n" +
+				"limits.maxConcurrent: -1 is not between 0 and 65536\nlimits.maxFailures: -2 is not between -1 and 1000000\n" +
+				"limits.rateLimit.requestsPerSecond: 0 is not between 1 and 10000000"},
+		{"realms", `{"secret":"s","realms":[{"name":"*","homeServers":{"host":"127.0.0.1","port":70000,"secret":"x"}},{"name":"A.example"},{"name":"a.example","homeServers":{"host":"a b"}}]}`,
+			"realms[0].homeServers[0].port: 70000 is not a port (1-65535)\nrealms[1].homeServers: missing: give at least one\n" +
+				"realms[2].name: \"a.example\" is that of realms[1] already\nrealms[2].homeServers[0].host: \"a b\" is not a host name or an address\n" +
+				"realms[2].homeServers[0].secret: missing"},
+		{"RadSec", `{"secret":"s","radSec":{"port":-1,"certificate":{"keyPath":"k"}},"clients":[{"ip":"::1","coaPort":-1,"certificateNames":["a b"]}]}`,
+			"clients[0].coaPort: -1 is not a port (1-65535)\nclients[0].certificateNames[0]: \"a b\" is not a host name or an address\n" +
+				"radSec.port: -1 is not a port (1-65535, or 0 for any free one)\nradSec.certificate: certPath and keyPath go together"},
 		{"same MAC twice", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:cc:dd:ee:ff"},"vlan":1},{"match":{"mac":"aabbccddeeff"},"vlan":2}]}`,
 			`vlanAssignment[1].match.mac: "aabbccddeeff" is never reached: vlanAssignment[0] takes it before`},
 	}

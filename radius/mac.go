@@ -51,3 +51,56 @@ func (s macSet) first(p macPattern) (index int, found bool) {
 	}
 	return index, found
 }
+
+// macAddress is a whole address, in its lower 48 bits.
+type macAddress uint64
+
+// hexDigit returns the value of a digit, or more than 15.
+func hexDigit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	case c >= 'A' && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 0xff
+}
+
+// parseMAC reads an address in any notation: 12 hexadecimal digits, with
+// colons, hyphens or dots between them or without. With more, what follows the
+// address after another separator does not count, as in Called-Station-Id,
+// which has the name of the wireless network there (RFC 3580 section 3.20).
+func parseMAC(s string, more bool) (macAddress, bool) {
+	var mac macAddress
+	digits := 0
+	for i := range len(s) {
+		c := s[i]
+		if d := hexDigit(c); d <= 15 && digits < 12 {
+			mac = mac<<4 | macAddress(d)
+			digits++
+		} else if c != ':' && c != '-' && c != '.' || digits == 0 {
+			return 0, false
+		} else if digits == 12 {
+			return mac, more
+		}
+	}
+	return mac, digits == 12
+}
+
+// format writes the address in groups of so many digits.
+func (m macAddress) format(separator string, group int) string {
+	const digits = "0123456789abcdef"
+	b := make([]byte, 0, 17)
+	for i := range 12 {
+		if i > 0 && i%group == 0 {
+			b = append(b, separator...)
+		}
+		b = append(b, digits[m>>(44-4*i)&15])
+	}
+	return string(b)
+}
+
+// String writes it as in "aa:bb:cc:dd:ee:ff".
+func (m macAddress) String() string { return m.format(":", 2) }

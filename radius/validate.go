@@ -1,6 +1,10 @@
 package radius
 
-import "github.com/dcrouter/dcrouter/internal/conf"
+import (
+	"strings"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
 
 // minSecret is the length of a secret from which it counts as strong, in
 // octets (RFC 2865 section 3).
@@ -10,6 +14,11 @@ const minSecret = 16
 // mistakes at once, each a [*FieldError].
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
+	c.validate(check)
+	return check.Err()
+}
+
+func (c *Config) validate(check *conf.Checker) {
 	check.Field("listenHost").ListenHost(c.ListenHost)
 	c.validatePorts(check)
 	c.validateSecret(check.Field("secret"), c.Secret)
@@ -17,11 +26,70 @@ func (c *Config) Validate() error {
 		check.Field("secret").Errorf("missing: give one here, or clients with their own")
 	}
 	c.validateClients(check.Field("clients"))
-	if c.MACAuth != nil {
-		c.MACAuth.validate(check.Field("macAuth"))
+	policy := Policy{c.MACAuth, c.VLANAssignment}
+	policy.validate(check)
+	check.Field("vlanTag").Range(c.VLANTag, 0, 31)
+	c.Accounting.validate(check.Field("accounting"))
+	if c.RadSec != nil {
+		c.RadSec.validate(check.Field("radSec"))
 	}
-	validateRules(check.Field("vlanAssignment"), c.VLANAssignment)
-	return check.Err()
+	c.validateRealms(check.Field("realms"))
+	c.Limits.validate(check.Field("limits"))
+}
+
+func (a *Accounting) validate(check *conf.Checker) {
+	check.Field("staleAfter").Wait(a.StaleAfter)
+	check.Field("maxSessions").Range(a.MaxSessions, 0, 6_000_000)
+}
+
+func (r *RadSec) validate(check *conf.Checker) {
+	if r.Port != nil {
+		check.Field("port").ListenPort(*r.Port)
+	}
+	check.Field("maxConnections").NotNegative(r.MaxConnections)
+	if cert := &r.Certificate; (cert.CertPath == "") != (cert.KeyPath == "") {
+		check.Field("certificate").Errorf("certPath and keyPath go together")
+	}
+}
+
+func (l *Limits) validate(check *conf.Checker) {
+	check.Field("maxConcurrent").Range(l.MaxConcurrent, 0, 65536)
+	check.Field("maxFailures").Range(l.MaxFailures, -1, 1_000_000)
+	check.Field("failureWindow").Wait(l.FailureWindow)
+	if r := l.RateLimit; r != nil {
+		check.Field("rateLimit").Field("requestsPerSecond").Range(r.RequestsPerSecond, 1, 10_000_000)
+		check.Field("rateLimit").Field("burst").Range(r.Burst, 0, 10_000_000)
+	}
+}
+
+func (c *Config) validateRealms(check *conf.Checker) {
+	names := map[string]int{}
+	for i, realm := range c.Realms {
+		at := check.Index(i)
+		if realm.Name != "*" {
+			at.Field("name").Domain(realm.Name)
+		}
+		at.Field("name").Unique(names, strings.ToLower(realm.Name), "realms", i)
+		servers := at.Field("homeServers")
+		if len(realm.HomeServers) == 0 {
+			servers.Errorf("missing: give at least one")
+		}
+		for i, h := range realm.HomeServers {
+			at := servers.Index(i)
+			at.Field("host").Host(h.Host)
+			if h.Port != 0 {
+				at.Field("port").Port(h.Port)
+			}
+			if h.AccountingPort != 0 {
+				at.Field("accountingPort").Port(h.AccountingPort)
+			}
+			c.validateSecret(at.Field("secret"), h.Secret)
+			if h.Secret == "" {
+				at.Field("secret").Errorf("missing")
+			}
+			at.Field("timeout").Wait(h.Timeout)
+		}
+	}
 }
 
 func (c *Config) validatePorts(check *conf.Checker) {
@@ -62,6 +130,12 @@ func (c *Config) validateClients(check *conf.Checker) {
 		if client.Secret == "" && c.Secret == "" {
 			at.Field("secret").Errorf("missing: give one here, or one for all clients")
 		}
+		if client.CoAPort != 0 {
+			at.Field("coaPort").Port(client.CoAPort)
+		}
+		for n, name := range client.CertificateNames {
+			at.Field("certificateNames").Index(n).Host(name)
+		}
 	}
 }
 
@@ -75,6 +149,7 @@ func (m *MACAuth) validate(check *conf.Checker) {
 	if m.GuestVLAN != 0 {
 		checkVLAN(check.Field("guestVlan"), m.GuestVLAN)
 	}
+	check.Field("password").Secret(m.Password)
 }
 
 func checkMAC(check *conf.Checker, s string) (macPattern, bool) {
@@ -91,11 +166,30 @@ func checkVLAN(check *conf.Checker, n int) {
 	}
 }
 
+// checkText wants what fits into an attribute, with its tag.
+func checkText(check *conf.Checker, s string) {
+	check.Line(s)
+	if len(s) > 252 {
+		check.Errorf("%d octets are too many, the most is 252", len(s))
+	}
+}
+
 func validateRules(check *conf.Checker, rules []VLANRule) {
 	seen := macSet{}
 	for i, rule := range rules {
 		at := check.Index(i)
-		checkVLAN(at.Field("vlan"), rule.VLAN)
+		if rule.VLANName == "" || rule.VLAN != 0 {
+			checkVLAN(at.Field("vlan"), rule.VLAN)
+		}
+		if rule.VLAN != 0 && rule.VLANName != "" {
+			at.Field("vlanName").Errorf("vlan and vlanName exclude each other")
+		}
+		checkText(at.Field("vlanName"), rule.VLANName)
+		checkText(at.Field("filterId"), rule.FilterID)
+		at.Field("sessionTimeout").Wait(rule.SessionTimeout)
+		if rule.Reauthenticate && rule.SessionTimeout == 0 {
+			at.Field("reauthenticate").Errorf("needs a sessionTimeout")
+		}
 		match := at.Field("match")
 		switch {
 		case rule.Match.Default && rule.Match.MAC != "":

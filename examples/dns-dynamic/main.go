@@ -50,7 +50,7 @@ func run(log *slog.Logger, dir string, port int, every time.Duration) (err error
 		Port:        &port,
 		NameServers: []string{"ns1.example.com"},
 		Records:     []dnsserver.Record{{Name: "ns1.example.com", Type: "A", Value: "127.0.0.1"}},
-	}, dnsserver.WithLogger(log), dnsserver.WithStore(store))
+	}, dnsserver.WithLogger(log), dnsserver.WithStorage(store))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,273 @@
+package radius
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime/debug"
+	"time"
+
+	layeh "layeh.com/radius"
+	"layeh.com/radius/rfc2865"
+	"layeh.com/radius/rfc2866"
+	"layeh.com/radius/rfc2869"
+	"layeh.com/radius/rfc3162"
+)
+
+var (
+	errNoSessionID     = errors.New("it has no Acct-Session-Id")
+	errNoStatus        = errors.New("it has no Acct-Status-Type")
+	errTooManySessions = errors.New("as many sessions as accounting.maxSessions are kept")
+)
+
+// causeNASReboot is the Acct-Terminate-Cause of sessions that end with their
+// NAS.
+const causeNASReboot = 11
+
+// integer returns the value of a number, 0 if there is none.
+func integer(attrs layeh.Attributes, t layeh.Type) uint32 {
+	n, err := layeh.Integer(attrs.Get(t))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// octets puts the two halves of a counter together (RFC 2869 section 5.1).
+func octets(attrs layeh.Attributes, low, high layeh.Type) uint64 {
+	return uint64(integer(attrs, high))<<32 | uint64(integer(attrs, low))
+}
+
+func address(attrs layeh.Attributes, t4, t6 layeh.Type) netip.Addr {
+	if a, ok := netip.AddrFromSlice(attrs.Get(t4)); ok && a.Is4() {
+		return a
+	}
+	a, _ := netip.AddrFromSlice(attrs.Get(t6))
+	return a
+}
+
+// newRecord reads an Accounting-Request (RFC 2866).
+func newRecord(in *arrival) (*Record, error) {
+	p, err := layeh.Parse(in.d, nil)
+	if err != nil {
+		return nil, err
+	}
+	attrs := p.Attributes
+	status, ok := attrs.Lookup(rfc2866.AcctStatusType_Type)
+	if !ok || len(status) != 4 {
+		return nil, errNoStatus
+	}
+	r := &Record{Status: Status(integer(attrs, rfc2866.AcctStatusType_Type)), Client: in.client.Name, Time: in.at, Packet: p}
+	if stamp := integer(attrs, rfc2869.EventTimestamp_Type); stamp != 0 {
+		r.Time = time.Unix(int64(stamp), 0)
+	} else {
+		r.Time = in.at.Add(-time.Duration(integer(attrs, rfc2866.AcctDelayTime_Type)) * time.Second)
+	}
+	text := func(t layeh.Type) string { return string(attrs.Get(t)) }
+	r.Session = Session{
+		Source:        in.from.Addr().WithZone(""),
+		NASIdentifier: text(rfc2865.NASIdentifier_Type),
+		NASAddress:    address(attrs, rfc2865.NASIPAddress_Type, rfc3162.NASIPv6Address_Type),
+		Updated:       in.at,
+	}
+	if r.Status == StatusOn || r.Status == StatusOff {
+		return r, nil
+	}
+	s := &r.Session
+	s.ID = text(rfc2866.AcctSessionID_Type)
+	if s.ID == "" {
+		return nil, errNoSessionID
+	}
+	if class := attrs.Get(rfc2865.Class_Type); len(class) > 0 {
+		s.Class = class
+	}
+	s.UserName = text(rfc2865.UserName_Type)
+	s.CallingStationID, s.CalledStationID = text(rfc2865.CallingStationID_Type), text(rfc2865.CalledStationID_Type)
+	s.NASPort, s.NASPortID = integer(attrs, rfc2865.NASPort_Type), text(rfc2869.NASPortID_Type)
+	s.FramedIP = address(attrs, rfc2865.FramedIPAddress_Type, framedIPv6Address)
+	s.Duration = time.Duration(integer(attrs, rfc2866.AcctSessionTime_Type)) * time.Second
+	s.InputOctets = octets(attrs, rfc2866.AcctInputOctets_Type, rfc2869.AcctInputGigawords_Type)
+	s.OutputOctets = octets(attrs, rfc2866.AcctOutputOctets_Type, rfc2869.AcctOutputGigawords_Type)
+	s.InputPackets, s.OutputPackets = integer(attrs, rfc2866.AcctInputPackets_Type), integer(attrs, rfc2866.AcctOutputPackets_Type)
+	s.Start = r.Time.Add(-s.Duration)
+	if r.Status == StatusStop {
+		s.TerminateCause = integer(attrs, rfc2866.AcctTerminateCause_Type)
+		s.Stopped = r.Time
+	}
+	return r, nil
+}
+
+// framedIPv6Address is Framed-IPv6-Address (RFC 6911 section 3.1).
+const framedIPv6Address layeh.Type = 168
+
+// merge puts what a record says on top of what is known of the session. Records
+// may come late or twice: counters do not go back, and what has ended stays so.
+func (s *Session) merge(old *Session) {
+	if s.Duration < old.Duration {
+		s.Duration = old.Duration
+		s.InputOctets, s.OutputOctets = old.InputOctets, old.OutputOctets
+		s.InputPackets, s.OutputPackets = old.InputPackets, old.OutputPackets
+	}
+	if old.Start.Before(s.Start) {
+		s.Start = old.Start
+	}
+	if old.Updated.After(s.Updated) {
+		s.Updated = old.Updated
+	}
+	if s.Stopped.IsZero() {
+		s.Stopped, s.TerminateCause = old.Stopped, old.TerminateCause
+	}
+	s.UserName = valueOr(s.UserName, old.UserName)
+	s.CallingStationID = valueOr(s.CallingStationID, old.CallingStationID)
+	s.CalledStationID = valueOr(s.CalledStationID, old.CalledStationID)
+	s.NASAddress = valueOr(s.NASAddress, old.NASAddress)
+	s.NASPort = valueOr(s.NASPort, old.NASPort)
+	s.NASPortID = valueOr(s.NASPortID, old.NASPortID)
+	s.FramedIP = valueOr(s.FramedIP, old.FramedIP)
+}
+
+// on returns the session as it is with the record on top of what was known. A
+// Start that is later than the end of the session is another session: there are
+// NASes that count from 1 again when they restart.
+func (r *Record) on(old string) Session {
+	s := r.Session
+	before, err := decodeSession(old)
+	if err != nil || r.Status == StatusStart && !before.Stopped.IsZero() && r.Time.After(before.Stopped) {
+		return s
+	}
+	s.merge(&before)
+	return s
+}
+
+// account deals with an Accounting-Request: the sink is told, the record
+// stored, and only then acknowledged.
+func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
+	s := r.s
+	record, err := newRecord(in)
+	if err != nil {
+		return nil, &dropError{malformed, err}
+	}
+	failed := func(err error) (datagram, error) { return nil, &dropError{accountingFailed, err} }
+	var c *change
+	switch session := &record.Session; record.Status {
+	case StatusOn, StatusOff:
+		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, in.at.Truncate(time.Millisecond), causeNASReboot}
+		record.Closed = s.sessions.wouldClose(closing)
+		c = &change{closing: closing}
+	case StatusStart, StatusInterim, StatusStop:
+		key := keyOfSession(session)
+		if old, ok := s.sessions.get(key); ok {
+			*session = record.on(old)
+		} else if s.sessions.count.Load() >= s.sessions.most {
+			return failed(errTooManySessions)
+		}
+		c = &change{key: key, next: func(old string) string {
+			merged := record.on(old)
+			return string(appendSession(nil, &merged))
+		}}
+	}
+	if err := s.tell(ctx, record); err != nil {
+		return failed(err)
+	}
+	if c != nil {
+		if err := r.journal.do(ctx, c); err != nil {
+			return failed(err)
+		}
+	}
+	if realm, user := s.realmOf(record.Session.UserName); realm != nil {
+		if err := s.forwardAccounting(ctx, in, realm, user); err != nil {
+			return nil, err
+		}
+	}
+	reply, err := encodePlain(in, layeh.CodeAccountingResponse, in.outline.signature != 0)
+	if err == nil {
+		s.stats.accounting.Add(1)
+		in.client.stats.accounting.Add(1)
+	}
+	return reply, err
+}
+
+// tell calls the sink, if there is one.
+func (s *Server) tell(ctx context.Context, record *Record) (err error) {
+	if s.opts.sink == nil {
+		return nil
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("the accounting sink panicked", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("the sink panicked: %v", p)
+		}
+	}()
+	return s.opts.sink(ctx, record)
+}
+
+// sweepSessions closes sessions that nothing was heard of, and forgets those
+// that ended some time ago.
+func (r *run) sweepSessions() {
+	t := r.s.sessions
+	pause := min(time.Minute, max(t.staleAfter/4, 10*time.Millisecond))
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			r.sweep(time.Now())
+		case <-r.quit:
+			return
+		}
+	}
+}
+
+func (r *run) sweep(now time.Time) {
+	t := r.s.sessions
+	for i := range t.shards {
+		var stale []sessionKey
+		shard := &t.shards[i]
+		shard.mu.Lock()
+		for k, encoded := range shard.entries {
+			h := decodeHead(encoded)
+			if h.stopped.IsZero() {
+				if now.Sub(h.updated) > t.staleAfter {
+					stale = append(stale, k)
+				}
+			} else if now.Sub(h.updated) > closedLife && now.Sub(h.stopped) > closedLife {
+				t.remove(shard, k)
+			}
+		}
+		shard.mu.Unlock()
+		for _, k := range stale {
+			select {
+			case <-r.quit:
+				return
+			default:
+			}
+			if err := r.expire(k, now); err != nil {
+				if skipped, ok := r.s.notices.first(netip.Addr{}, accountingFailed, now); ok {
+					r.s.log.Error("a stale session could not be closed; it is tried again", "err", err, "not_logged", skipped)
+				}
+				return
+			}
+		}
+	}
+}
+
+// expire closes one session, and tells the sink.
+func (r *run) expire(k sessionKey, now time.Time) error {
+	t := r.s.sessions
+	encoded, _ := t.get(k)
+	session, err := decodeSession(encoded)
+	if err != nil || !session.Stopped.IsZero() || now.Sub(session.Updated) <= t.staleAfter {
+		return nil // it has had news meanwhile
+	}
+	session.Stopped = now
+	if err := r.s.tell(r.ctx, &Record{Status: StatusStale, Time: now, Session: session}); err != nil {
+		return err
+	}
+	return r.journal.do(r.ctx, &change{key: k, next: func(old string) string {
+		if old != encoded {
+			return ""
+		}
+		return string(appendSession(nil, &session))
+	}})
+}

@@ -1,0 +1,244 @@
+package radius
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// ErrRunning is returned by Start when the Server is running or still stopping.
+var ErrRunning = errors.New("radius: already running")
+
+// ErrNotRunning is returned by what needs a running Server.
+var ErrNotRunning = errors.New("radius: not running")
+
+// Server is a RADIUS server. Make one with [New]. Its methods may be called
+// from several goroutines.
+type Server struct {
+	cfg     Config // MACAuth and VLANAssignment aside, fixed by New
+	opts    options
+	log     *slog.Logger
+	clients *clientTable
+	realms  []*realm
+
+	rules      atomic.Pointer[rules]
+	policyMu   sync.Mutex // serialises changes of rules
+	configured string     // identity of the Config's policy
+
+	stateKey   [32]byte // signs the State of EAP
+	duplicates duplicates
+	rates      *rateLimiter
+	failures   *failureLimiter
+	notices    notices
+	sessions   *sessions
+	stats      counters
+
+	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
+	run *run       // nil before Start; kept after Stop for Wait
+}
+
+// New makes a Server. It checks the whole configuration and does no I/O; the
+// error joins all mistakes, each a [*FieldError].
+func New(cfg Config, opts ...Option) (*Server, error) {
+	s := &Server{cfg: cfg}
+	for _, o := range opts {
+		o(&s.opts)
+	}
+	check := conf.NewChecker()
+	cfg.validate(check)
+	s.opts.validate(check, &cfg)
+	if err := check.Err(); err != nil {
+		return nil, err
+	}
+	s.log = s.opts.log
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.log = s.log.With("component", "radius")
+	policy := Policy{cfg.MACAuth, cfg.VLANAssignment}
+	policy = policy.clone()
+	s.cfg.MACAuth, s.cfg.VLANAssignment = nil, nil
+	var err error
+	if s.configured, err = policy.identity(); err != nil {
+		return nil, err
+	}
+	s.rules.Store(compile(policy))
+	s.clients = newClientTable(&cfg)
+	s.realms = newRealms(cfg.Realms)
+	s.rates = newRateLimiter(cfg.Limits.RateLimit)
+	s.failures = newFailureLimiter(&cfg.Limits)
+	s.sessions = newSessions(&cfg.Accounting)
+	rand.Read(s.stateKey[:])
+	return s, nil
+}
+
+// validate checks what options and configuration must agree about.
+func (o *options) validate(check *conf.Checker, cfg *Config) {
+	for addr, pc := range o.packetConns {
+		if pc == nil {
+			check.Errorf("the packet connection for %s is nil", addr)
+		}
+	}
+	for addr, ln := range o.listeners {
+		if ln == nil {
+			check.Errorf("the listener for %s is nil", addr)
+		}
+	}
+	r := cfg.RadSec
+	if r == nil {
+		return
+	}
+	at := check.Field("radSec")
+	given := o.tls != nil && (len(o.tls.Certificates) > 0 || o.tls.GetCertificate != nil || o.tls.GetConfigForClient != nil)
+	switch {
+	case r.Certificate.Auto && o.getCertificate == nil:
+		at.Field("certificate").Errorf(`"auto" needs a source of certificates (WithGetCertificate)`)
+	case !r.Certificate.Auto && r.Certificate.CertPath == "" && !given:
+		at.Field("certificate").Errorf("missing")
+	}
+	verifies := o.tls != nil && (o.tls.ClientCAs != nil || o.tls.ClientAuth != 0 || o.tls.GetConfigForClient != nil)
+	if r.ClientCAPath == "" && !verifies {
+		at.Field("clientCaPath").Errorf("missing: clients are known by their certificates")
+	}
+}
+
+// Start begins to serve. It reads what is stored and returns when all ports are
+// bound; on an error it takes everything back. ctx limits the start alone. A
+// Server that has stopped can be started again.
+func (s *Server) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run != nil {
+		select {
+		case <-s.run.stopped:
+		default:
+			return ErrRunning
+		}
+	}
+	if err := s.loadPolicy(ctx); err != nil {
+		return err
+	}
+	r := newRun(s)
+	if err := r.open(ctx); err != nil {
+		r.cancel()
+		return err
+	}
+	s.warnOfWeakSecrets()
+	s.run = r
+	r.serve()
+	return nil
+}
+
+// UseStorage is [WithStorage] for hosts that have no storage yet when they make
+// the Server. It holds from the next Start on.
+func (s *Server) UseStorage(store *storage.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.store = store
+}
+
+func (s *Server) warnOfWeakSecrets() {
+	for _, c := range s.clients.list {
+		if n := len(c.secret); n < minSecret {
+			s.log.Warn("the secret is shorter than RFC 2865 wants", "client", c.Name, "ip", c.IP, "octets", n, "least", minSecret)
+		}
+	}
+}
+
+// latest returns the run of the last Start, or nil.
+func (s *Server) latest() *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// current returns the run that is serving, or nil.
+func (s *Server) current() *run {
+	if r := s.latest(); r != nil && r.stopping.Load() == 0 {
+		return r
+	}
+	return nil
+}
+
+// Stop stops listening at once and waits until requests under way are answered
+// or ctx ends; then it gives up on them and returns ctx's error. Afterwards no
+// goroutine of the Server is left. It may be called at any time, also several
+// times at once.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	r := s.run
+	s.mu.Unlock()
+	if r == nil {
+		s.closeGiven()
+		return nil
+	}
+	if !r.stopping.CompareAndSwap(0, 1) {
+		select {
+		case <-r.stopped:
+		case <-ctx.Done():
+			r.cancel() // this caller's patience ends before that of the first one
+			<-r.stopped
+		}
+		return r.stopErr
+	}
+	r.stopErr = r.stop(ctx)
+	close(r.stopped)
+	return r.stopErr
+}
+
+// closeGiven closes the host's sockets.
+func (s *Server) closeGiven() {
+	for _, pc := range s.opts.packetConns {
+		pc.Close()
+	}
+	for _, ln := range s.opts.listeners {
+		ln.Close()
+	}
+}
+
+// Wait blocks until the Server has stopped or cannot go on, and returns the
+// error in the latter case. Before Start it returns nil at once.
+func (s *Server) Wait() error {
+	r := s.latest()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.failed:
+	case <-r.stopped:
+	}
+	return r.failure()
+}
+
+// Addrs returns the addresses that the Server listens on: for authentication,
+// for accounting, and for RadSec where there is that, which is a *net.TCPAddr
+// unless the host gave another listener.
+func (s *Server) Addrs() []net.Addr {
+	r := s.current()
+	if r == nil {
+		return nil
+	}
+	addrs := []net.Addr{r.auth.conn.LocalAddr(), r.acct.conn.LocalAddr()}
+	if r.radsec != nil {
+		addrs = append(addrs, r.radsec.ln.Addr())
+	}
+	return addrs
+}
+
+// listenAddr is how options and errors write the address of a port.
+func (s *Server) listenAddr(port int) string {
+	return net.JoinHostPort(s.cfg.ListenHost, strconv.Itoa(port))
+}
+
+func cannotListen(addr string, err error) error {
+	return fmt.Errorf("radius: cannot listen on %s: %w", addr, err)
+}

@@ -1,0 +1,62 @@
+package dcrouter_test
+
+import (
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// A device is let in by the Router's RADIUS server, and rules that changed while
+// it ran are there after a restart.
+func TestRADIUSInTheRouter(t *testing.T) {
+	testenv.Goroutines(t)
+	tool := testenv.Need(t, "radclient", "apt install freeradius-utils")
+	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0,
+		"clients": [{"name": "test", "ip": "127.0.0.1", "secret": "a long shared secret"}],
+		"macAuth": {"enabled": true, "allowedMacs": ["aa:bb:cc:*"], "defaultVlan": 100}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startRouter(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(t.TempDir())))
+	ask := func(mac string) string {
+		t.Helper()
+		host, port, _ := net.SplitHostPort(strings.TrimSuffix(r.Addrs()["radius"][0], "/udp"))
+		cmd := exec.Command(tool, "-x", "-r", "1", "-t", "5", net.JoinHostPort(host, port), "auth", "a long shared secret")
+		cmd.Stdin = strings.NewReader("User-Name=" + mac + ",User-Password=" + mac + ",Calling-Station-Id=" + mac + ",Message-Authenticator=0x00\n")
+		out, _ := cmd.CombinedOutput() // a reject is a failure
+		return string(out)
+	}
+	if got := ask("aabbcc000001"); !strings.Contains(got, "Access-Accept") || !strings.Contains(got, `Tunnel-Private-Group-Id:0 = "100"`) {
+		t.Error(got)
+	}
+	if got := ask("112233000001"); !strings.Contains(got, "Access-Reject") {
+		t.Error(got)
+	}
+	if err := r.RADIUS().AllowMACs(t.Context(), "11:22:33:*"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask("112233000001"); !strings.Contains(got, "Access-Accept") {
+		t.Error(got)
+	}
+	if s := r.Stats().RADIUS; s == nil || s.Accepts != 2 || s.Rejects != 1 {
+		t.Errorf("%+v", s)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(r.Collector())
+	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
+	}
+}
