@@ -122,8 +122,10 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 		found = z.answerAny(m, n, stars, anyOverTCP)
 	case dns.TypeRRSIG:
 		for i := range n.sets {
-			m.need(&rrset{wire: n.sets[i].sigs, count: n.sets[i].signs}, m.asked())
-			found = &n.sets[i]
+			if s := &n.sets[i]; s.signs > 0 {
+				m.need(&rrset{wire: s.sigs, count: s.signs}, m.asked())
+				found = s
+			}
 		}
 	default:
 		if z.answerNSEC(m, n, false) {
@@ -163,7 +165,9 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	if stars {
 		z.proveWildcard(m, encloser, n, true)
 	}
-	z.addTargets(m, found, foundAt)
+	if m.qtype != dns.TypeRRSIG && (m.qtype != dns.TypeANY || !anyOverTCP) { // the set alone begins at foundAt
+		z.addTargets(m, found, foundAt)
+	}
 	return false
 }
 

@@ -13,7 +13,7 @@ import (
 func TestCompactBudget(t *testing.T) {
 	c := newClock()
 	s := testSigner(t, "\x07example\x00", DNSSEC{Denial: denialCompact, SignaturesPerSecond: 20, Algorithm: algorithmEd25519}, nil, c)
-	z := s.edited(t, parsedZone(t, "example.", signedZone))
+	z := s.edited(t, parsedZone(t, "example.", signedExampleZone))
 	r := testResponder(z)
 	query := func(name string, rtype uint16, do bool) *dns.Msg {
 		return answerTo(t, r, new(dns.Msg).SetQuestion(name, rtype).SetEdns0(1232, do), overUDP)
@@ -61,7 +61,7 @@ func TestCompactBudget(t *testing.T) {
 // Clients that know of compact proofs get the response code that is true.
 func TestCompactAnswersOK(t *testing.T) {
 	s := testSigner(t, "\x07example\x00", DNSSEC{Denial: denialCompact}, nil, newClock())
-	r := testResponder(s.edited(t, parsedZone(t, "example.", signedZone)))
+	r := testResponder(s.edited(t, parsedZone(t, "example.", signedExampleZone)))
 	q := new(dns.Msg).SetQuestion("nobody.example.", dns.TypeA).SetEdns0(1232, true)
 	if m := answerTo(t, r, q, overUDP); m.Rcode != dns.RcodeSuccess {
 		t.Errorf("without the flag:\n%v", m)

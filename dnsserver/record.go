@@ -34,7 +34,7 @@ func (r Record) pack() (record, error) {
 			value = quoteText(value)
 		}
 	}
-	number, known := dns.StringToType[rtype]
+	number, known := typeOf(rtype)
 	if !known {
 		return record{}, fmt.Errorf("%.20q is not a known record type", r.Type)
 	}
@@ -79,7 +79,9 @@ func (r *record) public() Record {
 	}
 	if r.rtype == typeALIAS {
 		out.Value = nameText(r.data)
-	} else if rr, err := r.unpack(); err == nil {
+	} else if rr, err := r.unpack(); err != nil || r.generic() {
+		out.Value = r.genericText()
+	} else {
 		out.Value = strings.TrimPrefix(rr.String(), rr.Header().String())
 	}
 	return out
@@ -88,12 +90,20 @@ func (r *record) public() Record {
 // text returns the record as a line of a zone file.
 func (r *record) text() string {
 	rr, err := r.unpack()
-	if err != nil {
-		// What has been packed can be unpacked; and if not, RFC 3597 has a form for it.
-		return fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t\\# %d %x", nameText(r.name), r.ttl, r.rtype, len(r.data), r.data)
+	if err != nil || r.generic() {
+		return fmt.Sprintf("%s\t%d\tIN\tTYPE%d\t%s", nameText(r.name), r.ttl, r.rtype, r.genericText())
 	}
 	return rr.String()
 }
+
+// generic reports whether the type has no form of its own in zone files.
+func (r *record) generic() bool {
+	_, known := dns.TypeToRR[r.rtype]
+	return !known || r.rtype == dns.TypeNULL
+}
+
+// genericText returns the data in the form that any type has (RFC 3597 section 5).
+func (r *record) genericText() string { return fmt.Sprintf(`\# %d %x`, len(r.data), r.data) }
 
 // parseText is the reverse of text.
 func parseText(line string) (record, error) {

@@ -119,8 +119,23 @@ type record struct {
 	data  string // wire, without compression
 }
 
-// packRecord makes a record of one that has been parsed.
+// packRecord makes a record of one that has been parsed, and can be again.
 func packRecord(rr dns.RR) (record, error) {
+	r, err := packed(rr)
+	if err != nil {
+		return record{}, err
+	}
+	if metaType(r.rtype) && r.rtype != typeALIAS {
+		return record{}, fmt.Errorf("there are no %s records in zones", typeText(r.rtype))
+	}
+	// The parser lets fields at the end be missing, and packing leaves them out.
+	if !r.complete() {
+		return record{}, fmt.Errorf("its %s record is not complete", typeText(r.rtype))
+	}
+	return r, nil
+}
+
+func packed(rr dns.RR) (record, error) {
 	h := rr.Header()
 	name, err := wireName(h.Name)
 	if err != nil {
@@ -131,12 +146,7 @@ func packRecord(rr dns.RR) (record, error) {
 	if err != nil {
 		return record{}, err
 	}
-	r := record{name: name, rtype: h.Rrtype, ttl: h.Ttl, data: string(buf[len(name)+10 : n])}
-	// The parser lets fields at the end be missing, and packing leaves them out.
-	if !r.complete() {
-		return record{}, fmt.Errorf("its %s record is not complete", dns.Type(h.Rrtype))
-	}
-	return r, nil
+	return record{name: name, rtype: h.Rrtype, ttl: h.Ttl, data: string(buf[len(name)+10 : n])}, nil
 }
 
 // complete reports whether the data has all that its type wants.
@@ -151,15 +161,15 @@ func (r *record) complete() bool {
 	case dns.TypeMX:
 		return len(r.data) > 2 && nameLen(r.data[2:]) == len(r.data)-2
 	}
-	if _, known := dns.TypeToRR[r.rtype]; !known {
+	if r.generic() {
 		return true
 	}
-	rr, err := r.unpack()
-	if err != nil {
+	rr, err := dns.NewRR(r.text())
+	if err != nil || rr == nil {
 		return false
 	}
-	_, err = dns.NewRR(rr.String())
-	return err == nil
+	again, err := packed(rr)
+	return err == nil && canonicalData(r.rtype, again.data) == canonicalData(r.rtype, r.data)
 }
 
 // unpack is the reverse of packRecord.

@@ -13,7 +13,7 @@ import (
 func TestDenialChanges(t *testing.T) {
 	c := newClock()
 	store := memory(t)
-	z := parsedZone(t, "example.", signedZone).finish()
+	z := parsedZone(t, "example.", signedExampleZone).finish()
 	for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact, denialNSEC3, denialNSEC, denialCompact, denialNSEC} {
 		s := testSigner(t, z.name, DNSSEC{Denial: mode}, store, c)
 		before, e := z, z.change()
@@ -28,7 +28,7 @@ func TestDenialChanges(t *testing.T) {
 
 // What a zone file has of an earlier signer is not served.
 func TestSignedZoneFile(t *testing.T) {
-	foreign := signedZone + `
+	foreign := signedExampleZone + `
 web RRSIG A 13 2 300 20300101000000 20200101000000 1 example. AAAA
 web NSEC zzz A
 stray RRSIG A 13 2 300 20300101000000 20200101000000 1 example. AAAA
@@ -41,7 +41,7 @@ deep.stray NSEC zzz A
 	for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact} {
 		s := testSigner(t, "\x07example\x00", DNSSEC{Denial: mode}, nil, newClock())
 		got := s.edited(t, parsedZone(t, "example.", foreign))
-		want := s.edited(t, parsedZone(t, "example.", signedZone))
+		want := s.edited(t, parsedZone(t, "example.", signedExampleZone))
 		plain := func(r record) bool { return r.rtype != dns.TypeRRSIG }
 		if a, b := recordTexts(got, plain), recordTexts(want, plain); !slices.Equal(a, b) {
 			t.Errorf("%s: got\n%s\nwant\n%s", mode, strings.Join(a, "\n"), strings.Join(b, "\n"))

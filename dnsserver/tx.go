@@ -106,7 +106,7 @@ func (s *step) read() (change, error) {
 		c.record.rtype = typeALIAS
 	default:
 		known := false
-		if c.record.rtype, known = dns.StringToType[text]; !known {
+		if c.record.rtype, known = typeOf(text); !known {
 			return change{}, fmt.Errorf("%.20q is not a known record type", s.record.Type)
 		}
 	}

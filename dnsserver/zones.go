@@ -231,10 +231,10 @@ func (e *zoneEdit) become(whole *zone, keepSerial bool) {
 	for n := range e.old.nodes.from("") {
 		other := whole.nodes.get(n.key)
 		for _, set := range n.sets {
-			made := ownType(set.rtype) || e.denial != nil && keyType(set.rtype)
 			if other != nil && other.set(typeALIAS) != nil && (set.rtype == dns.TypeA || set.rtype == dns.TypeAAAA) {
-				made = true // by looking up what the alias stands for
+				continue // the alias looks after these
 			}
+			made := ownType(set.rtype) || e.denial != nil && keyType(set.rtype)
 			if !made && (other == nil || other.set(set.rtype) == nil) {
 				e.replace(n.key, rrset{rtype: set.rtype})
 			}

@@ -21,6 +21,8 @@ type bench struct {
 	duration time.Duration // of one measurement
 	size     int64         // of a large transfer
 	idlers   int           // connections to hold
+	records  int           // in a large zone of DNS
+	flood    int           // questions of DNS that nobody has asked before
 	only     []string      // peers; all if empty
 	before   string        // an older build of ours to compare with, if any
 	profiles string        // folder for CPU profiles of ours, if any
@@ -30,7 +32,8 @@ type bench struct {
 	cert    certificate
 	backend *backend
 	source  *bulkSource
-	gateway string // the program of ours
+	gateway string           // the program of ours
+	zones   map[int]*dnsZone // by number of names
 }
 
 // open prepares everything that all rows share.
@@ -86,7 +89,8 @@ func build(dir string) (string, error) {
 type server struct {
 	peer
 	site
-	proc *process
+	proc   *process
+	loaded time.Time // when it has given its first right answer, of DNS
 }
 
 func (b *bench) start(r *row, p peer) (*server, error) {
@@ -99,6 +103,12 @@ func (b *bench) start(r *row, p peer) (*server, error) {
 	s.dir, errs[0] = b.folder("server")
 	s.port, errs[1] = freePort()
 	s.control, errs[2] = freePort()
+	if r.front.isDNS() {
+		var err error
+		if s.zone, err = b.zone(r.names); err != nil {
+			return nil, err
+		}
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -108,6 +118,12 @@ func (b *bench) start(r *row, p peer) (*server, error) {
 	}
 	if s.proc, err = start(s.dir, loopback(s.port), program, args...); err != nil {
 		return nil, err
+	}
+	if s.front.isDNS() {
+		if err := b.waitForZone(s); err != nil {
+			s.proc.stop()
+			return nil, err
+		}
 	}
 	if s.routes > 0 {
 		if _, _, err := s.apply(s.routes, 0); err != nil {
@@ -119,6 +135,9 @@ func (b *bench) start(r *row, p peer) (*server, error) {
 }
 
 func (s *server) url() string {
+	if s.front == dnsHTTPS {
+		return fmt.Sprintf("https://localhost:%d/dns-query", s.port)
+	}
 	if s.front == tlsHTTP || s.front == tcpByName {
 		return fmt.Sprintf("https://localhost:%d/", s.port)
 	}

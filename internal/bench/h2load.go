@@ -15,7 +15,7 @@ import (
 
 // h2load runs the load generator of that name. It keeps its log, from which
 // the percentiles come, in dir.
-func h2load(dir, url string, connections, streams int, d time.Duration) (result, error) {
+func h2load(dir, url string, connections, streams int, d time.Duration, args ...string) (result, error) {
 	program, err := find("h2load")
 	if err != nil {
 		return result{}, err
@@ -23,8 +23,9 @@ func h2load(dir, url string, connections, streams int, d time.Duration) (result,
 	seconds := max(1, int(d.Seconds()+0.5)) // it takes whole ones
 	log := filepath.Join(dir, "h2load.log")
 	defer os.Remove(log)
-	out, err := exec.Command(program, "-t", "1", "-c", strconv.Itoa(connections), "-m", strconv.Itoa(streams),
-		"-D", strconv.Itoa(seconds), "--log-file", log, url).CombinedOutput()
+	args = append([]string{"-t", "1", "-c", strconv.Itoa(connections), "-m", strconv.Itoa(streams),
+		"-D", strconv.Itoa(seconds), "--log-file", log}, append(args, url)...)
+	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
 		return result{}, fmt.Errorf("h2load: %w: %s", err, out)
 	}

@@ -1,5 +1,5 @@
-// Command bench measures our proxy and other servers at the same work, and
-// says how they compare; the head of BENCHMARKS.md says how and why.
+// Command bench measures our servers and others at the same work, and says how
+// they compare; the head of BENCHMARKS.md says how and why.
 //
 //	go run . -rows http1 -rounds 3 -duration 3s    one row, in half a minute
 //	go run . -rows http1 -peers haproxy,nginx      without the others
@@ -29,7 +29,7 @@ import (
 func main() {
 	// Programs are started from this thread alone, and end with it.
 	runtime.LockOSThread()
-	b := &bench{idlers: idleConnections(), progress: os.Stderr}
+	b := &bench{idlers: idleConnections(), records: 1_000_000, flood: 1_000_000, progress: os.Stderr}
 	flag.IntVar(&b.rounds, "rounds", 5, "how often each server is measured, at least once")
 	flag.DurationVar(&b.duration, "duration", 5*time.Second, "length of one measurement, in whole seconds")
 	flag.Int64Var(&b.size, "bulk", 1_000_000_000, "`bytes` of a large transfer")

@@ -18,6 +18,10 @@ const (
 	tlsHTTP                // HTTP/1.1 and HTTP/2 over TLS, forwarded as HTTP/1.1
 	tcp                    // any bytes, forwarded
 	tcpByName              // TLS, forwarded as it is to where its server name says
+	dnsUDP                 // DNS, and over TCP as well
+	dnsTCP                 // the same, but the load comes over TCP
+	dnsTLS                 // DNS over TLS alone
+	dnsHTTPS               // DNS over HTTPS alone
 )
 
 // site is what every server under test is configured for.
@@ -28,6 +32,7 @@ type site struct {
 	backend int // the back end's
 	control int // of ours
 	cert    certificate
+	zone    *dnsZone // of DNS
 }
 
 // A peer knows how to set a program up as a server under test.

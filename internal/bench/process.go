@@ -19,6 +19,8 @@ type process struct {
 	name string
 	log  string // file with what it prints
 	done chan struct{}
+
+	began time.Time
 }
 
 // start runs a program in dir and waits until it accepts connections on ready.
@@ -36,10 +38,11 @@ func start(dir, ready, program string, args ...string) (*process, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	killWithParent(cmd.SysProcAttr)
+	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{pid: cmd.Process.Pid, name: filepath.Base(program), log: log.Name(), done: make(chan struct{})}
+	p := &process{pid: cmd.Process.Pid, name: filepath.Base(program), log: log.Name(), done: make(chan struct{}), began: began}
 	go func() {
 		cmd.Wait()
 		close(p.done)

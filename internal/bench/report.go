@@ -15,7 +15,7 @@ import (
 
 const head = `# Benchmarks
 
-Written by "make bench". Our proxy and other servers do the same work, one after another on one machine, with the same load, back end and certificate.
+Written by "make bench". Our servers and others do the same work, one after another on one machine, with the same load, back end and certificate.
 
 - The main figure is the **CPU time that the server uses per unit of work**: user and system time, of all its processes. The load generator and the back end
   share the processors with it, so throughput and latency are those of a full machine, and tell less.
@@ -23,7 +23,7 @@ Written by "make bench". Our proxy and other servers do the same work, one after
   median over the rounds, and the lowest and the highest of them. Below 1 we are better, but for throughput.
 - Answers are checked: the status of all, and the contents of the first and the last or, where the load is our own, of all. One that is wrong voids the row.
 - HAProxy and nginx are set up as their manuals advise for speed (two threads or workers, connections to the back end reused), and like Caddy and us tell the back end
-  the client's address, host and scheme. The configurations are in internal/bench/peers.go.
+  the client's address, host and scheme. The configurations are in internal/bench/peers.go, and those of DNS servers in dnspeers.go.
 
 Machine: %d processors (%s), Linux %s, load average %s before the first row. Versions: ours built with %s, %s.
 
@@ -32,7 +32,8 @@ Machine: %d processors (%s), Linux %s, load average %s before the first row. Ver
 // writeHead says what all tables have in common.
 func (b *bench) writeHead(w io.Writer) {
 	var versions []string
-	for _, v := range [][]string{{"HAProxy", "haproxy", "-v"}, {"nginx", "nginx", "-v"}, {"Caddy", "caddy", "version"}, {"wrk", "wrk", "-v"}, {"h2load", "h2load", "--version"}} {
+	for _, v := range [][]string{{"HAProxy", "haproxy", "-v"}, {"nginx", "nginx", "-v"}, {"Caddy", "caddy", "version"}, {"wrk", "wrk", "-v"}, {"h2load", "h2load", "--version"},
+		{"Knot", "knotd", "-V"}, {"NSD", "nsd", "-v"}, {"CoreDNS", "coredns", "-version"}, {"dnsperf", "dnsperf", "-h"}} {
 		versions = append(versions, v[0]+" "+version(v[1], v[2]))
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -47,7 +48,10 @@ func version(name, flag string) string {
 	if err != nil {
 		return "(missing)"
 	}
-	out, _ := exec.Command(program, flag).CombinedOutput() // wrk exits with 1
+	out, _ := exec.Command(program, flag).CombinedOutput()          // wrk exits with 1
+	if _, after, ok := strings.Cut(string(out), "\nVersion "); ok { // dnsperf has an address before it
+		return number(after)
+	}
 	if v := number(string(out)); v != "" {
 		return v
 	}
@@ -74,7 +78,12 @@ func (t *table) write(w io.Writer) {
 	for p, peer := range t.peers {
 		fmt.Fprintf(w, "| %s |", peer.name)
 		for c, col := range t.row.columns {
-			fmt.Fprintf(w, " "+col.format, t.median(p, c))
+			mid := t.median(p, c)
+			if math.IsNaN(mid) { // nothing was measured
+				io.WriteString(w, " - |")
+				continue
+			}
+			fmt.Fprintf(w, " "+col.format, mid)
 			if col.ratio && p > 0 {
 				mid, low, high := t.ratio(p, c)
 				fmt.Fprintf(w, " (**%.2f**, %.2f-%.2f)", mid, low, high)

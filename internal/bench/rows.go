@@ -16,6 +16,7 @@ type row struct {
 	peers   []peer // the first one is what the others are compared with
 	front   front
 	backend int  // port
+	names   int  // in the zone of DNS
 	fresh   bool // every measurement wants a new server
 	// measure puts load on a server for about d and says what it took, one
 	// figure a column. It fails if any answer was wrong.
@@ -54,7 +55,7 @@ func (b *bench) rows() []row {
 			return b.handshakes(loopback(s.port), 8, resume, d)
 		})
 	}
-	return []row{
+	return append([]row{
 		{
 			name: "http1", title: "HTTP/1.1, keep-alive, 100 bytes", load: "wrk -t1 -c64",
 			columns: requestColumns("request"),
@@ -123,7 +124,7 @@ func (b *bench) rows() []row {
 			targets: []target{{0, "", 50}, {1, "", 50}, {3, "", 0}},
 			peers:   tables(b.gateway, 10_000), front: plainHTTP, backend: b.backend.plain, measure: b.applying,
 		},
-	}
+	}, b.dnsRows()...)
 }
 
 // requestColumns are the figures of rows whose work comes in small units.

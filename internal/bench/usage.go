@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,15 +51,39 @@ func stat(pid int) ([]string, error) {
 	return f, nil
 }
 
-// family is a process and those that it has started, itself first.
+// family is a process and those that it and its children have started, itself
+// first.
 func family(pid int) []int {
-	list := []int{pid}
+	children := make(map[string][]int)
 	all, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range all {
 		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if f, err := stat(child); err == nil && f[1] == strconv.Itoa(pid) && !slices.Contains(list, child) {
-			list = append(list, child)
+		if f, err := stat(child); err == nil {
+			children[f[1]] = append(children[f[1]], child)
 		}
 	}
+	list := []int{pid}
+	for i := 0; i < len(list); i++ {
+		list = append(list, children[strconv.Itoa(list[i])]...)
+	}
 	return list
+}
+
+// memory is what a process and its children hold in memory, in bytes; a page
+// that several of them share counts once.
+func memory(pid int) (int, error) {
+	sum := 0
+	for _, pid := range family(pid) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(string(data), "\nPss:")
+		var kib int
+		if _, err := fmt.Sscan(rest, &kib); err != nil {
+			return 0, fmt.Errorf("/proc/%d/smaps_rollup: %w", pid, err)
+		}
+		sum += kib << 10
+	}
+	return sum, nil
 }

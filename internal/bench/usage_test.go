@@ -13,11 +13,11 @@ func TestUsage(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("it is read from /proc")
 	}
-	cmd := exec.Command("sh", "-c", "while :; do :; done & wait")
+	cmd := exec.Command("sh", "-c", "(while :; do :; done & wait) & wait")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	// The shell's child ends with it: its parent is gone by then.
+	// The shell's children end before it, as afterwards nobody knows them.
 	defer func() {
 		for _, pid := range slices.Backward(family(cmd.Process.Pid)) {
 			if p, err := os.FindProcess(pid); err == nil {
@@ -31,7 +31,7 @@ func TestUsage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if used >= 5*tick && len(family(cmd.Process.Pid)) == 2 {
+		if used >= 5*tick && len(family(cmd.Process.Pid)) == 3 {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -40,6 +40,10 @@ func TestUsage(t *testing.T) {
 		time.Sleep(tick)
 	}
 
+	held, err := memory(os.Getpid())
+	if err != nil || held < 1<<20 || held > 1<<30 {
+		t.Errorf("memory of %d bytes, %v", held, err)
+	}
 	before, err := holdings(os.Getpid())
 	if err != nil {
 		t.Fatal(err)

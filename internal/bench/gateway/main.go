@@ -1,5 +1,5 @@
-// Command gateway is ours among the servers under test: a proxy.Proxy and
-// nothing else, but for a control port of the benchmark's.
+// Command gateway is ours among the servers under test: a proxy.Proxy or a
+// dnsserver.Server and nothing else, but for a control port of the benchmark's.
 package main
 
 import (
@@ -24,16 +24,28 @@ import (
 func main() {
 	config := flag.String("config", "", "JSON `file` with a proxy.Config")
 	control := flag.String("control", "", "`address` of the control port")
+	var d dnsFlags
+	flag.StringVar(&d.config, "dns", "", "JSON `file` with a dnsserver.Config, instead of a proxy's")
+	flag.StringVar(&d.cert, "cert", "", "PEM `file` with the certificate for DNS over TLS and HTTPS")
+	flag.StringVar(&d.key, "key", "", "PEM `file` with its key")
+	flag.StringVar(&d.https, "https", "", "`address` for DNS over HTTPS")
+	flag.StringVar(&d.store, "store", "", "`folder` to keep changes of records in")
 	flag.Parse()
-	if err := run(*config, *control); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	var err error
+	if d.config != "" {
+		err = runDNS(ctx, d, *control)
+	} else {
+		err = run(ctx, *config, *control)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(config, control string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
+func run(ctx context.Context, config, control string) error {
 	data, err := os.ReadFile(config)
 	if err != nil {
 		return err
@@ -46,22 +58,15 @@ func run(config, control string) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", control)
-	if err != nil {
+	if err := serveControl(control, "/apply", func(w http.ResponseWriter, req *http.Request) error {
+		took, cpu, err := apply(p, cfg.Routes, req)
+		if err == nil {
+			fmt.Fprintln(w, took, cpu)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
-	defer ln.Close()
-	mux := http.NewServeMux()
-	mux.HandleFunc("/profile", pprof.Profile)
-	mux.HandleFunc("/apply", func(w http.ResponseWriter, req *http.Request) {
-		took, cpu, err := apply(p, cfg.Routes, req)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		fmt.Fprintln(w, took, cpu)
-	})
-	go http.Serve(ln, mux)
 	if err := p.Start(ctx); err != nil {
 		return err
 	}
@@ -69,6 +74,24 @@ func run(config, control string) error {
 	end, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	p.Stop(end) // whoever is still connected does not matter here
+	return nil
+}
+
+// serveControl serves the control port, until the program ends: CPU profiles,
+// and a command.
+func serveControl(addr, command string, do func(http.ResponseWriter, *http.Request) error) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/profile", pprof.Profile)
+	mux.HandleFunc(command, func(w http.ResponseWriter, req *http.Request) {
+		if err := do(w, req); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+		}
+	})
+	go http.Serve(ln, mux)
 	return nil
 }
 

@@ -1,0 +1,80 @@
+package dnsserver
+
+import (
+	"testing"
+
+	"github.com/miekg/dns"
+)
+
+// Of several sets at once none has additional records, whose names would point
+// to somewhere else in the message.
+func TestManyTypesAtOnce(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+
+		"multi A 192.0.2.1\n TXT \"some text\"\n SRV 1 2 3 web\n HTTPS 1 web alpn=h2\n")}}})
+	for _, how := range []transport{overUDP, overTCP} {
+		for _, name := range []string{"multi.example.com.", "example.com."} {
+			for _, qtype := range []uint16{dns.TypeANY, dns.TypeRRSIG} {
+				m := answerTo(t, r, new(dns.Msg).SetQuestion(name, qtype), how)
+				if (how == overTCP || qtype == dns.TypeRRSIG) && len(m.Extra) != 0 || (qtype == dns.TypeRRSIG) != (len(m.Answer) == 0 && len(m.Ns) == 1) {
+					t.Errorf("%v", m)
+				}
+			}
+		}
+	}
+}
+
+// What is served can be kept: as text it comes back as it was. And what an
+// interface gives out it takes.
+func TestRecordsOfAnyType(t *testing.T) {
+	for text := range dns.StringToType {
+		for _, value := range []string{"", `\# 0`, `\# 1 00`, `\# 1 0a`, `\# 4 01020304`, `\# 2 c000`, `\# 8 000000000000c000`, "1", "a b c", "0 0 0 ."} {
+			r, err := Record{Name: "a.example.com", Type: text, Value: value}.pack()
+			if err != nil {
+				continue
+			}
+			if again, err := parseText(r.text()); err != nil || again != r {
+				t.Errorf("%s %s: %q became %q, %v", text, value, r.text(), again.text(), err)
+			}
+			if r.rtype == typeALIAS || value == "" {
+				continue
+			}
+			if again, err := r.public().pack(); err != nil || again != r {
+				t.Errorf("%s %s: %+v became %+v, %v", text, value, r.public(), again.public(), err)
+			}
+		}
+	}
+	for _, text := range []string{"OPT", "TSIG", "TKEY", "AXFR", "MAILB", "TYPE0", "TYPE200"} {
+		if _, err := (Record{Name: "a.example.com", Type: text, Value: `\# 0`}).pack(); err == nil {
+			t.Errorf("there are %s records", text)
+		}
+	}
+}
+
+// A record of a type that has no text of its own is there after a restart, and
+// can be taken out.
+func TestUnknownTypesAreKept(t *testing.T) {
+	store := memory(t)
+	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
+	zs, _ := openZones(t, store, cfg)
+	tx := new(Tx)
+	tx.Add(Record{Name: "x.example.com", Type: "NULL", Value: `\# 3 0a0d3b`}, Record{Name: "x.example.com", Type: "TYPE65280", Value: `\# 1 00`})
+	if err := zs.update(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	zs, r := openZones(t, store, cfg)
+	for _, rtype := range []uint16{dns.TypeNULL, 65280} {
+		if m := answerTo(t, r, new(dns.Msg).SetQuestion("x.example.com.", rtype), overUDP); len(m.Answer) != 1 {
+			t.Error(m)
+		}
+	}
+	tx = new(Tx)
+	for rec := range zs.sorted()[0].ref.current.Load().records() {
+		if rec.name == "\x01x\x07example\x03com\x00" {
+			tx.Remove(rec.public())
+		}
+	}
+	if err := zs.update(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	wantLookup(t, r, "x.example.com.", dns.TypeNULL, "NXDOMAIN")
+}
