@@ -15,6 +15,9 @@ import (
 type zoneCopy struct {
 	primaries []*peer
 	wake      chan struct{} // something is new, says a primary
+	wanted    context.Context
+	end       func()        // ends it: the copy is not wanted any more
+	done      chan struct{} // closed when follow has returned
 	asked     atomic.Int32  // the primary to ask first
 	store     copyStore
 	held      *zone     // also when it is too old to be served
@@ -32,7 +35,9 @@ const (
 )
 
 func newZoneCopy(z *servedZone, primaries []*peer) *zoneCopy {
-	return &zoneCopy{primaries: primaries, wake: make(chan struct{}, 1), store: newCopyStore(z.all.store, z.name)}
+	c := &zoneCopy{primaries: primaries, wake: make(chan struct{}, 1), done: make(chan struct{}), store: newCopyStore(z.all.store, z.name)}
+	c.wanted, c.end = context.WithCancel(context.Background())
+	return c
 }
 
 // isPrimary reports whether a message comes from a primary, signed if that has
@@ -99,6 +104,10 @@ func (z *zone) soaTimer(field int) time.Duration {
 // follow keeps a copy up to date until ctx ends.
 func (t *transfers) follow(ctx context.Context, z *servedZone) {
 	c := z.copy
+	defer close(c.done)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.wanted, cancel)()
 	wait := time.Duration(0)
 	if c.held != nil { // after a restart not all at once
 		wait = rand.N(2 * time.Second)

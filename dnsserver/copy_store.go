@@ -236,3 +236,23 @@ func (s *copyStore) keepChecked(ctx context.Context, at time.Time) error {
 	}
 	return s.store.Put(ctx, s.prefix+"checked", strconv.AppendInt(nil, at.Unix(), 10))
 }
+
+// drop forgets all that is kept.
+func (s *copyStore) drop(ctx context.Context) error {
+	if s.store == nil {
+		return nil
+	}
+	var keys []string
+	for key, err := range s.store.List(ctx, s.prefix) {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		if err := s.store.Delete(ctx, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -280,6 +280,9 @@ func (zs *zones) loadAll(ctx context.Context, c *Config) error {
 	zs.keys = newKeyring(c.TSIGKeys)
 	list := zonesOf(c)
 	byZone, defaults := recordsByZone(c.Records, list), recordsByZone(c.DefaultRecords, list)
+	for zone, records := range catalogRecords(list) {
+		byZone[zone] = append(byZone[zone], records...)
+	}
 	var served []*servedZone
 	var errs []error
 	for i := range list {
@@ -336,6 +339,9 @@ func (zs *zones) open(ctx context.Context, cfg *Zone, records, defaults []indexe
 func (zs *zones) reload(ctx context.Context, c *Config) error {
 	list := zonesOf(c)
 	byZone, defaults := recordsByZone(c.Records, list), recordsByZone(c.DefaultRecords, list)
+	for zone, records := range catalogRecords(list) {
+		byZone[zone] = append(byZone[zone], records...)
+	}
 	var errs []error
 	for i := range list {
 		cfg := &list[i]

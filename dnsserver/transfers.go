@@ -17,11 +17,12 @@ type transfers struct {
 	log   *slog.Logger
 	now   func() time.Time
 
-	slots   chan struct{} // of transfers to others
-	inward  chan struct{} // of transfers from others
-	telling chan struct{} // of notifications
-	updates updateLog
-	aliases aliases
+	slots    chan struct{} // of transfers to others
+	inward   chan struct{} // of transfers from others
+	telling  chan struct{} // of notifications
+	updates  updateLog
+	aliases  aliases
+	catalogs catalogs
 
 	maxCopy                int           // octets of a zone from others
 	minRefresh, firstRetry time.Duration // tests have no patience
@@ -43,8 +44,9 @@ func newTransfers(zs *zones) *transfers {
 	t := &transfers{
 		zones: zs, log: zs.logger(), now: zs.now,
 		slots: make(chan struct{}, maxTransfersOut), inward: make(chan struct{}, maxTransfersIn), telling: make(chan struct{}, maxTelling),
-		aliases: aliases{resolver: newStubResolver(nil), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxLookups), retry: aliasRetry},
-		maxCopy: maxCopySize, minRefresh: minRefresh, firstRetry: firstRetry,
+		catalogs: catalogs{wake: make(chan struct{}, 1)},
+		aliases:  aliases{resolver: newStubResolver(nil), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxLookups), retry: aliasRetry},
+		maxCopy:  maxCopySize, minRefresh: minRefresh, firstRetry: firstRetry,
 	}
 	zs.published = t.published
 	zs.responder.transfers = t
@@ -60,6 +62,7 @@ func (t *transfers) start() {
 		t.begin(z)
 	}
 	t.goes(t.followAliases)
+	t.goes(t.followCatalogs)
 }
 
 // stop ends that, and returns when all is over.
@@ -109,6 +112,9 @@ func (t *transfers) published(z *servedZone, d *delta) {
 	t.notify(z)
 	if z.copy == nil {
 		t.aliases.look(z, d)
+	}
+	if z.catalog != nil {
+		t.catalogs.look(z)
 	}
 }
 
@@ -194,5 +200,8 @@ func (z *servedZone) setPeers(cfg *Zone) {
 	}
 	if len(cfg.Primaries) > 0 {
 		z.copy = newZoneCopy(z, newPeers(cfg.Primaries, keys))
+		if cfg.Catalog != nil {
+			z.catalog = &catalogConfig{*cfg.Catalog, cfg.Primaries}
+		}
 	}
 }

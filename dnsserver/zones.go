@@ -44,6 +44,10 @@ type servedZone struct {
 
 	peers zonePeers
 	copy  *zoneCopy // nil: this server is the source of the zone
+	// catalog is set if the zone lists others, which are served then, and member
+	// if it is in such a list itself.
+	catalog *catalogConfig
+	member  memberOf
 
 	mu      sync.Mutex // held by whoever changes it
 	journal journal
