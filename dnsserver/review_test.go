@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -77,4 +78,38 @@ func TestUnknownTypesAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantLookup(t, r, "x.example.com.", dns.TypeNULL, "NXDOMAIN")
+}
+
+// Serial numbers never go back, and no change leaves a zone without what makes
+// it one.
+func TestTopOfZone(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	serial := func() uint32 { return zs.sorted()[0].ref.current.Load().serial() }
+	soa := func(serial int) Record {
+		return Record{Name: "example.com", Type: "SOA", Value: fmt.Sprintf("ns1.example.com hostmaster.example.com %d 1 2 3 4", serial)}
+	}
+	ns := Record{Name: "example.com", Type: "NS", Value: "ns9.example.com"}
+	for _, test := range []struct {
+		tx   func(tx *Tx)
+		want uint32 // serial, or 0 where there is an error
+	}{
+		{func(tx *Tx) { tx.Add(soa(5)) }, 11},
+		{func(tx *Tx) { tx.Set(soa(5)) }, 11}, // as it is
+		{func(tx *Tx) { tx.Set(soa(5), Record{Name: "n.example.com", Type: "A", Value: "192.0.2.1"}) }, 12},
+		{func(tx *Tx) { tx.Set(soa(20)) }, 20},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "SOA"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NS"}) }, 0},
+		{func(tx *Tx) { tx.Set(ns) }, 21},
+		{func(tx *Tx) { tx.Remove(ns) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NSEC"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com"}) }, 22},
+	} {
+		tx, before := new(Tx), serial()
+		test.tx(tx)
+		err := zs.update(t.Context(), tx)
+		if test.want == 0 && (err == nil || serial() != before) || test.want > 0 && (err != nil || serial() != test.want) {
+			t.Errorf("%+v: serial %d, %v", tx, serial(), err)
+		}
+	}
+	wantLookup(t, r, "example.com.", dns.TypeNS, "example.com. 3600 in ns ns9.example.com.")
 }

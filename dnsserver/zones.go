@@ -122,6 +122,13 @@ func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	if old.top.set(dns.TypeNS) != nil && e.top.set(dns.TypeNS) == nil {
+		return nil, &ZoneError{Zone: nameText(z.name), Err: errors.New("it would have no NS record at its top")}
+	}
+	// Who follows the zone takes a serial number that is not later for no news.
+	if !serialAfter(e.serial(), old.serial()) {
+		e.setSerial(old.serial())
+	}
 	changed := e.changes()
 	if len(changed) == 0 {
 		return old, nil
