@@ -1,7 +1,10 @@
 package dnsserver
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -112,4 +115,45 @@ func TestTopOfZone(t *testing.T) {
 		}
 	}
 	wantLookup(t, r, "example.com.", dns.TypeNS, "example.com. 3600 in ns ns9.example.com.")
+}
+
+// A change comes either before a Start reads the zones or after it, and is not
+// lost in between.
+func TestUpdateDuringStart(t *testing.T) {
+	store := memory(t)
+	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
+	zs, _ := openZones(t, store, cfg)
+	late := zs.sorted()[0] // what an Update has found that waits for its turn
+	if err := zs.loadAll(t.Context(), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err := late.update(t.Context(), func(e *zoneEdit) error {
+		e.add(&record{name: "\x01l" + e.name, rtype: dns.TypeA, ttl: 5, data: "abcd"})
+		return nil
+	})
+	if !errors.Is(err, ErrNotLoaded) {
+		t.Errorf("a change of a zone that is gone: %v", err)
+	}
+}
+
+func TestZonesBeforeStart(t *testing.T) {
+	s := newServer(t, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	tx := new(Tx)
+	tx.Add(Record{Name: "x.example.com", Type: "A", Value: "192.0.2.1"})
+	_, records := s.Records("example.com")
+	for _, err := range []error{s.Update(t.Context(), tx), s.Export(io.Discard, "example.com"), records} {
+		if !errors.Is(err, ErrNotLoaded) {
+			t.Error(err)
+		}
+	}
+	mustStart(t, s)
+	var group sync.WaitGroup // to be seen by the race detector
+	group.Go(func() { s.UseStore(nil) })
+	if err := s.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	if _, err := s.Records("example.net"); !errors.Is(err, ErrNoZone) {
+		t.Error(err)
+	}
 }

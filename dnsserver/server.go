@@ -62,7 +62,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone), wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents)
 	s.limits = newConnLimits(&cfg)
 	s.rates = newRateLimiter(cfg.ResponseRateLimit)

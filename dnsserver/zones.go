@@ -50,6 +50,7 @@ type servedZone struct {
 	history history
 	signer  *signer   // nil: it is not signed here
 	retryAt time.Time // of the upkeep alone
+	retired bool      // another Start has made it anew
 }
 
 // errSecondary keeps changes to where they belong.
@@ -64,9 +65,17 @@ func (zs *zones) find(name string) (*servedZone, error) {
 			return z, nil
 		}
 		if key == "" {
-			return nil, fmt.Errorf("%s: %w", nameText(name), ErrNoZone)
+			return nil, fmt.Errorf("%s: %w", nameText(name), zs.absence())
 		}
 	}
+}
+
+// absence is why a zone is not there. zs.mu is held.
+func (zs *zones) absence() error {
+	if zs.list == nil {
+		return ErrNotLoaded
+	}
+	return ErrNoZone
 }
 
 // get returns the zone of this name, or nil.
@@ -150,6 +159,9 @@ func (z *servedZone) renew(ctx context.Context) (*zone, error) {
 // publish brings an edit to its end. kept is what is to be found again after a
 // restart.
 func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange) (*zone, error) {
+	if z.retired {
+		return nil, fmt.Errorf("%s: %w", nameText(z.name), ErrNotLoaded)
+	}
 	from := e.old.serial()
 	if e.serial() == from {
 		e.setSerial(nextSerial(from))
