@@ -128,10 +128,11 @@ func (r *responder) serve(sc *scratch, from *asker) {
 		m.rcode = dns.RcodeRefused
 	default:
 		z := r.zones.Load().answer(m, from.transport != overUDP)
-		m.aa = m.aa && r.authoritative
 		if z != nil {
 			z.counters.count(m)
 		}
+		// Of other classes nobody knows here (RFC 1035 section 6.2).
+		m.aa = m.aa && r.authoritative && q.qclass != dns.ClassANY
 	}
 }
 

@@ -157,3 +157,24 @@ func TestZonesBeforeStart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Without the AA bit negative answers are no referrals, and answers for all
+// classes never have it.
+func TestAuthority(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	c := zs.sorted()[0].ref.current.Load().counters
+	r.authoritative = false
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), overUDP); m.Authoritative {
+		t.Error(m)
+	}
+	answerTo(t, r, new(dns.Msg).SetQuestion("mail.example.com.", dns.TypeAAAA), overUDP)
+	if c.queries.Load() != 2 || c.noData.Load() != 1 || c.referrals.Load() != 0 {
+		t.Errorf("%d queries, %d without data, %d referrals", c.queries.Load(), c.noData.Load(), c.referrals.Load())
+	}
+	r.authoritative = true
+	q := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA)
+	q.Question[0].Qclass = dns.ClassANY
+	if m := answerTo(t, r, q, overUDP); m.Authoritative || len(m.Answer) == 0 {
+		t.Error(m)
+	}
+}
