@@ -32,7 +32,7 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 			break
 		}
 		// Where the alias leads out of our zones, whoever asked goes on.
-		if ref = zs.find(m, false); ref == nil {
+		if ref = zs.find(m, m.qtype == dns.TypeDS); ref == nil {
 			break
 		}
 		if z = ref.current.Load(); z == nil {

@@ -178,3 +178,13 @@ func TestAuthority(t *testing.T) {
 		t.Error(m)
 	}
 }
+
+// The DS record of the name that an alias leads to is in the zone above too.
+func TestAliasToDelegation(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{
+		{Name: "example.com", File: zoneFile(t, exampleZone+"sub NS ns1.sub\n DS 1 13 2 00\nns1.sub A 192.0.2.1\nalias CNAME sub\n")},
+		{Name: "sub.example.com", File: zoneFile(t, exampleZone)}}})
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("alias.example.com.", dns.TypeDS), overUDP); len(m.Answer) != 2 || len(m.Ns) != 0 {
+		t.Error(m)
+	}
+}
