@@ -348,14 +348,17 @@ func (z *zone) addTargets(m *message, s *rrset, at int) {
 	for data := range s.data() {
 		at += recordHead
 		name := data[skip:]
-		nameAt, alias := at+skip, false
-		if s.rtype == dns.TypeSVCB || s.rtype == dns.TypeHTTPS {
+		nameAt, service, alias := at+skip, s.rtype == dns.TypeSVCB || s.rtype == dns.TypeHTTPS, false
+		if service {
 			alias = data[0] == 0 && data[1] == 0
 			name = name[:nameLen(name)]
 		}
 		n := z.nodeFor(m, name)
-		if name == "\x00" { // the owner itself
-			n, nameAt = z.nodes.getBytes(m.key[len(z.key):]), m.nameAt
+		if name == "\x00" {
+			n = nil                // there is no such service (RFC 2782, RFC 7505)
+			if service && !alias { // the owner itself (RFC 9460 section 2.5)
+				n, nameAt = z.nodes.getBytes(m.key[len(z.key):]), m.nameAt
+			}
 		}
 		if n != nil {
 			if set := n.set(s.rtype); alias && set != nil {

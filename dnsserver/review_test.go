@@ -179,6 +179,21 @@ func TestAuthority(t *testing.T) {
 	}
 }
 
+// The root as target says that there is no such service. With a priority, in
+// HTTPS and SVCB, it stands for the owner.
+func TestNoTarget(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+
+		"none MX 0 .\n SRV 0 0 0 .\n HTTPS 0 .\n A 192.0.2.1\nself HTTPS 1 .\n A 192.0.2.1\n")}}})
+	for name, want := range map[string]int{"none": 0, "self": 1} {
+		for _, qtype := range []uint16{dns.TypeMX, dns.TypeSRV, dns.TypeHTTPS} {
+			m := answerTo(t, r, new(dns.Msg).SetQuestion(name+".example.com.", qtype), overUDP)
+			if len(m.Answer) > 0 && len(m.Extra) != want {
+				t.Error(m)
+			}
+		}
+	}
+}
+
 // The DS record of the name that an alias leads to is in the zone above too.
 func TestAliasToDelegation(t *testing.T) {
 	_, r := openZones(t, nil, Config{Zones: []Zone{
