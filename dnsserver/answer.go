@@ -381,11 +381,13 @@ func (z *zone) nodeFor(m *message, name string) *node {
 }
 
 // addresses adds the addresses at a node, whose name is at an offset of the
-// message.
+// message. If they are needed the response is truncated without them; but where
+// no pointer reaches their name no other transport would help, and there are
+// those of hundreds of servers before them.
 func (m *message) addresses(n *node, at int, needed bool) {
 	for i := range n.sets {
 		if s := &n.sets[i]; s.rtype == dns.TypeA || s.rtype == dns.TypeAAAA {
-			if !m.put(s, owner{at: at}) && needed {
+			if !m.put(s, owner{at: at}) && needed && at <= 0x3fff {
 				m.full = true
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 
@@ -201,5 +202,17 @@ func TestAliasToDelegation(t *testing.T) {
 		{Name: "sub.example.com", File: zoneFile(t, exampleZone)}}})
 	if m := answerTo(t, r, new(dns.Msg).SetQuestion("alias.example.com.", dns.TypeDS), overUDP); len(m.Answer) != 2 || len(m.Ns) != 0 {
 		t.Error(m)
+	}
+}
+
+// More name servers than pointers reach are a referral all the same.
+func TestManyServers(t *testing.T) {
+	var text strings.Builder
+	for i := range 400 {
+		fmt.Fprintf(&text, "big NS a-name-server-with-a-long-name-%03d.big\na-name-server-with-a-long-name-%03d.big A 192.0.2.1\n", i, i)
+	}
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+text.String())}}})
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("www.big.example.com.", dns.TypeA), overTCP); m.Truncated || len(m.Ns) != 400 || len(m.Extra) < 200 {
+		t.Errorf("%v, %d, %d", m.MsgHdr, len(m.Ns), len(m.Extra))
 	}
 }
