@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -214,5 +216,20 @@ func TestManyServers(t *testing.T) {
 	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+text.String())}}})
 	if m := answerTo(t, r, new(dns.Msg).SetQuestion("www.big.example.com.", dns.TypeA), overTCP); m.Truncated || len(m.Ns) != 400 || len(m.Extra) < 200 {
 		t.Errorf("%v, %d, %d", m.MsgHdr, len(m.Ns), len(m.Extra))
+	}
+}
+
+// What clients are told about idle connections is what is done with them.
+func TestKeepaliveIsPatience(t *testing.T) {
+	s := newServer(t, Config{IdleTimeout: 10 * time.Second, MaxConnections: 2})
+	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
+	for _, want := range []uint16{100, 100, 5} { // tenths of a second
+		m := answerTo(t, &s.responder, q, overTCP)
+		if got := m.IsEdns0().Option[0].(*dns.EDNS0_TCP_KEEPALIVE).Timeout; got != want {
+			t.Errorf("%d, want %d", got, want)
+		}
+		s.limits.take(netip.MustParseAddr("192.0.2.1"))
 	}
 }

@@ -65,6 +65,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents)
 	s.limits = newConnLimits(&cfg)
+	s.idle = s.patience
 	s.rates = newRateLimiter(cfg.ResponseRateLimit)
 	s.counters = newTransportCounters()
 	s.responding, s.exchanging = s.respond, s.exchange
