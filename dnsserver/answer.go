@@ -33,7 +33,7 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 			break
 		}
 		// Where the alias leads out of our zones, whoever asked goes on.
-		if ref = zs.find(m, false); ref == nil {
+		if ref = zs.find(m, m.qtype == dns.TypeDS); ref == nil {
 			break
 		}
 		if z = ref.current.Load(); z == nil {
@@ -354,14 +354,17 @@ func (z *zone) addTargets(m *message, s *rrset, at int) {
 	for data := range s.data() {
 		at += recordHead
 		name := data[skip:]
-		nameAt, alias := at+skip, false
-		if s.rtype == dns.TypeSVCB || s.rtype == dns.TypeHTTPS {
+		nameAt, service, alias := at+skip, s.rtype == dns.TypeSVCB || s.rtype == dns.TypeHTTPS, false
+		if service {
 			alias = data[0] == 0 && data[1] == 0
 			name = name[:nameLen(name)]
 		}
 		n := z.nodeFor(m, name)
-		if name == "\x00" { // the owner itself
-			n, nameAt = z.nodes.getBytes(m.key[len(z.key):]), m.nameAt
+		if name == "\x00" {
+			n = nil                // there is no such service (RFC 2782, RFC 7505)
+			if service && !alias { // the owner itself (RFC 9460 section 2.5)
+				n, nameAt = z.nodes.getBytes(m.key[len(z.key):]), m.nameAt
+			}
 		}
 		if n != nil {
 			if set := n.set(s.rtype); alias && set != nil {
@@ -384,11 +387,13 @@ func (z *zone) nodeFor(m *message, name string) *node {
 }
 
 // addresses adds the addresses at a node, whose name is at an offset of the
-// message.
+// message. If they are needed the response is truncated without them; but where
+// no pointer reaches their name no other transport would help, and there are
+// those of hundreds of servers before them.
 func (m *message) addresses(n *node, at int, needed bool) {
 	for i := range n.sets {
 		if s := &n.sets[i]; s.rtype == dns.TypeA || s.rtype == dns.TypeAAAA {
-			if !m.put(s, owner{at: at}) && needed {
+			if !m.put(s, owner{at: at}) && needed && at <= 0x3fff {
 				m.full = true
 			}
 		}

@@ -204,6 +204,7 @@ func TestOddMessages(t *testing.T) {
 		"two questions":   {good(func(q *dns.Msg) { q.Question = append(q.Question, q.Question[0]) }), dns.RcodeFormatError},
 		"rest":            {append(append([]byte(nil), plain...), 0), dns.RcodeFormatError},
 		"status":          {good(func(q *dns.Msg) { q.Opcode = dns.OpcodeStatus }), dns.RcodeNotImplemented},
+		"a session":       {good(func(q *dns.Msg) { q.Opcode, q.Question = 6, nil }), dns.RcodeNotImplemented},
 		"opcode 15":       {good(func(q *dns.Msg) { q.Opcode = 15 }), dns.RcodeNotImplemented},
 		"class HS":        {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassHESIOD }), dns.RcodeRefused},
 		"class ANY":       {good(func(q *dns.Msg) { q.Question[0].Qclass = dns.ClassANY }), dns.RcodeSuccess},

@@ -277,6 +277,12 @@ func recordsByZone(records []Record, list []Zone) map[string][]indexedRecord {
 // loadAll reads all zones of a configuration and puts them into service. If one
 // cannot be read none is; the error joins all mistakes.
 func (zs *zones) loadAll(ctx context.Context, c *Config) error {
+	// What is read now would lack the changes that those of a run before still got.
+	for _, z := range zs.sorted() {
+		z.mu.Lock()
+		z.retired = true
+		z.mu.Unlock()
+	}
 	zs.keys = newKeyring(c.TSIGKeys)
 	list := zonesOf(c)
 	byZone, defaults := recordsByZone(c.Records, list), recordsByZone(c.DefaultRecords, list)
@@ -367,7 +373,7 @@ func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records, defaults []
 	z.mu.Lock() // no change may come in between
 	defer z.mu.Unlock()
 	own := b.edit.serial()
-	kept := newJournal(zs.store, b.edit.name)
+	kept := journal{store: z.journal.store, prefix: z.journal.prefix} // not zs.store, which is for the next Start
 	if _, _, err := kept.load(ctx, func(s keptSet) {
 		b.edit.replace(b.edit.nodeKey(s.name), newSet(s.rtype, s.ttl, s.data))
 	}); err != nil {

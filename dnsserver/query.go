@@ -50,7 +50,11 @@ func (q *query) parse(wire []byte) (rcode int, silent bool) {
 	}
 	count := func(i int) int { return int(binary.BigEndian.Uint16(wire[4+2*i:])) }
 	q.end = headLen
+	known := q.opcode() == dns.OpcodeQuery || q.opcode() == dns.OpcodeNotify || q.opcode() == dns.OpcodeUpdate
 	if count(0) != 1 {
+		if !known { // as stateful operations, which have no question (RFC 8490)
+			return dns.RcodeNotImplemented, false
+		}
 		return dns.RcodeFormatError, false
 	}
 	n := nameLen(wire[headLen:])
@@ -61,9 +65,7 @@ func (q *query) parse(wire []byte) (rcode int, silent bool) {
 	q.end = headLen + n + 4
 	q.qtype = binary.BigEndian.Uint16(wire[q.end-4:])
 	q.qclass = binary.BigEndian.Uint16(wire[q.end-2:])
-	switch q.opcode() {
-	case dns.OpcodeQuery, dns.OpcodeNotify, dns.OpcodeUpdate:
-	default:
+	if !known {
 		return dns.RcodeNotImplemented, false
 	}
 	at := q.end

@@ -48,7 +48,7 @@ type responder struct {
 	nsid          string               // "": not told
 	version       string               // "": not told
 	cookies       *cookies             // nil: none
-	idle          func() time.Duration // how long a connection may idle
+	idle          func() time.Duration // how long a connection may idle just now
 	transfers     *transfers           // nil: no keys, transfers and updates
 	nextShard     atomic.Uint32
 	shards        [16]answerCounters
@@ -61,7 +61,7 @@ func (r *responder) init(c *Config) {
 	if r.udpSize == 0 {
 		r.udpSize = DefaultMaxUDPSize
 	}
-	r.nsid, r.version, r.idle = c.NSID, c.Version, c.idleTimeout
+	r.nsid, r.version = c.NSID, c.Version
 	if orDefault(c.Cookies, true) {
 		r.cookies = newCookies()
 	}
@@ -128,10 +128,11 @@ func (r *responder) serve(sc *scratch, from *asker) {
 		m.rcode = dns.RcodeRefused
 	default:
 		z := r.zones.Load().answer(m, from.transport != overUDP)
-		m.aa = m.aa && r.authoritative
 		if z != nil {
 			z.counters.count(m)
 		}
+		// Of other classes nobody knows here (RFC 1035 section 6.2).
+		m.aa = m.aa && r.authoritative && q.qclass != dns.ClassANY
 	}
 }
 

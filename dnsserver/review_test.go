@@ -1,7 +1,14 @@
 package dnsserver
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -77,4 +84,152 @@ func TestUnknownTypesAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantLookup(t, r, "x.example.com.", dns.TypeNULL, "NXDOMAIN")
+}
+
+// Serial numbers never go back, and no change leaves a zone without what makes
+// it one.
+func TestTopOfZone(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	serial := func() uint32 { return zs.sorted()[0].ref.current.Load().serial() }
+	soa := func(serial int) Record {
+		return Record{Name: "example.com", Type: "SOA", Value: fmt.Sprintf("ns1.example.com hostmaster.example.com %d 1 2 3 4", serial)}
+	}
+	ns := Record{Name: "example.com", Type: "NS", Value: "ns9.example.com"}
+	for _, test := range []struct {
+		tx   func(tx *Tx)
+		want uint32 // serial, or 0 where there is an error
+	}{
+		{func(tx *Tx) { tx.Add(soa(5)) }, 11},
+		{func(tx *Tx) { tx.Set(soa(5)) }, 11}, // as it is
+		{func(tx *Tx) { tx.Set(soa(5), Record{Name: "n.example.com", Type: "A", Value: "192.0.2.1"}) }, 12},
+		{func(tx *Tx) { tx.Set(soa(20)) }, 20},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "SOA"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NS"}) }, 0},
+		{func(tx *Tx) { tx.Set(ns) }, 21},
+		{func(tx *Tx) { tx.Remove(ns) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NSEC"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com"}) }, 22},
+	} {
+		tx, before := new(Tx), serial()
+		test.tx(tx)
+		err := zs.update(t.Context(), tx)
+		if test.want == 0 && (err == nil || serial() != before) || test.want > 0 && (err != nil || serial() != test.want) {
+			t.Errorf("%+v: serial %d, %v", tx, serial(), err)
+		}
+	}
+	wantLookup(t, r, "example.com.", dns.TypeNS, "example.com. 3600 in ns ns9.example.com.")
+}
+
+// A change comes either before a Start reads the zones or after it, and is not
+// lost in between.
+func TestUpdateDuringStart(t *testing.T) {
+	store := memory(t)
+	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
+	zs, _ := openZones(t, store, cfg)
+	late := zs.sorted()[0] // what an Update has found that waits for its turn
+	if err := zs.loadAll(t.Context(), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err := late.update(t.Context(), func(e *zoneEdit) error {
+		e.add(&record{name: "\x01l" + e.name, rtype: dns.TypeA, ttl: 5, data: "abcd"})
+		return nil
+	})
+	if !errors.Is(err, ErrNotLoaded) {
+		t.Errorf("a change of a zone that is gone: %v", err)
+	}
+}
+
+func TestZonesBeforeStart(t *testing.T) {
+	s := newServer(t, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	tx := new(Tx)
+	tx.Add(Record{Name: "x.example.com", Type: "A", Value: "192.0.2.1"})
+	_, records := s.Records("example.com")
+	for _, err := range []error{s.Update(t.Context(), tx), s.Export(io.Discard, "example.com"), records} {
+		if !errors.Is(err, ErrNotLoaded) {
+			t.Error(err)
+		}
+	}
+	mustStart(t, s)
+	var group sync.WaitGroup // to be seen by the race detector
+	group.Go(func() { s.UseStorage(nil) })
+	if err := s.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	if _, err := s.Records("example.net"); !errors.Is(err, ErrNoZone) {
+		t.Error(err)
+	}
+}
+
+// Without the AA bit negative answers are no referrals, and answers for all
+// classes never have it.
+func TestAuthority(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	c := zs.sorted()[0].ref.current.Load().counters
+	r.authoritative = false
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA), overUDP); m.Authoritative {
+		t.Error(m)
+	}
+	answerTo(t, r, new(dns.Msg).SetQuestion("mail.example.com.", dns.TypeAAAA), overUDP)
+	if c.queries.Load() != 2 || c.noData.Load() != 1 || c.referrals.Load() != 0 {
+		t.Errorf("%d queries, %d without data, %d referrals", c.queries.Load(), c.noData.Load(), c.referrals.Load())
+	}
+	r.authoritative = true
+	q := new(dns.Msg).SetQuestion("www.example.com.", dns.TypeA)
+	q.Question[0].Qclass = dns.ClassANY
+	if m := answerTo(t, r, q, overUDP); m.Authoritative || len(m.Answer) == 0 {
+		t.Error(m)
+	}
+}
+
+// The root as target says that there is no such service. With a priority, in
+// HTTPS and SVCB, it stands for the owner.
+func TestNoTarget(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+
+		"none MX 0 .\n SRV 0 0 0 .\n HTTPS 0 .\n A 192.0.2.1\nself HTTPS 1 .\n A 192.0.2.1\n")}}})
+	for name, want := range map[string]int{"none": 0, "self": 1} {
+		for _, qtype := range []uint16{dns.TypeMX, dns.TypeSRV, dns.TypeHTTPS} {
+			m := answerTo(t, r, new(dns.Msg).SetQuestion(name+".example.com.", qtype), overUDP)
+			if len(m.Answer) > 0 && len(m.Extra) != want {
+				t.Error(m)
+			}
+		}
+	}
+}
+
+// The DS record of the name that an alias leads to is in the zone above too.
+func TestAliasToDelegation(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{
+		{Name: "example.com", File: zoneFile(t, exampleZone+"sub NS ns1.sub\n DS 1 13 2 00\nns1.sub A 192.0.2.1\nalias CNAME sub\n")},
+		{Name: "sub.example.com", File: zoneFile(t, exampleZone)}}})
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("alias.example.com.", dns.TypeDS), overUDP); len(m.Answer) != 2 || len(m.Ns) != 0 {
+		t.Error(m)
+	}
+}
+
+// More name servers than pointers reach are a referral all the same.
+func TestManyServers(t *testing.T) {
+	var text strings.Builder
+	for i := range 400 {
+		fmt.Fprintf(&text, "big NS a-name-server-with-a-long-name-%03d.big\na-name-server-with-a-long-name-%03d.big A 192.0.2.1\n", i, i)
+	}
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+text.String())}}})
+	if m := answerTo(t, r, new(dns.Msg).SetQuestion("www.big.example.com.", dns.TypeA), overTCP); m.Truncated || len(m.Ns) != 400 || len(m.Extra) < 200 {
+		t.Errorf("%v, %d, %d", m.MsgHdr, len(m.Ns), len(m.Extra))
+	}
+}
+
+// What clients are told about idle connections is what is done with them.
+func TestKeepaliveIsPatience(t *testing.T) {
+	s := newServer(t, Config{IdleTimeout: 10 * time.Second, MaxConnections: 2})
+	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
+	for _, want := range []uint16{100, 100, 5} { // tenths of a second
+		m := answerTo(t, &s.responder, q, overTCP)
+		if got := m.IsEdns0().Option[0].(*dns.EDNS0_TCP_KEEPALIVE).Timeout; got != want {
+			t.Errorf("%d, want %d", got, want)
+		}
+		s.limits.take(netip.MustParseAddr("192.0.2.1"))
+	}
 }

@@ -62,12 +62,13 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, list: make(map[string]*servedZone), wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents)
 	if s.transfers.aliases.resolver = s.opts.resolver; s.opts.resolver == nil {
 		s.transfers.aliases.resolver = newStubResolver(cfg.Resolvers)
 	}
 	s.limits = newConnLimits(&cfg)
+	s.idle = s.patience
 	s.rates = newRateLimiter(cfg.ResponseRateLimit)
 	s.counters = newTransportCounters()
 	s.responding, s.exchanging = s.respond, s.exchange

@@ -39,14 +39,14 @@ type ZoneInfo struct {
 	Name string `json:"name"`
 	// Serial is the serial number of the version that is served.
 	Serial uint32 `json:"serial"`
-	// Loaded is false if the zone is not served: before Start, or because it has
-	// expired.
+	// Loaded is false if the zone is not served, because it has expired or has not
+	// come yet.
 	Loaded bool `json:"loaded"`
 	// Names is how many names the zone has, those between others included.
 	Names int `json:"names"`
 }
 
-// Zones lists the zones, by name.
+// Zones lists the zones, by name. Before Start there are none.
 func (s *Server) Zones() []ZoneInfo {
 	var list []ZoneInfo
 	for _, z := range s.contents.sorted() {
@@ -113,7 +113,9 @@ func (s *Server) version(name string) (*zone, error) {
 	}
 	served := s.contents.get(wire)
 	if served == nil {
-		return nil, fmt.Errorf("%s: %w", nameText(wire), ErrNoZone)
+		s.contents.mu.Lock()
+		defer s.contents.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", nameText(wire), s.contents.absence())
 	}
 	z := served.ref.current.Load()
 	if z == nil {

@@ -91,7 +91,7 @@ func (s *step) read() (change, error) {
 	if s.kind != clearStep {
 		r, err := s.record.pack()
 		if err == nil && ownType(r.rtype) {
-			err = errors.New("records of this type are made by the server")
+			err = errOwnType
 		}
 		return change{s.kind, r}, err
 	}
@@ -109,9 +109,14 @@ func (s *step) read() (change, error) {
 		if c.record.rtype, known = typeOf(text); !known {
 			return change{}, fmt.Errorf("%.20q is not a known record type", s.record.Type)
 		}
+		if ownType(c.record.rtype) {
+			return change{}, errOwnType
+		}
 	}
 	return c, nil
 }
+
+var errOwnType = errors.New("records of this type are made by the server")
 
 // ownType reports whether records of a type come from signing alone.
 func ownType(rtype uint16) bool {
@@ -128,9 +133,9 @@ func keyType(rtype uint16) bool {
 	return rtype == dns.TypeDNSKEY || rtype == dns.TypeCDS || rtype == dns.TypeCDNSKEY
 }
 
-// apply makes a change. The SOA record and the last NS record at the top of a
-// zone are not taken out, as in RFC 2136 section 3.4.2: changes that mean to
-// replace them add the new one.
+// apply makes a change. What takes out all of a name leaves the SOA and NS records
+// at the top of a zone, as in RFC 2136 section 3.4.2.3. They may go by their type,
+// if others come in their place.
 func (e *zoneEdit) apply(c *change) {
 	r := &c.record
 	switch c.kind {

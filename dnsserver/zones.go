@@ -54,6 +54,7 @@ type servedZone struct {
 	history history
 	signer  *signer   // nil: it is not signed here
 	retryAt time.Time // of the upkeep alone
+	retired bool      // another Start has made it anew
 }
 
 // errSecondary keeps changes to where they belong.
@@ -68,9 +69,17 @@ func (zs *zones) find(name string) (*servedZone, error) {
 			return z, nil
 		}
 		if key == "" {
-			return nil, fmt.Errorf("%s: %w", nameText(name), ErrNoZone)
+			return nil, fmt.Errorf("%s: %w", nameText(name), zs.absence())
 		}
 	}
+}
+
+// absence is why a zone is not there. zs.mu is held.
+func (zs *zones) absence() error {
+	if zs.list == nil {
+		return ErrNotLoaded
+	}
+	return ErrNoZone
 }
 
 // get returns the zone of this name, or nil.
@@ -135,6 +144,13 @@ func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, k
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	if old.top.set(dns.TypeNS) != nil && e.top.set(dns.TypeNS) == nil {
+		return nil, &ZoneError{Zone: nameText(z.name), Err: errors.New("it would have no NS record at its top")}
+	}
+	// Who follows the zone takes a serial number that is not later for no news.
+	if !serialAfter(e.serial(), old.serial()) {
+		e.setSerial(old.serial())
+	}
 	changed := e.changes()
 	if len(changed) == 0 {
 		return old, nil
@@ -159,6 +175,9 @@ func (z *servedZone) renew(ctx context.Context) (*zone, error) {
 // publish brings an edit to its end. kept is what is to be found again after a
 // restart.
 func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange) (*zone, error) {
+	if z.retired {
+		return nil, fmt.Errorf("%s: %w", nameText(z.name), ErrNotLoaded)
+	}
 	from := e.old.serial()
 	if e.serial() == from {
 		e.setSerial(nextSerial(from))
