@@ -4,6 +4,7 @@ import (
 	"iter"
 	"math/bits"
 	"strings"
+	"unsafe"
 )
 
 // trie is an immutable ordered map from keys to nodes: a qp-trie (a radix tree
@@ -16,23 +17,56 @@ type trie struct {
 	size int
 }
 
-// slot is a leaf, a branch, or, in an empty trie, nothing.
+// slot is a leaf, a branch, or, in an empty trie, nothing. What a search wants
+// to know of a branch stands in its slot and not with its children, as most of
+// the time of a search goes into memory that is not in the cache: so each step
+// down touches one place.
 type slot struct {
-	leaf   *node
-	branch *branch
+	// index is 0 for a leaf. For a branch it is which children there are, a bit
+	// for each (see symbolAt), and above offsetShift the offset of the symbol
+	// in which they differ.
+	index uint64
+	// to is the leaf's node. For a branch it is an array: a slot that has the
+	// edit which made the array, and may change it, then the children in order.
+	to unsafe.Pointer
 }
 
-// branch is where the keys below first differ.
-type branch struct {
-	bits   uint64 // which children there are; see symbolAt
-	edit   *edit  // that made the branch and may change it
-	kids   []slot // in order
-	offset uint16 // of the symbol
-}
+// offsetShift leaves room for the bits of all symbols: the second of an octet
+// may be up to highRange-1.
+const offsetShift = 52
 
 // edit is a series of changes that nobody sees before it is over. Branches that
 // it has made it changes in place.
 type edit struct{ _ byte }
+
+func leafSlot(n *node) slot { return slot{to: unsafe.Pointer(n)} }
+
+// branchSlot makes a branch with room for the children that bits says, and
+// returns these too.
+func branchSlot(e *edit, bitmap uint64, offset int) (slot, []slot) {
+	array := make([]slot, 1+bits.OnesCount64(bitmap))
+	array[0].to = unsafe.Pointer(e)
+	return slot{index: bitmap | uint64(offset)<<offsetShift, to: unsafe.Pointer(unsafe.SliceData(array))}, array[1:]
+}
+
+func (s *slot) isBranch() bool { return s.index != 0 }
+
+// leaf is the node of a slot that is no branch, or nil.
+func (s *slot) leaf() *node { return (*node)(s.to) }
+
+// These are of a branch.
+
+func (s *slot) offset() int { return int(s.index >> offsetShift) }
+
+func (s *slot) bitmap() uint64 { return s.index & (1<<offsetShift - 1) }
+
+func (s *slot) place(bit uint64) int { return bits.OnesCount64(s.index & (bit - 1)) }
+
+func (s *slot) kid(i int) *slot {
+	return (*slot)(unsafe.Add(s.to, uintptr(1+i)*unsafe.Sizeof(slot{})))
+}
+
+func (s *slot) kids() []slot { return unsafe.Slice(s.kid(0), bits.OnesCount64(s.bitmap())) }
 
 // symbolAt returns the bit for the symbol of a key at an offset. The end of the
 // key goes before all symbols.
@@ -43,41 +77,26 @@ func symbolAt[K string | []byte](key K, offset int) uint64 {
 	return 2 << key[offset]
 }
 
-func (b *branch) place(bit uint64) int { return bits.OnesCount64(b.bits & (bit - 1)) }
-
 // get returns the node with this key, or nil.
 func (t *trie) get(key string) *node {
-	s := &t.root
-	for s.branch != nil {
-		b := s.branch
-		bit := symbolAt(key, int(b.offset))
-		if b.bits&bit == 0 {
-			return nil
-		}
-		s = &b.kids[b.place(bit)]
-	}
-	if s.leaf != nil && s.leaf.key == key {
-		return s.leaf
-	}
-	return nil
+	return t.getBytes(unsafe.Slice(unsafe.StringData(key), len(key)))
 }
 
 // getBytes is get for a key that is no string.
 func (t *trie) getBytes(key []byte) *node {
-	s := &t.root
-	for s.branch != nil {
-		b := s.branch
+	s := t.root
+	for s.isBranch() {
 		bit := uint64(1)
-		if at := int(b.offset); at < len(key) {
+		if at := s.offset(); at < len(key) {
 			bit = 2 << key[at]
 		}
-		if b.bits&bit == 0 {
+		if s.index&bit == 0 {
 			return nil
 		}
-		s = &b.kids[b.place(bit)]
+		s = *s.kid(s.place(bit))
 	}
-	if s.leaf != nil && s.leaf.key == string(key) {
-		return s.leaf
+	if n := s.leaf(); n != nil && n.key == string(key) {
+		return n
 	}
 	return nil
 }
@@ -86,15 +105,14 @@ func (t *trie) getBytes(key []byte) *node {
 // There must be one.
 func near[K string | []byte](t *trie, key K) *node {
 	s := &t.root
-	for s.branch != nil {
-		b := s.branch
+	for s.isBranch() {
 		at := 0
-		if bit := symbolAt(key, int(b.offset)); b.bits&bit != 0 {
-			at = b.place(bit)
+		if bit := symbolAt(key, s.offset()); s.index&bit != 0 {
+			at = s.place(bit)
 		}
-		s = &b.kids[at]
+		s = s.kid(at)
 	}
-	return s.leaf
+	return s.leaf()
 }
 
 // differ returns the offset of the first symbol in which two keys differ.
@@ -109,17 +127,17 @@ func differ[K string | []byte](a string, b K) int {
 }
 
 func (s *slot) first() *node {
-	for s.branch != nil {
-		s = &s.branch.kids[0]
+	for s.isBranch() {
+		s = s.kid(0)
 	}
-	return s.leaf
+	return s.leaf()
 }
 
 func (s *slot) last() *node {
-	for s.branch != nil {
-		s = &s.branch.kids[len(s.branch.kids)-1]
+	for s.isBranch() {
+		s = s.kid(len(s.kids()) - 1)
 	}
-	return s.leaf
+	return s.leaf()
 }
 
 // floor returns the node with the greatest key that is not above key, or nil.
@@ -136,17 +154,16 @@ func floor[K string | []byte](t *trie, key K) *node {
 	at := differ(near.key, key)
 	var left *slot // what goes before the way taken
 	s := &t.root
-	for s.branch != nil && int(s.branch.offset) < at {
-		b := s.branch
-		i := b.place(symbolAt(key, int(b.offset)))
+	for s.isBranch() && s.offset() < at {
+		i := s.place(symbolAt(key, s.offset()))
 		if i > 0 {
-			left = &b.kids[i-1]
+			left = s.kid(i - 1)
 		}
-		s = &b.kids[i]
+		s = s.kid(i)
 	}
-	if b := s.branch; b != nil && int(b.offset) == at {
-		if i := b.place(symbolAt(key, at)); i > 0 {
-			return b.kids[i-1].last()
+	if s.isBranch() && s.offset() == at {
+		if i := s.place(symbolAt(key, at)); i > 0 {
+			return s.kid(i - 1).last()
 		}
 	} else if symbolAt(near.key, at) < symbolAt(key, at) {
 		return s.last()
@@ -170,28 +187,28 @@ func (t *trie) from(key string) iter.Seq[*node] {
 }
 
 func (s *slot) from(key string, yield func(*node) bool) bool {
-	b := s.branch
-	if b == nil {
-		return s.leaf.key < key || yield(s.leaf)
+	if !s.isBranch() {
+		n := s.leaf()
+		return n.key < key || yield(n)
 	}
 	// All keys below are alike up to the offset.
 	first := s.first().key
 	switch at := differ(first, key); {
-	case at >= len(key), at < int(b.offset) && symbolAt(first, at) > symbolAt(key, at):
+	case at >= len(key), at < s.offset() && symbolAt(first, at) > symbolAt(key, at):
 		return s.all(yield)
-	case at < int(b.offset):
+	case at < s.offset():
 		return true // all are below
 	}
-	bit := symbolAt(key, int(b.offset))
-	i := b.place(bit)
-	if b.bits&bit != 0 {
-		if !b.kids[i].from(key, yield) {
+	bit := symbolAt(key, s.offset())
+	right := s.kids()[s.place(bit):]
+	if s.index&bit != 0 {
+		if !right[0].from(key, yield) {
 			return false
 		}
-		i++
+		right = right[1:]
 	}
-	for ; i < len(b.kids); i++ {
-		if !b.kids[i].all(yield) {
+	for i := range right {
+		if !right[i].all(yield) {
 			return false
 		}
 	}
@@ -199,11 +216,12 @@ func (s *slot) from(key string, yield func(*node) bool) bool {
 }
 
 func (s *slot) all(yield func(*node) bool) bool {
-	if s.branch == nil {
-		return yield(s.leaf)
+	if !s.isBranch() {
+		return yield(s.leaf())
 	}
-	for i := range s.branch.kids {
-		if !s.branch.kids[i].all(yield) {
+	kids := s.kids()
+	for i := range kids {
+		if !kids[i].all(yield) {
 			return false
 		}
 	}
@@ -222,51 +240,53 @@ func (t *trie) below(key string) iter.Seq[*node] {
 	}
 }
 
-// own returns the branch in a slot as one that may be changed.
-func (e *edit) own(s *slot) *branch {
-	b := s.branch
-	if b.edit != e {
-		b = &branch{bits: b.bits, edit: e, kids: append(make([]slot, 0, len(b.kids)+1), b.kids...), offset: b.offset}
-		s.branch = b
+// own makes the children of a branch ones that may be changed.
+func (e *edit) own(s *slot) {
+	if (*slot)(s.to).to == unsafe.Pointer(e) {
+		return
 	}
-	return b
+	kids := s.kids()
+	var own []slot
+	*s, own = branchSlot(e, s.bitmap(), s.offset())
+	copy(own, kids)
 }
 
 // put adds a node, or replaces the one with its key.
 func (t *trie) put(e *edit, n *node) {
 	if t.size == 0 {
-		t.root, t.size = slot{leaf: n}, 1
+		t.root, t.size = leafSlot(n), 1
 		return
 	}
 	near := near(t, n.key)
 	at := differ(near.key, n.key)
 	replace := near.key == n.key
 	s := &t.root
-	for s.branch != nil && (replace || int(s.branch.offset) < at) {
-		b := e.own(s)
-		s = &b.kids[b.place(symbolAt(n.key, int(b.offset)))]
+	for s.isBranch() && (replace || s.offset() < at) {
+		e.own(s)
+		s = s.kid(s.place(symbolAt(n.key, s.offset())))
 	}
 	if replace {
-		s.leaf = n
+		*s = leafSlot(n)
 		return
 	}
 	t.size++
 	bit := symbolAt(n.key, at)
-	if s.branch != nil && int(s.branch.offset) == at {
-		b := e.own(s)
-		i := b.place(bit)
-		b.bits |= bit
-		b.kids = append(b.kids, slot{})
-		copy(b.kids[i+1:], b.kids[i:])
-		b.kids[i] = slot{leaf: n}
+	var kids []slot
+	if s.isBranch() && s.offset() == at {
+		old, i := s.kids(), s.place(bit)
+		*s, kids = branchSlot(e, s.bitmap()|bit, at)
+		copy(kids, old[:i])
+		kids[i] = leafSlot(n)
+		copy(kids[i+1:], old[i:])
 		return
 	}
 	other := symbolAt(near.key, at)
-	kids := []slot{*s, {leaf: n}}
+	old := *s
+	*s, kids = branchSlot(e, bit|other, at)
+	kids[0], kids[1] = old, leafSlot(n)
 	if bit < other {
 		kids[0], kids[1] = kids[1], kids[0]
 	}
-	*s = slot{branch: &branch{bits: bit | other, edit: e, kids: kids, offset: uint16(at)}}
 }
 
 // remove takes the node with this key out, if there is one.
@@ -275,25 +295,28 @@ func (t *trie) remove(e *edit, key string) {
 		return
 	}
 	t.size--
-	if t.root.branch == nil {
+	if !t.root.isBranch() {
 		t.root = slot{}
 		return
 	}
 	s := &t.root
 	for {
-		b := e.own(s)
-		bit := symbolAt(key, int(b.offset))
-		i := b.place(bit)
-		if b.kids[i].branch != nil {
-			s = &b.kids[i]
+		bit := symbolAt(key, s.offset())
+		i := s.place(bit)
+		if s.kid(i).isBranch() {
+			e.own(s)
+			s = s.kid(i)
 			continue
 		}
-		if len(b.kids) == 2 {
-			*s = b.kids[1-i]
+		old := s.kids()
+		if len(old) == 2 {
+			*s = old[1-i]
 			return
 		}
-		b.bits &^= bit
-		b.kids = append(b.kids[:i], b.kids[i+1:]...)
+		var kids []slot
+		*s, kids = branchSlot(e, s.bitmap()&^bit, s.offset())
+		copy(kids, old[:i])
+		copy(kids[i:], old[i+1:])
 		return
 	}
 }

@@ -1,9 +1,11 @@
 package dnsserver
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -73,5 +75,31 @@ func TestTrieAgainstMap(t *testing.T) {
 				t.Fatalf("below %q: %q, want %q", key, got, below)
 			}
 		}
+	}
+}
+
+// What it costs to find names in no order.
+func BenchmarkTrieGet(b *testing.B) {
+	for _, size := range []int{10_000, 1_000_000} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			var t trie
+			e := new(edit)
+			var keys [][]byte
+			for i := range size {
+				key := keyOf(fmt.Sprintf("\x09h%08x\x00", uint32(i)*2654435761))
+				t.put(e, &node{key: key})
+				keys = append(keys, []byte(key))
+			}
+			rand.New(rand.NewPCG(1, 2)).Shuffle(size, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+			i := 0
+			for b.Loop() {
+				if t.getBytes(keys[i]) == nil {
+					b.Fatal("lost")
+				}
+				if i++; i == size {
+					i = 0
+				}
+			}
+		})
 	}
 }
