@@ -85,8 +85,8 @@ func covering[K string | []byte](z *zone, key K) *node {
 // that of the top.
 func beforeKey(key string) string { return key[:len(key)-1] }
 
-// behindAll is a symbol that is greater than all in keys.
-const behindAll = "\x3e"
+// behindAll is a symbol that is greater than all in keys; see highRange.
+const behindAll = "\x30"
 
 // after returns the key of the next member of the chain.
 func (p *signing) after(n *node) string {
