@@ -191,6 +191,10 @@ func (s *signer) step(ctx context.Context, z *zone, now time.Time) (stepped, sig
 			return true, true, s.keep(ctx, old, gone)
 		case k.State == keyRetire && k.Since.IsZero():
 			return true, false, s.keep(ctx, k, k.with(keyRetire, now))
+		case k.State == keyRetire && !k.KSK && s.pass.foreign:
+			// A change that was being signed when the keys changed has brought
+			// one back.
+			return true, false, s.keep(ctx, k, k.with(keyRetire, time.Time{}))
 		case k.State == keyRetire:
 			return true, true, s.keep(ctx, k, nil)
 		}
@@ -230,10 +234,25 @@ func (s *signer) stepAt(k *key, z *zone, now time.Time) (at time.Time, ok bool) 
 		return k.Since.Add(dsTimeout + s.config.Propagation), true
 	case k.State == keyRetire && k.Since.IsZero():
 		return now, s.pass.clean == s.keys
+	case k.State == keyRetire && s.pass.foreign && s.pass.keys == s.keys:
+		return now, true // not all of its signatures were gone: see step
 	case k.State == keyRetire:
-		return k.Since.Add(seconds(max(k.MaxTTL, keyTTL)) + s.config.Propagation), true
+		// A look at all signatures that has begun only now has to be without
+		// any of them too.
+		at := s.goneAt(k)
+		return at, s.pass.clean == s.keys && !s.pass.cleanFrom.Before(at)
 	}
 	return time.Time{}, false
+}
+
+// goneAt is when nobody remembers a signature of a retired ZSK.
+func (s *signer) goneAt(k *key) time.Time {
+	return k.Since.Add(seconds(max(k.MaxTTL, keyTTL)) + s.config.Propagation)
+}
+
+// awaitsLook reports whether a ZSK could be removed if its signatures are gone.
+func (s *signer) awaitsLook(k *key, now time.Time) bool {
+	return !k.KSK && k.State == keyRetire && !k.Since.IsZero() && !now.Before(s.goneAt(k)) && s.pass.cleanFrom.Before(s.goneAt(k))
 }
 
 func seconds(n uint32) time.Duration { return time.Duration(n) * time.Second }
@@ -268,6 +287,11 @@ func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign b
 			break
 		}
 	}
+	for _, k := range s.keys.keys {
+		if s.awaitsLook(k, now) && now.Before(s.pass.at) && s.pass.begun.IsZero() {
+			s.pass.at = now
+		}
+	}
 	found := s.look(z, now)
 	if !z.hasKeys(s.keys) {
 		// Also if an earlier call was for that, and publishing has failed.
@@ -300,6 +324,10 @@ func (s *signer) due(now time.Time) time.Time {
 		rolling = rolling || !k.KSK && k.State != keyActive
 		if at, ok := s.stepAt(k, nil, now); ok {
 			sooner(at)
+		} else if !k.KSK && k.State == keyRetire && !k.Since.IsZero() {
+			if at := s.goneAt(k); at.After(now) || s.awaitsLook(k, now) && s.pass.begun.IsZero() {
+				sooner(at)
+			}
 		}
 		if k.State == keyReady && s.parentDS != nil {
 			sooner(s.nextCheck)

@@ -457,3 +457,41 @@ func TestKeysInStorage(t *testing.T) {
 		}
 	}
 }
+
+// A change that was being signed with the old ZSK when the new one took over
+// may be published after all signatures were found to be by the new one. The old
+// one is not removed before that has been mended.
+func TestLateSignature(t *testing.T) {
+	l := newLife(t, DNSSEC{ZSKLifetime: 20 * day})
+	old := *l.signer.keys
+	late := false
+	l.run(25*day, time.Hour, func() {
+		for _, k := range l.signer.keys.keys {
+			if !late && !k.KSK && k.State == keyRetire && !k.Since.IsZero() {
+				late = true
+				now := l.signer.keys
+				e := l.zone.change()
+				e.add(&record{"\x04late\x07example\x00", dns.TypeA, 7200, "\x01\x02\x03\x04"})
+				e.setSerial(e.serial() + 1)
+				keys := slices.Clone(old.keys)
+				l.signer.keys = newKeySet(keys, false)
+				z := l.signer.edited(t, e)
+				l.signer.keys = now
+				// Only what was late has the old signatures.
+				e = l.zone.change()
+				e.nodes, e.top = z.nodes, z.top
+				e.replaceTop(*l.zone.top.set(dns.TypeDNSKEY))
+				top := e.top
+				for _, set := range l.zone.top.sets {
+					top = top.with(set)
+				}
+				e.nodes.put(e.edit, top)
+				e.top = top
+				l.publish(e.finish())
+			}
+		}
+	})
+	if !late || len(l.signer.Keys()) != 2 {
+		t.Errorf("no rollover: %v", l.signer.Keys())
+	}
+}

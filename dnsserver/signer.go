@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -187,11 +188,15 @@ type pass struct {
 	found  int       // sets with signatures to replace
 	oldest uint32    // the first end of another signature
 	any    bool      // oldest has been set
+	// foreign is set when a signature was found that is not by the keys.
+	foreign bool
 
 	todo   []string // keys of nodes, for sign
 	hashed []string // keys of nodes of the NSEC3 chain
 
-	clean *keySet // all signatures were found to be by these keys
+	begun     time.Time // zero between passes
+	clean     *keySet   // all signatures were found to be by these keys
+	cleanFrom time.Time // by a pass that began then
 }
 
 const (
@@ -205,10 +210,13 @@ const (
 func (s *signer) look(z *zone, now time.Time) bool {
 	p := &s.pass
 	if p.keys != s.keys {
-		*p = pass{keys: s.keys, at: now, clean: p.clean}
+		*p = pass{keys: s.keys, at: now}
 	}
 	if now.Before(p.at) {
 		return false
+	}
+	if p.begun.IsZero() {
+		p.begun = now
 	}
 	until := s.config.goodUntil(now)
 	nodes := &z.nodes
@@ -240,7 +248,7 @@ func (s *signer) look(z *zone, now time.Time) bool {
 		p.chain, p.next = true, ""
 	default:
 		if p.found == 0 {
-			p.clean = s.keys
+			p.clean, p.cleanFrom = s.keys, p.begun
 			p.at = now.Add(s.config.lookahead())
 			if p.any {
 				if left := time.Duration(int32(p.oldest-uint32(now.Unix())))*time.Second - s.config.Refresh; left > s.config.lookahead() {
@@ -248,7 +256,8 @@ func (s *signer) look(z *zone, now time.Time) bool {
 				}
 			}
 		}
-		p.chain, p.next, p.found, p.any = false, "", 0, false
+		p.chain, p.next, p.found, p.any, p.foreign = false, "", 0, false, p.foreign && p.found > 0
+		p.begun = time.Time{}
 	}
 	return len(p.todo)+len(p.hashed) > 0
 }
@@ -264,6 +273,10 @@ func (s *signer) stale(n *node, until uint32) bool {
 		keys := s.pass.keys.signersAt(n.key, set.rtype)
 		if !set.isFresh(keys, until) {
 			stale = true
+			for data := range eachData(set.sigs) {
+				tag := sigTag(data)
+				s.pass.foreign = s.pass.foreign || !slices.ContainsFunc(keys, func(k *key) bool { return k.tag == tag })
+			}
 			continue
 		}
 		for data := range eachData(set.sigs) {
