@@ -249,6 +249,9 @@ func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 		if err := z.journal.fold(ctx, b.hash, whole.serial()); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: err}
 		}
+		if err := z.journal.tidy(ctx); err != nil {
+			return nil, &ZoneError{Zone: nameText(z.name), Err: err}
+		}
 	}
 	return whole, nil
 }

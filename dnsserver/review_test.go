@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 // Of several sets at once none has additional records, whose names would point
@@ -232,4 +235,65 @@ func TestKeepaliveIsPatience(t *testing.T) {
 		}
 		s.limits.take(netip.MustParseAddr("192.0.2.1"))
 	}
+}
+
+// Changes of a zone do not wait until old ones have been deleted, and what was
+// left over is deleted the next time.
+func TestFoldingInTheBackground(t *testing.T) {
+	deleting, goOn := make(chan bool), make(chan bool)
+	var once sync.Once
+	values := storage.Memory()
+	store, err := storage.Open(t.Context(), hookedBackend{values, func() {
+		once.Do(func() {
+			deleting <- true
+			<-goOn
+		})
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	zs, r := openZones(t, store, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	z := zs.sorted()[0]
+	set := func(i int) {
+		tx := new(Tx)
+		tx.Set(Record{Name: "x.example.com", Type: "TXT", Value: fmt.Sprint(i)})
+		if err := zs.update(t.Context(), tx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range foldAfter + 1 {
+		set(i)
+	}
+	if err := store.Put(t.Context(), z.journal.part(0, 7), []byte("left over")); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- z.foldLong(t.Context()) }()
+	<-deleting
+	set(-1)
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	wantLookup(t, r, "x.example.com.", dns.TypeTXT, "x.example.com. 3600 in txt \"-1\"")
+	count := 0
+	for key := range store.List(t.Context(), "dns/zones/example.com") {
+		t.Log(key)
+		count++
+	}
+	if count != 3 { // the state, a part and the last change
+		t.Errorf("%d values", count)
+	}
+}
+
+// hookedBackend says when something is deleted.
+type hookedBackend struct {
+	storage.Backend
+	deletes func()
+}
+
+func (b hookedBackend) Delete(ctx context.Context, key string) error {
+	b.deletes()
+	return b.Backend.Delete(ctx, key)
 }
