@@ -29,6 +29,7 @@ type journal struct {
 	prefix string
 	state  journalState
 	next   uint64 // number of the next change
+	before uint64 // changes from this number on are not read; 0 reads all
 }
 
 type journalState struct {
@@ -195,7 +196,7 @@ func (j *journal) load(ctx context.Context, set func(keptSet)) (serial uint32, k
 	}
 	j.next = j.state.Folded + 1
 	for _, n := range numbers {
-		if n > j.state.Folded {
+		if n > j.state.Folded && (j.before == 0 || n < j.before) {
 			if err := read(j.key(n)); err != nil {
 				return 0, false, err
 			}
@@ -236,7 +237,9 @@ func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 		rtype uint16
 	}
 	sets := make(map[setKey]keptSet)
-	again := journal{store: j.store, prefix: j.prefix}
+	// A change that was refused because the storage failed may be there all the
+	// same. The next one is going to take its place.
+	again := journal{store: j.store, prefix: j.prefix, before: j.next}
 	if _, _, err := again.load(ctx, func(s keptSet) { sets[setKey{s.name, s.rtype}] = s }); err != nil {
 		return err
 	}

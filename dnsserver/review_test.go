@@ -297,3 +297,54 @@ func (b hookedBackend) Delete(ctx context.Context, key string) error {
 	b.deletes()
 	return b.Backend.Delete(ctx, key)
 }
+
+// A change that the storage has kept, but said that it has not, does not stand
+// in the way of the one after it.
+func TestChangeOfUnknownFate(t *testing.T) {
+	failing := false
+	store, err := storage.Open(t.Context(), unsureBackend{storage.Memory(), &failing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
+	zs, _ := openZones(t, store, cfg)
+	z := zs.sorted()[0]
+	add := func(name string) error {
+		tx := new(Tx)
+		tx.Add(Record{Name: name + ".example.com", Type: "A", Value: "192.0.2.1", TTL: 60})
+		return zs.update(t.Context(), tx)
+	}
+	if err := add("first"); err != nil {
+		t.Fatal(err)
+	}
+	failing = true
+	if add("unsure") == nil {
+		t.Fatal("no error")
+	}
+	failing = false
+	if err := z.journal.fold(t.Context(), z.journal.state.Base, 11); err != nil {
+		t.Fatal(err)
+	}
+	if err := add("last"); err != nil {
+		t.Fatal(err)
+	}
+	_, r := openZones(t, store, cfg)
+	wantLookup(t, r, "first.example.com.", dns.TypeA, "first.example.com. 60 in a 192.0.2.1")
+	wantLookup(t, r, "unsure.example.com.", dns.TypeA, "NXDOMAIN")
+	wantLookup(t, r, "last.example.com.", dns.TypeA, "last.example.com. 60 in a 192.0.2.1")
+}
+
+// unsureBackend writes, and says that it has not.
+type unsureBackend struct {
+	storage.Backend
+	failing *bool
+}
+
+func (b unsureBackend) Put(ctx context.Context, key string, value []byte) error {
+	err := b.Backend.Put(ctx, key, value)
+	if *b.failing {
+		err = errors.New("no answer")
+	}
+	return err
+}
