@@ -348,3 +348,22 @@ func (b unsureBackend) Put(ctx context.Context, key string, value []byte) error 
 	}
 	return err
 }
+
+func TestPlaceOfMistakes(t *testing.T) {
+	included := zoneFile(t, "a A 192.0.2.1\n\nb A 192.0.2\n")
+	soa := "@ IN SOA a b 1 2 3 4 5\n"
+	for _, test := range []struct{ text, file, want string }{
+		{soa + "\n\n\n$INCLUDE " + included + "\n", included, ":3: bad A A"},
+		{soa + "a A 192.0.2.1\nwww.example.org. A 192.0.2.1", "", ":3: www.example.org."},
+		{soa + "a A 192.0.2.1\nb A 192.0.2", "", ":3: bad A A"},
+	} {
+		path := zoneFile(t, test.text)
+		if test.file == "" {
+			test.file = path
+		}
+		_, _, err := tryZones(t.Context(), nil, Config{Zones: []Zone{{Name: "example.com", File: path}}})
+		if err == nil || !strings.HasPrefix(err.Error(), "zones[0]: zone example.com.: "+test.file+test.want) {
+			t.Errorf("%q: %v", test.text, err)
+		}
+	}
+}
