@@ -367,3 +367,12 @@ func TestPlaceOfMistakes(t *testing.T) {
 		}
 	}
 }
+
+func TestMistakesInDefaultRecords(t *testing.T) {
+	a := Record{Name: "a.example.com", Type: "A", Value: "192.0.2.1"}
+	alias := Record{Name: "a.example.com", Type: "CNAME", Value: "b.example.com"}
+	err := (&Config{DefaultRecords: []Record{a, a, alias}}).Validate()
+	if err == nil || strings.Contains(err.Error(), " records[") || strings.Count(err.Error(), "defaultRecords[2]") < 2 {
+		t.Error(err)
+	}
+}
