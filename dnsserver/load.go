@@ -29,7 +29,7 @@ func zonesOf(c *Config) []Zone {
 	for _, r := range slices.Concat(c.Records, c.DefaultRecords) {
 		if !inSome(canonical(r.Name), known) {
 			zone := RegisteredDomain(r.Name)
-			known[zone] = true
+			known[canonical(zone)] = true
 			list = append(list, Zone{Name: zone})
 		}
 	}
@@ -41,6 +41,9 @@ func zonesOf(c *Config) []Zone {
 // is a public suffix itself comes back as it is.
 func RegisteredDomain(name string) string {
 	name = strings.TrimPrefix(canonical(name), "*.")
+	if name == "" {
+		return "."
+	}
 	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
 		return domain
 	}

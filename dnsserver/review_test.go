@@ -376,3 +376,9 @@ func TestMistakesInDefaultRecords(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestRecordAtTheRoot(t *testing.T) {
+	_, r := openZones(t, nil, Config{Records: []Record{{Name: ".", Type: "A", Value: "192.0.2.1", TTL: 60}}})
+	wantLookup(t, r, ".", dns.TypeA, ". 60 in a 192.0.2.1")
+	wantLookup(t, r, "com.", dns.TypeA, "NXDOMAIN")
+}
