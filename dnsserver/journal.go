@@ -29,6 +29,7 @@ type journal struct {
 	prefix string
 	state  journalState
 	next   uint64 // number of the next change
+	before uint64 // changes from this number on are not read; 0 reads all
 }
 
 type journalState struct {
@@ -195,7 +196,7 @@ func (j *journal) load(ctx context.Context, set func(keptSet)) (serial uint32, k
 	}
 	j.next = j.state.Folded + 1
 	for _, n := range numbers {
-		if n > j.state.Folded {
+		if n > j.state.Folded && (j.before == 0 || n < j.before) {
 			if err := read(j.key(n)); err != nil {
 				return 0, false, err
 			}
@@ -224,9 +225,9 @@ func (j *journal) numbers(ctx context.Context) ([]uint64, error) {
 	return list, nil
 }
 
-// fold writes all that is kept anew, sets once each, and forgets the changes
-// one by one. If it is interrupted nothing is lost: the state comes last. base
-// is the hash of what the zone began with.
+// fold writes all that is kept anew, sets once each, in the place of the changes
+// one by one, which are left to tidy. If it is interrupted nothing is lost: the
+// state comes last. base is the hash of what the zone began with.
 func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 	if j.store == nil {
 		return nil
@@ -236,7 +237,9 @@ func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 		rtype uint16
 	}
 	sets := make(map[setKey]keptSet)
-	again := journal{store: j.store, prefix: j.prefix}
+	// A change that was refused because the storage failed may be there all the
+	// same. The next one is going to take its place.
+	again := journal{store: j.store, prefix: j.prefix, before: j.next}
 	if _, _, err := again.load(ctx, func(s keptSet) { sets[setKey{s.name, s.rtype}] = s }); err != nil {
 		return err
 	}
@@ -270,19 +273,41 @@ func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 		return err
 	}
 	j.state = state
+	return nil
+}
+
+// tidy deletes what fold has made superfluous, be it one before that was cut
+// short. Nothing reads it any more.
+func (j *journal) tidy(ctx context.Context) error {
+	if j.store == nil {
+		return nil
+	}
 	numbers, err := j.numbers(ctx)
 	if err != nil {
 		return err
 	}
 	for _, n := range numbers {
-		if n <= state.Folded {
+		if n <= j.state.Folded {
 			if err := j.store.Delete(ctx, j.key(n)); err != nil {
 				return err
 			}
 		}
 	}
-	for i := range again.state.Parts {
-		if err := j.store.Delete(ctx, j.part(again.state.Generation, i)); err != nil {
+	counts := make(map[string]bool)
+	for i := range j.state.Parts {
+		counts[j.part(j.state.Generation, i)] = true
+	}
+	var old []string
+	for key, err := range j.store.List(ctx, j.prefix+"changes/") {
+		if err != nil {
+			return err
+		}
+		if !counts[key] {
+			old = append(old, key)
+		}
+	}
+	for _, key := range old {
+		if err := j.store.Delete(ctx, key); err != nil {
 			return err
 		}
 	}

@@ -29,7 +29,7 @@ func zonesOf(c *Config) []Zone {
 	for _, r := range slices.Concat(c.Records, c.DefaultRecords) {
 		if !inSome(canonical(r.Name), known) {
 			zone := RegisteredDomain(r.Name)
-			known[zone] = true
+			known[canonical(zone)] = true
 			list = append(list, Zone{Name: zone})
 		}
 	}
@@ -41,6 +41,9 @@ func zonesOf(c *Config) []Zone {
 // is a public suffix itself comes back as it is.
 func RegisteredDomain(name string) string {
 	name = strings.TrimPrefix(canonical(name), "*.")
+	if name == "" {
+		return "."
+	}
 	if domain, err := publicsuffix.EffectiveTLDPlusOne(name); err == nil {
 		return domain
 	}
@@ -247,6 +250,9 @@ func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 	whole := e.finish()
 	if state := &z.journal.state; z.journal.store != nil && (state.Base != b.hash || z.journal.next-state.Folded > foldAfter || whole.serial() != last) {
 		if err := z.journal.fold(ctx, b.hash, whole.serial()); err != nil {
+			return nil, &ZoneError{Zone: nameText(z.name), Err: err}
+		}
+		if err := z.journal.tidy(ctx); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: err}
 		}
 	}

@@ -63,13 +63,26 @@ func (z *servedZone) keepUp(ctx context.Context) (next time.Time) {
 
 // foldLong folds the journal when it is long.
 func (z *servedZone) foldLong(ctx context.Context) error {
+	folded, err := z.tryFold(ctx)
+	if err != nil || folded == nil {
+		return err
+	}
+	return folded.tidy(ctx) // which takes the longest, and changes need not wait for it
+}
+
+// tryFold returns the journal as it is if it has folded it.
+func (z *servedZone) tryFold(ctx context.Context) (*journal, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	now := z.ref.current.Load()
 	if z.journal.store == nil || now == nil || z.journal.next-z.journal.state.Folded <= foldAfter {
-		return nil
+		return nil, nil
 	}
-	return z.journal.fold(ctx, z.journal.state.Base, now.serial())
+	if err := z.journal.fold(ctx, z.journal.state.Base, now.serial()); err != nil {
+		return nil, err
+	}
+	folded := z.journal
+	return &folded, nil
 }
 
 // wakeUp has the upkeep look at the zones now.

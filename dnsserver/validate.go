@@ -22,8 +22,8 @@ func (c *Config) Validate() error {
 		checkName(at, name, name)
 		at.Unique(first, canonical(name), "nameServers", i)
 	}
-	validateRecords(check.Field("records"), c.Records)
-	validateRecords(check.Field("defaultRecords"), c.DefaultRecords)
+	validateRecords(check, "records", c.Records)
+	validateRecords(check, "defaultRecords", c.DefaultRecords)
 	first = map[string]int{}
 	for i, z := range c.Zones {
 		z.DNSSEC.validate(check.Field("zones").Index(i).Field("dnssec"))
@@ -48,14 +48,15 @@ func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-func validateRecords(check *conf.Checker, records []Record) {
+func validateRecords(check *conf.Checker, list string, records []Record) {
+	check = check.Field(list)
 	same := map[string]int{}
 	for i, r := range records {
 		at := check.Index(i)
 		r.validate(at)
-		at.Unique(same, canonical(r.Name)+" "+strings.ToUpper(r.Type)+" "+r.Value, "records", i)
+		at.Unique(same, canonical(r.Name)+" "+strings.ToUpper(r.Type)+" "+r.Value, list, i)
 	}
-	validateAliases(check, records)
+	validateAliases(check, list, records)
 }
 
 func (r *Record) validate(check *conf.Checker) {
@@ -97,17 +98,17 @@ func checkName(check *conf.Checker, name, significant string) {
 }
 
 // validateAliases keeps CNAME records alone (RFC 1034 section 3.6.2).
-func validateAliases(check *conf.Checker, records []Record) {
+func validateAliases(check *conf.Checker, list string, records []Record) {
 	cname := map[string]int{}
 	for i, r := range records {
 		if strings.EqualFold(r.Type, "CNAME") {
-			check.Index(i).Field("name").Unique(cname, canonical(r.Name), "records", i)
+			check.Index(i).Field("name").Unique(cname, canonical(r.Name), list, i)
 		}
 	}
 	for i, r := range records {
 		at, ok := cname[canonical(r.Name)]
 		if ok && !strings.EqualFold(r.Type, "CNAME") {
-			check.Index(i).Field("name").Errorf("%q has a CNAME record, records[%d], and so no other", r.Name, at)
+			check.Index(i).Field("name").Errorf("%q has a CNAME record, %s[%d], and so no other", r.Name, list, at)
 		}
 	}
 }

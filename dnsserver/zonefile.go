@@ -27,7 +27,7 @@ func readZoneFile(path, zone string, add func(record) error) error {
 	defer f.Close()
 	err = readZone(f, path, zone, add)
 	var ze *ZoneError
-	if errors.As(err, &ze) {
+	if errors.As(err, &ze) && ze.File == "" { // not an included one
 		ze.File = path
 	}
 	return err
@@ -59,27 +59,27 @@ func readZone(text io.Reader, path, zone string, add func(record) error) error {
 		}
 	}
 	if err := zp.Err(); err != nil {
-		line, reason := parseErrorAt(err)
+		file, line, reason := parseErrorAt(err)
 		if line == 0 {
 			line = lines.ended + 1
 		}
-		return &ZoneError{Zone: nameText(zone), Line: line, Err: errors.New(reason)}
+		return &ZoneError{Zone: nameText(zone), File: file, Line: line, Err: errors.New(reason)}
 	}
 	return nil
 }
 
 // parseErrorAt takes apart what the parser says, which is
 // "file: dns: reason: token at line: 1:2".
-func parseErrorAt(err error) (line int, reason string) {
+func parseErrorAt(err error) (file string, line int, reason string) {
 	reason = err.Error()
-	if _, rest, ok := strings.Cut(reason, "dns: "); ok {
-		reason = rest
+	if before, rest, ok := strings.Cut(reason, "dns: "); ok {
+		file, reason = strings.TrimSuffix(before, ": "), rest
 	}
 	if i := strings.LastIndex(reason, " at line: "); i >= 0 {
 		fmt.Sscanf(reason[i:], " at line: %d", &line)
 		reason = reason[:i]
 	}
-	return line, reason
+	return file, line, reason
 }
 
 // lineCounter counts the lines that have been read. The parser reads no further
@@ -87,14 +87,16 @@ func parseErrorAt(err error) (line int, reason string) {
 type lineCounter struct {
 	from  *bufio.Reader
 	ended int
+	open  bool // a line has begun
 }
 
 // ReadByte makes the parser read no further than it needs to.
 func (l *lineCounter) ReadByte() (byte, error) {
 	c, err := l.from.ReadByte()
-	if c == '\n' && err == nil {
+	if c == '\n' && err == nil || err != nil && l.open {
 		l.ended++
 	}
+	l.open = err == nil && c != '\n'
 	return c, err
 }
 
