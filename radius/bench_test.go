@@ -16,7 +16,7 @@ import (
 func policyOf(n int) Policy {
 	p := Policy{MACAuth: &MACAuth{DefaultVLAN: 1}}
 	for i := range n {
-		p.MACAuth.AllowedMACs = append(p.MACAuth.AllowedMACs, macAddress(0xaa0000000000+i*7).String())
+		p.MACAuth.AllowedMACs = append(p.MACAuth.AllowedMACs, (0xaa0000000000 + macAddress(i)*7).String())
 	}
 	for i := range n / 10 {
 		p.VLANAssignment = append(p.VLANAssignment, VLANRule{Match: VLANMatch{MAC: fmt.Sprintf("%06x*", 0x100000+i)}, VLAN: 1 + i%4000})
@@ -30,7 +30,7 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			r := compile(policyOf(n))
 			for i := 0; b.Loop(); i++ {
-				r.decide(macAddress(0xaa0000000000 + i%n*7))
+				r.decide(0xaa0000000000 + macAddress(i%n)*7)
 			}
 		})
 	}
@@ -67,7 +67,7 @@ func TestLookupIsFlat(t *testing.T) {
 		for range 5 {
 			start := time.Now()
 			for i := range 100_000 {
-				r.decide(macAddress(0xaa0000000000 + i%n*7))
+				r.decide(0xaa0000000000 + macAddress(i%n)*7)
 			}
 			best = min(best, time.Since(start))
 		}
