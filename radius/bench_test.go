@@ -1,17 +1,22 @@
 package radius
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 // policyOf has n addresses, and a tenth as many manufacturers with rules.
 func policyOf(n int) Policy {
 	p := Policy{MACAuth: &MACAuth{DefaultVLAN: 1}}
 	for i := range n {
-		p.MACAuth.AllowedMACs = append(p.MACAuth.AllowedMACs, macAddress(0xaa0000000000+i*7).String())
+		p.MACAuth.AllowedMACs = append(p.MACAuth.AllowedMACs, (0xaa0000000000 + macAddress(i)*7).String())
 	}
 	for i := range n / 10 {
 		p.VLANAssignment = append(p.VLANAssignment, VLANRule{Match: VLANMatch{MAC: fmt.Sprintf("%06x*", 0x100000+i)}, VLAN: 1 + i%4000})
@@ -25,7 +30,7 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			r := compile(policyOf(n))
 			for i := 0; b.Loop(); i++ {
-				r.decide(macAddress(0xaa0000000000 + i%n*7))
+				r.decide(0xaa0000000000 + macAddress(i%n)*7)
 			}
 		})
 	}
@@ -39,7 +44,9 @@ func BenchmarkMAB(b *testing.B) {
 	in := &arrival{}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		*in = arrival{from: netip.AddrPortFrom(loopbackAddr(), uint16(i)), client: r.s.clients.list[0], secret: []byte(testSecret), service: authService, at: time.Now(), out: out}
+		// Always another address, lest it be a repetition.
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1)
+		*in = arrival{from: from, client: r.s.clients.list[0], secret: []byte(testSecret), service: authService, at: time.Now(), out: out}
 		r.take(in, d)
 	}
 }
@@ -60,7 +67,7 @@ func TestLookupIsFlat(t *testing.T) {
 		for range 5 {
 			start := time.Now()
 			for i := range 100_000 {
-				r.decide(macAddress(0xaa0000000000 + i%n*7))
+				r.decide(0xaa0000000000 + macAddress(i%n)*7)
 			}
 			best = min(best, time.Since(start))
 		}
@@ -71,4 +78,22 @@ func TestLookupIsFlat(t *testing.T) {
 	if many > 10*few+time.Microsecond {
 		t.Errorf("%v among 10, %v among 100,000", few, many)
 	}
+}
+
+// BenchmarkAccounting is records of many NASes at once until they are on the
+// disk.
+func BenchmarkAccounting(b *testing.B) {
+	s := startServer(b, Config{}, WithStorage(openStore(b, storage.Dir(testenv.Folder(b)))))
+	r := s.latest()
+	var n atomic.Int64
+	b.SetParallelism(128)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			d := acct(StatusInterim, fmt.Sprint(n.Add(1)%10_000)).encode(b)
+			in := &arrival{d: d, from: netip.AddrPortFrom(loopbackAddr(), 1), client: s.clients.list[0], secret: []byte(testSecret), at: time.Now()}
+			if _, err := r.account(context.Background(), in); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

@@ -149,8 +149,8 @@ func (l *failureLimiter) forget() {
 // a minute for each address and reason.
 type notices struct {
 	mu      sync.Mutex
-	minute  int64
-	seen    map[notice]struct{}
+	last    map[notice]time.Time
+	swept   time.Time
 	skipped uint64
 }
 
@@ -167,15 +167,29 @@ const maxNotices = 1 << 10
 func (n *notices) first(addr netip.Addr, why reason, now time.Time) (skipped uint64, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if minute := now.Unix() / 60; minute != n.minute || n.seen == nil {
-		n.minute, n.seen = minute, make(map[notice]struct{})
-	}
 	key := notice{addr, why}
-	if _, ok := n.seen[key]; ok || len(n.seen) >= maxNotices {
+	if at, ok := n.last[key]; ok && now.Sub(at) < time.Minute || !ok && len(n.last) >= maxNotices && !n.sweep(now) {
 		n.skipped++
 		return 0, false
 	}
-	n.seen[key] = struct{}{}
+	if n.last == nil {
+		n.last = make(map[notice]time.Time)
+	}
+	n.last[key] = now
 	skipped, n.skipped = n.skipped, 0
 	return skipped, true
+}
+
+// sweep forgets lines that are a minute old, once a second at most.
+func (n *notices) sweep(now time.Time) bool {
+	if now.Sub(n.swept) < time.Second {
+		return false
+	}
+	n.swept = now
+	for key, at := range n.last {
+		if now.Sub(at) >= time.Minute {
+			delete(n.last, key)
+		}
+	}
+	return len(n.last) < maxNotices
 }

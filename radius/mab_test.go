@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	layeh "layeh.com/radius"
 	"layeh.com/radius/rfc2865"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -58,6 +59,23 @@ func TestVendorFormsRadclient(t *testing.T) {
 	}
 }
 
+// Unknown devices go to the guests, or nowhere.
+func TestUnknownDevicesRadclient(t *testing.T) {
+	cfg := testPolicy()
+	for _, guest := range []int{999, 0} {
+		cfg.MACAuth.GuestVLAN = guest
+		s := startServer(t, cfg)
+		out := radclient(t, authAddr(s), "auth", testSecret, `User-Name = "0a0a0a0a0a0a"`, `Calling-Station-Id = "0A-0A-0A-0A-0A-0A"`, `User-Password = "0a0a0a0a0a0a"`, "Message-Authenticator = 0x00")
+		want := "Received Access-Reject"
+		if guest != 0 {
+			want = `Tunnel-Private-Group-Id:0 = "999"`
+		}
+		if !strings.Contains(out, want) {
+			t.Errorf("guest VLAN %d: %s", guest, out)
+		}
+	}
+}
+
 func quote(s string) string { return `"` + s + `"` }
 
 // A device is one by its User-Name being its own address, whatever else the
@@ -75,6 +93,10 @@ func TestDeviceOrUser(t *testing.T) {
 		{"a person who types an address", typed("aabbccddeeff", "11-22-33-44-55-66"), "127.0.0.1", "Access-Reject"},
 		{"without Calling-Station-Id", typed("aabbccddeeff", ""), "127.0.0.1", "Access-Reject"},
 		{"no address", mab("alice"), "127.0.0.1", "Access-Reject"},
+		{"no password at all", request{user: "aabbccddeeff", sign: true}, "127.0.0.1", "Access-Accept 7"},
+		{"a password of no octets", request{user: "aabbccddeeff", sign: true, attrs: []layeh.AVP{avp(rfc2865.UserPassword_Type, "")}}, "127.0.0.1", "Access-Accept 7"},
+		{"a password that is no text", withPassword("aabbccddeeff", "\x01\xff"), "127.0.0.1", "Access-Reject"},
+		{"a malformed password", request{user: "aabbccddeeff", sign: true, attrs: []layeh.AVP{avp(rfc2865.UserPassword_Type, "0123456789abcde")}}, "127.0.0.1", "Access-Reject"},
 		{"too long", mab("aabbccddeeff0"), "127.0.0.1", "Access-Reject"},
 		{"Dell", called("aabbccddeeff", "AA-BB-CC-DD-EE-FF"), "127.0.0.2", "Access-Accept 7"},
 		{"Dell, with network", called("aabbccddeeff", "AA-BB-CC-DD-EE-FF:office"), "127.0.0.2", "Access-Accept 7"},
@@ -92,6 +114,10 @@ func TestDeviceOrUser(t *testing.T) {
 			}
 		})
 	}
+}
+
+func withPassword(name, password string) request {
+	return request{user: name, pap: &password, sign: true}
 }
 
 func typed(name, calling string) request {
