@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -119,7 +120,7 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	switch m.qtype {
 	case typeALIAS: // not for others
 	case dns.TypeANY:
-		found = z.answerAny(m, n, stars, anyOverTCP)
+		found, foundAt = z.answerAny(m, n, stars, anyOverTCP)
 	case dns.TypeRRSIG:
 		for i := range n.sets {
 			if s := &n.sets[i]; s.signs > 0 {
@@ -198,19 +199,20 @@ func (z *zone) answerNSEC(m *message, n *node, missing bool) bool {
 }
 
 // answerAny answers a question for any type: over UDP with one set, so that
-// nobody can be flooded with the rest (RFC 8482 section 4.1).
-func (z *zone) answerAny(m *message, n *node, stars, all bool) (found *rrset) {
+// nobody can be flooded with the rest (RFC 8482 section 4.1). It returns the last
+// one, and where that begins.
+func (z *zone) answerAny(m *message, n *node, stars, all bool) (found *rrset, at int) {
 	for i := range n.sets {
 		s := &n.sets[i]
 		if s.rtype == typeALIAS || s.rtype == dns.TypeNSEC && len(n.sets) > 1 {
 			continue
 		}
-		z.needAsked(m, s, stars)
-		if found = s; !all {
+		found, at = s, m.len()
+		if z.needAsked(m, s, stars); !all {
 			break
 		}
 	}
-	return found
+	return found, at
 }
 
 // proveWildcard proves that there is no better match than a wildcard. The proof
@@ -257,7 +259,11 @@ func (z *zone) negative(m *message) {
 // substitute answers with a DNAME record, at the name that left labels are
 // below, and the CNAME record that follows from it (RFC 6672 section 3.1).
 func (z *zone) substitute(m *message, n *node, alias *rrset, left int) (again bool) {
-	m.need(alias, m.above(left))
+	if !slices.Contains(m.dnames[:m.dname], n) {
+		m.need(alias, m.above(left))
+		m.dnames[m.dname] = n
+		m.dname++
+	}
 	at := 0
 	for range left {
 		at += int(m.name[at]) + 1

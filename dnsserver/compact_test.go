@@ -48,7 +48,7 @@ func TestCompactBudget(t *testing.T) {
 	}
 	s.config.SignaturesPerSecond = 1e6
 	c.at = c.at.Add(time.Second)
-	for range 4 * maxOnline * len(s.online.shards) {
+	for range maxOnline * len(s.online.shards) * 5 / 4 {
 		query("n"+dns.Fqdn(rand.Text())+"example.", dns.TypeA, true)
 	}
 	for i := range s.online.shards {

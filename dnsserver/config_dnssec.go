@@ -59,30 +59,27 @@ const (
 	day = 24 * time.Hour
 )
 
-// enabled reports whether the zone is to be signed.
-func (d *DNSSEC) enabled() bool { return d != nil && (d.Enabled == nil || *d.Enabled) }
-
 // filled returns the settings with their defaults.
-func (d DNSSEC) filled() DNSSEC {
+func (c DNSSEC) filled() DNSSEC {
 	orDefault := func(at *time.Duration, otherwise time.Duration) {
 		if *at == 0 {
 			*at = otherwise
 		}
 	}
-	if d.Algorithm == "" {
-		d.Algorithm = algorithmECDSA
+	if c.Algorithm == "" {
+		c.Algorithm = algorithmECDSA
 	}
-	if d.Denial == "" {
-		d.Denial = denialNSEC
+	if c.Denial == "" {
+		c.Denial = denialNSEC
 	}
-	orDefault(&d.SignatureValidity, 14*day)
-	orDefault(&d.Refresh, d.SignatureValidity/2)
-	orDefault(&d.ZSKLifetime, 90*day)
-	orDefault(&d.Propagation, time.Hour)
-	if d.SignaturesPerSecond == 0 {
-		d.SignaturesPerSecond = 2000
+	orDefault(&c.SignatureValidity, 14*day)
+	orDefault(&c.Refresh, c.SignatureValidity/2)
+	orDefault(&c.ZSKLifetime, 90*day)
+	orDefault(&c.Propagation, time.Hour)
+	if c.SignaturesPerSecond == 0 {
+		c.SignaturesPerSecond = 2000
 	}
-	return d
+	return c
 }
 
 // minValidity leaves time for the TTL of the keys, and for replacing them.
@@ -91,11 +88,11 @@ const (
 	maxValidity = 3650 * day // RFC 4034 section 3.1.5: times wrap after 68 years
 )
 
-func (d *DNSSEC) validate(check *conf.Checker) {
-	if d == nil {
+func (c *DNSSEC) validate(check *conf.Checker) {
+	if c == nil {
 		return
 	}
-	full := d.filled()
+	full := c.filled()
 	check.Field("algorithm").OneOf(full.Algorithm, algorithmECDSA, algorithmEd25519)
 	check.Field("denial").OneOf(full.Denial, denialNSEC, denialNSEC3, denialCompact)
 	if v := full.SignatureValidity; v < minValidity || v > maxValidity {

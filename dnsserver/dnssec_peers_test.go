@@ -153,6 +153,7 @@ func TestDelv(t *testing.T) {
 	for _, algorithm := range []string{algorithmECDSA, algorithmEd25519} {
 		for _, mode := range []string{denialNSEC, denialNSEC3, denialCompact} {
 			t.Run(algorithm+" "+mode, func(t *testing.T) {
+				t.Parallel()
 				signer, zones := signedZones(t, DNSSEC{Algorithm: algorithm, Denial: mode})
 				server, anchors := addr(t, serveZones(t, zones...), "udp"), trustAnchor(t, signer)
 				for _, test := range tests {

@@ -37,6 +37,8 @@ type message struct {
 	proof  proofScratch
 	shown  [2 * maxChain]*node // what has been shown
 	shows  int
+	dnames [maxChain]*node // DNAME records that are in the answer
+	dname  int
 	stars  [maxChain]starProof // what is still to be shown
 	due    int
 
@@ -58,7 +60,7 @@ const (
 func (m *message) begin(dst []byte, q *query, limit int) {
 	m.base, m.limit = len(dst), limit
 	m.counts, m.section, m.full, m.rcode, m.aa = [3]uint16{}, answerSection, false, dns.RcodeSuccess, false
-	m.shows, m.due = 0, 0
+	m.shows, m.due, m.dname = 0, 0, 0
 	m.do, m.co, m.qtype = q.do, q.co, q.qtype
 	m.b = append(dst, q.wire[:q.end]...)
 	m.nameAt, m.name, m.hops[0], m.hop = questionAt, q.name, questionAt, 1

@@ -317,8 +317,10 @@ func (s *signer) due(now time.Time) time.Time {
 	return next
 }
 
-// checkEvery is how often the zone above is asked whether it has a DS record.
-const checkEvery = 15 * time.Minute
+const (
+	checkEvery   = 15 * time.Minute // the zone above is asked whether it has a DS record
+	checkTimeout = 10 * time.Second // for that
+)
 
 // checkParent confirms a new KSK if the zone above has its DS record.
 func (s *signer) checkParent(ctx context.Context, now time.Time) error {
@@ -337,6 +339,8 @@ func (s *signer) checkParent(ctx context.Context, now time.Time) error {
 	}
 	s.nextCheck = now.Add(checkEvery)
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	list, err := s.parentDS(ctx, nameText(s.zone))
 	if err != nil || !slices.Contains(list, ready.ds(s.zone)) {
 		return err

@@ -18,7 +18,6 @@ type sigMaker struct {
 
 	text, out []byte
 	data      []string
-	labels    []byte
 }
 
 // clockSkew is how far the clocks of validators may be behind.
@@ -36,8 +35,6 @@ func (c *DNSSEC) newSigMaker(zone string, now time.Time) *sigMaker {
 // jitter is within what time the signatures of a day end, so that not all are
 // due at once.
 func (c *DNSSEC) jitter() time.Duration { return (c.SignatureValidity - c.Refresh) / 4 }
-
-const rrsigHead = 18 // octets of RRSIG data before the signer's name
 
 // sign returns the signatures of a set at a wire name by keys.
 func (s *sigMaker) sign(owner string, set *rrset, keys []*key) (sigs string, err error) {
@@ -106,9 +103,7 @@ func (s *sigMaker) early(owner string, rtype uint16) uint32 {
 // that of a wildcard (RFC 4034 section 3.1.3).
 func signedLabels(owner string) byte {
 	n := byte(0)
-	if strings.HasPrefix(owner, "\x01*") {
-		owner = owner[2:]
-	}
+	owner = strings.TrimPrefix(owner, "\x01*")
 	for i := 0; owner[i] != 0; i += int(owner[i]) + 1 {
 		n++
 	}

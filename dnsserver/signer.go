@@ -102,7 +102,7 @@ func (s *signer) run(p *signing, whole bool, hashed []string) error {
 	if whole && p.nodes.size > reportFrom {
 		s.log.Info("signing the whole zone", "names", p.nodes.size)
 		last := began
-		p.earnest = func(done, all int) {
+		p.progress = func(done, all int) {
 			if now := s.now(); now.Sub(last) >= reportEvery {
 				last = now
 				s.log.Info("signing the whole zone", "done", done, "of", all)
@@ -143,7 +143,7 @@ func (s *signer) run(p *signing, whole bool, hashed []string) error {
 	case denialCompact:
 		p.denial = &compactDenial{keys: p.keys.zsks, negTTL: p.negTTL, online: s.online}
 	}
-	if p.earnest != nil {
+	if p.progress != nil {
 		s.log.Info("signed the whole zone", "names", p.nodes.size, "took", s.now().Sub(began).Round(time.Millisecond))
 	}
 	return nil

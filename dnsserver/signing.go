@@ -19,12 +19,11 @@ type signing struct {
 	// until is when signatures have to be good at least.
 	until uint32
 	// work has the keys of the nodes that are looked at.
-	work    map[string]bool
-	negTTL  uint32 // of NSEC and NSEC3 records
-	makers  []*sigMaker
-	made    int // nodes that signatures were made for
-	maxTTL  uint32
-	earnest func(done, all int) // told how far it is, if it takes long
+	work     map[string]bool
+	negTTL   uint32 // of NSEC and NSEC3 records
+	makers   []*sigMaker
+	maxTTL   uint32
+	progress func(done, all int) // told how far it is, if it takes long
 }
 
 // item is a node that is to be brought in order.
@@ -233,12 +232,11 @@ func (p *signing) completeMany(items []item, put func(n *node)) error {
 		for i := range part {
 			if it := &part[i]; it.done != it.n {
 				put(it.done)
-				p.made++
 			}
 			part[i] = item{} // its memory is needed for the next
 		}
-		if p.earnest != nil {
-			p.earnest(done+len(part), all)
+		if p.progress != nil {
+			p.progress(done+len(part), all)
 		}
 	}
 	return nil

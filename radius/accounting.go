@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	layeh "layeh.com/radius"
@@ -221,6 +223,9 @@ func (r *run) sweepSessions() {
 
 func (r *run) sweep(now time.Time) {
 	t := r.s.sessions
+	var expiring sync.WaitGroup
+	defer expiring.Wait()
+	var failed atomic.Bool
 	for i := range t.shards {
 		var stale []sessionKey
 		shard := &t.shards[i]
@@ -237,17 +242,27 @@ func (r *run) sweep(now time.Time) {
 		}
 		shard.mu.Unlock()
 		for _, k := range stale {
+			// Several at a time: they share the writes of the journal.
 			select {
+			case r.slots <- struct{}{}:
 			case <-r.quit:
 				return
-			default:
 			}
-			if err := r.expire(k, now); err != nil {
+			if failed.Load() { // the rest has no better chance now
+				<-r.slots
+				return
+			}
+			expiring.Go(func() {
+				defer func() { <-r.slots }()
+				err := r.expire(k, now)
+				if err == nil {
+					return
+				}
+				failed.Store(true)
 				if skipped, ok := r.s.notices.first(netip.Addr{}, accountingFailed, now); ok {
 					r.s.log.Error("a stale session could not be closed; it is tried again", "err", err, "not_logged", skipped)
 				}
-				return
-			}
+			})
 		}
 	}
 }

@@ -69,8 +69,8 @@ func (s *Session) Identify() layeh.Attributes {
 
 // Disconnect asks the NAS to end a session (Disconnect-Request, RFC 5176
 // section 2.1) that the attributes describe, as [Session.Identify] makes them.
-// nas is the address of the NAS, a client's; where it listens [Client.CoAPort]
-// says. It asks up to three times in all, for 6 seconds.
+// nas is the address of the NAS, a client's; where it listens, by UDP,
+// [Client.CoAPort] says. It asks up to three times in all, for 6 seconds.
 //
 // It returns nil when the NAS has done it, a [*NAKError] when it refuses,
 // [ErrNoClient], or that there was no authentic answer.

@@ -63,7 +63,7 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // WithPacketConn makes the Server use pc instead of binding addr, which is
 // written as ListenHost and port: "127.0.0.1:1812", or ":1812" where ListenHost
-// is empty. pc need not be a *net.UDPConn, if the addresses it reports are IP
+// is empty, and may not be 0. pc need not be a *net.UDPConn, if the addresses it reports are IP
 // addresses with ports. The Server closes it when it stops, or fails to start.
 func WithPacketConn(addr string, pc net.PacketConn) Option {
 	return func(o *options) {

@@ -83,14 +83,22 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 
 // validate checks what options and configuration must agree about.
 func (o *options) validate(check *conf.Checker, cfg *Config) {
+	// A given socket has to be somebody's, and port 0 may be both UDP ports'.
+	is := func(addr string, port int) bool {
+		return port != 0 && addr == net.JoinHostPort(cfg.ListenHost, strconv.Itoa(port))
+	}
 	for addr, pc := range o.packetConns {
 		if pc == nil {
 			check.Errorf("the packet connection for %s is nil", addr)
+		} else if !is(addr, pointedOr(cfg.Port, DefaultPort)) && !is(addr, pointedOr(cfg.AccountingPort, DefaultAccountingPort)) {
+			check.Errorf("no port uses the packet connection for %s", addr)
 		}
 	}
 	for addr, ln := range o.listeners {
 		if ln == nil {
 			check.Errorf("the listener for %s is nil", addr)
+		} else if cfg.RadSec == nil || !is(addr, pointedOr(cfg.RadSec.Port, DefaultRadSecPort)) {
+			check.Errorf("no port uses the listener for %s", addr)
 		}
 	}
 	r := cfg.RadSec

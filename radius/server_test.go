@@ -73,6 +73,22 @@ func TestGivenPacketConn(t *testing.T) {
 	}
 }
 
+// A socket that nobody would use is a mistake, and so is one for port 0, which
+// both ports may be.
+func TestGivenSocketsMistakes(t *testing.T) {
+	pc := listenUDP(t)
+	for want, opt := range map[string]Option{
+		"no port uses the packet connection for 127.0.0.1:7": WithPacketConn("127.0.0.1:7", pc),
+		"no port uses the packet connection for 127.0.0.1:0": WithPacketConn("127.0.0.1:0", pc),
+		"the packet connection for 127.0.0.1:7 is nil":       WithPacketConn("127.0.0.1:7", nil),
+		"no port uses the listener for 127.0.0.1:2083":       WithListener("127.0.0.1:2083", &net.TCPListener{}),
+	} {
+		if _, err := New(Config{ListenHost: "127.0.0.1", Port: new(0), AccountingPort: new(0), Secret: testSecret}, opt); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
 // Answers come from the address that was asked, although the socket is bound to
 // all of them.
 func TestAnswerFromTheAddressAsked(t *testing.T) {

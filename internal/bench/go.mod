@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/dcrouter/dcrouter v0.0.0
 	github.com/miekg/dns v1.1.72
+	layeh.com/radius v0.0.0-20231213012653-1006025d24f8
 )
 
 require (

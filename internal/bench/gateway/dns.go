@@ -44,7 +44,7 @@ func runDNS(ctx context.Context, f dnsFlags, control string) error {
 			return err
 		}
 		defer store.Close()
-		options = append(options, dnsserver.WithStore(store))
+		options = append(options, dnsserver.WithStorage(store))
 	}
 	s, err := dnsserver.New(cfg, options...)
 	if err != nil {
