@@ -133,6 +133,21 @@ func validateTransfer(check *conf.Checker, c *Config) {
 			v.peers(at.Field("groups").Key(name), peers)
 		}
 	}
+	copies := map[string]bool{} // by zone
+	for i := range c.Zones {
+		copies[canonical(c.Zones[i].Name)] = len(c.Zones[i].Primaries) > 0
+	}
+	for i := range c.Records {
+		name := canonical(c.Records[i].Name)
+		for ok := true; ok; _, name, ok = strings.Cut(name, ".") {
+			if isCopy, known := copies[name]; known {
+				if isCopy {
+					check.Field("records").Index(i).Field("name").Errorf("%.60q is in the zone %s, which is what its primaries send", c.Records[i].Name, name)
+				}
+				break
+			}
+		}
+	}
 	for i, s := range c.Resolvers {
 		if _, ok := parseAddr(s); !ok {
 			check.Field("resolvers").Index(i).Errorf("%.60q is not an IP address, with or without port", s)

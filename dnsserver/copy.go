@@ -114,8 +114,8 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 	}
 	retry := t.firstRetry
 	for {
-		if c.held != nil {
-			wait = min(wait, max(c.expires.Sub(t.now()), 0))
+		if left := c.expires.Sub(t.now()); c.held != nil && left > 0 {
+			wait = min(wait, left) // not to serve it for longer
 		}
 		timer := time.NewTimer(wait)
 		select {

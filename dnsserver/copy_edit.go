@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/miekg/dns"
@@ -28,8 +29,8 @@ type looseKey struct {
 // looseSet is a set in the making.
 type looseSet struct {
 	ttl  uint32
-	data []string
-	sigs []record
+	data map[string]string // by what makes data equal
+	sigs map[string]record // by their data
 }
 
 var (
@@ -133,41 +134,46 @@ func (c *copyEdit) set(k looseKey) *looseSet {
 // add adds a record, and reports false if it is there already.
 func (s *looseSet) add(r *record) bool {
 	if r.rtype == dns.TypeRRSIG {
-		if slices.ContainsFunc(s.sigs, func(o record) bool { return o.data == r.data }) {
+		if _, there := s.sigs[r.data]; there || len(s.sigs) == maxSet {
 			return false
 		}
-		s.sigs = append(s.sigs, *r)
+		if s.sigs == nil {
+			s.sigs = make(map[string]record, 1)
+		}
+		s.sigs[r.data] = *r
 		return true
 	}
-	data := canonicalData(r.rtype, r.data)
-	if len(s.data) == maxSet || slices.ContainsFunc(s.data, func(d string) bool { return canonicalData(r.rtype, d) == data }) {
+	key := canonicalData(r.rtype, r.data)
+	if _, there := s.data[key]; there || len(s.data) == maxSet {
 		return false
 	}
-	s.ttl = r.ttl
-	s.data = append(s.data, r.data)
+	if s.data == nil {
+		s.data = make(map[string]string, 1)
+	}
+	s.data[key], s.ttl = r.data, r.ttl
 	return true
 }
 
 // remove takes a record out, and reports whether it was there.
 func (s *looseSet) remove(r *record) bool {
 	if r.rtype == dns.TypeRRSIG {
-		n := len(s.sigs)
-		s.sigs = slices.DeleteFunc(s.sigs, func(o record) bool { return o.data == r.data })
-		return len(s.sigs) < n
+		_, there := s.sigs[r.data]
+		delete(s.sigs, r.data)
+		return there
 	}
-	n, data := len(s.data), canonicalData(r.rtype, r.data)
-	s.data = slices.DeleteFunc(s.data, func(d string) bool { return canonicalData(r.rtype, d) == data })
-	return len(s.data) < n
+	key := canonicalData(r.rtype, r.data)
+	_, there := s.data[key]
+	delete(s.data, key)
+	return there
 }
 
 // put puts a set into its place. Signatures of nothing are left out.
 func (c *copyEdit) put(k looseKey, s *looseSet) {
-	set := newSet(k.rtype, s.ttl, s.data)
+	set := newSet(k.rtype, s.ttl, slices.Collect(maps.Values(s.data)))
 	if len(s.data) > 0 {
-		slices.SortFunc(s.sigs, func(a, b record) int { return cmp.Compare(a.data, b.data) })
 		var wire []byte
-		for i := range s.sigs {
-			wire = appendRecord(wire, dns.TypeRRSIG, s.sigs[i].ttl, s.sigs[i].data)
+		for _, data := range slices.Sorted(maps.Keys(s.sigs)) {
+			wire = appendRecord(wire, dns.TypeRRSIG, s.sigs[data].ttl, data)
 		}
 		set.sigs, set.signs = string(wire), uint16(len(s.sigs))
 	}

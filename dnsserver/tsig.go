@@ -213,10 +213,11 @@ func (t *tsigRecord) verify(h hash.Hash) (rcode int) {
 	return 0
 }
 
-// timely reports whether a signature is of now.
+// timely reports whether a signature is of now. No more fudge is granted than
+// we take ourselves, as that is how long updates are remembered.
 func (t *tsigRecord) timely(now time.Time) bool {
 	d := now.Unix() - int64(t.time)
-	return max(d, -d) <= int64(t.fudge)
+	return max(d, -d) <= int64(min(t.fudge, tsigFudge))
 }
 
 // unsigned returns a copy of a message as it was before the TSIG record at an
