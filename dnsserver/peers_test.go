@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -102,15 +101,6 @@ func (s *testServer) serial(name string) uint32 {
 		}
 	}
 	return 0
-}
-
-func keyFile(t testing.TB) string {
-	path := filepath.Join(t.TempDir(), "key")
-	text := fmt.Sprintf("key \"test.key\" { algorithm hmac-sha256; secret %q; };\n", testSecret)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // axfr fetches a zone by miekg's client.
