@@ -123,7 +123,7 @@ func (c *cookies) rotate() {
 // answer writes the cookie of the response to one that came, and marks from if
 // that is one of ours. It reports false if there is nothing to answer.
 func (c *cookies) answer(full *[24]byte, cookie []byte, from *asker) bool {
-	if len(cookie) != 8 && (len(cookie) < 16 || len(cookie) > 40) {
+	if !isCookie(cookie) {
 		return false
 	}
 	now, keys := uint32(c.now().Unix()), c.keys.Load()
@@ -149,6 +149,10 @@ func (c *cookies) answer(full *[24]byte, cookie []byte, from *asker) bool {
 	sign(full, from.addr.Addr(), keys.current)
 	return true
 }
+
+// isCookie reports whether this is the cookie of a client, with or without that
+// of a server (RFC 7873 section 4).
+func isCookie(b []byte) bool { return len(b) == 8 || len(b) >= 16 && len(b) <= 40 }
 
 // sign fills in the hash of a cookie (RFC 9018 section 4.4).
 func sign(full *[24]byte, addr netip.Addr, key [2]uint64) {

@@ -96,6 +96,9 @@ func (r *responder) respond(sc *scratch, dst, wire []byte, from *asker) []byte {
 // there is to say. room is kept free for what comes after the response.
 func (r *responder) reply(sc *scratch, dst []byte, rcode int, from *asker, room int) []byte {
 	q, m := &sc.query, &sc.message
+	if cookie, ok := q.option(dns.EDNS0COOKIE); ok && r.cookies != nil && rcode == dns.RcodeSuccess && !isCookie(cookie) {
+		rcode = dns.RcodeFormatError // RFC 7873 section 5.2.2
+	}
 	options := r.answerOptions(sc, from)
 	// What is signed has no padding: nobody has said that it may be longer.
 	m.padded = from.transport >= overTLS && room == 0

@@ -382,3 +382,16 @@ func TestRecordAtTheRoot(t *testing.T) {
 	wantLookup(t, r, ".", dns.TypeA, ". 60 in a 192.0.2.1")
 	wantLookup(t, r, "com.", dns.TypeA, "NXDOMAIN")
 }
+
+func TestMalformedCookie(t *testing.T) {
+	r := testResponder(manyNames(t, 10))
+	r.cookies = newCookies()
+	for length, want := range map[int]int{0: 1, 7: 1, 8: 0, 9: 1, 15: 1, 16: 0, 40: 0, 41: 1} {
+		q := new(dns.Msg).SetQuestion("host-1.example.com.", dns.TypeA)
+		q.SetEdns0(1232, false)
+		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: make([]byte, length)}}
+		if m := answerTo(t, r, q, overUDP); m.Rcode != want || (len(m.IsEdns0().Option) == 1) != (want == 0) {
+			t.Errorf("%d octets: %v", length, m)
+		}
+	}
+}
