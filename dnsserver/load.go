@@ -316,7 +316,27 @@ func (zs *zones) loadAll(ctx context.Context, c *Config) error {
 	zs.list = make(map[string]*servedZone) // without those of a run before
 	zs.mu.Unlock()
 	zs.put(served)
+	zs.warnOfGaps(served)
 	return nil
+}
+
+// warnOfGaps tells of zones below others of ours that do not delegate to them:
+// resolvers that come from above are told that there is no such zone.
+func (zs *zones) warnOfGaps(served []*servedZone) {
+	for _, z := range served {
+		if z.name == "\x00" {
+			continue
+		}
+		above, err := zs.find(z.name[1+int(z.name[0]):])
+		if err != nil {
+			continue
+		}
+		if p := above.ref.current.Load(); p != nil {
+			if n := p.nodes.get(p.nodeKey(z.name)); n == nil || n.set(dns.TypeNS) == nil {
+				zs.logger().Warn("a zone lies in another that has no NS records for it", "zone", nameText(z.name), "above", nameText(above.name))
+			}
+		}
+	}
 }
 
 // open reads a zone, which is not served yet.
@@ -389,6 +409,6 @@ func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records, defaults []
 		return fmt.Errorf("with the changes made while it was served: %w", err)
 	}
 	now := z.ref.current.Load()
-	_, err = z.replaceLocked(ctx, b.edit.finish(), now != nil && !b.dated && serialAfter(own, now.serial()))
+	_, err = z.replace(ctx, b.edit.finish(), now != nil && !b.dated && serialAfter(own, now.serial()))
 	return err
 }

@@ -80,14 +80,16 @@ func (s *Server) Check() error {
 }
 
 // Records iterates over the records of a zone as they are at the time of the
-// call, in canonical order, with what signing has added.
+// call, in canonical order but for ALIAS records, which come first, and
+// with what signing has added;
+// ALIAS records come first.
 func (s *Server) Records(zone string) (iter.Seq[Record], error) {
 	z, err := s.version(zone)
 	if err != nil {
 		return nil, err
 	}
 	return func(yield func(Record) bool) {
-		for r := range z.records() {
+		for r := range z.contents() {
 			if !yield(r.public()) {
 				return
 			}
@@ -102,7 +104,7 @@ func (s *Server) Export(w io.Writer, zone string) error {
 	if err != nil {
 		return err
 	}
-	return writeZone(w, z, z.records())
+	return writeZone(w, z, z.contents())
 }
 
 // version returns the present version of the zone of this name.

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -150,6 +151,47 @@ func TestServerUpdates(t *testing.T) {
 	}
 	if dns.TypeToString[typeALIAS] != "" {
 		t.Error("the number of ALIAS has got another meaning")
+	}
+}
+
+// What a host has put into a zone it finds there again.
+func TestRecordsHaveAliases(t *testing.T) {
+	alias := Record{Name: "example.com", Type: "ALIAS", Value: "web.example.net.", TTL: 60}
+	s := start(t, Config{Resolvers: []string{"127.0.0.1:1"}, Records: []Record{alias}})
+	var found []Record
+	records, err := s.Records("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := range records {
+		if r.Type == "ALIAS" {
+			found = append(found, r)
+		}
+	}
+	if len(found) != 1 || found[0] != alias {
+		t.Errorf("%+v", found)
+	}
+	var out strings.Builder
+	if err := s.Export(&out, "example.com"); err != nil || !strings.Contains(out.String(), "TYPE65401") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// A zone in another one of ours is to be delegated there, or the log tells.
+func TestWarnOfGaps(t *testing.T) {
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	zones := []Zone{{Name: "example.com"}, {Name: "sub.example.com"}, {Name: "good.example.com"}}
+	s := start(t, Config{NameServers: []string{"ns.example.net"}, Zones: zones,
+		Records: []Record{{Name: "good.example.com", Type: "A", Value: "192.0.2.1"}}}, WithLogger(logger))
+	tx := new(Tx)
+	tx.Add(Record{Name: "www.example.com", Type: "A", Value: "192.0.2.1"})
+	if err := s.Update(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, s)
+	if n := strings.Count(log.String(), "has no NS records for it"); n != 2 {
+		t.Errorf("%d warnings:\n%s", n, log.String())
 	}
 }
 

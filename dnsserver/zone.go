@@ -60,6 +60,22 @@ func (z *zone) records() iter.Seq[record] {
 	}
 }
 
+// contents is records with ALIAS records, which no other server could read.
+func (z *zone) contents() iter.Seq[record] {
+	return func(yield func(record) bool) {
+		for n := range z.nodes.from("") {
+			if set := n.set(typeALIAS); set != nil {
+				for data := range set.data() {
+					if !yield(record{z.nameOf(n), typeALIAS, set.ttl(), data}) {
+						return
+					}
+				}
+			}
+		}
+		z.records()(yield)
+	}
+}
+
 // records yields the records and signatures of a set that is at name.
 func (s *rrset) records(name string, yield func(record) bool) bool {
 	if s.rtype == typeALIAS {

@@ -206,14 +206,9 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 
 // replace makes a zone what another says, which is all of it but what signing
 // adds, and need not be kept because it can be had again. What both have in
-// common is taken over, so that others can follow by what has changed.
+// common is taken over, so that others can follow by what has changed. The
+// caller has locked the zone.
 func (z *servedZone) replace(ctx context.Context, whole *zone, keepSerial bool) (*zone, error) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	return z.replaceLocked(ctx, whole, keepSerial)
-}
-
-func (z *servedZone) replaceLocked(ctx context.Context, whole *zone, keepSerial bool) (*zone, error) {
 	old := z.ref.current.Load()
 	if old == nil {
 		z.ref.current.Store(whole)
