@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gaissmai/bart v0.30.0
 	github.com/klauspost/compress v1.20.4
+	github.com/libdns/libdns v1.1.1
 	github.com/miekg/dns v1.1.72
 	github.com/pires/go-proxyproto v0.15.0
 	github.com/prometheus/client_golang v1.25.0

@@ -31,7 +31,7 @@ func (r Record) pack() (record, error) {
 		return record{name: name, rtype: typeALIAS, ttl: ttl, data: target}, nil
 	case "TXT", "SPF":
 		if !strings.HasPrefix(value, `"`) {
-			value = quoteText(value)
+			value = QuoteText(value)
 		}
 	}
 	number, known := typeOf(rtype)
@@ -45,9 +45,9 @@ func (r Record) pack() (record, error) {
 	return packRecord(rr)
 }
 
-// quoteText returns a text as the strings of at most 255 octets that a TXT
+// QuoteText returns a text as the strings of at most 255 octets that a TXT
 // record is made of (RFC 1035 section 3.3.14).
-func quoteText(text string) string {
+func QuoteText(text string) string {
 	var b strings.Builder
 	for {
 		part := text[:min(len(text), 255)]
@@ -69,6 +69,25 @@ func quoteText(text string) string {
 		}
 		b.WriteByte(' ')
 	}
+}
+
+// UnquoteText is the reverse of [QuoteText]: the text of a TXT record's value,
+// its strings put together. A value without quotes is the text already.
+func UnquoteText(value string) (string, error) {
+	if !strings.HasPrefix(value, `"`) {
+		return value, nil
+	}
+	r, err := Record{Name: ".", Type: "TXT", Value: value}.pack()
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	for data := r.data; data != ""; {
+		n := int(data[0])
+		text.WriteString(data[1 : 1+n])
+		data = data[1+n:]
+	}
+	return text.String(), nil
 }
 
 // public returns the record as people write it.
