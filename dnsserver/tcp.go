@@ -93,6 +93,11 @@ func (r *run) serveConn(nc net.Conn) {
 	c.stats = r.s.counters.shard(c.from.transport)
 	c.in = c.small[:]
 	defer nc.Close()
+	if secure != nil {
+		if g, ok := secure.NetConn().(*gatherConn); ok {
+			defer g.flush() // also where a handshake ends with an alert
+		}
+	}
 	if !r.admit(c) {
 		c.stats.refused.Add(1)
 		return

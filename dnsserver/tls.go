@@ -36,6 +36,6 @@ func (r *run) bindTLS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.streams = append(r.streams, boundListener{tls.NewListener(ln, r.s.opts.tlsFor("dot")), overTLS})
+	r.streams = append(r.streams, boundListener{tls.NewListener(gatherListener{ln, r.s}, r.s.opts.tlsFor("dot")), overTLS})
 	return nil
 }

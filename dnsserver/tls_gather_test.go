@@ -1,0 +1,131 @@
+package dnsserver
+
+import (
+	"bytes"
+	"crypto/tls"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// writesConn keeps what each write of a connection wrote.
+type writesConn struct {
+	net.Conn
+	mu     sync.Mutex
+	writes [][]byte
+}
+
+func (c *writesConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	c.writes = append(c.writes, bytes.Clone(b))
+	c.mu.Unlock()
+	return c.Conn.Write(b)
+}
+
+func (c *writesConn) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.writes)
+}
+
+// joinedConn writes what a client of TLS says all at once.
+type joinedConn struct {
+	net.Conn
+	joined []byte
+	hold   bool
+}
+
+func (c *joinedConn) Write(b []byte) (int, error) {
+	if !c.hold {
+		return c.Conn.Write(b)
+	}
+	c.joined = append(c.joined, b...)
+	return len(b), nil
+}
+
+// Queries that come together, each in a record of its own, are answered with one
+// write, and a late one at once.
+func TestTLSAnswersTogether(t *testing.T) {
+	testenv.Goroutines(t)
+	option, trust, _ := certificate(t)
+	s := start(t, Config{DoT: &EncryptedPort{Port: new(int)}}, option)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	served := make(chan *writesConn, 1)
+	go func() {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		w := &writesConn{Conn: nc}
+		served <- w
+		s.ServeConn(tls.Server(&gatherConn{Conn: w, s: s}, s.opts.tlsFor("dot")))
+	}()
+	client := &joinedConn{Conn: dial(t, "tcp", ln.Addr().String())}
+	c := tls.Client(client, trust)
+	defer c.Close()
+	query := makeQuery(1, "a.example")
+	wantAnswer(t, ask(t, c, query), query) // and the handshake
+	w := <-served
+	before := w.count()
+
+	const queries = 50
+	client.hold = true
+	for range queries {
+		if _, err := c.Write(framed(query)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client.hold = false
+	if _, err := client.Write(client.joined); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for range queries {
+		msg, err := readFrame(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAnswer(t, msg, query)
+	}
+	if n := w.count() - before; n > queries/5 {
+		t.Errorf("%d writes for %d answers", n, queries)
+	}
+	wantAnswer(t, ask(t, c, query), query)
+}
+
+// The last words of TLS arrive: why there is no handshake, and goodbye.
+func TestTLSAlertsArrive(t *testing.T) {
+	testenv.Goroutines(t)
+	option, trust, _ := certificate(t)
+	s := start(t, Config{DoT: &EncryptedPort{Port: new(int)}}, option)
+	other := trust.Clone()
+	other.NextProtos = []string{"h2"}
+	c := tls.Client(dial(t, "tcp", addr(t, s, "tls")), other)
+	if err := c.Handshake(); err == nil || !strings.Contains(err.Error(), "no application protocol") {
+		t.Errorf("a handshake for HTTP: %v", err)
+	}
+	c.Close()
+
+	c = tls.Client(dial(t, "tcp", addr(t, s, "tls")), trust)
+	defer c.Close()
+	query := makeQuery(1, "a.example")
+	// One that is answered, and one that breaks the rules, upon which it ends.
+	if _, err := c.Write(append(framed(query), 0, 1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	msg, err := readFrame(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantAnswer(t, msg, query)
+	wantClosed(t, c, 5*time.Second)
+}
