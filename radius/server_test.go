@@ -154,6 +154,9 @@ func TestPolicyUpdates(t *testing.T) {
 	if shown := fmt.Sprintf("%v", p.MACAuth.Password); shown != "***" {
 		t.Errorf("the password shows as %s", shown)
 	}
+	if shown := fmt.Sprintf("%s %d %+v", p, &p, p); strings.Contains(shown, "shared") {
+		t.Errorf("the policy shows as %s", shown)
+	}
 	p.MACAuth.Password = "***" // as a client sends it back that was shown no more
 	p.VLANAssignment = []VLANRule{{Match: VLANMatch{MAC: "001122334455"}, VLAN: 30}, {Match: VLANMatch{Default: true}, VLANName: "guests"}}
 	if err := s.UpdatePolicy(ctx, p); err != nil {
