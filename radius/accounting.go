@@ -66,6 +66,7 @@ func newRecord(in *arrival) (*Record, error) {
 	} else {
 		r.Time = in.at.Add(-time.Duration(integer(attrs, rfc2866.AcctDelayTime_Type)) * time.Second)
 	}
+	r.Time = sane(r.Time, in.at)
 	text := func(t layeh.Type) string { return string(attrs.Get(t)) }
 	r.Session = Session{
 		Source:        in.from.Addr().WithZone(""),
@@ -92,12 +93,20 @@ func newRecord(in *arrival) (*Record, error) {
 	s.InputOctets = octets(attrs, rfc2866.AcctInputOctets_Type, rfc2869.AcctInputGigawords_Type)
 	s.OutputOctets = octets(attrs, rfc2866.AcctOutputOctets_Type, rfc2869.AcctOutputGigawords_Type)
 	s.InputPackets, s.OutputPackets = integer(attrs, rfc2866.AcctInputPackets_Type), integer(attrs, rfc2866.AcctOutputPackets_Type)
-	s.Start = r.Time.Add(-s.Duration)
+	s.Start = sane(r.Time.Add(-s.Duration), r.Time)
 	if r.Status == StatusStop {
 		s.TerminateCause = integer(attrs, rfc2866.AcctTerminateCause_Type)
 		s.Stopped = r.Time
 	}
 	return r, nil
+}
+
+// sane replaces a time from before there were computers to speak of.
+func sane(t, otherwise time.Time) time.Time {
+	if t.Unix() <= 0 {
+		return otherwise
+	}
+	return t
 }
 
 // framedIPv6Address is Framed-IPv6-Address (RFC 6911 section 3.1).
@@ -169,7 +178,8 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 			return string(appendSession(nil, &merged))
 		}}
 	}
-	if err := s.tell(ctx, record); err != nil {
+	told := *record // the host's to keep
+	if err := s.tell(ctx, &told); err != nil {
 		return failed(err)
 	}
 	if c != nil {

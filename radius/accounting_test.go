@@ -259,6 +259,7 @@ func TestRecordTime(t *testing.T) {
 	}{
 		{number(rfc2869.EventTimestamp_Type, 1700000000), time.Unix(1700000000, 0)},
 		{number(rfc2866.AcctDelayTime_Type, 30), now.Add(-30 * time.Second)},
+		{number(rfc2866.AcctDelayTime_Type, 1<<32-1), now},
 	} {
 		r, err := newRecord(&arrival{d: acct(StatusStart, "x", test.attr).encode(t), at: now, client: &client{}})
 		if err != nil || !r.Time.Equal(test.want) {

@@ -35,27 +35,25 @@ func keyOf(from netip.AddrPort, d datagram) requestKey {
 type answer struct {
 	reply   datagram // nil as long as it is under way
 	waiting int      // how often it was asked again meanwhile
-	number  uint64   // tells it from a later one with the same key
 }
 
 // maxWaiting bounds how many answers one request can cause at once.
 const maxWaiting = 1 << 12
 
-// duplicates holds the requests of the last seconds.
+// duplicates holds the requests that are under way, which Limits.MaxConcurrent
+// bounds, and those answered in the last seconds.
 type duplicates struct {
 	mu      sync.Mutex
 	answers map[requestKey]*answer
-	// begun lists them in the order that they came, from first on.
-	begun  []begun
-	first  int
-	number uint64
-	bytes  int // of all replies
+	// answered lists the latter in order, from first on.
+	answered []answered
+	first    int
+	bytes    int // of all replies
 }
 
-type begun struct {
-	key    requestKey
-	number uint64
-	at     time.Time
+type answered struct {
+	key requestKey
+	at  time.Time
 }
 
 // begin enters a request. If it is there already, known is true; reply is its
@@ -64,18 +62,7 @@ type begun struct {
 func (d *duplicates) begin(key requestKey, now time.Time) (reply datagram, known bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for d.first < len(d.begun) && (now.Sub(d.begun[d.first].at) > duplicateWindow || len(d.begun)-d.first >= maxDuplicates || d.bytes > maxDuplicateBytes) {
-		old := &d.begun[d.first]
-		if a := d.answers[old.key]; a != nil && a.number == old.number {
-			delete(d.answers, old.key)
-			d.bytes -= len(a.reply)
-		}
-		d.first++
-	}
-	if d.first > 1024 && d.first > len(d.begun)/2 {
-		d.begun = append(d.begun[:0], d.begun[d.first:]...)
-		d.first = 0
-	}
+	d.forget(now)
 	if a := d.answers[key]; a != nil {
 		if a.reply == nil && a.waiting < maxWaiting {
 			a.waiting++
@@ -85,26 +72,39 @@ func (d *duplicates) begin(key requestKey, now time.Time) (reply datagram, known
 	if d.answers == nil {
 		d.answers = make(map[requestKey]*answer)
 	}
-	d.number++
-	d.answers[key] = &answer{number: d.number}
-	d.begun = append(d.begun, begun{key, d.number, now})
+	d.answers[key] = &answer{}
 	return nil, false
+}
+
+// forget drops what is old, or too much.
+func (d *duplicates) forget(now time.Time) {
+	for d.first < len(d.answered) {
+		old := &d.answered[d.first]
+		if now.Sub(old.at) <= duplicateWindow && len(d.answered)-d.first < maxDuplicates && d.bytes <= maxDuplicateBytes {
+			break
+		}
+		d.bytes -= len(d.answers[old.key].reply)
+		delete(d.answers, old.key)
+		d.first++
+	}
+	if d.first > 1024 && d.first > len(d.answered)/2 {
+		d.answered = append(d.answered[:0], d.answered[d.first:]...)
+		d.first = 0
+	}
 }
 
 // finish keeps the answer, and returns how often it is wanted beside the first
 // time. Without an answer the request is forgotten: the next one is new.
-func (d *duplicates) finish(key requestKey, reply datagram) (again int) {
+func (d *duplicates) finish(key requestKey, reply datagram, now time.Time) (again int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	a := d.answers[key]
-	if a == nil {
-		return 0
-	}
-	if reply == nil {
+	if a == nil || reply == nil {
 		delete(d.answers, key)
 		return 0
 	}
 	a.reply = reply
+	d.answered = append(d.answered, answered{key, now})
 	d.bytes += len(reply)
 	again, a.waiting = a.waiting, 0
 	return again

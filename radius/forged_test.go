@@ -354,16 +354,30 @@ func TestDuplicatesAreBounded(t *testing.T) {
 	for i := range maxDuplicates + 1000 {
 		binary.BigEndian.PutUint32(key.authenticator[:], uint32(i))
 		d.begin(key, now)
-		d.finish(key, datagram{1})
+		d.finish(key, datagram{1}, now)
 	}
-	if len(d.answers) != maxDuplicates {
-		t.Errorf("%d are kept, want %d", len(d.answers), maxDuplicates)
+	if len(d.answers) != maxDuplicates || d.bytes != maxDuplicates {
+		t.Errorf("%d of %d octets are kept, want %d", len(d.answers), d.bytes, maxDuplicates)
 	}
-	d.begin(requestKey{code: 1}, now.Add(2*duplicateWindow))
-	if len(d.answers) != 1 || len(d.begun)-d.first != 1 {
-		t.Errorf("%d are left, want 1", len(d.answers))
+	// What is under way is known for as long as it takes, and then for the
+	// window.
+	slow, later := requestKey{code: 1}, now.Add(10*duplicateWindow)
+	d.begin(slow, now)
+	if _, known := d.begin(slow, later); !known || len(d.answers) != 1 || d.bytes != 0 {
+		t.Errorf("it is known: %v; %d of %d octets are left", known, len(d.answers), d.bytes)
 	}
-	if _, known := d.begin(requestKey{code: 1}, now.Add(2*duplicateWindow)); !known {
-		t.Error("it is not known")
+	if again := d.finish(slow, make(datagram, maxDuplicateBytes+1), later); again != 1 {
+		t.Errorf("it is wanted %d times more, want 1", again)
+	}
+	// One that is too large goes first.
+	if _, known := d.begin(slow, later); known {
+		t.Error("it is known although it is too large")
+	}
+	d.finish(slow, datagram{1}, later)
+	if reply, known := d.begin(slow, later.Add(duplicateWindow)); !known || len(reply) != 1 {
+		t.Error("it is not known any more")
+	}
+	if _, known := d.begin(slow, later.Add(duplicateWindow+1)); known {
+		t.Error("it is still known")
 	}
 }

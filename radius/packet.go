@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash"
+	"slices"
 
 	layeh "layeh.com/radius"
 	"layeh.com/radius/rfc2865"
@@ -156,11 +157,9 @@ func (p *builder) addInteger(t layeh.Type, n uint32) {
 
 // addLong adds a value in as many attributes of the type as it takes.
 func (p *builder) addLong(t layeh.Type, value []byte) {
-	for len(value) > 253 {
-		p.add(t, value[:253])
-		value = value[253:]
+	for part := range slices.Chunk(value, 253) {
+		p.add(t, part)
 	}
-	p.add(t, value)
 }
 
 // sign completes the packet. For an answer, authenticator is that of the

@@ -21,6 +21,10 @@ type Policy struct {
 	VLANAssignment []VLANRule `json:"vlanAssignment"`
 }
 
+// Format prints the policy as JSON with secrets replaced by ***, whatever the
+// verb.
+func (p Policy) Format(f fmt.State, _ rune) { conf.Format(f, p) }
+
 // MarshalJSON writes the policy in its documented form, with secrets replaced
 // by ***.
 func (p Policy) MarshalJSON() ([]byte, error) { return conf.Encode(p, false) }

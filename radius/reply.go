@@ -32,7 +32,7 @@ func (s *Server) encodeAccess(a *access) (datagram, error) {
 		}
 		p.addTimeout(d.SessionTimeout, d.Reauthenticate)
 		p.addText(rfc2865.FilterID_Type, d.FilterID)
-		p.addText(rfc2865.ReplyMessage_Type, d.ReplyMessage)
+		p.addLong(rfc2865.ReplyMessage_Type, []byte(d.ReplyMessage))
 		if a.req.Method == MSCHAPv2 {
 			a.addMSChapSuccess(&p)
 		}
@@ -40,7 +40,7 @@ func (s *Server) encodeAccess(a *access) (datagram, error) {
 			p.addLong(rfc2869.EAPMessage_Type, encodeEAP(eapSuccess, a.eapID))
 		}
 	case layeh.CodeAccessReject:
-		p.addText(rfc2865.ReplyMessage_Type, d.ReplyMessage)
+		p.addLong(rfc2865.ReplyMessage_Type, []byte(d.ReplyMessage))
 		if a.req.Method == MSCHAPv2 {
 			p.add(rfc2865.VendorSpecific_Type, vendorAttribute(microsoft, msChapError, a.req.cred.ms.failure()))
 		}

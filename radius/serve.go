@@ -257,5 +257,5 @@ func (r *run) finish(in *arrival, reply datagram) (again int) {
 	if in.tls() {
 		return 0
 	}
-	return r.s.duplicates.finish(in.key, reply)
+	return r.s.duplicates.finish(in.key, reply, time.Now())
 }

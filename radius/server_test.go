@@ -89,6 +89,14 @@ func TestGivenSocketsMistakes(t *testing.T) {
 	}
 }
 
+func TestWeakSecretWarning(t *testing.T) {
+	var log logBuffer
+	startServer(t, Config{Secret: "weak", Clients: []Client{{Name: "a", IP: "127.0.0.1", Secret: testSecret}, {Name: "b", IP: "127.0.0.2"}}}, WithLogger(log.logger()))
+	if text := log.String(); strings.Count(text, "shorter than RFC 2865 wants") != 1 || !strings.Contains(text, "client=b") || strings.Contains(text, "weak") {
+		t.Errorf("logged %s", text)
+	}
+}
+
 // Answers come from the address that was asked, although the socket is bound to
 // all of them.
 func TestAnswerFromTheAddressAsked(t *testing.T) {
@@ -153,6 +161,9 @@ func TestPolicyUpdates(t *testing.T) {
 	p := s.Policy()
 	if shown := fmt.Sprintf("%v", p.MACAuth.Password); shown != "***" {
 		t.Errorf("the password shows as %s", shown)
+	}
+	if shown := fmt.Sprintf("%s %d %+v", p, &p, p); strings.Contains(shown, "shared") {
+		t.Errorf("the policy shows as %s", shown)
 	}
 	p.MACAuth.Password = "***" // as a client sends it back that was shown no more
 	p.VLANAssignment = []VLANRule{{Match: VLANMatch{MAC: "001122334455"}, VLAN: 30}, {Match: VLANMatch{Default: true}, VLANName: "guests"}}
@@ -225,6 +236,9 @@ func TestMACs(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	s := startServer(t, Config{Limits: Limits{RateLimit: &RateLimit{RequestsPerSecond: 1, Burst: 3}}, MACAuth: &MACAuth{AllowedMACs: []string{"*"}}})
+	s.rates.mu.Lock()
+	s.rates.rate = 0 // however long the test takes
+	s.rates.mu.Unlock()
 	n := dialServer(t, authAddr(s))
 	first := mab("aabbccddeeff").encode(t)
 	n.send(first)

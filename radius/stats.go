@@ -24,8 +24,8 @@ type Stats struct {
 	Duplicates uint64 `json:"duplicates"`
 	// Proxied is how many requests went to home servers.
 	Proxied uint64 `json:"proxied"`
-	// Dropped counts packets that got no answer, by reason; and what was
-	// rejected without asking anyone (tooManyFailures).
+	// Dropped counts packets that got no answer, by reason; and those that were
+	// rejected without asking anyone (tooManyFailures, unreadablePassword).
 	Dropped map[string]uint64 `json:"dropped"`
 	// Sessions is how many accounting sessions are open.
 	Sessions int `json:"sessions"`

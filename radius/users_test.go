@@ -303,6 +303,12 @@ func TestDecisions(t *testing.T) {
 	if p = ask(t, authAddr(s), mab("alice").encode(t), testSecret); len(p.Attributes) != 2 || rfc2865.ReplyMessage_GetString(p) != "hi" {
 		t.Errorf("a Reject has %d attributes", len(p.Attributes))
 	}
+	// A long message takes several attributes.
+	next.Store(&Decision{ReplyMessage: strings.Repeat("x", 300)})
+	p = ask(t, authAddr(s), mab("alice").encode(t), testSecret)
+	if parts, _ := rfc2865.ReplyMessage_GetStrings(p); len(parts) != 2 || len(parts[0])+len(parts[1]) != 300 {
+		t.Errorf("the message came as %q", parts)
+	}
 	n := dialServer(t, authAddr(s))
 	for _, bad := range []Decision{
 		{Accept: true, VLAN: 5000}, {Accept: true, VLAN: 1, VLANName: "x"}, {Accept: true, FilterID: strings.Repeat("x", 254)},
