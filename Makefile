@@ -60,7 +60,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 		done; \
 	done
 
-bench: ## us against HAProxy, nginx and Caddy, into BENCHMARKS.md
+bench: ## us against HAProxy, Caddy, Knot, CoreDNS, FreeRADIUS and others, into BENCHMARKS.md
 	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md
 
 microbench: ## Go benchmarks
