@@ -7,8 +7,8 @@
 //
 // When everything is bound it prints one line on standard output: "ready " and
 // a JSON object of component to bound addresses. Logs go to standard error.
-// SIGHUP reloads the routes from FILE; SIGTERM and SIGINT stop gracefully, a
-// second one at once.
+// SIGHUP reloads the routes from FILE, and zone files; SIGTERM and SIGINT stop
+// gracefully, a second one at once.
 package main
 
 import (
@@ -106,6 +106,11 @@ func runFile(file string) error {
 		}
 		if err := r.UpdateRoutes(ctx, cfg.Proxy.Routes); err != nil {
 			return err
+		}
+		if dns := r.DNS(); dns != nil {
+			if err := dns.Reload(ctx); err != nil {
+				return err
+			}
 		}
 		if beyondRoutes(cfg) != atStart {
 			log.Warn("the file has changed beyond its routes; that takes effect at the next start")
