@@ -78,9 +78,9 @@ type Client struct {
 	// RequireMessageAuthenticator ignores requests without
 	// Message-Authenticator (RFC 3579 section 3.2), which alone protects
 	// against forged answers (CVE-2024-3596). The default nil means from an
-	// address's first request that has one on. Whatever it is, requests
-	// without one that carry Proxy-State are ignored, as the forgery needs
-	// that.
+	// address's first request that has one on, EAP aside, which has one in any
+	// case. Whatever it is, requests without one that carry Proxy-State are
+	// ignored, as the forgery needs that.
 	RequireMessageAuthenticator *bool `json:"requireMessageAuthenticator"`
 	// MACInCalledStation looks for a device's MAC address in Called-Station-Id
 	// too, where some Dell switches put it.

@@ -67,6 +67,11 @@ func TestBlastRADIUSRequired(t *testing.T) {
 		if p := ask(t, authAddr(s), unsigned.encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
 			t.Errorf("got %v", p.Code)
 		}
+		// That EAP is signed says nothing of other requests.
+		ask(t, authAddr(s), request{user: "alice", sign: true, attrs: []layeh.AVP{avp(rfc2869.EAPMessage_Type, "\x02\x01\x00\x0a\x01alice")}}.encode(t), testSecret)
+		if p := ask(t, authAddr(s), unsigned.encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
+			t.Errorf("got %v", p.Code)
+		}
 		// Auto latches with the first signed request of an address.
 		ask(t, authAddr(s), mab("aabbccddeeff").encode(t), testSecret)
 		if require == nil {
