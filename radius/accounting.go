@@ -243,10 +243,10 @@ func (r *run) sweep(now time.Time) {
 		for k, encoded := range shard.entries {
 			h := decodeHead(encoded)
 			if h.stopped.IsZero() {
-				if now.Sub(h.updated) > t.staleAfter {
+				if r.silentFor(h.updated, now) > t.staleAfter {
 					stale = append(stale, k)
 				}
-			} else if now.Sub(h.updated) > closedLife && now.Sub(h.stopped) > closedLife {
+			} else if h.isOver(now) {
 				t.remove(shard, k)
 			}
 		}
@@ -277,12 +277,18 @@ func (r *run) sweep(now time.Time) {
 	}
 }
 
+// silentFor is how long nothing has been heard of a session. While the Server
+// did not run, nothing could be.
+func (r *run) silentFor(updated, now time.Time) time.Duration {
+	return min(now.Sub(updated), now.Sub(r.began))
+}
+
 // expire closes one session, and tells the sink.
 func (r *run) expire(k sessionKey, now time.Time) error {
 	t := r.s.sessions
 	encoded, _ := t.get(k)
 	session, err := decodeSession(encoded)
-	if err != nil || !session.Stopped.IsZero() || now.Sub(session.Updated) <= t.staleAfter {
+	if err != nil || !session.Stopped.IsZero() || r.silentFor(session.Updated, now) <= t.staleAfter {
 		return nil // it has had news meanwhile
 	}
 	session.Stopped = now

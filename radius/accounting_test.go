@@ -250,6 +250,53 @@ func TestStaleSessions(t *testing.T) {
 	}
 }
 
+// Silence counts from the start of the Server on, before which nobody listened.
+func TestStaleAfterAnOutage(t *testing.T) {
+	s := startServer(t, Config{Accounting: Accounting{StaleAfter: time.Hour}})
+	old := Session{ID: "1", Source: loopbackAddr(), Updated: time.Now().Add(-2 * time.Hour)}
+	key := keyOfSession(&old)
+	shard := s.sessions.shard(key)
+	shard.mu.Lock()
+	s.sessions.put(shard, key, string(appendSession(nil, &old)))
+	shard.mu.Unlock()
+	for _, test := range []struct {
+		after time.Duration
+		want  int
+	}{{time.Minute, 1}, {61 * time.Minute, 0}} {
+		s.latest().sweep(time.Now().Add(test.after))
+		if n := s.Stats().Sessions; n != test.want {
+			t.Errorf("%v after the start %d sessions are open, want %d", test.after, n, test.want)
+		}
+	}
+}
+
+// What a NAS reports with a wrong clock is forgotten as anything else, and not
+// before its time.
+func TestClosedByAWrongClock(t *testing.T) {
+	dir := storage.Dir(t.TempDir())
+	store := openStore(t, dir)
+	s := startServer(t, Config{}, WithStorage(store))
+	for i, clock := range []int64{1000000000, 4000000000} {
+		ask(t, acctAddr(s), acct(StatusStop, fmt.Sprint(i), number(rfc2869.EventTimestamp_Type, uint32(clock))).encode(t), testSecret)
+	}
+	if err := s.latest().journal.writeState(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.sessions.count.Load(); n != 2 {
+		t.Errorf("%d sessions are remembered after a restart, want 2", n)
+	}
+	s.latest().sweep(time.Now().Add(time.Hour))
+	if n := s.sessions.count.Load(); n != 0 {
+		t.Errorf("%d sessions are remembered an hour later", n)
+	}
+}
+
 // Event-Timestamp, or else Acct-Delay-Time, says when it was.
 func TestRecordTime(t *testing.T) {
 	now := time.Now()

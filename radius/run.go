@@ -13,6 +13,7 @@ import (
 // run is a Server between one Start and its Stop: sockets and all goroutines.
 type run struct {
 	s      *Server
+	began  time.Time
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
@@ -38,6 +39,7 @@ type run struct {
 func newRun(s *Server) *run {
 	r := &run{
 		s:       s,
+		began:   time.Now(),
 		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, 256)),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
