@@ -115,7 +115,11 @@ const framedIPv6Address layeh.Type = 168
 // merge puts what a record says on top of what is known of the session. Records
 // may come late or twice: counters do not go back, and what has ended stays so.
 func (s *Session) merge(old *Session) {
-	if s.Duration < old.Duration {
+	switch {
+	case s.Duration == old.Duration: // as of all records of a NAS without Acct-Session-Time
+		s.InputOctets, s.OutputOctets = max(s.InputOctets, old.InputOctets), max(s.OutputOctets, old.OutputOctets)
+		s.InputPackets, s.OutputPackets = max(s.InputPackets, old.InputPackets), max(s.OutputPackets, old.OutputPackets)
+	case s.Duration < old.Duration:
 		s.Duration = old.Duration
 		s.InputOctets, s.OutputOctets = old.InputOctets, old.OutputOctets
 		s.InputPackets, s.OutputPackets = old.InputPackets, old.OutputPackets

@@ -97,6 +97,26 @@ func TestSessionsRadclient(t *testing.T) {
 	}
 }
 
+// A NAS that does not say how long a session has lasted repeats its Start, and
+// its Stop has no counters.
+func TestCountersDoNotGoBack(t *testing.T) {
+	var last atomic.Pointer[Record]
+	s := startServer(t, Config{}, WithAccounting(func(_ context.Context, r *Record) error {
+		last.Store(r)
+		return nil
+	}))
+	send := func(status Status, more ...layeh.AVP) {
+		ask(t, acctAddr(s), acct(status, "1", more...).encode(t), testSecret)
+	}
+	send(StatusStart)
+	send(StatusInterim, number(rfc2866.AcctInputOctets_Type, 7), number(rfc2866.AcctOutputPackets_Type, 8))
+	send(StatusStart, number(rfc2866.AcctDelayTime_Type, 9))
+	send(StatusStop, number(rfc2866.AcctOutputOctets_Type, 10))
+	if got := last.Load().Session; got.InputOctets != 7 || got.OutputPackets != 8 || got.OutputOctets != 10 {
+		t.Errorf("the session has ended as %+v", got)
+	}
+}
+
 func TestAccountingOnClosesTheSessionsOfTheNAS(t *testing.T) {
 	store := openStore(t, storage.Memory())
 	var closed atomic.Int32
