@@ -144,12 +144,19 @@ func (s *Session) merge(old *Session) {
 
 // on returns the session as it is with the record on top of what was known. A
 // Start that is later than the end of the session is another session: there are
-// NASes that count from 1 again when they restart.
+// NASes that count from 1 again when they restart. The end by Accounting-On is by
+// our clock, and the NAS's may not be set yet.
 func (r *Record) on(old string) Session {
 	s := r.Session
 	before, err := decodeSession(old)
-	if err != nil || r.Status == StatusStart && !before.Stopped.IsZero() && r.Time.After(before.Stopped) {
+	if err != nil {
 		return s
+	}
+	if r.Status == StatusStart && !before.Stopped.IsZero() {
+		restarted := before.TerminateCause == causeNASReboot && s.Updated.After(before.Stopped)
+		if restarted || r.Time.After(before.Stopped) {
+			return s
+		}
 	}
 	s.merge(&before)
 	return s
@@ -167,7 +174,11 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 	var c *change
 	switch session := &record.Session; record.Status {
 	case StatusOn, StatusOff:
-		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, in.at.Truncate(time.Millisecond), causeNASReboot}
+		// Repeated, it is about the same moment as before: by our clock, since
+		// that of a NAS that has just started is often wrong.
+		delay := time.Duration(integer(record.Packet.Attributes, rfc2866.AcctDelayTime_Type)) * time.Second
+		at := sane(in.at.Add(-delay), in.at).Truncate(time.Millisecond)
+		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, at, causeNASReboot}
 		record.Closed = s.sessions.wouldClose(closing)
 		c = &change{closing: closing}
 	case StatusStart, StatusInterim, StatusStop:

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -114,6 +115,31 @@ func TestCountersDoNotGoBack(t *testing.T) {
 	send(StatusStop, number(rfc2866.AcctOutputOctets_Type, 10))
 	if got := last.Load().Session; got.InputOctets != 7 || got.OutputPackets != 8 || got.OutputOctets != 10 {
 		t.Errorf("the session has ended as %+v", got)
+	}
+}
+
+// A NAS that has restarted counts its sessions from 1 again, before its clock is
+// set, and repeats its Accounting-On while sessions begin.
+func TestSessionsAfterAccountingOn(t *testing.T) {
+	s := startServer(t, Config{})
+	send := func(q request) {
+		t.Helper()
+		ask(t, acctAddr(s), q.encode(t), testSecret)
+		for began := time.Now(); time.Since(began) < 2*time.Millisecond; { // times are kept in milliseconds
+			runtime.Gosched()
+		}
+	}
+	send(acct(StatusStart, "1"))
+	send(acct(StatusOn, ""))
+	send(acct(StatusStart, "1", number(rfc2869.EventTimestamp_Type, 946684800)))
+	send(acct(StatusStart, "2"))
+	send(acct(StatusOn, "", number(rfc2866.AcctDelayTime_Type, 3)))
+	if got := openSessions(s); !slices.Equal(got, []string{"1", "2"}) {
+		t.Errorf("open are %v", got)
+	}
+	send(acct(StatusOn, ""))
+	if got := openSessions(s); len(got) != 0 {
+		t.Errorf("after another Accounting-On open are %v", got)
 	}
 }
 
