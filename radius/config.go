@@ -191,7 +191,9 @@ type Realm struct {
 	Name string `json:"name" conf:"key"`
 	// HomeServers are tried in this order, those first that answer.
 	HomeServers []HomeServer `json:"homeServers"`
-	// StripRealm sends the user name without @ and realm.
+	// StripRealm sends the user name without @ and realm. MS-CHAPv2 has the
+	// name in its proof of the password, so users need to have left the realm
+	// out there, or it fails.
 	StripRealm bool `json:"stripRealm"`
 }
 

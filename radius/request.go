@@ -55,7 +55,8 @@ const (
 	// CHAP is a challenge and response (RFC 1994).
 	CHAP Method = "chap"
 	// MSCHAPv2 is Microsoft's (RFC 2759, RFC 2548). What [Request.CheckPassword]
-	// has found is part of the answer, so an Accept without it is a Reject.
+	// has found is part of the answer, so an Accept without it counts as an
+	// error of the Authorizer.
 	MSCHAPv2 Method = "mschapv2"
 	// EAPMD5 is CHAP within EAP (RFC 3748 section 5.4).
 	EAPMD5 Method = "eap-md5"
