@@ -133,11 +133,13 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 	}
 	if err := s.loadPolicy(ctx); err != nil {
+		s.closeGiven()
 		return err
 	}
 	r := newRun(s)
 	if err := r.open(ctx); err != nil {
 		r.cancel()
+		s.closeGiven()
 		return err
 	}
 	s.warnOfWeakSecrets()
@@ -151,6 +153,8 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) UseStorage(store *storage.Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.policyMu.Lock() // UpdatePolicy may be under way
+	defer s.policyMu.Unlock()
 	s.opts.store = store
 }
 
