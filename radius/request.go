@@ -2,6 +2,7 @@ package radius
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -41,6 +42,11 @@ type Request struct {
 	Packet *layeh.Packet
 
 	cred credentials
+}
+
+// Format prints who asks for what, whatever the verb, and no password.
+func (r Request) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "request of %v (%q) for user %q by %s", r.Remote, r.Client, r.UserName, r.Method)
 }
 
 // Method is a way to prove that one knows a password.
