@@ -221,7 +221,8 @@ type HomeServer struct {
 // otherwise.
 type Limits struct {
 	// MaxConcurrent is how many requests may wait for the Authorizer, storage,
-	// the accounting sink or a home server. The default 0 means 256.
+	// the accounting sink or a home server; half of them, for home servers. The
+	// default 0 means 256.
 	MaxConcurrent int `json:"maxConcurrent"`
 	// RateLimit holds for each address of a client. Nil means no limit.
 	RateLimit *RateLimit `json:"rateLimit"`

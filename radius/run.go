@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// defaultConcurrent is Limits.MaxConcurrent where it is not set.
+const defaultConcurrent = 256
+
 // run is a Server between one Start and its Stop: sockets and all goroutines.
 type run struct {
 	s      *Server
@@ -40,7 +43,7 @@ func newRun(s *Server) *run {
 	r := &run{
 		s:       s,
 		began:   time.Now(),
-		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, 256)),
+		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, defaultConcurrent)),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),

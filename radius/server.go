@@ -29,6 +29,8 @@ type Server struct {
 	log     *slog.Logger
 	clients *clientTable
 	realms  []*realm
+	// forwards is how many requests wait for home servers.
+	forwards atomic.Int64
 
 	rules      atomic.Pointer[rules]
 	policyMu   sync.Mutex // serialises changes of rules
