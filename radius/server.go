@@ -41,6 +41,7 @@ type Server struct {
 	rates      *rateLimiter
 	failures   *failureLimiter
 	notices    notices
+	strangers  notices // of who is no client; apart, since they can be as many as they like
 	sessions   *sessions
 	stats      counters
 
