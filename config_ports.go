@@ -131,6 +131,9 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 		at := check.Field("radiusConfig")
 		add(at.Field("port"), radiusOwner, "udp", s.ListenHost, orDefault(s.Port, radius.DefaultPort))
 		add(at.Field("accountingPort"), radiusOwner, "udp", s.ListenHost, orDefault(s.AccountingPort, radius.DefaultAccountingPort))
+		if s.RadSec != nil {
+			add(at.Field("radSec").Field("port"), radiusOwner, "tcp", s.ListenHost, orDefault(s.RadSec.Port, radius.DefaultRadSecPort))
+		}
 	}
 	if s := c.Ops; s != nil {
 		host := s.ListenHost

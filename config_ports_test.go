@@ -45,6 +45,7 @@ func TestPortClashes(t *testing.T) {
 		{"RADIUS and a route for datagrams", join("udp", "rad"), []string{"radiusConfig.port: udp port 1812 is that of smartProxyConfig.routes[0].match.ports[0] already"}},
 		{"DNS of its own accord", join(`"dnsDomain":"dns.a.b"`, `ops ,"port":53`), []string{"opsServerConfig.port: tcp port 53 is that of dnsDomain already"}},
 		{"DNS for its name", join(`"dnsNsDomains":"ns.a.b"`, `"radiusConfig":{"secret":"s","accountingPort":53}`), []string{"radiusConfig.accountingPort: udp port 53 is that of dnsNsDomains already"}},
+		{"RadSec and ops", join(`rad ,"radSec":{"certificate":"auto","clientCaPath":"ca.pem"}`, `ops ,"port":2083`), []string{"opsServerConfig.port: tcp port 2083 is that of radiusConfig.radSec.port already"}},
 		{"TCP and UDP", join(`"dnsServerConfig":{"port":0}`, `"radiusConfig":{"secret":"s","port":3000}`, "ops"), nil},
 		{"any free ports", join(`"dnsServerConfig":{"port":0}`, `rad ,"port":0,"accountingPort":0`, `ops ,"port":0`, `"emailConfig":{"hostname":"a.b","ports":[0,0]}`), nil},
 	}

@@ -132,6 +132,9 @@ func (r *Router) Check() error {
 	if r.dns != nil {
 		errs = append(errs, inSection("dnsServerConfig", "dns", r.dns.Check()))
 	}
+	if r.radius != nil {
+		errs = append(errs, inSection("radiusConfig", "radius", r.radius.Check()))
+	}
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 

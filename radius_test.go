@@ -13,6 +13,20 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
+// Check finds what is wrong with the files for RadSec.
+func TestCheckRadSec(t *testing.T) {
+	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{"radiusConfig": {"secret": "a long shared secret",
+		"radSec": {"certificate": {"certPath": "/nowhere", "keyPath": "/nowhere"}, "clientCaPath": "/nowhere"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := dcrouter.New(dcrouter.WithConfig(cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkErrors(t, r.Check(), []string{"radiusConfig.radSec.certificate: "})
+}
+
 // A device is let in by the Router's RADIUS server, and rules that changed while
 // it ran are there after a restart.
 func TestRADIUSInTheRouter(t *testing.T) {

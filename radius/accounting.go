@@ -115,7 +115,11 @@ const framedIPv6Address layeh.Type = 168
 // merge puts what a record says on top of what is known of the session. Records
 // may come late or twice: counters do not go back, and what has ended stays so.
 func (s *Session) merge(old *Session) {
-	if s.Duration < old.Duration {
+	switch {
+	case s.Duration == old.Duration: // as of all records of a NAS without Acct-Session-Time
+		s.InputOctets, s.OutputOctets = max(s.InputOctets, old.InputOctets), max(s.OutputOctets, old.OutputOctets)
+		s.InputPackets, s.OutputPackets = max(s.InputPackets, old.InputPackets), max(s.OutputPackets, old.OutputPackets)
+	case s.Duration < old.Duration:
 		s.Duration = old.Duration
 		s.InputOctets, s.OutputOctets = old.InputOctets, old.OutputOctets
 		s.InputPackets, s.OutputPackets = old.InputPackets, old.OutputPackets
@@ -140,12 +144,19 @@ func (s *Session) merge(old *Session) {
 
 // on returns the session as it is with the record on top of what was known. A
 // Start that is later than the end of the session is another session: there are
-// NASes that count from 1 again when they restart.
+// NASes that count from 1 again when they restart. The end by Accounting-On is by
+// our clock, and the NAS's may not be set yet.
 func (r *Record) on(old string) Session {
 	s := r.Session
 	before, err := decodeSession(old)
-	if err != nil || r.Status == StatusStart && !before.Stopped.IsZero() && r.Time.After(before.Stopped) {
+	if err != nil {
 		return s
+	}
+	if r.Status == StatusStart && !before.Stopped.IsZero() {
+		restarted := before.TerminateCause == causeNASReboot && s.Updated.After(before.Stopped)
+		if restarted || r.Time.After(before.Stopped) {
+			return s
+		}
 	}
 	s.merge(&before)
 	return s
@@ -163,7 +174,11 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 	var c *change
 	switch session := &record.Session; record.Status {
 	case StatusOn, StatusOff:
-		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, in.at.Truncate(time.Millisecond), causeNASReboot}
+		// Repeated, it is about the same moment as before: by our clock, since
+		// that of a NAS that has just started is often wrong.
+		delay := time.Duration(integer(record.Packet.Attributes, rfc2866.AcctDelayTime_Type)) * time.Second
+		at := sane(in.at.Add(-delay), in.at).Truncate(time.Millisecond)
+		closing := &closing{nas{session.Source, session.NASIdentifier, session.NASAddress}, at, causeNASReboot}
 		record.Closed = s.sessions.wouldClose(closing)
 		c = &change{closing: closing}
 	case StatusStart, StatusInterim, StatusStop:
@@ -243,10 +258,10 @@ func (r *run) sweep(now time.Time) {
 		for k, encoded := range shard.entries {
 			h := decodeHead(encoded)
 			if h.stopped.IsZero() {
-				if now.Sub(h.updated) > t.staleAfter {
+				if r.silentFor(h.updated, now) > t.staleAfter {
 					stale = append(stale, k)
 				}
-			} else if now.Sub(h.updated) > closedLife && now.Sub(h.stopped) > closedLife {
+			} else if h.isOver(now) {
 				t.remove(shard, k)
 			}
 		}
@@ -277,12 +292,18 @@ func (r *run) sweep(now time.Time) {
 	}
 }
 
+// silentFor is how long nothing has been heard of a session. While the Server
+// did not run, nothing could be.
+func (r *run) silentFor(updated, now time.Time) time.Duration {
+	return min(now.Sub(updated), now.Sub(r.began))
+}
+
 // expire closes one session, and tells the sink.
 func (r *run) expire(k sessionKey, now time.Time) error {
 	t := r.s.sessions
 	encoded, _ := t.get(k)
 	session, err := decodeSession(encoded)
-	if err != nil || !session.Stopped.IsZero() || now.Sub(session.Updated) <= t.staleAfter {
+	if err != nil || !session.Stopped.IsZero() || r.silentFor(session.Updated, now) <= t.staleAfter {
 		return nil // it has had news meanwhile
 	}
 	session.Stopped = now

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -94,6 +95,51 @@ func TestSessionsRadclient(t *testing.T) {
 	}
 	if s.Stats().Accounting != 4 {
 		t.Errorf("counted %d", s.Stats().Accounting)
+	}
+}
+
+// A NAS that does not say how long a session has lasted repeats its Start, and
+// its Stop has no counters.
+func TestCountersDoNotGoBack(t *testing.T) {
+	var last atomic.Pointer[Record]
+	s := startServer(t, Config{}, WithAccounting(func(_ context.Context, r *Record) error {
+		last.Store(r)
+		return nil
+	}))
+	send := func(status Status, more ...layeh.AVP) {
+		ask(t, acctAddr(s), acct(status, "1", more...).encode(t), testSecret)
+	}
+	send(StatusStart)
+	send(StatusInterim, number(rfc2866.AcctInputOctets_Type, 7), number(rfc2866.AcctOutputPackets_Type, 8))
+	send(StatusStart, number(rfc2866.AcctDelayTime_Type, 9))
+	send(StatusStop, number(rfc2866.AcctOutputOctets_Type, 10))
+	if got := last.Load().Session; got.InputOctets != 7 || got.OutputPackets != 8 || got.OutputOctets != 10 {
+		t.Errorf("the session has ended as %+v", got)
+	}
+}
+
+// A NAS that has restarted counts its sessions from 1 again, before its clock is
+// set, and repeats its Accounting-On while sessions begin.
+func TestSessionsAfterAccountingOn(t *testing.T) {
+	s := startServer(t, Config{})
+	send := func(q request) {
+		t.Helper()
+		ask(t, acctAddr(s), q.encode(t), testSecret)
+		for began := time.Now(); time.Since(began) < 2*time.Millisecond; { // times are kept in milliseconds
+			runtime.Gosched()
+		}
+	}
+	send(acct(StatusStart, "1"))
+	send(acct(StatusOn, ""))
+	send(acct(StatusStart, "1", number(rfc2869.EventTimestamp_Type, 946684800)))
+	send(acct(StatusStart, "2"))
+	send(acct(StatusOn, "", number(rfc2866.AcctDelayTime_Type, 3)))
+	if got := openSessions(s); !slices.Equal(got, []string{"1", "2"}) {
+		t.Errorf("open are %v", got)
+	}
+	send(acct(StatusOn, ""))
+	if got := openSessions(s); len(got) != 0 {
+		t.Errorf("after another Accounting-On open are %v", got)
 	}
 }
 
@@ -247,6 +293,53 @@ func TestStaleSessions(t *testing.T) {
 	s.latest().sweep(time.Now().Add(time.Hour))
 	if n := s.sessions.count.Load(); n != 0 {
 		t.Errorf("%d are remembered an hour later", n)
+	}
+}
+
+// Silence counts from the start of the Server on, before which nobody listened.
+func TestStaleAfterAnOutage(t *testing.T) {
+	s := startServer(t, Config{Accounting: Accounting{StaleAfter: time.Hour}})
+	old := Session{ID: "1", Source: loopbackAddr(), Updated: time.Now().Add(-2 * time.Hour)}
+	key := keyOfSession(&old)
+	shard := s.sessions.shard(key)
+	shard.mu.Lock()
+	s.sessions.put(shard, key, string(appendSession(nil, &old)))
+	shard.mu.Unlock()
+	for _, test := range []struct {
+		after time.Duration
+		want  int
+	}{{time.Minute, 1}, {61 * time.Minute, 0}} {
+		s.latest().sweep(time.Now().Add(test.after))
+		if n := s.Stats().Sessions; n != test.want {
+			t.Errorf("%v after the start %d sessions are open, want %d", test.after, n, test.want)
+		}
+	}
+}
+
+// What a NAS reports with a wrong clock is forgotten as anything else, and not
+// before its time.
+func TestClosedByAWrongClock(t *testing.T) {
+	dir := storage.Dir(t.TempDir())
+	store := openStore(t, dir)
+	s := startServer(t, Config{}, WithStorage(store))
+	for i, clock := range []int64{1000000000, 4000000000} {
+		ask(t, acctAddr(s), acct(StatusStop, fmt.Sprint(i), number(rfc2869.EventTimestamp_Type, uint32(clock))).encode(t), testSecret)
+	}
+	if err := s.latest().journal.writeState(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.sessions.count.Load(); n != 2 {
+		t.Errorf("%d sessions are remembered after a restart, want 2", n)
+	}
+	s.latest().sweep(time.Now().Add(time.Hour))
+	if n := s.sessions.count.Load(); n != 0 {
+		t.Errorf("%d sessions are remembered an hour later", n)
 	}
 }
 

@@ -78,9 +78,9 @@ type Client struct {
 	// RequireMessageAuthenticator ignores requests without
 	// Message-Authenticator (RFC 3579 section 3.2), which alone protects
 	// against forged answers (CVE-2024-3596). The default nil means from an
-	// address's first request that has one on. Whatever it is, requests
-	// without one that carry Proxy-State are ignored, as the forgery needs
-	// that.
+	// address's first request that has one on, EAP aside, which has one in any
+	// case. Whatever it is, requests without one that carry Proxy-State are
+	// ignored, as the forgery needs that.
 	RequireMessageAuthenticator *bool `json:"requireMessageAuthenticator"`
 	// MACInCalledStation looks for a device's MAC address in Called-Station-Id
 	// too, where some Dell switches put it.
@@ -191,7 +191,9 @@ type Realm struct {
 	Name string `json:"name" conf:"key"`
 	// HomeServers are tried in this order, those first that answer.
 	HomeServers []HomeServer `json:"homeServers"`
-	// StripRealm sends the user name without @ and realm.
+	// StripRealm sends the user name without @ and realm. MS-CHAPv2 has the
+	// name in its proof of the password, so users need to have left the realm
+	// out there, or it fails.
 	StripRealm bool `json:"stripRealm"`
 }
 
@@ -219,7 +221,8 @@ type HomeServer struct {
 // otherwise.
 type Limits struct {
 	// MaxConcurrent is how many requests may wait for the Authorizer, storage,
-	// the accounting sink or a home server. The default 0 means 256.
+	// the accounting sink or a home server; half of them, for home servers. The
+	// default 0 means 256.
 	MaxConcurrent int `json:"maxConcurrent"`
 	// RateLimit holds for each address of a client. Nil means no limit.
 	RateLimit *RateLimit `json:"rateLimit"`

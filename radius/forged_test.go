@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -64,6 +65,11 @@ func TestBlastRADIUSRequired(t *testing.T) {
 			silence(t, s, n, unsigned.encode(t), unsignedReason)
 			continue
 		}
+		if p := ask(t, authAddr(s), unsigned.encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
+			t.Errorf("got %v", p.Code)
+		}
+		// That EAP is signed says nothing of other requests.
+		ask(t, authAddr(s), request{user: "alice", sign: true, attrs: []layeh.AVP{avp(rfc2869.EAPMessage_Type, "\x02\x01\x00\x0a\x01alice")}}.encode(t), testSecret)
 		if p := ask(t, authAddr(s), unsigned.encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
 			t.Errorf("got %v", p.Code)
 		}
@@ -379,5 +385,22 @@ func TestDuplicatesAreBounded(t *testing.T) {
 	}
 	if _, known := d.begin(slow, later.Add(duplicateWindow+1)); known {
 		t.Error("it is still known")
+	}
+}
+
+// However many addresses strangers write on their packets, what is wrong with a
+// client is logged.
+func TestStrangersDoNotSilenceClients(t *testing.T) {
+	var log logBuffer
+	s, err := New(Config{Clients: []Client{{IP: "192.0.2.1", Secret: testSecret}}}, WithLogger(log.logger()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * maxNotices {
+		s.drop(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1), nil, unknownClient, nil)
+	}
+	s.drop(netip.MustParseAddrPort("192.0.2.1:1"), s.clients.list[0], badSignature, nil)
+	if lines := strings.Count(log.String(), "\n"); lines != maxNotices+1 || !strings.Contains(log.String(), "192.0.2.1:1") {
+		t.Errorf("%d lines", lines)
 	}
 }

@@ -118,6 +118,20 @@ func (r *realm) try(ctx context.Context, pick func(*homeServer) *link, ask func(
 	return nil, nil, errors.Join(problems...)
 }
 
+// forwarding takes one of the places of those who wait for home servers. They
+// are half of all, so that servers that are down do not stop accounting and
+// users that are decided about here. Over RadSec, where nobody asks twice, it
+// is not refused.
+func (s *Server) forwarding(in *arrival) (done func(), err error) {
+	done = func() { s.forwards.Add(-1) }
+	most := max(1, valueOr(s.cfg.Limits.MaxConcurrent, defaultConcurrent)/2)
+	if s.forwards.Add(1) > int64(most) && !in.tls() {
+		done()
+		return nil, &dropError{overloaded, errors.New("half of them wait for home servers")}
+	}
+	return done, nil
+}
+
 func (h *homeServer) pauses() []time.Duration {
 	d := valueOr(h.Timeout, 2*time.Second)
 	return []time.Duration{d / 2, d - d/2}
@@ -125,6 +139,11 @@ func (h *homeServer) pauses() []time.Duration {
 
 // forwardAccess has a home server decide.
 func (s *Server) forwardAccess(ctx context.Context, a *access, realm *realm, user string) (datagram, error) {
+	done, err := s.forwarding(a.arrival)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	s.stats.proxied.Add(1)
 	var authenticator [16]byte
 	ask := func(h *homeServer, l *link) (datagram, error) {
@@ -256,6 +275,11 @@ func recryptMicrosoft(value []byte, again func([]byte) ([]byte, bool)) []byte {
 // forwardAccounting gives a record to a home server, and returns when that has
 // acknowledged it.
 func (s *Server) forwardAccounting(ctx context.Context, in *arrival, realm *realm, user string) error {
+	done, err := s.forwarding(in)
+	if err != nil {
+		return err
+	}
+	defer done()
 	s.stats.proxied.Add(1)
 	attrs, err := layeh.ParseAttributes(in.d[headerLength:])
 	if err != nil {

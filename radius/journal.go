@@ -345,13 +345,13 @@ func (j *journal) loadShard(i int, value []byte) error {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	shard.seq = d.number()
-	forget := time.Now().Add(-closedLife)
+	now := time.Now()
 	for d.s != "" && !d.bad {
 		k, encoded, ok := d.session()
 		if !ok {
 			return errBadSession
 		}
-		if h := decodeHead(encoded); h.stopped.IsZero() || h.stopped.After(forget) {
+		if h := decodeHead(encoded); !h.isOver(now) {
 			j.s.sessions.put(shard, k, encoded)
 		}
 	}

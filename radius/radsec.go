@@ -57,6 +57,16 @@ func (r *run) listenRadSec(ctx context.Context) (*radsec, error) {
 	return rs, nil
 }
 
+// Check reads the files that [RadSec] names, as Start would, and returns what is
+// wrong with them.
+func (s *Server) Check() error {
+	if s.cfg.RadSec == nil {
+		return nil
+	}
+	_, err := s.radSecTLS(s.cfg.RadSec)
+	return err
+}
+
 func (s *Server) radSecTLS(cfg *RadSec) (*tls.Config, error) {
 	conf := &tls.Config{}
 	if s.opts.tls != nil {

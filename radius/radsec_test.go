@@ -258,7 +258,9 @@ func TestRadSecConfigMistakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(context.Background()); err == nil || !strings.Contains(err.Error(), "radSec.certificate") {
-		t.Errorf("got %v", err)
+	for name, err := range map[string]error{"Check": s.Check(), "Start": s.Start(context.Background())} {
+		if err == nil || !strings.Contains(err.Error(), "radSec.certificate") {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }

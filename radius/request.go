@@ -2,6 +2,7 @@ package radius
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -43,6 +44,11 @@ type Request struct {
 	cred credentials
 }
 
+// Format prints who asks for what, whatever the verb, and no password.
+func (r Request) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "request of %v (%q) for user %q by %s", r.Remote, r.Client, r.UserName, r.Method)
+}
+
 // Method is a way to prove that one knows a password.
 type Method string
 
@@ -55,7 +61,8 @@ const (
 	// CHAP is a challenge and response (RFC 1994).
 	CHAP Method = "chap"
 	// MSCHAPv2 is Microsoft's (RFC 2759, RFC 2548). What [Request.CheckPassword]
-	// has found is part of the answer, so an Accept without it is a Reject.
+	// has found is part of the answer, so an Accept without it counts as an
+	// error of the Authorizer.
 	MSCHAPv2 Method = "mschapv2"
 	// EAPMD5 is CHAP within EAP (RFC 3748 section 5.4).
 	EAPMD5 Method = "eap-md5"

@@ -10,9 +10,13 @@ import (
 	"time"
 )
 
+// defaultConcurrent is Limits.MaxConcurrent where it is not set.
+const defaultConcurrent = 256
+
 // run is a Server between one Start and its Stop: sockets and all goroutines.
 type run struct {
 	s      *Server
+	began  time.Time
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
@@ -38,7 +42,8 @@ type run struct {
 func newRun(s *Server) *run {
 	r := &run{
 		s:       s,
-		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, 256)),
+		began:   time.Now(),
+		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, defaultConcurrent)),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),

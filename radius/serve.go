@@ -166,7 +166,9 @@ func (s *Server) verify(in *arrival) (why reason, ok bool) {
 		if !d.signed(o.signature, in.secret, authenticator) {
 			return badSignature, false
 		}
-		if d.code() == layeh.CodeAccessRequest {
+		if d.code() == layeh.CodeAccessRequest && !o.eap {
+			// EAP must be signed anyway (RFC 3579 section 3.2): many switches
+			// sign that and nothing else.
 			in.client.hasSigned(in.from.Addr())
 		}
 		return 0, true

@@ -29,6 +29,8 @@ type Server struct {
 	log     *slog.Logger
 	clients *clientTable
 	realms  []*realm
+	// forwards is how many requests wait for home servers.
+	forwards atomic.Int64
 
 	rules      atomic.Pointer[rules]
 	policyMu   sync.Mutex // serialises changes of rules
@@ -39,6 +41,7 @@ type Server struct {
 	rates      *rateLimiter
 	failures   *failureLimiter
 	notices    notices
+	strangers  notices // of who is no client; apart, since they can be as many as they like
 	sessions   *sessions
 	stats      counters
 
@@ -133,11 +136,13 @@ func (s *Server) Start(ctx context.Context) error {
 		}
 	}
 	if err := s.loadPolicy(ctx); err != nil {
+		s.closeGiven()
 		return err
 	}
 	r := newRun(s)
 	if err := r.open(ctx); err != nil {
 		r.cancel()
+		s.closeGiven()
 		return err
 	}
 	s.warnOfWeakSecrets()
@@ -151,6 +156,8 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) UseStorage(store *storage.Store) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.policyMu.Lock() // UpdatePolicy may be under way
+	defer s.policyMu.Unlock()
 	s.opts.store = store
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -71,6 +72,45 @@ func TestGivenPacketConn(t *testing.T) {
 	if err := s.Wait(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Wait: %v", err)
 	}
+}
+
+// It is closed when the Server fails to start, whatever the reason.
+func TestGivenPacketConnAfterFailure(t *testing.T) {
+	for _, key := range []string{policyKey, statePrefix + "000"} {
+		store := openStore(t, storage.Memory())
+		if err := store.Put(t.Context(), key, []byte("broken")); err != nil {
+			t.Fatal(err)
+		}
+		pc := listenUDP(t)
+		_, port := split(t, pc.LocalAddr().String())
+		s, err := New(Config{ListenHost: "127.0.0.1", Port: &port, Secret: testSecret}, WithStorage(store), WithPacketConn(pc.LocalAddr().String(), pc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(t.Context()); err == nil {
+			t.Errorf("%s: started", key)
+		}
+		if _, err := pc.WriteTo([]byte("x"), pc.LocalAddr()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: it is not closed: %v", key, err)
+		}
+	}
+}
+
+// The host of a Router may change the policy while that starts.
+func TestUseStorageWhileUpdating(t *testing.T) {
+	s, err := New(Config{Secret: testSecret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := openStore(t, storage.Memory())
+	var updating sync.WaitGroup
+	updating.Go(func() {
+		if err := s.AllowMACs(context.Background(), "aa:bb:cc:*"); err != nil {
+			t.Error(err)
+		}
+	})
+	s.UseStorage(store)
+	updating.Wait()
 }
 
 // A socket that nobody would use is a mistake, and so is one for port 0, which

@@ -144,3 +144,9 @@ func decodeHead(encoded string) (h sessionHead) {
 	h.updated, h.stopped = d.time(), d.time()
 	return h
 }
+
+// isOver reports whether a session that has ended need not be remembered any
+// longer. The end is by the NAS's clock, which may be wrong by years.
+func (h *sessionHead) isOver(now time.Time) bool {
+	return !h.stopped.IsZero() && now.Sub(h.updated) > closedLife && (now.Sub(h.stopped) > closedLife || h.stopped.After(now))
+}

@@ -179,12 +179,12 @@ type counters struct {
 // kind in a minute. c may be nil.
 func (s *Server) drop(from netip.AddrPort, c *client, why reason, err error) {
 	s.stats.dropped[why].Add(1)
-	name := ""
+	name, notices := "", &s.strangers
 	if c != nil {
 		c.stats.dropped.Add(1)
-		name = c.Name
+		name, notices = c.Name, &s.notices
 	}
-	skipped, ok := s.notices.first(from.Addr(), why, time.Now())
+	skipped, ok := notices.first(from.Addr(), why, time.Now())
 	if !ok {
 		return
 	}

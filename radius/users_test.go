@@ -323,3 +323,17 @@ func TestDecisions(t *testing.T) {
 		silence(t, s, n, mab("alice").encode(t), tooLarge)
 	}
 }
+
+// A host may log a request; the password is not for logs.
+func TestRequestPrintsNoPassword(t *testing.T) {
+	var printed atomic.Value
+	s := startServer(t, Config{}, WithAuthorizer(func(_ context.Context, r *Request) (Decision, error) {
+		password, _ := r.Password()
+		printed.Store(fmt.Sprintf("%v %+v %#v %+v %v", r, *r, r, []*Request{r}, password == "hunter2"))
+		return Decision{}, nil
+	}))
+	ask(t, authAddr(s), request{user: "alice", pap: new("hunter2"), sign: true}.encode(t), testSecret)
+	if got, _ := printed.Load().(string); strings.Contains(got, "hunter2") || !strings.Contains(got, `user "alice" by pap`) || !strings.HasSuffix(got, "true") {
+		t.Error(got)
+	}
+}
