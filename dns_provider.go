@@ -99,11 +99,19 @@ func (p DNSProvider) records(zone string) ([]libdns.RR, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := p.Server.Keys(zone)
+	if err != nil {
+		return nil, err
+	}
 	var list []libdns.RR
 	for r := range all {
 		switch r.Type {
 		case "RRSIG", "NSEC", "NSEC3", "NSEC3PARAM":
 			continue
+		case "DNSKEY", "CDS", "CDNSKEY":
+			if len(keys) > 0 { // they are made from these
+				continue
+			}
 		case "TXT", "SPF":
 			if r.Value, err = dnsserver.UnquoteText(r.Value); err != nil {
 				return nil, fmt.Errorf("%s %s: %w", r.Name, r.Type, err)
