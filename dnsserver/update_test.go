@@ -292,7 +292,7 @@ func TestUpdateDelaysNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer store.Close()
+		t.Cleanup(func() { store.Close() })
 		cfg := updateConfig(t)
 		cfg.ListenHost = host
 		s := testServerOf(t, store, cfg, 0)
@@ -317,5 +317,32 @@ func TestUpdateDelaysNobody(t *testing.T) {
 			t.Errorf("%s: % x, %v", host, buf[:min(n, headLen)], err)
 		}
 		s.stop()
+	}
+}
+
+// The keys of a zone that is signed here are not to be changed from outside:
+// signing would take that back.
+func TestUpdateOfKeys(t *testing.T) {
+	cfg := updateConfig(t)
+	cfg.Zones[0].DNSSEC = &DNSSEC{}
+	s := testServerOf(t, nil, cfg, 0)
+	before := lookup(t, s.responder, "example.com.", dns.TypeDNSKEY)
+	foreign := rrs("example.com. 60 DNSKEY 256 3 15 l02Woi0iS8Aa25FQkUd9RMzZHJpBoRQwAQEX1SxZJA4=")
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.Insert(foreign) })); rcode != dns.RcodeRefused {
+		t.Errorf("a foreign key: %d", rcode)
+	}
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.RemoveRRset(foreign) })); rcode != dns.RcodeRefused {
+		t.Errorf("no keys: %d", rcode)
+	}
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.RemoveName(foreign) })); rcode != 0 {
+		t.Errorf("all of the name: %d", rcode)
+	}
+	tx := new(Tx)
+	tx.Add(Record{Name: "example.com", Type: "CDS", Value: "0 0 0 00"})
+	if err := s.zones.update(t.Context(), tx); err == nil {
+		t.Error("a foreign CDS record")
+	}
+	if after := lookup(t, s.responder, "example.com.", dns.TypeDNSKEY); len(before) != 2 || !slices.Equal(before, after) {
+		t.Errorf("%q, then %q", before, after)
 	}
 }
