@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/libdns/libdns"
@@ -73,7 +74,7 @@ func (p DNSProvider) DeleteRecords(ctx context.Context, zone string, recs []libd
 	gone := slices.DeleteFunc(have, func(rr libdns.RR) bool {
 		return !slices.ContainsFunc(recs, func(r libdns.Record) bool {
 			want := r.RR()
-			return libdns.AbsoluteName(want.Name, zone) == libdns.AbsoluteName(rr.Name, zone) &&
+			return strings.EqualFold(libdns.AbsoluteName(want.Name, zone), libdns.AbsoluteName(rr.Name, zone)) &&
 				(want.Type == "" || want.Type == rr.Type) && (want.TTL == 0 || want.TTL == rr.TTL) && (want.Data == "" || want.Data == rr.Data)
 		})
 	})
@@ -99,17 +100,25 @@ func (p DNSProvider) records(zone string) ([]libdns.RR, error) {
 	if err != nil {
 		return nil, err
 	}
+	keys, err := p.Server.Keys(zone)
+	if err != nil {
+		return nil, err
+	}
 	var list []libdns.RR
 	for r := range all {
 		switch r.Type {
 		case "RRSIG", "NSEC", "NSEC3", "NSEC3PARAM":
 			continue
+		case "DNSKEY", "CDS", "CDNSKEY":
+			if len(keys) > 0 { // they are made from these
+				continue
+			}
 		case "TXT", "SPF":
 			if r.Value, err = dnsserver.UnquoteText(r.Value); err != nil {
 				return nil, fmt.Errorf("%s %s: %w", r.Name, r.Type, err)
 			}
 		}
-		list = append(list, libdns.RR{Name: libdns.RelativeName(r.Name, zone), Type: r.Type, TTL: time.Duration(r.TTL) * time.Second, Data: r.Value})
+		list = append(list, libdns.RR{Name: libdns.RelativeName(r.Name, strings.ToLower(zone)), Type: r.Type, TTL: time.Duration(r.TTL) * time.Second, Data: r.Value})
 	}
 	return list, nil
 }

@@ -150,6 +150,7 @@ func (t *transfers) followAliases(ctx context.Context) {
 				defer func() { <-a.slots }()
 				t.followAlias(ctx, j.id, j.alias)
 			}) {
+				<-a.slots // of which there are no more after another start
 				return
 			}
 		}

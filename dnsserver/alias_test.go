@@ -154,3 +154,32 @@ func FuzzResolverAnswer(f *testing.F) {
 		}
 	})
 }
+
+// A lookup that the end of a run comes before takes no slot along.
+func TestAliasSlots(t *testing.T) {
+	s := newServer(t, Config{})
+	a := &s.transfers.aliases
+	a.list = map[aliasID]*alias{{key: "x"}: {}}
+	s.transfers.followAliases(t.Context()) // nothing runs
+	if n := len(a.slots); n != 0 {
+		t.Errorf("%d slots are taken", n)
+	}
+}
+
+// A change of a zone between two runs is no affair of the second.
+func TestAliasesOfEarlierRun(t *testing.T) {
+	s := testServerOf(t, nil, Config{Zones: []Zone{{Name: "example.com"}}}, 0)
+	s.stop()
+	tx := new(Tx)
+	tx.Add(Record{Name: "a.example.com", Type: "ALIAS", Value: "b.example.com"})
+	if err := s.zones.update(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	mustStart(t, s.server)
+	a := &s.transfers.aliases
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.list) != 0 {
+		t.Errorf("%d aliases are followed", len(a.list))
+	}
+}

@@ -195,17 +195,14 @@ func (o *onlineSigner) make(d *compactDenial, z *zone, set *rrset, name string, 
 	if second := now.Unix(); second != o.second {
 		o.second, o.budget = second, o.config.SignaturesPerSecond
 	}
-	ok := o.budget > 0
+	if o.budget <= 0 {
+		o.mu.Unlock()
+		return false
+	}
 	o.budget--
 	maker := o.maker
 	o.maker = nil
 	o.mu.Unlock()
-	if !ok {
-		o.mu.Lock()
-		o.budget, o.maker = 0, maker
-		o.mu.Unlock()
-		return false
-	}
 	if maker == nil {
 		maker = new(sigMaker)
 	}

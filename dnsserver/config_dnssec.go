@@ -42,8 +42,8 @@ type DNSSEC struct {
 	// Propagation is how long it may take until all servers of the zone have
 	// a change. Rollovers wait for it. Default 1h.
 	Propagation time.Duration `json:"propagation"`
-	// SignaturesPerSecond bounds the signatures that are made for questions,
-	// where Denial is "compact". What is beyond it is answered with SERVFAIL.
+	// SignaturesPerSecond bounds the signatures that are made for questions
+	// about this zone, where Denial is "compact": each zone has its own bound. What is beyond it is answered with SERVFAIL.
 	// Default 2000.
 	SignaturesPerSecond int `json:"signaturesPerSecond"`
 }

@@ -123,3 +123,16 @@ func compareAnswers(t *testing.T, a, b string) {
 		}
 	}
 }
+
+// A copied zone whose names have no NSEC records does not make us look at all
+// of them for a proof.
+func TestCopyWithoutProofs(t *testing.T) {
+	e := newZone("\x07example\x00")
+	for _, key := range []string{"", keyOf("\x01a\x00"), keyOf("\x01b\x00")} {
+		e.replace(key, newSet(dns.TypeNSEC3PARAM, 60, []string{nsec3Head}))
+	}
+	e.replace("", newSet(dns.TypeNSEC, 60, []string{"\x07example\x00\x00\x01\x02"}))
+	if n := covering(&e.zone, keyOf("\x01c\x00")); n.key != keyOf("\x01b\x00") {
+		t.Errorf("went on to %q", n.key)
+	}
+}

@@ -74,8 +74,10 @@ func covering[K string | []byte](z *zone, key K) *node {
 		if cut := z.cutAbove(n.key); cut != nil {
 			return cut
 		}
-		if hasOwn(n) {
-			return n // a new one, while the chain is made
+		if len(n.sets) > 0 {
+			// A new one, while the chain is made; or in a copy one that its primary
+			// has no proof for, of which there may be any number.
+			return n
 		}
 		n = z.nodes.floor(beforeKey(n.key))
 	}

@@ -31,6 +31,7 @@ type run struct {
 	working sync.WaitGroup
 
 	packets []net.PacketConn // DNS over UDP; several share a port
+	updates chan struct{}    // dynamic updates under way over them
 	streams []boundListener
 	quic    *quicServer // nil: none
 
@@ -53,7 +54,7 @@ type boundListener struct {
 
 func newRun(s *Server) *run {
 	r := &run{
-		s: s, log: s.log, conns: make(map[*streamConn]struct{}),
+		s: s, log: s.log, conns: make(map[*streamConn]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
 		stopped: make(chan struct{}), failed: make(chan struct{}),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())

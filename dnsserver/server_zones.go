@@ -80,9 +80,8 @@ func (s *Server) Check() error {
 }
 
 // Records iterates over the records of a zone as they are at the time of the
-// call, in canonical order but for ALIAS records, which come first, and
-// with what signing has added;
-// ALIAS records come first.
+// call, in canonical order but for ALIAS records, which come first, and with
+// what signing has added.
 func (s *Server) Records(zone string) (iter.Seq[Record], error) {
 	z, err := s.version(zone)
 	if err != nil {

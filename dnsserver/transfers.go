@@ -58,6 +58,7 @@ func (t *transfers) start() {
 	t.mu.Lock()
 	t.running, t.cancel = context.WithCancel(context.Background())
 	t.mu.Unlock()
+	t.aliases.forget() // a change after stop may have left some of zones that are gone
 	for _, z := range t.zones.sorted() {
 		t.begin(z)
 	}

@@ -134,7 +134,7 @@ func keyType(rtype uint16) bool {
 }
 
 // apply makes a change. What takes out all of a name leaves the SOA and NS records
-// at the top of a zone, as in RFC 2136 section 3.4.2.3. They may go by their type,
+// at the top of a zone, as in RFC 2136 section 3.4.2.3, and what signing made there. They may go by their type,
 // if others come in their place.
 func (e *zoneEdit) apply(c *change) {
 	r := &c.record
@@ -150,7 +150,7 @@ func (e *zoneEdit) apply(c *change) {
 			return
 		}
 		for _, set := range n.sets {
-			all := r.rtype == 0 && !ownType(set.rtype) && (key != "" || set.rtype != dns.TypeSOA && set.rtype != dns.TypeNS && set.rtype != dns.TypeDNSKEY)
+			all := r.rtype == 0 && !ownType(set.rtype) && (key != "" || set.rtype != dns.TypeSOA && set.rtype != dns.TypeNS && !(e.denial != nil && keyType(set.rtype)))
 			if set.rtype == r.rtype || all {
 				e.replace(key, rrset{rtype: set.rtype})
 			}

@@ -133,6 +133,10 @@ func (w *udpWorker) serveEach() {
 		}
 		again = retry{}
 		w.stats.queries.Add(1)
+		if fast != nil && n <= maxQuery && isUpdate(in[:n]) {
+			w.later(fast, in[:n], nil, from)
+			continue
+		}
 		resp := out
 		if n <= maxQuery {
 			resp = w.answer(out, in[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))

@@ -137,7 +137,8 @@ type mmsghdr struct {
 // need not tell Go's scheduler that they might.
 type udpBatch struct {
 	*udpWorker
-	raw syscall.RawConn
+	conn *net.UDPConn
+	raw  syscall.RawConn
 
 	in, out [batchSize]mmsghdr
 	inVec   [batchSize]unix.Iovec
@@ -156,7 +157,7 @@ func newUDPBatch(w *udpWorker, c *net.UDPConn) (*udpBatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &udpBatch{udpWorker: w, raw: raw}
+	b := &udpBatch{udpWorker: w, conn: c, raw: raw}
 	if addrPort(c.LocalAddr()).Addr().IsUnspecified() {
 		// A socket of the host's has not been asked yet.
 		if err := askDestination(raw); err != nil {
@@ -251,10 +252,15 @@ func (b *udpBatch) receive(fd uintptr) (int, syscall.Errno) {
 
 // answerBatch answers the first n of what was read.
 func (b *udpBatch) answerBatch(fd uintptr, n int) {
-	w := 0
+	w, later := 0, 0
 	for i := range n {
 		m := &b.in[i]
 		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+			continue
+		}
+		if query := b.queries[i][:m.n]; isUpdate(query) {
+			b.later(b.conn, query, b.controlOf(i), sockaddr(&b.names[i]))
+			later++
 			continue
 		}
 		resp := b.answer(b.answers[i][:0], b.queries[i][:m.n], sockaddr(&b.names[i]))
@@ -267,7 +273,7 @@ func (b *udpBatch) answerBatch(fd uintptr, n int) {
 		h.Name, h.Namelen = m.hdr.Name, m.hdr.Namelen
 		if b.anyAddr {
 			h.Control, h.Controllen = m.hdr.Control, m.hdr.Controllen
-			if !answerFrom(b.control[i][:min(int(m.hdr.Controllen), controlSize)]) {
+			if b.controlOf(i) == nil {
 				h.Control = nil
 				h.SetControllen(0)
 			}
@@ -282,7 +288,18 @@ func (b *udpBatch) answerBatch(fd uintptr, n int) {
 	}
 	count(&b.stats.queries, n)
 	count(&b.stats.responses, sent)
-	count(&b.stats.dropped, n-sent)
+	count(&b.stats.dropped, n-sent-later)
+}
+
+// controlOf returns the control message with which the i-th query is answered
+// from where it went to, or nil if the system is to choose.
+func (b *udpBatch) controlOf(i int) []byte {
+	if b.anyAddr {
+		if control := b.control[i][:min(int(b.in[i].hdr.Controllen), controlSize)]; answerFrom(control) {
+			return control
+		}
+	}
+	return nil
 }
 
 // send writes the first n answers. What cannot be sent is lost, as it may be

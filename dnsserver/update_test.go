@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 func updateConfig(t testing.TB) Config {
@@ -261,4 +263,86 @@ func FuzzUpdate(f *testing.F) {
 			t.Errorf("%d records, %d after a restart", a, b)
 		}
 	})
+}
+
+// slowBackend keeps nothing before it may.
+type slowBackend struct {
+	storage.Backend
+	wait func()
+}
+
+func (b slowBackend) Put(ctx context.Context, key string, value []byte) error {
+	if strings.Contains(key, "/journal/") {
+		b.wait()
+	}
+	return b.Backend.Put(ctx, key, value)
+}
+
+// While the storage takes its time with an update, the socket that it came over
+// goes on answering.
+func TestUpdateDelaysNobody(t *testing.T) {
+	testenv.Goroutines(t)
+	for _, host := range []string{"127.0.0.1", "0.0.0.0"} {
+		began, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		store, err := storage.Open(t.Context(), slowBackend{storage.Memory(), func() {
+			once.Do(func() { close(began) })
+			<-goOn
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { store.Close() })
+		cfg := updateConfig(t)
+		cfg.ListenHost = host
+		s := testServerOf(t, store, cfg, 0)
+		release := sync.OnceFunc(func() { close(goOn) })
+		t.Cleanup(release)
+		// One socket of ours, and so one of the server's.
+		c := dial(t, "udp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		update := updateMessage(t, func(m *dns.Msg) { m.Insert(rrs("a.example.com. 60 A 192.0.2.1")) })
+		for range 3 * maxUpdatesUDP { // no number of them is too many
+			if _, err := c.Write(update); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-began
+		if resp := ask(t, c, makeQuery(4711, "example.com", dns.TypeSOA)); resp[3]&15 != 0 {
+			t.Errorf("rcode %d", resp[3]&15)
+		}
+		release()
+		buf := make([]byte, maxMessage)
+		n, err := c.Read(buf)
+		if err != nil || n < headLen || buf[2] != 0x80|dns.OpcodeUpdate<<3 || buf[3] != 0 {
+			t.Errorf("%s: % x, %v", host, buf[:min(n, headLen)], err)
+		}
+		s.stop()
+	}
+}
+
+// The keys of a zone that is signed here are not to be changed from outside:
+// signing would take that back.
+func TestUpdateOfKeys(t *testing.T) {
+	cfg := updateConfig(t)
+	cfg.Zones[0].DNSSEC = &DNSSEC{}
+	s := testServerOf(t, nil, cfg, 0)
+	before := lookup(t, s.responder, "example.com.", dns.TypeDNSKEY)
+	foreign := rrs("example.com. 60 DNSKEY 256 3 15 l02Woi0iS8Aa25FQkUd9RMzZHJpBoRQwAQEX1SxZJA4=")
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.Insert(foreign) })); rcode != dns.RcodeRefused {
+		t.Errorf("a foreign key: %d", rcode)
+	}
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.RemoveRRset(foreign) })); rcode != dns.RcodeRefused {
+		t.Errorf("no keys: %d", rcode)
+	}
+	if rcode := s.send(updateMessage(t, func(m *dns.Msg) { m.RemoveName(foreign) })); rcode != 0 {
+		t.Errorf("all of the name: %d", rcode)
+	}
+	tx := new(Tx)
+	tx.Add(Record{Name: "example.com", Type: "CDS", Value: "0 0 0 00"})
+	if err := s.zones.update(t.Context(), tx); err == nil {
+		t.Error("a foreign CDS record")
+	}
+	if after := lookup(t, s.responder, "example.com.", dns.TypeDNSKEY); len(before) != 2 || !slices.Equal(before, after) {
+		t.Errorf("%q, then %q", before, after)
+	}
 }

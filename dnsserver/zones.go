@@ -144,6 +144,14 @@ func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, k
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	if z.signer != nil {
+		// Signing would undo it without a word.
+		for _, rtype := range []uint16{dns.TypeDNSKEY, dns.TypeCDS, dns.TypeCDNSKEY} {
+			if !old.top.set(rtype).same(e.top.set(rtype)) {
+				return nil, &ZoneError{Zone: nameText(z.name), Name: nameText(z.name), Err: errOwnType}
+			}
+		}
+	}
 	if old.top.set(dns.TypeNS) != nil && e.top.set(dns.TypeNS) == nil {
 		return nil, &ZoneError{Zone: nameText(z.name), Err: errors.New("it would have no NS record at its top")}
 	}
@@ -159,6 +167,14 @@ func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, k
 		changed = nil
 	}
 	return z.publish(ctx, e, changed)
+}
+
+// same reports whether two sets have the same records; either may be nil.
+func (s *rrset) same(other *rrset) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s.wire == other.wire
 }
 
 // renew has the zone signed anew where that is due.
