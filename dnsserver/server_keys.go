@@ -50,30 +50,39 @@ func (s *Server) WithdrawDS(ctx context.Context, zone string, withdraw bool) err
 }
 
 func (s *Server) withSigner(zone string, do func(*signer) error) error {
-	signer, err := s.signer(zone)
-	if err == nil && signer == nil {
+	z, err := s.served(zone)
+	if err == nil && z.signer == nil {
 		err = fmt.Errorf("zone %s is not signed by this server", zone)
 	}
 	if err == nil {
-		err = do(signer)
+		err = do(z.signer)
 	}
 	if err == nil {
-		s.contents.wakeUp()
+		z.look()
 	}
 	return err
 }
 
 // signer returns what signs a zone, or nil.
 func (s *Server) signer(zone string) (*signer, error) {
-	wire, err := wireName(zone)
+	z, err := s.served(zone)
 	if err != nil {
-		return nil, fmt.Errorf("%.60q is %w", zone, err)
+		return nil, err
 	}
-	served := s.contents.get(wire)
-	if served == nil {
+	return z.signer, nil
+}
+
+// served returns the zone of this name.
+func (s *Server) served(name string) (*servedZone, error) {
+	wire, err := wireName(name)
+	if err != nil {
+		return nil, fmt.Errorf("%.60q is %w", name, err)
+	}
+	z := s.contents.get(wire)
+	if z == nil {
 		return nil, fmt.Errorf("%s: %w", nameText(wire), ErrNoZone)
 	}
-	return served.signer, nil
+	return z, nil
 }
 
 // WithParentDS sets how to find out which DS records the zone above has for a

@@ -108,19 +108,13 @@ func (s *Server) Export(w io.Writer, zone string) error {
 
 // version returns the present version of the zone of this name.
 func (s *Server) version(name string) (*zone, error) {
-	wire, err := wireName(name)
+	served, err := s.served(name)
 	if err != nil {
-		return nil, fmt.Errorf("%.60q is %w", name, err)
-	}
-	served := s.contents.get(wire)
-	if served == nil {
-		s.contents.mu.Lock()
-		defer s.contents.mu.Unlock()
-		return nil, fmt.Errorf("%s: %w", nameText(wire), s.contents.absence())
+		return nil, err
 	}
 	z := served.ref.current.Load()
 	if z == nil {
-		return nil, fmt.Errorf("%s: %w", nameText(wire), ErrNotLoaded)
+		return nil, fmt.Errorf("%s: %w", nameText(served.name), ErrNotLoaded)
 	}
 	return z, nil
 }

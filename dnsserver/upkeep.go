@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
@@ -20,8 +21,13 @@ func (zs *zones) upkeep(ctx context.Context) {
 		case <-zs.wake:
 		}
 		next := zs.now().Add(cookieLasts)
-		for _, z := range zs.sorted() {
-			if at := z.keepUp(ctx); !at.IsZero() && at.Before(next) {
+		for _, z := range zs.unsorted() {
+			if at := z.nextLook.Load(); at <= zs.now().UnixNano() {
+				z.nextLook.Store(never)
+				// A change meanwhile has it looked at again.
+				z.nextLook.CompareAndSwap(never, z.keepUp(ctx))
+			}
+			if at := time.Unix(0, z.nextLook.Load()); at.Before(next) {
 				next = at
 			}
 		}
@@ -33,19 +39,22 @@ func (zs *zones) upkeep(ctx context.Context) {
 	}
 }
 
-// keepUp does what is due at one zone, and returns when to look again, or zero.
-func (z *servedZone) keepUp(ctx context.Context) (next time.Time) {
+// never is a time that does not come, in nanoseconds.
+const never = math.MaxInt64
+
+// keepUp does what is due at one zone, and returns when to look again.
+func (z *servedZone) keepUp(ctx context.Context) (nanos int64) {
 	log := z.all.logger()
 	if err := z.foldLong(ctx); err != nil {
 		log.Error("the changes of a zone could not be folded; they go on growing", "zone", nameText(z.name), "err", err)
 	}
 	if z.signer == nil {
-		return time.Time{}
+		return never
 	}
 	const patience = time.Minute // until what has failed is tried again
 	now := z.all.now()
 	if now.Before(z.retryAt) {
-		return z.retryAt
+		return z.retryAt.UnixNano()
 	}
 	resign, err := z.signer.maintain(ctx, z.ref.current.Load(), now)
 	if err == nil && resign {
@@ -56,9 +65,9 @@ func (z *servedZone) keepUp(ctx context.Context) (next time.Time) {
 			log.Error("a zone could not be signed anew; it will be tried again", "zone", nameText(z.name), "in", patience, "err", err)
 		}
 		z.retryAt = now.Add(patience)
-		return z.retryAt
+		return z.retryAt.UnixNano()
 	}
-	return z.signer.due(z.all.now())
+	return z.signer.due(z.all.now()).UnixNano()
 }
 
 // foldLong folds the journal when it is long.
@@ -85,10 +94,11 @@ func (z *servedZone) tryFold(ctx context.Context) (*journal, error) {
 	return &folded, nil
 }
 
-// wakeUp has the upkeep look at the zones now.
-func (zs *zones) wakeUp() {
+// look has the upkeep look at the zone now.
+func (z *servedZone) look() {
+	z.nextLook.Store(0)
 	select {
-	case zs.wake <- struct{}{}:
+	case z.all.wake <- struct{}{}:
 	default: // it will
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -54,7 +55,9 @@ type servedZone struct {
 	history history
 	signer  *signer   // nil: it is not signed here
 	retryAt time.Time // of the upkeep alone
-	retired bool      // another Start has made it anew
+	// nextLook is when the upkeep looks at the zone next, in nanoseconds.
+	nextLook atomic.Int64
+	retired  bool // another Start has made it anew
 }
 
 // errSecondary keeps changes to where they belong.
@@ -89,11 +92,16 @@ func (zs *zones) get(name string) *servedZone {
 	return zs.list[keyOf(name)]
 }
 
-// sorted returns all zones, by name.
-func (zs *zones) sorted() []*servedZone {
+// unsorted returns all zones.
+func (zs *zones) unsorted() []*servedZone {
 	zs.mu.Lock()
 	defer zs.mu.Unlock()
-	list := slices.Collect(maps.Values(zs.list))
+	return slices.Collect(maps.Values(zs.list))
+}
+
+// sorted returns all zones, by name.
+func (zs *zones) sorted() []*servedZone {
+	list := zs.unsorted()
 	slices.SortFunc(list, func(a, b *servedZone) int { return strings.Compare(nameText(a.name), nameText(b.name)) })
 	return list
 }
@@ -211,7 +219,7 @@ func (z *servedZone) publish(ctx context.Context, e *zoneEdit, kept []setChange)
 	z.history.add(d)
 	z.ref.current.Store(next)
 	if z.signer != nil || z.journal.next-z.journal.state.Folded > foldAfter {
-		z.all.wakeUp()
+		z.look()
 	}
 	next.counters.updates.Add(1)
 	if z.all.published != nil {

@@ -221,7 +221,7 @@ func (b *bench) run(ctx context.Context, r *row) (*table, error) {
 			fmt.Fprintf(b.progress, "%s, round %d, %s: %s\n", r.name, 1+round, t.peers[i].name, r.format(figures))
 		}
 	}
-	if b.profiles != "" && !r.fresh {
+	if b.profiles != "" && !r.fresh && !r.unprofiled {
 		var err error
 		if t.profile, err = b.profile(r, servers[0]); err != nil {
 			return nil, err

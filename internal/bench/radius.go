@@ -34,7 +34,7 @@ func (b *bench) radius() row {
 		name: "radius", title: fmt.Sprintf("RADIUS, MAC authentication by PAP, %d devices", radiusDevices), load: fmt.Sprintf("%d clients in Go", radiusNASes),
 		columns: requestColumns("request"),
 		targets: []target{{0, "FreeRADIUS", 0.5}},
-		peers:   []peer{b.radiusOurs(), freeRADIUS()},
+		peers:   []peer{b.radiusOurs(), freeRADIUS()}, unprofiled: true,
 		measure: func(s *server, d time.Duration) ([]float64, error) {
 			var r result
 			cpu, err := s.cpuOf(func() (err error) {

@@ -18,6 +18,8 @@ type row struct {
 	backend int  // port
 	names   int  // in the zone of DNS
 	fresh   bool // every measurement wants a new server
+	// unprofiled is set where ours has no control port to get a profile from.
+	unprofiled bool
 	// measure puts load on a server for about d and says what it took, one
 	// figure a column. It fails if any answer was wrong.
 	measure func(s *server, d time.Duration) ([]float64, error)
