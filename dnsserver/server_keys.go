@@ -80,7 +80,9 @@ func (s *Server) served(name string) (*servedZone, error) {
 	}
 	z := s.contents.get(wire)
 	if z == nil {
-		return nil, fmt.Errorf("%s: %w", nameText(wire), ErrNoZone)
+		s.contents.mu.Lock()
+		defer s.contents.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", nameText(wire), s.contents.absence())
 	}
 	return z, nil
 }
