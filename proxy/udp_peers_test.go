@@ -74,7 +74,9 @@ func TestDNSThroughTheProxy(t *testing.T) {
 	for _, target := range []Target{one, two} {
 		name := fmt.Sprintf("127.0.0.1:%d/udp", target.Port)
 		for _, s := range p.Stats().Targets {
-			if s.Name == name && s.Total != 10 {
+			// Not always ten: a port of the client's may come again, and with it
+			// the session that it had.
+			if s.Name == name && (s.Total < 7 || s.Total > 13) {
 				t.Errorf("%+v", s)
 			}
 		}
