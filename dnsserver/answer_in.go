@@ -47,7 +47,7 @@ func readAnswer(wire []byte) (a answerIn, err error) {
 		if at = skipRecord(wire, at); at == 0 {
 			return a, errMessage
 		}
-		if i >= count(1)+count(2) && binary.BigEndian.Uint16(wire[skipName(wire, start):]) == dns.TypeTSIG {
+		if i >= count(1)+count(2) && binary.BigEndian.Uint16(wire[nameEnd(wire, start):]) == dns.TypeTSIG {
 			if i != count(1)+count(2)+count(3)-1 {
 				return a, errMessage
 			}

@@ -1,14 +1,13 @@
 package dnsserver
 
 import (
+	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 	"testing"
 	"time"
-
-	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 func TestListenConfig(t *testing.T) {
-	tests := []struct{ name, config, want string }{
+	tests := []conftest.Case{
 		{"everything", `{"listenHost":"localhost","port":0,"listen":true,"dot":{"port":0},"doq":{"port":0},"idleTimeout":"3s","maxConnections":10,
 			"maxConnectionsPerClient":2,"responseRateLimit":{"responsesPerSecond":5,"burst":10,"slip":-1}}`, ``},
 		{"defaults", `{"dot":{},"doq":{},"responseRateLimit":{}}`, ``},
@@ -23,21 +22,7 @@ func TestListenConfig(t *testing.T) {
 		{"one port, but not bound", `{"listen":false,"dot":{"port":53}}`, ``},
 		{"slow rate", `{"responseRateLimit":{"responsesPerSecond":1,"burst":1000000}}`, ``},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			var c Config
-			if err := conf.Decode([]byte(test.config), &c); err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if err := c.Validate(); err != nil {
-				got = err.Error()
-			}
-			if got != test.want {
-				t.Errorf("got\n%s\nwant\n%s", got, test.want)
-			}
-		})
-	}
+	conftest.Validate[Config](t, tests)
 	var c Config
 	if c.idleTimeout() != 10*time.Second || c.maxConnections() != 4096 || c.maxConnectionsPerClient() != 256 || !c.listens() {
 		t.Error("defaults")

@@ -4,7 +4,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
@@ -13,7 +12,7 @@ func TestReferenceConfigs(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	tests := []struct{ name, config, want string }{
+	tests := []conftest.Case{
 		{"nothing", `{}`, ``},
 		{"everything", `{"listenHost":"::1","port":0,"authoritative":false,"records":{"name":"*.a.example.","type":"a","value":"192.0.2.1","ttl":1},
 			"zones":[{"name":"example.com","file":"f","dnssec":{"enabled":true}},{"name":"."},{"name":"0/25.2.0.192.in-addr.arpa"}]}`,
@@ -47,21 +46,7 @@ func TestValidate(t *testing.T) {
 		{"zones", `{"zones":[{"name":"example.com"},{"name":"-"},{"name":"Example.com."},{}]}`,
 			"zones[1].name: \"-\" is not a domain name\nzones[2].name: \"example.com\" is that of zones[0] already\nzones[3].name: missing: give a domain name"},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			var c Config
-			if err := conf.Decode([]byte(test.config), &c); err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if err := c.Validate(); err != nil {
-				got = err.Error()
-			}
-			if got != test.want {
-				t.Errorf("got\n%s\nwant\n%s", got, test.want)
-			}
-		})
-	}
+	conftest.Validate[Config](t, tests)
 }
 
 func TestRecordValues(t *testing.T) {

@@ -83,7 +83,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if len(*in) < headerSize {
+	if len(*in) < headLen {
 		return &httpError{http.StatusBadRequest, "the message is shorter than its header"}
 	}
 	from := &asker{transport: overHTTPS}
@@ -95,7 +95,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 	sc := s.scratches.Get().(*scratch)
 	*out = s.responding(sc, *out, *in, from)
 	s.scratches.Put(sc)
-	if len(*out) < headerSize {
+	if len(*out) < headLen {
 		return &httpError{http.StatusBadRequest, "the message is no query"}
 	}
 	body := *out

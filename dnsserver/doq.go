@@ -12,7 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
+
+	"github.com/dcrouter/dcrouter/internal/quietudp"
 )
 
 // Error codes of RFC 9250 section 8.4.
@@ -84,7 +87,7 @@ func (r *run) bindQUIC(ctx context.Context) error {
 	q := &quicServer{run: r, pc: pc, streams: make(chan struct{}, maxAllStreams)}
 	q.accepting, q.shut = context.WithCancel(r.ctx)
 	q.transport = &quic.Transport{
-		Conn:                quietly(pc),
+		Conn:                quietudp.Conn(pc),
 		ConnContext:         q.admit,
 		VerifySourceAddress: func(net.Addr) bool { return q.handshakes.Load() >= maxUnproven },
 	}
@@ -268,14 +271,19 @@ func readStream(st *quic.Stream, in *[]byte) ([]byte, error) {
 
 // streamQuery checks what has come over a stream (RFC 9250 section 4.2).
 func streamQuery(b []byte) ([]byte, error) {
-	if len(b) < 2+headerSize || len(b)-2 != int(binary.BigEndian.Uint16(b)) {
+	if len(b) < 2+headLen || len(b)-2 != int(binary.BigEndian.Uint16(b)) {
 		return nil, errProtocol
 	}
-	query := b[2:]
-	if query[0] != 0 || query[1] != 0 || hasKeepalive(query) {
+	msg := b[2:]
+	if msg[0] != 0 || msg[1] != 0 {
 		return nil, errProtocol
 	}
-	return query, nil
+	var q query
+	q.parse(msg)
+	if _, ok := q.option(dns.EDNS0TCPKEEPALIVE); ok { // of TCP, section 5.5.2
+		return nil, errProtocol
+	}
+	return msg, nil
 }
 
 // errTooLong is about what exceeds any message.

@@ -17,7 +17,6 @@ import (
 // Queries and answers over a stream have two bytes with their length in front
 // (RFC 1035 section 4.2.2).
 const (
-	headerSize = 12 // of a message
 	maxMessage = 1<<16 - 1
 
 	// A connection that waits has but a small buffer. One whose client sends
@@ -227,7 +226,7 @@ func (c *streamConn) answerAll() error {
 	for {
 		for c.end-c.start >= 2 {
 			size := int(binary.BigEndian.Uint16(c.in[c.start:]))
-			if size < headerSize {
+			if size < headLen {
 				c.stats.dropped.Add(1)
 				return errors.Join(errTooShort, c.flush())
 			}
@@ -397,7 +396,7 @@ func mayBeSlow(query []byte) bool {
 	if query[2]&0x78 != 0 {
 		return true
 	}
-	i := headerSize
+	i := headLen
 	for i < len(query) && query[i] != 0 && query[i] < 64 {
 		i += 1 + int(query[i])
 	}

@@ -60,7 +60,7 @@ func (w *udpWorker) tryServe() (done bool) {
 // answer appends the response to a query to dst, or nothing.
 func (w *udpWorker) answer(dst, query []byte, from netip.AddrPort) []byte {
 	s := w.run.s
-	if len(query) < headerSize || query[2]&0x80 != 0 || from.Port() == 0 {
+	if len(query) < headLen || query[2]&0x80 != 0 || from.Port() == 0 {
 		return dst // no query, or none that an answer can be sent to
 	}
 	w.from = asker{addr: from, transport: overUDP}
@@ -85,19 +85,19 @@ func (w *udpWorker) answer(dst, query []byte, from netip.AddrPort) []byte {
 // TCP, and returns its size.
 func truncate(msg []byte) int {
 	const qdcount = 4
-	size := headerSize
+	size := headLen
 	if binary.BigEndian.Uint16(msg[qdcount:]) == 1 {
 		for size < len(msg) && msg[size] != 0 && msg[size] < 64 {
 			size += 1 + int(msg[size])
 		}
 		size += 1 + 4 // the root, type and class
 	}
-	if size > len(msg) || size == headerSize {
-		size = headerSize
+	if size > len(msg) || size == headLen {
+		size = headLen
 		clear(msg[qdcount : qdcount+2])
 	}
 	msg[2] |= 0x02
-	clear(msg[qdcount+2 : headerSize])
+	clear(msg[qdcount+2 : headLen])
 	return size
 }
 

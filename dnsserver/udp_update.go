@@ -12,7 +12,7 @@ import (
 const maxUpdatesUDP = 64
 
 func isUpdate(query []byte) bool {
-	return len(query) >= headerSize && query[2]&0xf8 == dns.OpcodeUpdate<<3
+	return len(query) >= headLen && query[2]&0xf8 == dns.OpcodeUpdate<<3
 }
 
 // later answers a dynamic update in a goroutine of its own: it may have to wait

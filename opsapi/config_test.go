@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
@@ -21,7 +20,7 @@ func TestPasswordIsNotShown(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	admin := `"admin":{"username":"a","password":"p"}`
-	tests := []struct{ name, config, want string }{
+	tests := []conftest.Case{
 		{"nothing", `{}`, "admin.username: missing\nadmin.password: missing"},
 		{"least", `{` + admin + `}`, ``},
 		{"any port", `{"port":0,"listenHost":"::",` + admin + `}`, ``},
@@ -31,19 +30,5 @@ func TestValidate(t *testing.T) {
 		{"redacted password", `{"admin":{"username":"a","password":"***"}}`, `admin.password: *** is what is shown in place of a secret: give its value`},
 		{"line break", `{"admin":{"username":"a\nb","password":"p"}}`, `admin.username: "a\nb" has a line break or another control character in it`},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			var c Config
-			if err := conf.Decode([]byte(test.config), &c); err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if err := c.Validate(); err != nil {
-				got = err.Error()
-			}
-			if got != test.want {
-				t.Errorf("got\n%s\nwant\n%s", got, test.want)
-			}
-		})
-	}
+	conftest.Validate[Config](t, tests)
 }

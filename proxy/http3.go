@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/dcrouter/dcrouter/internal/quietudp"
 )
 
 // quicPort serves HTTP/3 (RFC 9114) over QUIC (RFC 9000) on the packet socket
@@ -44,7 +46,7 @@ func newQUICPort(r *run, port int, pc net.PacketConn) *quicPort {
 	// A day is what a client assumes that is told nothing.
 	q.altSvc = fmt.Sprintf(`h3=":%d"; ma=86400`, addrPort(pc.LocalAddr()).Port())
 	q.transport = &quic.Transport{
-		Conn:                quietly(pc),
+		Conn:                quietudp.Conn(pc),
 		ConnContext:         q.admit,
 		VerifySourceAddress: func(net.Addr) bool { return q.unproven.Load() >= maxUnproven },
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
 
+	"github.com/dcrouter/dcrouter/internal/quietudp"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -35,7 +36,7 @@ func quicDial(t testing.TB, addr string) func(context.Context, string, *tls.Conf
 		if err != nil {
 			return nil, err
 		}
-		tr := &quic.Transport{Conn: quietly(pc)}
+		tr := &quic.Transport{Conn: quietudp.Conn(pc)}
 		t.Cleanup(func() {
 			tr.Close()
 			pc.Close()

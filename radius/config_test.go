@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/conf/conftest"
 )
 
@@ -31,7 +30,7 @@ func TestDecoded(t *testing.T) {
 }
 
 func TestValidate(t *testing.T) {
-	tests := []struct{ name, config, want string }{
+	tests := []conftest.Case{
 		{"nothing", `{}`, `secret: missing: give one here, or clients with their own`},
 		{"clients with their own", `{"clients":[{"ip":"::1","secret":"a"}]}`, ``},
 		{"client without", `{"clients":[{"ip":"::1","secret":"a"},{"ip":"::2"}]}`, `clients[1].secret: missing: give one here, or one for all clients`},
@@ -84,21 +83,7 @@ func TestValidate(t *testing.T) {
 		{"same MAC twice", `{"secret":"s","vlanAssignment":[{"match":{"mac":"aa:bb:cc:dd:ee:ff"},"vlan":1},{"match":{"mac":"aabbccddeeff"},"vlan":2}]}`,
 			`vlanAssignment[1].match.mac: "aabbccddeeff" is never reached: vlanAssignment[0] takes it before`},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			var c Config
-			if err := conf.Decode([]byte(test.config), &c); err != nil {
-				t.Fatal(err)
-			}
-			got := ""
-			if err := c.Validate(); err != nil {
-				got = err.Error()
-			}
-			if got != test.want {
-				t.Errorf("got\n%s\nwant\n%s", got, test.want)
-			}
-		})
-	}
+	conftest.Validate[Config](t, tests)
 }
 
 func TestMACPatterns(t *testing.T) {

@@ -47,3 +47,27 @@ func Reference[C any, P section[C]](t *testing.T, field string, names ...string)
 		}
 	}
 }
+
+// Case is a configuration and what Validate says of it.
+type Case = struct{ Name, Config, Want string }
+
+// Validate decodes each configuration and compares what is found wrong with it,
+// a mistake a line.
+func Validate[C any, P section[C]](t *testing.T, cases []Case) {
+	t.Helper()
+	for _, test := range cases {
+		t.Run(test.Name, func(t *testing.T) {
+			var c C
+			if err := conf.Decode([]byte(test.Config), &c); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			if err := P(&c).Validate(); err != nil {
+				got = err.Error()
+			}
+			if got != test.Want {
+				t.Errorf("got\n%s\nwant\n%s", got, test.Want)
+			}
+		})
+	}
+}

@@ -1,4 +1,6 @@
-package dnsserver
+// Package quietudp keeps quic-go, which QUIC servers are made with, from writing
+// to the process's own log.
+package quietudp
 
 import (
 	"errors"
@@ -6,13 +8,13 @@ import (
 	"syscall"
 )
 
-// quietly keeps quic-go from writing to the process's own log when the system
-// grants smaller buffers than it would like.
-func quietly(pc net.PacketConn) net.PacketConn {
+// Conn returns pc as quic-go is to have it: when the system grants smaller
+// buffers than it would like, it says so in the process's own log.
+func Conn(pc net.PacketConn) net.PacketConn {
 	if c, ok := pc.(*net.UDPConn); ok {
 		return &quietUDP{UDPConn: c}
 	}
-	return pc
+	return quietPackets{pc}
 }
 
 // quietUDP sets its buffers as well as it can. There is no looking behind that
@@ -42,3 +44,12 @@ func (c *quietUDP) SyscallConn() (syscall.RawConn, error) {
 	}
 	return c.UDPConn.SyscallConn()
 }
+
+// quietPackets is a socket of the host's that is none of the system's.
+type quietPackets struct{ net.PacketConn }
+
+// SetReadBuffer does nothing.
+func (quietPackets) SetReadBuffer(int) error { return nil }
+
+// SetWriteBuffer does nothing.
+func (quietPackets) SetWriteBuffer(int) error { return nil }
