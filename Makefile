@@ -27,10 +27,12 @@ test: fmt vet staticcheck unit ## everything that CI checks
 
 # One package at a time: several tests are about time, and all of them about
 # real servers that want the processor too. The tests of HTTP run once more
-# without the fast lane.
+# without the fast lane, and those of memory and time without the race detector,
+# which has its own.
 unit: ## all tests, with the race detector and in random order
 	$(call each,$(GO) test -race -shuffle=on -p 1 -timeout $(TIMEOUT) ./...)
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) -run 'HTTP[^23]|Headers|Edits|WebSocket|Upgrade|Redirect|Static|Upload|Access|RequestID|Sticky|Retry' ./proxy -args -nethttp
+	$(GO) test -count=1 -timeout $(TIMEOUT) -run 'Allocat|LookupIsFlat|MillionSessions' ./internal/conf ./proxy ./dnsserver ./radius
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 func signedNames(t testing.TB, n int, config DNSSEC) (*signer, *zone) {
@@ -51,7 +53,7 @@ func TestSignedAnswersDoNotAllocate(t *testing.T) {
 			wire, _ := q.SetEdns0(1232, true).Pack()
 			sc, dst := r.newScratch(), make([]byte, 0, 4096)
 			from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:5353")}
-			if got := testing.AllocsPerRun(100, func() { r.respond(sc, dst, wire, from) }); got > 0 && !raceEnabled {
+			if got := testing.AllocsPerRun(100, func() { r.respond(sc, dst, wire, from) }); got > 0 && !testenv.Race {
 				t.Errorf("%s %s: %v allocations", mode, name, got)
 			}
 			m := new(dns.Msg)

@@ -61,7 +61,7 @@ func TestQUIC(t *testing.T) {
 		wg.Go(func() {
 			for range 50 {
 				b, err := askQUIC(t, qc, framed(makeQuery(0, "a.example")))
-				if err != nil || len(b) < 2+headerSize || len(b)-2 != int(b[0])<<8|int(b[1]) || b[4]&0x80 == 0 {
+				if err != nil || len(b) < 2+headLen || len(b)-2 != int(b[0])<<8|int(b[1]) || b[4]&0x80 == 0 {
 					t.Errorf("got %x, %v", b, err)
 					return
 				}
@@ -210,7 +210,7 @@ func FuzzStreamQuery(f *testing.F) {
 	f.Add(framed(append(makeQuery(0, "a"), 0, 0, 41, 4, 0, 0, 0, 0, 0, 0, 4, 0, 11, 0, 0)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		query, err := streamQuery(b)
-		if err == nil && (len(query) < headerSize || len(query) != len(b)-2) {
+		if err == nil && (len(query) < headLen || len(query) != len(b)-2) {
 			t.Errorf("%x gave %x", b, query)
 		}
 		if err == nil {

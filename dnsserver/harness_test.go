@@ -105,7 +105,7 @@ func readFrame(c io.Reader) ([]byte, error) {
 // wantAnswer wants a response to a query.
 func wantAnswer(t testing.TB, msg, query []byte) {
 	t.Helper()
-	if len(msg) < headerSize || string(msg[:2]) != string(query[:2]) || msg[2]&0x80 == 0 {
+	if len(msg) < headLen || string(msg[:2]) != string(query[:2]) || msg[2]&0x80 == 0 {
 		t.Fatalf("%x is no answer to %x", msg, query)
 	}
 }

@@ -116,7 +116,7 @@ func TestSlip(t *testing.T) {
 			continue
 		}
 		truncated++
-		if len(msg) != len(q) || string(msg[headerSize:]) != string(q[headerSize:]) || string(msg[4:headerSize]) != "\x00\x01\x00\x00\x00\x00\x00\x00" {
+		if len(msg) != len(q) || string(msg[headLen:]) != string(q[headLen:]) || string(msg[4:headLen]) != "\x00\x01\x00\x00\x00\x00\x00\x00" {
 			t.Fatalf("truncated to %x", msg)
 		}
 	}
@@ -139,13 +139,13 @@ func TestSlip(t *testing.T) {
 
 func FuzzTruncate(f *testing.F) {
 	f.Add(makeQuery(1, "a.example"))
-	f.Add(make([]byte, headerSize))
+	f.Add(make([]byte, headLen))
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		if len(msg) < headerSize {
+		if len(msg) < headLen {
 			return
 		}
 		size := len(msg)
-		if n := truncate(msg); n < headerSize || n > size || msg[2]&0x02 == 0 || binary.BigEndian.Uint16(msg[4:]) > 1 {
+		if n := truncate(msg); n < headLen || n > size || msg[2]&0x02 == 0 || binary.BigEndian.Uint16(msg[4:]) > 1 {
 			t.Errorf("%d of %d bytes: %x", n, size, msg)
 		}
 	})

@@ -32,6 +32,28 @@ func manyNames(t testing.TB, n int) *zone {
 	return e.finish()
 }
 
+// Answers are made without allocating.
+func TestAnswersAllocateNothing(t *testing.T) {
+	r := testResponder(manyNames(t, 100))
+	r.cookies = newCookies()
+	sc, dst := r.newScratch(), make([]byte, 0, 4096)
+	from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:5353")}
+	for _, name := range []string{"host-1.example.com.", "HOST-1.example.com.", "nobody.example.com.", "example.com.", "example.net."} {
+		for _, rtype := range []uint16{dns.TypeA, dns.TypeMX, dns.TypeSOA, dns.TypeNS} {
+			q := new(dns.Msg).SetQuestion(name, rtype)
+			q.SetEdns0(1232, true)
+			q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+			wire, err := q.Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := testing.AllocsPerRun(100, func() { r.respond(sc, dst, wire, from) }); n > 0 {
+				t.Errorf("%s %s: %v allocations", name, dns.Type(rtype), n)
+			}
+		}
+	}
+}
+
 func BenchmarkRespond(b *testing.B) {
 	r := testResponder(manyNames(b, 10_000))
 	for _, test := range []struct{ name, qname string }{

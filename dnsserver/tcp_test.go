@@ -326,9 +326,7 @@ func TestConnectionLimits(t *testing.T) {
 		}
 		return c, err
 	}
-	if !hasAddress("127.0.0.2") {
-		t.Skip("127.0.0.2 is no address here")
-	}
+	testenv.Loopback(t, "127.0.0.2")
 	var conns []net.Conn
 	for range 3 {
 		c, err := from("127.0.0.1")
@@ -437,7 +435,7 @@ func TestThousandsOfConnections(t *testing.T) {
 		}
 	}()
 	if len(conns) < n/2 {
-		t.Skipf("only %d connections to be had", len(conns))
+		testenv.Lacks(t, "only %d connections are to be had", len(conns))
 	}
 	for range 20 {
 		c := dial(t, "tcp", addr(t, s, "tcp"))
@@ -466,7 +464,7 @@ func FuzzFraming(f *testing.F) {
 		want := 0
 		for rest := data; len(rest) >= 2; {
 			size := int(binary.BigEndian.Uint16(rest))
-			if size < headerSize || len(rest) < 2+size {
+			if size < headLen || len(rest) < 2+size {
 				break
 			}
 			if rest[4]&0x80 == 0 {
@@ -479,7 +477,7 @@ func FuzzFraming(f *testing.F) {
 		got := 0
 		for b := c.out.Bytes(); len(b) > 0; got++ {
 			size := int(binary.BigEndian.Uint16(b))
-			if size < headerSize || len(b) < 2+size || b[4]&0x80 == 0 {
+			if size < headLen || len(b) < 2+size || b[4]&0x80 == 0 {
 				t.Fatalf("broken answer %x", b)
 			}
 			b = b[2+size:]

@@ -68,7 +68,7 @@ func TestSourcesThatCannotBeAnswered(t *testing.T) {
 	testenv.Goroutines(t)
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_RAW, syscall.IPPROTO_UDP)
 	if err != nil {
-		t.Skipf("raw sockets: %v", err)
+		testenv.Lacks(t, "no raw sockets: %v", err)
 	}
 	defer syscall.Close(fd)
 	s := start(t, Config{})
@@ -92,9 +92,7 @@ func TestSourcesThatCannotBeAnswered(t *testing.T) {
 // What comes between bind and the first read is answered from the right address
 // too.
 func TestDestinationFromTheBeginning(t *testing.T) {
-	if !hasAddress("127.0.0.9") {
-		t.Skip("127.0.0.9 is no address here")
-	}
+	testenv.Loopback(t, "127.0.0.9")
 	for _, host := range []string{"", "0.0.0.0"} {
 		pcs, err := listenUDP(t.Context(), host, testenv.FreePort(t))
 		if err != nil {

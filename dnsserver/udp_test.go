@@ -111,7 +111,7 @@ func TestUDPAllocatesNothing(t *testing.T) {
 
 // A query over an open TCP connection costs none either.
 func TestTCPAllocatesNothing(t *testing.T) {
-	if raceEnabled {
+	if testenv.Race {
 		t.Skip("pools forget at random with the race detector")
 	}
 	s := start(t, Config{})

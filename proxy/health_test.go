@@ -134,7 +134,7 @@ func TestPowerOfTwoAvoidsTheLoaded(t *testing.T) {
 }
 
 func TestIPHash(t *testing.T) {
-	secondLoopback(t)
+	testenv.Loopback(t, "127.0.0.2")
 	testenv.Goroutines(t)
 	_, targets := named(t, 4)
 	targets[3].Weight = 3

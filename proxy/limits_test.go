@@ -13,7 +13,7 @@ import (
 )
 
 func TestAddressLists(t *testing.T) {
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	peer := tcpEcho(t)
 	_, web := backend(t, says("web"))
 	type lists struct{ allow, block []string }
@@ -148,7 +148,7 @@ func TestConnectionLimits(t *testing.T) {
 		}
 	})
 	t.Run("of one address", func(t *testing.T) {
-		other := secondLoopback(t)
+		other := testenv.Loopback(t, "127.0.0.2")
 		p := start(t, Config{MaxConnectionsPerIP: 1, Routes: []Route{streamRoute("raw", port, peer.target())}})
 		for range 3 {
 			a, ok := open(p, "127.0.0.1")

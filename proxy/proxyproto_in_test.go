@@ -150,7 +150,7 @@ func TestProxyHeaderInAllLanes(t *testing.T) {
 // Who must send a header is refused without one; nobody else is asked for one.
 func TestProxyHeaderByPeer(t *testing.T) {
 	testenv.Goroutines(t)
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	peer := tcpEcho(t)
 	port := testenv.FreePort(t)
 	_, web := backend(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get("X-Forwarded-For")) })

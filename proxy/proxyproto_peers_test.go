@@ -36,7 +36,7 @@ defaults
 
 func TestHAProxyInFront(t *testing.T) {
 	testenv.Goroutines(t)
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	raw := testenv.FreePort(t)
 	settings, pool := tlsFiles(t, "s.test")
 	_, web := backend(t, func(w http.ResponseWriter, r *http.Request) {
@@ -118,7 +118,7 @@ listen tcp
 
 func TestServersBehindWithPROXY(t *testing.T) {
 	testenv.Goroutines(t)
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	nginx := testenv.Need(t, "nginx", "apt-get install nginx-light")
 	cert, key, _ := testenv.SelfSigned(t, "s.test")
 	dir := testenv.Folder(t)

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // limited answers with its name, within a limit.
@@ -38,7 +40,7 @@ func askFrom(t testing.TB, p *Proxy, from, host, lines string) string {
 
 func TestRateLimit(t *testing.T) {
 	const slow = 0.001
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	const here = "127.0.0.1"
 	type ask struct {
 		from, lines string

@@ -131,7 +131,7 @@ func TestLookupAllocatesNothing(t *testing.T) {
 			for i := range queries {
 				index.find(&queries[i], httpTraffic)
 			}
-		}); n > 0 && !raceEnabled {
+		}); n > 0 && !testenv.Race {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}

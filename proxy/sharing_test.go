@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -16,19 +15,6 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
-
-// secondLoopback returns 127.0.0.2 where that is an address of this machine.
-func secondLoopback(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil && runtime.GOOS == "linux" {
-		t.Fatal(err)
-	} else if err != nil {
-		t.Skipf("127.0.0.2 is no address here (%s): %v", runtime.GOOS, err)
-	}
-	ln.Close()
-	return "127.0.0.2"
-}
 
 // dialFrom connects from a given address.
 func dialFrom(t testing.TB, from, to string) *net.TCPConn {
@@ -44,7 +30,7 @@ func dialFrom(t testing.TB, from, to string) *net.TCPConn {
 }
 
 func TestPortRangeIsPreserved(t *testing.T) {
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	var servers []net.Listener
 	var first int
 	for servers == nil { // three ports in a row, free on both addresses
@@ -320,7 +306,7 @@ func TestAmbiguousStartIsAStream(t *testing.T) {
 }
 
 func TestRouteByClientAddress(t *testing.T) {
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	say := func(text string) Target {
 		return tcpServer(t, func(c *net.TCPConn) { io.WriteString(c, text) }).target()
 	}

@@ -450,7 +450,7 @@ func TestUDPSocketThatFails(t *testing.T) {
 // On a socket for all addresses, answers come from the one that was asked.
 func TestUDPAnswersFromTheAddressAsked(t *testing.T) {
 	testenv.Goroutines(t)
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	echo := udpEcho(t)
 	infos := make(chan ConnInfo, 10)
 	target := echo.target()

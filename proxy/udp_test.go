@@ -300,7 +300,7 @@ func TestUDPWithoutIdleLimit(t *testing.T) {
 }
 
 func TestUDPLimits(t *testing.T) {
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	echo := udpEcho(t)
 	serve := func(t *testing.T, cfg Config, change func(*Route)) *Proxy {
 		r := udpRoute("udp", 0, echo.target())
@@ -379,7 +379,7 @@ func TestUDPLimits(t *testing.T) {
 
 func TestUDPRouting(t *testing.T) {
 	testenv.Goroutines(t)
-	other := secondLoopback(t)
+	other := testenv.Loopback(t, "127.0.0.2")
 	port := testenv.FreePort(t)
 	low := udpRoute("low", 0, udpNamed(t, "low").target())
 	second := udpRoute("second", 0, udpNamed(t, "second").target())

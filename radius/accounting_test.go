@@ -572,7 +572,7 @@ func TestAccountingSurvivesKill(t *testing.T) {
 
 // A million sessions and their table stay below 600 MB, garbage included.
 func TestMillionSessions(t *testing.T) {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || testenv.Race {
 		t.Skip("takes long")
 	}
 	s, err := New(Config{Secret: testSecret})

@@ -58,7 +58,7 @@ func (nowhere) send(datagram, *arrival) {}
 // A search among 100,000 addresses and 10,000 rules takes about as long as
 // among few: what it may cost more is the processor's caches.
 func TestLookupIsFlat(t *testing.T) {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || testenv.Race {
 		t.Skip("it is about time")
 	}
 	measure := func(n int) time.Duration {

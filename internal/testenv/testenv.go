@@ -47,11 +47,36 @@ func Need(t testing.TB, tool, how string) string {
 			}
 		}
 	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is missing, and CI=true allows no skip; get it with: %s", tool, how)
-	}
-	t.Skipf("%s is missing; get it with: %s", tool, how)
+	Lacks(t, "%s is missing; get it with: %s", tool, how)
 	return ""
+}
+
+// Lacks ends a test for which the machine lacks something: with a skip that says
+// what, or with CI=true with a failure, as a skip there would hide a test that
+// never runs.
+func Lacks(t testing.TB, format string, args ...any) {
+	t.Helper()
+	what := fmt.Sprintf(format, args...)
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s (CI=true allows no skip)", what)
+	}
+	t.Skipf("%s", what)
+}
+
+// Loopback returns ip, an address of 127.0.0.0/8, if the machine has it as an
+// address. Linux has them all, others only 127.0.0.1.
+func Loopback(t testing.TB, ip string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	switch {
+	case err == nil:
+		ln.Close()
+	case runtime.GOOS == "linux":
+		t.Fatal(err)
+	default:
+		t.Skipf("%s is no address here (%s): %v", ip, runtime.GOOS, err)
+	}
+	return ip
 }
 
 // Ports are handed out below the kernel's ephemeral range (from 32768 on

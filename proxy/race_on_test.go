@@ -1,6 +1,0 @@
-//go:build race
-
-package proxy
-
-// raceEnabled: the race detector drops from pools at random, so that they allocate.
-const raceEnabled = true

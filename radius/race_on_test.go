@@ -1,5 +1,0 @@
-//go:build race
-
-package radius
-
-const raceEnabled = true
