@@ -60,7 +60,7 @@ func (d *compactDenial) show(m *message, z *zone, o owner, n *node, types ...uin
 		m.fail()
 		return
 	}
-	wire := appendRaw(m.proof.set[:0], dns.TypeNSEC, d.negTTL, appendTypes(next, n, types...))
+	wire := appendRecord(m.proof.set[:0], dns.TypeNSEC, d.negTTL, appendTypes(next, n, types...))
 	set := &m.proof.out
 	*set = rrset{rtype: dns.TypeNSEC, count: 1}
 	if !d.online.sign(d, z, set, name, wire) {

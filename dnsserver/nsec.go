@@ -1,7 +1,6 @@
 package dnsserver
 
 import (
-	"encoding/binary"
 	"iter"
 	"slices"
 
@@ -176,14 +175,4 @@ func appendTypes(dst []byte, n *node, more ...uint16) []byte {
 func (z *zone) negativeTTL() uint32 {
 	soa := z.top.set(dns.TypeSOA)
 	return min(soa.ttl(), uint32At(soa.wire, len(soa.wire)-4))
-}
-
-// appendRaw is appendRecord for data that is no string.
-func appendRaw(wire []byte, rtype uint16, ttl uint32, data []byte) []byte {
-	wire = binary.BigEndian.AppendUint16(wire, questionPtr)
-	wire = binary.BigEndian.AppendUint16(wire, rtype)
-	wire = binary.BigEndian.AppendUint16(wire, dns.ClassINET)
-	wire = binary.BigEndian.AppendUint32(wire, ttl)
-	wire = binary.BigEndian.AppendUint16(wire, uint16(len(data)))
-	return append(wire, data...)
 }

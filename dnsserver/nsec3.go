@@ -242,7 +242,7 @@ func (p *signing) nsec3(d *nsec3Denial, hash, types string) rrset {
 	data := append(make([]byte, 0, 64), nsec3Head...)
 	data = appendHash(append(data, sha1.Size), next)
 	data = append(data, types...)
-	return rrset{rtype: dns.TypeNSEC3, count: 1, wire: string(appendRaw(nil, dns.TypeNSEC3, p.negTTL, data))}
+	return rrset{rtype: dns.TypeNSEC3, count: 1, wire: string(appendRecord(nil, dns.TypeNSEC3, p.negTTL, data))}
 }
 
 // nsec3Types is the bitmap of the types in an NSEC3 record.

@@ -78,7 +78,7 @@ func newSet(rtype uint16, ttl uint32, data []string) rrset {
 	return rrset{rtype: rtype, count: uint16(len(data)), wire: string(wire)}
 }
 
-func appendRecord(wire []byte, rtype uint16, ttl uint32, data string) []byte {
+func appendRecord[T string | []byte](wire []byte, rtype uint16, ttl uint32, data T) []byte {
 	wire = binary.BigEndian.AppendUint16(wire, questionPtr)
 	wire = binary.BigEndian.AppendUint16(wire, rtype)
 	wire = binary.BigEndian.AppendUint16(wire, dns.ClassINET)

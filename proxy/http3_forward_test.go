@@ -22,32 +22,17 @@ import (
 // HTTP/3 to the client, HTTP/1.1 to the target: bodies, trailers, streams.
 func TestHTTP3Forward(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
-	next := make(chan struct{})
-	gone := make(chan struct{})
+	ends := newEndings()
 	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if ends.serve(w, r) {
+			return
+		}
 		switch r.URL.Path {
 		case "/echo":
 			http.NewResponseController(w).EnableFullDuplex()
 			w.Header().Set("Trailer", "X-Sum")
 			n, _ := io.Copy(w, r.Body)
 			w.Header().Set("X-Sum", fmt.Sprint(n, " ", r.Trailer.Get("X-Mine"), " ", r.Trailer.Get("X-Unannounced")))
-		case "/events":
-			w.(http.Flusher).Flush()
-			for {
-				select {
-				case <-next:
-					io.WriteString(w, "event\n")
-					w.(http.Flusher).Flush()
-				case <-r.Context().Done():
-					close(gone)
-					return
-				}
-			}
-		case "/dies":
-			w.Header().Set("Content-Length", "100")
-			io.WriteString(w, "half")
-			w.(http.Flusher).Flush()
-			panic(http.ErrAbortHandler)
 		case "/early":
 			w.WriteHeader(http.StatusForbidden) // without reading
 		case "/hints":
@@ -109,33 +94,9 @@ func TestHTTP3Forward(t *testing.T) {
 	}
 	all.Wait()
 
-	resp, err := c.Get("https://a.test/events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(resp.Body)
-	for range 3 {
-		next <- struct{}{}
-		if line, err := r.ReadString('\n'); line != "event\n" {
-			t.Fatalf("%q, %v", line, err)
-		}
-	}
-	resp.Body.Close() // resets the stream, not the connection
-	select {
-	case <-gone:
-	case <-time.After(5 * time.Second):
-		t.Error("the target does not hear that the client has left")
-	}
+	ends.check(t, c, "https://a.test")
 
-	resp, err = c.Get("https://a.test/dies")
-	if err == nil {
-		if body, err := io.ReadAll(resp.Body); err == nil {
-			t.Errorf("clean end after %q", body)
-		}
-		resp.Body.Close()
-	}
-
-	resp, err = c.Post("https://a.test/early", "text/plain", readerFunc(func(b []byte) (int, error) { return len(b), nil }))
+	resp, err := c.Post("https://a.test/early", "text/plain", readerFunc(func(b []byte) (int, error) { return len(b), nil }))
 	if err != nil || resp.StatusCode != 403 {
 		t.Errorf("early answer: %v, %v", resp, err)
 	} else {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
@@ -10,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -70,29 +68,16 @@ func TestTLSHTTP2Paths(t *testing.T) {
 // HTTP/2 to the client, HTTP/1.1 to the target: bodies, trailers, streams.
 func TestTLSHTTP2Forward(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
-	next := make(chan struct{})
-	gone := make(chan struct{})
+	ends := newEndings()
 	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if ends.serve(w, r) {
+			return
+		}
 		switch r.URL.Path {
 		case "/echo":
 			w.Header().Set("Trailer", "X-Sum")
 			io.Copy(w, r.Body)
 			w.Header().Set("X-Sum", r.Proto+r.Header.Get("X-Forwarded-Proto"))
-		case "/events":
-			for {
-				w.(http.Flusher).Flush()
-				select {
-				case <-next:
-					io.WriteString(w, "event\n")
-				case <-r.Context().Done():
-					close(gone)
-					return
-				}
-			}
-		case "/dies":
-			io.WriteString(w, "half")
-			w.(http.Flusher).Flush()
-			panic(http.ErrAbortHandler)
 		}
 	})
 	p := start(t, Config{Routes: []Route{tlsRoute("r", files, forwardTo(target), "a.test")}})
@@ -110,30 +95,7 @@ func TestTLSHTTP2Forward(t *testing.T) {
 	}
 	resp.Body.Close()
 
-	resp, err = c.Get("https://a.test/events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := bufio.NewReader(resp.Body)
-	for range 3 {
-		next <- struct{}{}
-		if line, err := r.ReadString('\n'); line != "event\n" {
-			t.Fatalf("%q, %v", line, err)
-		}
-	}
-	resp.Body.Close() // resets the stream, not the connection
-	select {
-	case <-gone:
-	case <-time.After(5 * time.Second):
-		t.Error("the target does not hear that the client has left")
-	}
-	resp, err = c.Get("https://a.test/dies")
-	if err == nil {
-		if body, err := io.ReadAll(resp.Body); err == nil {
-			t.Errorf("clean end after %q", body)
-		}
-		resp.Body.Close()
-	}
+	ends.check(t, c, "https://a.test")
 	if n := p.Stats().Connections; n != 1 {
 		t.Errorf("%d connections, want 1", n)
 	}
