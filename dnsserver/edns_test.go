@@ -329,3 +329,31 @@ func FuzzZoneFile(f *testing.F) {
 		}
 	})
 }
+
+// What clients are told about idle connections is what is done with them.
+func TestKeepaliveIsPatience(t *testing.T) {
+	s := newServer(t, Config{IdleTimeout: 10 * time.Second, MaxConnections: 2})
+	q := new(dns.Msg).SetQuestion("example.com.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_TCP_KEEPALIVE{Code: dns.EDNS0TCPKEEPALIVE}}
+	for _, want := range []uint16{100, 100, 5} { // tenths of a second
+		m := answerTo(t, &s.responder, q, overTCP)
+		if got := m.IsEdns0().Option[0].(*dns.EDNS0_TCP_KEEPALIVE).Timeout; got != want {
+			t.Errorf("%d, want %d", got, want)
+		}
+		s.limits.take(netip.MustParseAddr("192.0.2.1"))
+	}
+}
+
+func TestMalformedCookie(t *testing.T) {
+	r := testResponder(manyNames(t, 10))
+	r.cookies = newCookies()
+	for length, want := range map[int]int{0: 1, 7: 1, 8: 0, 9: 1, 15: 1, 16: 0, 40: 0, 41: 1} {
+		q := new(dns.Msg).SetQuestion("host-1.example.com.", dns.TypeA)
+		q.SetEdns0(1232, false)
+		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_LOCAL{Code: dns.EDNS0COOKIE, Data: make([]byte, length)}}
+		if m := answerTo(t, r, q, overUDP); m.Rcode != want || (len(m.IsEdns0().Option) == 1) != (want == 0) {
+			t.Errorf("%d octets: %v", length, m)
+		}
+	}
+}

@@ -123,19 +123,19 @@ func (zs *zones) put(add []*servedZone, remove ...*servedZone) {
 	zs.responder.zones.Store(newZoneSet(refs))
 }
 
-// update changes a zone. What make changes is checked, gets a serial number, is
+// update changes a zone. What apply changes is checked, gets a serial number, is
 // signed and kept, and is visible to the next query; or nothing of it, and there
 // is an error. It returns the version that is served then.
-func (z *servedZone) update(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
-	return z.change(ctx, make, true)
+func (z *servedZone) update(ctx context.Context, apply func(e *zoneEdit) error) (*zone, error) {
+	return z.change(ctx, apply, true)
 }
 
 // derive is update for what can be found out again: it is not kept.
-func (z *servedZone) derive(ctx context.Context, make func(e *zoneEdit) error) (*zone, error) {
-	return z.change(ctx, make, false)
+func (z *servedZone) derive(ctx context.Context, apply func(e *zoneEdit) error) (*zone, error) {
+	return z.change(ctx, apply, false)
 }
 
-func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, keep bool) (*zone, error) {
+func (z *servedZone) change(ctx context.Context, apply func(e *zoneEdit) error, keep bool) (*zone, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	if z.copy != nil {
@@ -146,7 +146,7 @@ func (z *servedZone) change(ctx context.Context, make func(e *zoneEdit) error, k
 		return nil, fmt.Errorf("%s: %w", nameText(z.name), ErrNotLoaded)
 	}
 	e := old.change()
-	if err := make(e); err != nil {
+	if err := apply(e); err != nil {
 		return nil, err
 	}
 	if err := e.check(); err != nil {

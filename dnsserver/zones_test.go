@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -326,5 +328,80 @@ func TestZoneThroughTime(t *testing.T) {
 		if len(got) != len(have) || slices.ContainsFunc(got, func(s string) bool { return !have[s] }) {
 			t.Fatalf("from %d: got %v, want %v", serial, have, got)
 		}
+	}
+}
+
+// Serial numbers never go back, and no change leaves a zone without what makes
+// it one.
+func TestTopOfZone(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	serial := func() uint32 { return zs.sorted()[0].ref.current.Load().serial() }
+	soa := func(serial int) Record {
+		return Record{Name: "example.com", Type: "SOA", Value: fmt.Sprintf("ns1.example.com hostmaster.example.com %d 1 2 3 4", serial)}
+	}
+	ns := Record{Name: "example.com", Type: "NS", Value: "ns9.example.com"}
+	for _, test := range []struct {
+		tx   func(tx *Tx)
+		want uint32 // serial, or 0 where there is an error
+	}{
+		{func(tx *Tx) { tx.Add(soa(5)) }, 11},
+		{func(tx *Tx) { tx.Set(soa(5)) }, 11}, // as it is
+		{func(tx *Tx) { tx.Set(soa(5), Record{Name: "n.example.com", Type: "A", Value: "192.0.2.1"}) }, 12},
+		{func(tx *Tx) { tx.Set(soa(20)) }, 20},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "SOA"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NS"}) }, 0},
+		{func(tx *Tx) { tx.Set(ns) }, 21},
+		{func(tx *Tx) { tx.Remove(ns) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com", Type: "NSEC"}) }, 0},
+		{func(tx *Tx) { tx.Remove(Record{Name: "example.com"}) }, 22},
+	} {
+		tx, before := new(Tx), serial()
+		test.tx(tx)
+		err := zs.update(t.Context(), tx)
+		if test.want == 0 && (err == nil || serial() != before) || test.want > 0 && (err != nil || serial() != test.want) {
+			t.Errorf("%+v: serial %d, %v", tx, serial(), err)
+		}
+	}
+	wantLookup(t, r, "example.com.", dns.TypeNS, "example.com. 3600 in ns ns9.example.com.")
+}
+
+// A change comes either before a Start reads the zones or after it, and is not
+// lost in between.
+func TestUpdateDuringStart(t *testing.T) {
+	store := memory(t)
+	cfg := Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}}
+	zs, _ := openZones(t, store, cfg)
+	late := zs.sorted()[0] // what an Update has found that waits for its turn
+	if err := zs.loadAll(t.Context(), &cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err := late.update(t.Context(), func(e *zoneEdit) error {
+		e.add(&record{name: "\x01l" + e.name, rtype: dns.TypeA, ttl: 5, data: "abcd"})
+		return nil
+	})
+	if !errors.Is(err, ErrNotLoaded) {
+		t.Errorf("a change of a zone that is gone: %v", err)
+	}
+}
+
+func TestZonesBeforeStart(t *testing.T) {
+	s := newServer(t, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone)}}})
+	tx := new(Tx)
+	tx.Add(Record{Name: "x.example.com", Type: "A", Value: "192.0.2.1"})
+	_, records := s.Records("example.com")
+	for _, err := range []error{s.Update(t.Context(), tx), s.Export(io.Discard, "example.com"), records} {
+		if !errors.Is(err, ErrNotLoaded) {
+			t.Error(err)
+		}
+	}
+	mustStart(t, s)
+	var group sync.WaitGroup // to be seen by the race detector
+	group.Go(func() { s.UseStorage(nil) })
+	if err := s.Reload(t.Context()); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	if _, err := s.Records("example.net"); !errors.Is(err, ErrNoZone) {
+		t.Error(err)
 	}
 }
