@@ -380,3 +380,43 @@ func TestCollector(t *testing.T) {
 		}
 	}
 }
+
+// The access log goes where the host says.
+func TestWithAccessLog(t *testing.T) {
+	var log safeBuffer
+	route := proxy.Route{Name: "web", Match: proxy.Match{Ports: proxy.Ports(0), Protocol: "http"},
+		Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.org/"}}}
+	r := startRouter(t, dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}}),
+		dcrouter.WithAccessLog(slog.New(slog.NewJSONHandler(&log, nil))))
+	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Get("http://" + r.Addrs()["proxy"][0] + "/page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	client.CloseIdleConnections()
+	testenv.WaitFor(t, 10*time.Second, func() error {
+		if text := log.String(); !strings.Contains(text, `"/page"`) || !strings.Contains(text, `"web"`) {
+			return fmt.Errorf("the log says %q", text)
+		}
+		return nil
+	})
+}
+
+// safeBuffer is for a log that is read while it is written.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}

@@ -1,6 +1,7 @@
 package dcrouter_test
 
 import (
+	"context"
 	"net"
 	"os/exec"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -72,5 +74,22 @@ func TestRADIUSInTheRouter(t *testing.T) {
 	registry.MustRegister(r.Collector())
 	if _, err := registry.Gather(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The host's code decides about users.
+func TestWithRADIUS(t *testing.T) {
+	tool := testenv.Need(t, "radclient", "apt install freeradius-utils")
+	authorize := func(_ context.Context, r *radius.Request) (radius.Decision, error) {
+		return radius.Decision{Accept: r.UserName == "alice" && r.CheckPassword("wonderland"), ReplyMessage: "hello " + r.UserName}, nil
+	}
+	r := startRouter(t, dcrouter.WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: new(int), AccountingPort: new(int), Secret: "a long shared secret"},
+		radius.WithAuthorizer(authorize)))
+	for password, want := range map[string]string{"wonderland": "Access-Accept", "looking-glass": "Access-Reject"} {
+		cmd := exec.Command(tool, "-x", "-r", "1", "-t", "5", strings.TrimSuffix(r.Addrs()["radius"][0], "/udp"), "auth", "a long shared secret")
+		cmd.Stdin = strings.NewReader("User-Name=alice,User-Password=" + password + ",Message-Authenticator=0x00\n")
+		if out, _ := cmd.CombinedOutput(); !strings.Contains(string(out), want) || !strings.Contains(string(out), "hello alice") {
+			t.Errorf("%s: %s", password, out)
+		}
 	}
 }

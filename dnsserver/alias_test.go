@@ -1,7 +1,9 @@
 package dnsserver
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -182,4 +184,23 @@ func TestAliasesOfEarlierRun(t *testing.T) {
 	if len(a.list) != 0 {
 		t.Errorf("%d aliases are followed", len(a.list))
 	}
+}
+
+// asked is a resolver of the host's, which knows one name.
+type asked struct{ name string }
+
+func (a asked) LookupAddrs(_ context.Context, name string, rtype uint16) ([]netip.Addr, time.Duration, error) {
+	if name != a.name || rtype != dns.TypeA {
+		return nil, time.Minute, nil
+	}
+	return []netip.Addr{netip.MustParseAddr("192.0.2.77")}, time.Minute, nil
+}
+
+func TestWithResolver(t *testing.T) {
+	testenv.Goroutines(t)
+	s := start(t, Config{Resolvers: []string{"127.0.0.1:1"}, Records: []Record{{Name: "example.com", Type: "ALIAS", Value: "lb.example.net"}}},
+		WithResolver(asked{"lb.example.net."}))
+	waitUntil(t, "the address of the alias", func() bool {
+		return strings.Contains(strings.Join(lookup(t, &s.responder, "example.com.", dns.TypeA), " "), "192.0.2.77")
+	})
 }

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -108,6 +109,23 @@ func TestServerSigns(t *testing.T) {
 	})
 	if err != nil || found != 4 {
 		t.Errorf("%d keys, %v", found, err)
+	}
+}
+
+func TestWithParentDS(t *testing.T) {
+	ask := func(_ context.Context, zone string) ([]string, error) {
+		if zone != "example.com." {
+			return nil, errors.New("another zone")
+		}
+		return []string{"1 13 2 0A0b"}, nil
+	}
+	s := start(t, Config{Zones: []Zone{{Name: "example.com", DNSSEC: &DNSSEC{}}}}, WithParentDS(ask))
+	signer, err := s.signer("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := signer.parentDS(t.Context(), "example.com."); err != nil || len(list) != 1 {
+		t.Errorf("%q, %v", list, err)
 	}
 }
 

@@ -264,3 +264,33 @@ func TestRadSecConfigMistakes(t *testing.T) {
 		}
 	}
 }
+
+// The host's own setting of TLS stands in for all files.
+func TestRadSecWithTLSConfig(t *testing.T) {
+	cfg, client, _, _ := radSecConfig(t)
+	cfg.RadSec.Certificate, cfg.RadSec.ClientCAPath = Certificate{}, ""
+	host := &tls.Config{Certificates: client.Certificates, ClientCAs: client.RootCAs}
+	s := startServer(t, cfg, WithTLSConfig(host))
+	conn := dialRadSec(t, s, client)
+	q := mab("aabbccddeeff")
+	q.secret = radSecSecret
+	d := q.encode(t)
+	if _, err := conn.Write(d); err != nil {
+		t.Fatal(err)
+	}
+	if got := readPacket(t, conn).code(); got != layeh.CodeAccessAccept {
+		t.Errorf("code %d", got)
+	}
+	stranger := client.Clone()
+	stranger.Certificates = nil
+	if c, err := tls.Dial("tcp", radSecAddr(s), stranger); err == nil {
+		c.SetDeadline(time.Now().Add(testPatience))
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Error("a client without certificate was let in")
+		}
+		c.Close()
+	}
+	if host.ClientAuth != tls.NoClientCert {
+		t.Error("the host's setting was changed")
+	}
+}
