@@ -260,7 +260,7 @@ func checkDomains(check *conf.Checker, list string, names []string) {
 	for i, name := range names {
 		at := check.Field(list).Index(i)
 		at.Domain(name)
-		at.Unique(first, strings.ToLower(strings.TrimSuffix(name, ".")), list, i)
+		at.Unique(first, plainDomain(name), list, i)
 	}
 }
 

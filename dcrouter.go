@@ -218,9 +218,10 @@ func (r *Router) latest() *run {
 	return r.run
 }
 
-// Stop stops accepting at once, waits for what is under way until ctx ends (or
-// without a deadline as long as the subsystems' own limits say), closes what
-// is left, which is an error, and closes the storage. Afterwards no goroutine
+// Stop has the proxy stop accepting at once, waits for what is under way until
+// ctx ends (or without a deadline as long as the subsystems' own limits say),
+// closes what is left, which is an error, and closes the storage. The others
+// stop after the proxy, whose requests may be for them. Afterwards no goroutine
 // of the Router is left. It may be called at any time, also several times at
 // once.
 func (r *Router) Stop(ctx context.Context) error {

@@ -21,8 +21,11 @@ func (c *Config) dnsConfig() dnsserver.Config {
 	if c.DNS != nil {
 		d = *c.DNS
 	}
-	if len(d.NameServers) == 0 {
-		d.NameServers = c.DNSNSDomains
+	d.NameServers = slices.Clone(d.NameServers)
+	for i, name := range c.DNSNSDomains {
+		if !slices.ContainsFunc(d.NameServers, func(other string) bool { return sameDomain(other, name) }) {
+			d.NameServers = slices.Insert(d.NameServers, min(i, len(d.NameServers)), name) // the first is the primary one
+		}
 	}
 	d.Zones = slices.Clone(d.Zones)
 	have := func(zone string) bool {

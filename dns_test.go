@@ -70,7 +70,7 @@ func TestDNSInTheRouter(t *testing.T) {
 		"dnsDomain": "dns.example.com", "dohPort": 0,
 		"dnsNsDomains": ["ns1.example.com", "ns2.example.com"],
 		"publicIp": ["192.0.2.53", "2001:db8::53"],
-		"dnsServerConfig": {"listenHost": "127.0.0.1", "port": 0, "records": [
+		"dnsServerConfig": {"listenHost": "127.0.0.1", "port": 0, "nameServers": "ns9.example.net", "records": [
 			{"name": "www.example.com", "type": "A", "value": "192.0.2.80", "ttl": 300},
 			{"name": "ns2.example.com", "type": "A", "value": "192.0.2.54"}]}}`))
 	if err != nil {
@@ -84,7 +84,7 @@ func TestDNSInTheRouter(t *testing.T) {
 		return run(t, "dig", append([]string{"@" + host, "-p", port, "+time=5"}, args...)...)
 	}
 	got := dig("example.com", "NS")
-	for _, want := range []string{"flags: qr aa rd;", "IN\tNS\tns1.example.com.", "IN\tNS\tns2.example.com.",
+	for _, want := range []string{"flags: qr aa rd;", "IN\tNS\tns1.example.com.", "IN\tNS\tns2.example.com.", "IN\tNS\tns9.example.net.",
 		"ns1.example.com.\t3600\tIN\tA\t192.0.2.53", "ns1.example.com.\t3600\tIN\tAAAA\t2001:db8::53", "ns2.example.com.\t3600\tIN\tA\t192.0.2.54"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
