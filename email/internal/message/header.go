@@ -1,0 +1,159 @@
+package message
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+)
+
+// ErrHeaderTooLarge is returned for a header section beyond the limit.
+var ErrHeaderTooLarge = errors.New("the header section is too large")
+
+// Field is one header field (RFC 5322 section 2.2).
+type Field struct {
+	// Name is the field's name as it was written.
+	Name string
+	// Raw is the whole field, folded as it was sent, with its line endings.
+	Raw []byte
+}
+
+// Value is what follows the colon, unfolded (RFC 5322 section 2.2.3), without
+// white space around it.
+func (f Field) Value() string {
+	_, body, _ := bytes.Cut(f.Raw, []byte(":"))
+	if bytes.IndexByte(body, '\n') >= 0 {
+		unfolded := make([]byte, 0, len(body))
+		for _, b := range body {
+			if b != '\r' && b != '\n' {
+				unfolded = append(unfolded, b)
+			}
+		}
+		body = unfolded
+	}
+	return string(bytes.Trim(body, " \t\r\n"))
+}
+
+// Header is a header section: its fields from top to bottom.
+type Header []Field
+
+// Get returns the value of the first field of this name, or "".
+func (h Header) Get(name string) string {
+	for _, f := range h {
+		if strings.EqualFold(f.Name, name) {
+			return f.Value()
+		}
+	}
+	return ""
+}
+
+// All returns the fields of this name from top to bottom.
+func (h Header) All(name string) []Field {
+	var list []Field
+	for _, f := range h {
+		if strings.EqualFold(f.Name, name) {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// ReadHeader reads the header section of a message or part, at most limit
+// bytes of it, and returns how many bytes it took up with the empty line that
+// ends it. What comes after that line is left in r.
+//
+// A line that is no header field ends the section too and belongs to the body,
+// as it does for the mail servers that a message may come to after us: all of
+// them have to see the same From.
+func ReadHeader(r *bufio.Reader, limit int) (h Header, size int, err error) {
+	for {
+		start, err := r.Peek(1)
+		if err != nil {
+			return h, size, eofIsEnd(err)
+		}
+		if start[0] == ' ' || start[0] == '\t' {
+			if len(h) == 0 {
+				return h, size, nil // white space continues nothing here
+			}
+		} else if ok, err := startsField(r, limit-size); err != nil || !ok {
+			if err == nil {
+				size += skipEmptyLine(r)
+			}
+			return h, size, err
+		}
+		line, err := readLine(r, limit-size)
+		size += len(line)
+		if err != nil && !(err == io.EOF && len(line) > 0) {
+			return h, size, eofIsEnd(err)
+		}
+		if start := line[0]; start == ' ' || start == '\t' {
+			last := &h[len(h)-1]
+			last.Raw = append(last.Raw, line...)
+			continue
+		}
+		name, _, _ := bytes.Cut(line, []byte(":"))
+		h = append(h, Field{Name: string(bytes.TrimRight(name, " \t")), Raw: line})
+	}
+}
+
+func eofIsEnd(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// maxNameLength bounds the name of a field; RFC 5322 section 2.1.1 bounds the line.
+const maxNameLength = 998
+
+// startsField reports whether the next line begins with a field's name, a colon
+// behind it (RFC 5322 section 2.2; with white space between, section 4.5.8).
+func startsField(r *bufio.Reader, limit int) (bool, error) {
+	if limit <= 0 {
+		return false, ErrHeaderTooLarge
+	}
+	for n := 16; ; n *= 2 {
+		head, err := r.Peek(min(n, maxNameLength+1, r.Size()))
+		for i, b := range head {
+			switch {
+			case b == ':':
+				return len(bytes.TrimRight(head[:i], " \t")) > 0, nil
+			case b == ' ' || b == '\t':
+				if rest := bytes.TrimLeft(head[i:], " \t"); len(rest) > 0 && rest[0] != ':' {
+					return false, nil
+				}
+			case b < '!' || b > '~':
+				return false, nil
+			}
+		}
+		if err != nil || len(head) < n {
+			return false, eofIsEnd(err)
+		}
+	}
+}
+
+func skipEmptyLine(r *bufio.Reader) int {
+	for _, end := range []string{"\r\n", "\n"} {
+		if next, _ := r.Peek(len(end)); string(next) == end {
+			n, _ := r.Discard(len(end))
+			return n
+		}
+	}
+	return 0
+}
+
+// readLine reads up to the end of a line.
+func readLine(r *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line)+len(part) > limit {
+			return line, ErrHeaderTooLarge
+		}
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
+}
