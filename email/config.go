@@ -56,6 +56,15 @@ type Config struct {
 	Scanners []Scanner `json:"scanners"`
 	// IPReputation asks block lists about clients. Nil means not to.
 	IPReputation *IPReputation `json:"ipReputation"`
+	// Greylisting puts off mail from servers that are not known yet. Nil means
+	// not to.
+	Greylisting *Greylisting `json:"greylisting"`
+	// Connections bounds what clients may take up.
+	Connections Connections `json:"connections"`
+	// DataPath is the folder of the spool and of mailboxes that name none. In a
+	// Router the default "" means the folder of the storage section, "mail" and
+	// "spool" in it; without either, the spool is in the storage.
+	DataPath string `json:"dataPath"`
 }
 
 // Values of [Port.Mode].
@@ -102,6 +111,11 @@ type User struct {
 	// argon2id hash ("$argon2id$...", PHC string format). Required. Of a hash,
 	// SCRAM is not possible.
 	Password Secret `json:"password"`
+	// Senders are patterns of the addresses that the user may send from, as
+	// "*@example.com"; see [Match] for what a pattern is. Empty means the
+	// username, if that is an address, and otherwise the username at any of
+	// [Config.Domains].
+	Senders []string `json:"senders"`
 }
 
 // TLS names a certificate.
@@ -122,14 +136,22 @@ type RateLimits struct {
 }
 
 // InboundLimits bounds mail received. In each field, 0 means what
-// [Config.Defaults] say for a domain, and no limit otherwise.
+// [Config.Defaults] say for a domain, and no limit otherwise. Those of a domain
+// are about mail to it; connections and signed in users are no domain's, and
+// their limits are the server's alone.
 type InboundLimits struct {
 	// MessagesPerMinute is over all clients.
 	MessagesPerMinute int `json:"messagesPerMinute"`
 	// ConnectionsPerIP is how many connections one address may have open.
 	ConnectionsPerIP int `json:"connectionsPerIp"`
-	// RecipientsPerMessage is how many RCPT commands one message may have.
-	// RFC 5321 section 4.5.3.1.8 wants at least 100.
+	// MessagesPerMinutePerIP is for each client address; an IPv6 /64 counts as
+	// one.
+	MessagesPerMinutePerIP int `json:"messagesPerMinutePerIp"`
+	// MessagesPerMinutePerUser is for each user who has signed in.
+	MessagesPerMinutePerUser int `json:"messagesPerMinutePerUser"`
+	// RecipientsPerMessage is how many recipients one message may have. RFC
+	// 5321 section 4.5.3.1.8 wants at least 100. Where nothing says otherwise
+	// it is 1,000.
 	RecipientsPerMessage int `json:"recipientsPerMessage"`
 }
 
@@ -219,4 +241,33 @@ type IPReputation struct {
 	AllowList []string `json:"allowList"`
 	// BlockList are addresses and CIDR blocks that never are.
 	BlockList []string `json:"blockList"`
+}
+
+// Greylisting answers 450 to the first mail that a client, a sender and a
+// recipient have in common (RFC 6647). Servers that try again are let in.
+type Greylisting struct {
+	// Delay is how long to wait at least. The default 0 means 1m.
+	Delay time.Duration `json:"delay"`
+	// Window is how long the second try may take. The default 0 means 24h.
+	Window time.Duration `json:"window"`
+	// Lifetime is how long one that was let in stays known after its last mail.
+	// The default 0 means 36 days.
+	Lifetime time.Duration `json:"lifetime"`
+}
+
+// Connections bounds what clients may take up.
+type Connections struct {
+	// Max is how many connections there may be at once; more are told 421. The
+	// default 0 means 4,000.
+	Max int `json:"max"`
+	// Timeout is how long a client may take for a command or for some of a
+	// message (RFC 5321 section 4.5.3.2.7). The default 0 means 5m.
+	Timeout time.Duration `json:"timeout"`
+	// GreetDelay is how long the server waits before its greeting on ports of
+	// mode [SMTP]. Clients that speak earlier are refused. The default 0 means
+	// not to wait.
+	GreetDelay time.Duration `json:"greetDelay"`
+	// MaxErrors is how many commands of a session may fail before it ends. The
+	// default 0 means 20.
+	MaxErrors int `json:"maxErrors"`
 }

@@ -21,7 +21,20 @@ type Defaults struct {
 	DKIM DKIM `json:"dkim"`
 	// RateLimits is the default of [Domain.RateLimits], field by field.
 	RateLimits RateLimits `json:"rateLimits"`
+	// DMARC is the default of [Domain.DMARC].
+	DMARC string `json:"dmarc"`
 }
+
+// Values of DMARC in [Domain] and [Defaults].
+const (
+	// MonitorDMARC only notes the result in the message.
+	MonitorDMARC = "monitor"
+	// QuarantineDMARC holds back what the author's domain wants quarantined or
+	// rejected.
+	QuarantineDMARC = "quarantine"
+	// RejectDMARC does what the author's domain wants.
+	RejectDMARC = "reject"
+)
 
 // Domain is a domain that the server is responsible for.
 type Domain struct {
@@ -36,6 +49,12 @@ type Domain struct {
 	DKIM DKIM `json:"dkim"`
 	// RateLimits applies to the domain's mail.
 	RateLimits RateLimits `json:"rateLimits"`
+	// DMARC says what becomes of mail to this domain that fails the DMARC
+	// policy of its author's domain (RFC 9989): [MonitorDMARC],
+	// [QuarantineDMARC] or [RejectDMARC]. The default "" means that of
+	// [Config.Defaults], and reject if that is "" too. Mail from users who
+	// signed in and from addresses that a route relays for is not looked at.
+	DMARC string `json:"dmarc"`
 }
 
 // DomainDNS has the settings of each DNS mode. Only the section of the

@@ -91,6 +91,11 @@ type ForwardAction struct {
 	TLS ClientTLS `json:"tls" conf:"key"` // a password must not follow to weaker TLS
 	// AddHeaders are put in front of the message's own headers.
 	AddHeaders map[string]string `json:"addHeaders"`
+	// Queue accepts mail first and hands it over after that, as often as
+	// [Config.Queue] says. The default false hands it over while the client
+	// waits, who is told what the other server says, and queues only mail that
+	// goes to several places.
+	Queue bool `json:"queue"`
 }
 
 // Values of [ProcessAction.Queue].

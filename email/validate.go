@@ -40,6 +40,18 @@ func (c *Config) Validate() error {
 	if c.IPReputation != nil {
 		c.IPReputation.validate(check.Field("ipReputation"))
 	}
+	if g := c.Greylisting; g != nil {
+		at := check.Field("greylisting")
+		at.Field("delay").Wait(g.Delay)
+		at.Field("window").Wait(g.Window)
+		at.Field("lifetime").Wait(g.Lifetime)
+	}
+	at := check.Field("connections")
+	at.Field("max").NotNegative(c.Connections.Max)
+	at.Field("timeout").Wait(c.Connections.Timeout)
+	at.Field("greetDelay").Wait(c.Connections.GreetDelay)
+	at.Field("maxErrors").NotNegative(c.Connections.MaxErrors)
+	check.Field("dataPath").Line(c.DataPath)
 	return check.Err()
 }
 
@@ -72,6 +84,9 @@ func (a *Auth) validate(check *conf.Checker) {
 		at.Field("username").Line(u.Username)
 		at.Field("password").RequiredSecret(u.Password)
 		at.Field("username").Unique(first, u.Username, "users", i)
+		for j, p := range u.Senders {
+			checkPattern(at.Field("senders").Index(j), p)
+		}
 	}
 }
 
@@ -84,6 +99,8 @@ func (r *RateLimits) validate(check *conf.Checker) {
 	in, out := check.Field("inbound"), check.Field("outbound")
 	in.Field("messagesPerMinute").NotNegative(r.Inbound.MessagesPerMinute)
 	in.Field("connectionsPerIp").NotNegative(r.Inbound.ConnectionsPerIP)
+	in.Field("messagesPerMinutePerIp").NotNegative(r.Inbound.MessagesPerMinutePerIP)
+	in.Field("messagesPerMinutePerUser").NotNegative(r.Inbound.MessagesPerMinutePerUser)
 	in.Field("recipientsPerMessage").NotNegative(r.Inbound.RecipientsPerMessage)
 	out.Field("messagesPerHour").NotNegative(r.Outbound.MessagesPerHour)
 	out.Field("messagesPerDay").NotNegative(r.Outbound.MessagesPerDay)

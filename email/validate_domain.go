@@ -31,6 +31,7 @@ func (c *Config) validateDomains(check *conf.Checker) {
 		d.DNS.validate(at.Field("dns"), c.Mode(d))
 		d.DKIM.validate(at.Field("dkim"))
 		d.RateLimits.validate(at.Field("rateLimits"))
+		validateDMARC(at.Field("dmarc"), d.DMARC)
 	}
 }
 
@@ -40,6 +41,13 @@ func (d *Defaults) validate(check *conf.Checker) {
 	}
 	d.DKIM.validate(check.Field("dkim"))
 	d.RateLimits.validate(check.Field("rateLimits"))
+	validateDMARC(check.Field("dmarc"), d.DMARC)
+}
+
+func validateDMARC(check *conf.Checker, policy string) {
+	if policy != "" {
+		check.OneOf(policy, MonitorDMARC, QuarantineDMARC, RejectDMARC)
+	}
 }
 
 func (d *DomainDNS) validate(check *conf.Checker, mode string) {

@@ -1,0 +1,85 @@
+package email
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// An Option gives a [Server] what cannot be written as JSON.
+type Option func(*options)
+
+type options struct {
+	log            *slog.Logger
+	store          *storage.Store
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	hooks          Hooks
+	authenticator  Authenticator
+	mailbox        Mailbox
+	resolver       Resolver
+	now            func() time.Time
+	listeners      map[string]net.Listener
+}
+
+// WithLogger sets the logger. The default discards everything.
+func WithLogger(log *slog.Logger) Option {
+	return func(o *options) { o.log = log }
+}
+
+// WithStorage sets where routes that [Server.UpdateRoutes] set, what is known of
+// clients, and without [Config.DataPath] the spool outlast a restart. The Store
+// stays the host's, and must be open from Start until Stop has returned. One
+// Server uses it at a time. Without it they are kept in memory only.
+func WithStorage(store *storage.Store) Option {
+	return func(o *options) { o.store = store }
+}
+
+// WithGetCertificate sets the source of the certificate where [Config.TLS] names
+// none. It has the contract of [tls.Config.GetCertificate].
+func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
+	return func(o *options) { o.getCertificate = get }
+}
+
+// WithHooks lets the host take part in what happens to mail.
+func WithHooks(h Hooks) Option {
+	return func(o *options) { o.hooks = h }
+}
+
+// WithAuthenticator sets who knows the users that may sign in, in place of
+// [Config.Auth].
+func WithAuthenticator(a Authenticator) Option {
+	return func(o *options) { o.authenticator = a }
+}
+
+// WithMailbox sets who takes the mail of routes with the action [Deliver] that
+// name no place.
+func WithMailbox(m Mailbox) Option {
+	return func(o *options) { o.mailbox = m }
+}
+
+// WithResolver sets who is asked about names. The default is Go's own resolver
+// with the system's name servers.
+func WithResolver(r Resolver) Option {
+	return func(o *options) { o.resolver = r }
+}
+
+// WithClock sets what time it is, for tests.
+func WithClock(now func() time.Time) Option {
+	return func(o *options) { o.now = now }
+}
+
+// WithListener makes the Server accept from ln instead of binding addr, which is
+// written as ListenHost and port: "127.0.0.1:25", or ":25" where ListenHost is
+// empty, and may not have port 0. The Server closes it when it stops, or fails
+// to start.
+func WithListener(addr string, ln net.Listener) Option {
+	return func(o *options) {
+		if o.listeners == nil {
+			o.listeners = make(map[string]net.Listener)
+		}
+		o.listeners[addr] = ln
+	}
+}

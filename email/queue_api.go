@@ -1,0 +1,213 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/spool"
+)
+
+// ErrNotFound is returned for a message that is not in the spool.
+var ErrNotFound = errors.New("email: no such message")
+
+// QueuedMessage is a message in the spool.
+type QueuedMessage struct {
+	// ID is that of [Message.ID].
+	ID string `json:"id"`
+	// From is the sender, "" for bounces.
+	From string `json:"from"`
+	// Recipients are all that the message is or was for.
+	Recipients []QueuedRecipient `json:"recipients"`
+	// Size of the content, in bytes.
+	Size int64 `json:"size"`
+	// Arrived is when it was received, Next when it is tried again.
+	Arrived time.Time `json:"arrived"`
+	Next    time.Time `json:"next"`
+	// Tries is how often it was tried.
+	Tries int `json:"tries"`
+	// Quarantine says why it is held back, or is "".
+	Quarantine string `json:"quarantine,omitempty"`
+	// Refused is set for a copy of a message that its sender was told is refused.
+	Refused bool `json:"refused,omitempty"`
+}
+
+// QueuedRecipient is a recipient of a message in the spool.
+type QueuedRecipient struct {
+	Address string `json:"address"`
+	// Route is the name of the route that took the recipient.
+	Route string `json:"route"`
+	// State is "" for one that is still to be delivered to, "delivered" or
+	// "failed".
+	State string `json:"state"`
+	// Reply is what was said last when it was tried.
+	Reply string `json:"reply,omitempty"`
+}
+
+// Queue yields the messages in the spool, the oldest first, those in quarantine
+// among them. An error is about one message, and the next follows.
+func (s *Server) Queue(ctx context.Context) iter.Seq2[QueuedMessage, error] {
+	return func(yield func(QueuedMessage, error) bool) {
+		r := s.current()
+		if r == nil {
+			yield(QueuedMessage{}, ErrNotRunning)
+			return
+		}
+		for m, err := range r.queue.store.All(ctx) {
+			qm := QueuedMessage{ID: string(m.ID)}
+			if err == nil {
+				qm, err = describe(m)
+			}
+			if !yield(qm, err) {
+				return
+			}
+		}
+	}
+}
+
+func describe(m spool.Message) (QueuedMessage, error) {
+	env, p, err := decodeMessage(m)
+	if err != nil {
+		return QueuedMessage{ID: string(m.ID)}, err
+	}
+	qm := QueuedMessage{
+		ID: string(m.ID), From: env.From, Size: m.Size + int64(len(env.Prefix)), Arrived: env.Arrived, Next: p.Next, Tries: p.Tries, Refused: env.Refused,
+	}
+	for _, c := range env.Cuts {
+		qm.Size -= c.End - c.Start
+	}
+	if !p.Released {
+		qm.Quarantine = env.Quarantine
+	}
+	for i, rcpt := range env.Recipients {
+		qm.Recipients = append(qm.Recipients, QueuedRecipient{rcpt.Address, rcpt.Route, p.Recipients[i].State, p.Recipients[i].Reply})
+	}
+	return qm, nil
+}
+
+// Queued returns a message in the spool and its content. Close the content.
+func (s *Server) Queued(ctx context.Context, id string) (QueuedMessage, io.ReadCloser, error) {
+	r := s.current()
+	if r == nil {
+		return QueuedMessage{}, nil, ErrNotRunning
+	}
+	m, err := r.queue.store.Get(ctx, spool.ID(id))
+	if err != nil {
+		return QueuedMessage{}, nil, queueError(err)
+	}
+	qm, err := describe(m)
+	if err != nil {
+		return qm, nil, err
+	}
+	env, err := decodeQueued(m.Envelope)
+	if err != nil {
+		return qm, nil, err
+	}
+	body, err := r.queue.store.Body(ctx, m.ID)
+	if err != nil {
+		return qm, nil, queueError(err)
+	}
+	return qm, struct {
+		io.Reader
+		io.Closer
+	}{env.content(body.SectionReader, nil), body}, nil
+}
+
+// Release takes a message out of quarantine: it is delivered as if nothing had
+// been found.
+func (s *Server) Release(ctx context.Context, id string) error {
+	return s.change(ctx, id, func(env *queued, p *progress) error {
+		if env.Quarantine == "" || p.Released {
+			return fmt.Errorf("email: message %q is not in quarantine", id)
+		}
+		p.Released = true
+		return nil
+	})
+}
+
+// Retry tries a message at once, and also recipients that were given up.
+func (s *Server) Retry(ctx context.Context, id string) error {
+	return s.change(ctx, id, func(env *queued, p *progress) error {
+		if env.Quarantine != "" && !p.Released {
+			return fmt.Errorf("email: message %q is in quarantine; release it", id)
+		}
+		for i := range p.Recipients {
+			if p.Recipients[i].State == failed {
+				p.Recipients[i].State = ""
+				p.Tries = 0
+			}
+		}
+		return nil
+	})
+}
+
+// Drop removes a message for good.
+func (s *Server) Drop(ctx context.Context, id string) error {
+	r := s.current()
+	if r == nil {
+		return ErrNotRunning
+	}
+	e, err := r.queue.take(spool.ID(id))
+	if err != nil {
+		return err
+	}
+	if err := r.queue.store.Remove(ctx, e.id); err != nil {
+		r.queue.putBack(e, e.next)
+		return queueError(err)
+	}
+	r.queue.forget(e)
+	return nil
+}
+
+// change edits the progress of a message that is not under way, and has it tried.
+func (s *Server) change(ctx context.Context, id string, edit func(*queued, *progress) error) error {
+	r := s.current()
+	if r == nil {
+		return ErrNotRunning
+	}
+	q := r.queue
+	e, err := q.take(spool.ID(id))
+	if err != nil {
+		return err
+	}
+	next := e.next
+	defer func() { q.putBack(e, next) }()
+	m, err := q.store.Get(ctx, e.id)
+	if err != nil {
+		return queueError(err)
+	}
+	env, p, err := decodeMessage(m)
+	if err != nil {
+		return err
+	}
+	if err := edit(env, p); err != nil {
+		return err
+	}
+	p.Next = s.now()
+	text, err := p.encode()
+	if err != nil {
+		return err
+	}
+	if err := q.store.SetState(ctx, e.id, text); err != nil {
+		return queueError(err)
+	}
+	q.mu.Lock()
+	if e.quarantined {
+		e.quarantined = false
+		q.held--
+	}
+	e.spent = p.open() == 0
+	q.mu.Unlock()
+	next = p.Next
+	return nil
+}
+
+func queueError(err error) error {
+	if errors.Is(err, spool.ErrNotFound) {
+		return ErrNotFound
+	}
+	return err
+}

@@ -1,0 +1,414 @@
+package email
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/auth"
+	"github.com/dcrouter/dcrouter/email/internal/greylist"
+	"github.com/dcrouter/dcrouter/email/internal/smtpc"
+	"github.com/dcrouter/dcrouter/email/internal/smtpd"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// run is a Server between one Start and its Stop.
+type run struct {
+	s      *Server
+	ctx    context.Context // ends when what is left at Stop must go
+	cancel context.CancelFunc
+
+	engine     *smtpd.Server
+	listeners  []listener
+	store      spool.Store
+	queue      *queue
+	maildirs   *maildirs
+	limits     *limits
+	checker    *auth.Checker
+	scanners   []scanner
+	reputation *ReputationChecker // nil without
+	greylist   *greylist.List     // nil without
+
+	serving sync.WaitGroup // who accepts connections
+	working sync.WaitGroup // deliveries
+
+	stopping atomic.Int32  // 1: Stop was called
+	quit     chan struct{} // closed then, when nobody brings new mail
+	stopped  chan struct{} // closed when Stop is through
+	stopErr  error         // what Stop returns; set before stopped is closed
+
+	failOnce sync.Once
+	failed   chan struct{} // closed when serving has come to an end by itself
+	failErr  error
+}
+
+// listener is a port.
+type listener struct {
+	ln   net.Listener
+	mode smtpd.Mode
+}
+
+// open makes everything ready and binds the ports, or takes everything back.
+func (s *Server) open(ctx context.Context) (_ *run, err error) {
+	r := &run{
+		s:       s,
+		limits:  s.newLimits(),
+		checker: &auth.Checker{Resolver: s.opts.resolver, Hostname: s.cfg.Hostname, Now: s.now},
+		quit:    make(chan struct{}),
+		stopped: make(chan struct{}),
+		failed:  make(chan struct{}),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			r.cancel()
+			err = errors.Join(err, r.close(ctx))
+		}
+	}()
+	check := conf.NewChecker()
+	cert := s.checkFiles(check)
+	if err := check.Err(); err != nil {
+		return nil, err
+	}
+	if r.engine, err = smtpd.New(s.engineConfig(cert), r, s.log); err != nil {
+		return nil, err
+	}
+	if r.maildirs, err = newMaildirs(s); err != nil {
+		return nil, err
+	}
+	if c := s.cfg.IPReputation; c != nil {
+		if r.reputation, err = newReputation(c, &s.opts); err != nil {
+			return nil, err
+		}
+	}
+	if c := s.cfg.Greylisting; c != nil {
+		r.greylist, err = greylist.Open(ctx, greylist.Config{
+			Delay: valueOr(c.Delay, time.Minute), Window: valueOr(c.Window, 24*time.Hour), Keep: c.Lifetime, Store: s.opts.store, Log: s.log, Now: s.now,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	r.scanners = newScanners(s.cfg.Scanners)
+	if r.store, err = s.openSpool(ctx); err != nil {
+		return nil, err
+	}
+	if r.queue, err = openQueue(ctx, r, r.store); err != nil {
+		return nil, err
+	}
+	return r, r.listen(ctx)
+}
+
+// openSpool opens the spool in the folder for data, or else in the storage.
+func (s *Server) openSpool(ctx context.Context) (spool.Store, error) {
+	o := spool.Options{Logger: s.log}
+	switch {
+	case s.cfg.DataPath != "":
+		return spool.OpenLog(filepath.Join(s.cfg.DataPath, "spool"), o)
+	case s.opts.store != nil:
+		return spool.OpenStorage(ctx, s.opts.store, "email/spool", o)
+	}
+	s.log.Warn("no folder for data and no storage is configured: mail is kept in memory, and what is not delivered is lost when the process ends")
+	return spool.Memory(o), nil
+}
+
+// checkFiles reads the files of the configuration.
+func (s *Server) checkFiles(check *conf.Checker) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	get := s.opts.getCertificate
+	if t := s.cfg.TLS; t != nil {
+		cert, err := tls.LoadX509KeyPair(t.CertPath, t.KeyPath)
+		if err != nil {
+			check.Field("tls").Errorf("%v", err)
+		}
+		get = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
+	}
+	for i, rt := range s.routes.Load().given {
+		if f := rt.Action.Forward; f != nil {
+			if _, err := clientTLS(&f.TLS); err != nil {
+				check.Field("routes").Index(i).Field("action").Field("forward").Field("tls").Field("caPath").Errorf("%v", err)
+			}
+		}
+	}
+	if h := s.cfg.SmartHost; h != nil {
+		if _, err := clientTLS(&h.TLS); err != nil {
+			check.Field("smartHost").Field("tls").Field("caPath").Errorf("%v", err)
+		}
+	}
+	return get
+}
+
+// clientTLS is the setting for TLS on the way to another server.
+func clientTLS(t *ClientTLS) (*tls.Config, error) {
+	c := &tls.Config{InsecureSkipVerify: t.InsecureSkipVerify}
+	if t.CAPath != "" {
+		pem, err := os.ReadFile(t.CAPath)
+		if err != nil {
+			return nil, err
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificates in it", t.CAPath)
+		}
+	}
+	return c, nil
+}
+
+func (s *Server) engineConfig(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) smtpd.Config {
+	c := smtpd.Config{
+		Hostname:            s.cfg.Hostname,
+		MaxMessageSize:      valueOr(s.cfg.MaxMessageSize, defaultMessageSize),
+		MaxRecipients:       s.mostRecipients(),
+		CommandTimeout:      s.cfg.Connections.Timeout,
+		DataTimeout:         s.cfg.Connections.Timeout,
+		GreetDelay:          s.cfg.Connections.GreetDelay,
+		MaxConnections:      valueOr(s.cfg.Connections.Max, defaultConnections),
+		MaxConnectionsPerIP: s.cfg.RateLimits.Inbound.ConnectionsPerIP,
+		MaxErrors:           s.cfg.Connections.MaxErrors,
+		OnEvent:             s.engineEvent,
+	}
+	if cert != nil {
+		c.TLS = &tls.Config{GetCertificate: cert, MinVersion: tls.VersionTLS12}
+	}
+	return c
+}
+
+const (
+	defaultMessageSize = 50 << 20
+	defaultConnections = 4000
+)
+
+// mostRecipients is what the engine lets through: no domain allows more.
+func (s *Server) mostRecipients() int {
+	most := s.limitsOf("").RecipientsPerMessage
+	for name := range s.domains {
+		most = max(most, s.limitsOf(name).RecipientsPerMessage)
+	}
+	return most
+}
+
+// engineEvent tells of what the engine holds against clients.
+func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
+	reason := "protocol"
+	switch e {
+	case smtpd.TooManyConnections:
+		reason = "connections"
+	case smtpd.EarlyTalker:
+		reason = "early-talker"
+	case smtpd.BareNewline, smtpd.InjectedBehindTLS:
+		reason = "smuggling"
+	case smtpd.TimedOut:
+		reason = "timeout"
+	case smtpd.HandshakeFailed:
+		reason = "tls"
+	}
+	s.stats.reasons.add(reason)
+	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Security: isSecurity(reason)})
+}
+
+// listen binds the ports.
+func (r *run) listen(ctx context.Context) error {
+	if r.s.cfg.UseSocketHandler {
+		return nil
+	}
+	for _, p := range r.s.cfg.Ports {
+		addr := net.JoinHostPort(r.s.cfg.ListenHost, strconv.Itoa(p.Port))
+		ln := r.s.opts.listeners[addr]
+		if ln == nil {
+			var lc net.ListenConfig
+			var err error
+			if ln, err = lc.Listen(ctx, "tcp", addr); err != nil {
+				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
+			}
+		}
+		r.listeners = append(r.listeners, listener{ln, engineMode(p.mode())})
+	}
+	return nil
+}
+
+func engineMode(mode string) smtpd.Mode {
+	return smtpd.Mode{Submission: mode != SMTP, ImplicitTLS: mode == SMTPS}
+}
+
+func modeOf(m smtpd.Mode) string {
+	switch {
+	case m.ImplicitTLS:
+		return SMTPS
+	case m.Submission:
+		return Submission
+	}
+	return SMTP
+}
+
+// serve starts all goroutines.
+func (r *run) serve() {
+	for _, l := range r.listeners {
+		r.serving.Go(func() {
+			if err := r.engine.Serve(r.ctx, l.ln, l.mode); err != nil && r.stopping.Load() == 0 {
+				r.fail(fmt.Errorf("email: serving %s: %w", l.ln.Addr(), err))
+			}
+		})
+	}
+	r.serving.Go(r.queue.serve)
+}
+
+// fail ends Wait.
+func (r *run) fail(err error) {
+	r.failOnce.Do(func() {
+		r.failErr = err
+		close(r.failed)
+		r.s.log.Error("serving has come to an end", "err", err)
+	})
+}
+
+// stop is the way out: no new mail, then the end of deliveries under way, then
+// the spool.
+func (r *run) stop(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)() // another caller of Stop has lost patience
+	err := r.engine.Shutdown(ctx)
+	close(r.quit)
+	done := make(chan struct{})
+	go func() { // ends below at the latest, when r.ctx has
+		r.serving.Wait()
+		r.working.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+	}
+	r.cancel()
+	<-done
+	return errors.Join(err, r.close(ctx))
+}
+
+// close closes what open has opened.
+func (r *run) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
+	defer cancel()
+	var errs []error
+	if r.engine != nil {
+		errs = append(errs, r.engine.Close())
+	}
+	for _, l := range r.listeners {
+		l.ln.Close()
+	}
+	for _, s := range r.scanners {
+		errs = append(errs, s.scan.Close())
+	}
+	if r.greylist != nil {
+		errs = append(errs, r.greylist.Close(ctx))
+	}
+	if r.store != nil {
+		errs = append(errs, r.store.Close(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// lastWrites bounds what must be written though somebody is in a hurry.
+const lastWrites = 30 * time.Second
+
+// lasting is for what has to be noted, also if Stop has lost patience.
+func (r *run) lasting() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(r.ctx), lastWrites)
+}
+
+// Peer describes a connection that the host has accepted, where the connection
+// itself does not. What is zero is as the connection says.
+type Peer struct {
+	// ID is the [Client.ID] to give it.
+	ID string
+	// Client and Local are its two ends.
+	Client, Local netip.AddrPort
+}
+
+// ServeConn serves a connection that the host has accepted, as on a port of this
+// mode ([SMTP], [Submission] or [SMTPS]), and returns when it has ended and is
+// closed. When ctx ends, it is closed. On a connection that is TLS already
+// ([crypto/tls.Conn]), mode [SMTPS] does not begin another one.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode string, peer Peer) error {
+	r := s.current()
+	if r == nil {
+		conn.Close()
+		return ErrNotRunning
+	}
+	if peer.ID != "" {
+		ctx = smtpd.WithID(ctx, peer.ID)
+	}
+	r.engine.ServeConn(ctx, peer.wrap(conn), engineMode(mode))
+	return nil
+}
+
+// wrap makes conn say what peer knows better.
+func (p *Peer) wrap(conn net.Conn) net.Conn {
+	if !p.Client.IsValid() && !p.Local.IsValid() {
+		return conn
+	}
+	w := &peerConn{Conn: conn, remote: conn.RemoteAddr(), local: conn.LocalAddr()}
+	if p.Client.IsValid() {
+		w.remote = net.TCPAddrFromAddrPort(p.Client)
+	}
+	if p.Local.IsValid() {
+		w.local = net.TCPAddrFromAddrPort(p.Local)
+	}
+	return w
+}
+
+type peerConn struct {
+	net.Conn
+	remote, local net.Addr
+}
+
+func (c *peerConn) RemoteAddr() net.Addr { return c.remote }
+func (c *peerConn) LocalAddr() net.Addr  { return c.local }
+
+// addrOf is the IP address in a; the zero Addr if it has none.
+func addrOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	host, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		host = a.String()
+	}
+	addr, _ := netip.ParseAddr(strings.Trim(host, "[]"))
+	return addr.Unmap()
+}
+
+// event tells the host and the log what happened.
+func (s *Server) event(e Event) {
+	e.Time = s.now()
+	log := s.log.With("conn_id", e.ConnID, "remote", e.Client)
+	if e.MessageID != "" {
+		log = log.With("msg_id", e.MessageID, "from", e.From, "recipients", len(e.Recipients), "route", e.Route)
+	}
+	log.Info("mail "+e.Kind, "user", e.User, "reason", e.Reason, "security", e.Security)
+	if hook := s.opts.hooks.OnEvent; hook != nil {
+		hook(e)
+	}
+}
+
+func hopTimeouts() smtpc.Timeouts {
+	return smtpc.Timeouts{Connect: 30 * time.Second, TLS: 30 * time.Second, Greeting: time.Minute}
+}
+
+func valueOr[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}

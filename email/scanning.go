@@ -1,0 +1,235 @@
+package email
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/scan"
+)
+
+const (
+	defaultScanTimeout   = 30 * time.Second
+	defaultSpamThreshold = 5
+)
+
+// scanner is a Scanner of the configuration at work.
+type scanner struct {
+	Scanner
+	name string // of its kind and backend, for logs and statistics
+	scan scan.Scanner
+}
+
+// newScanners makes the scanners of a configuration that Validate has passed.
+func newScanners(list []Scanner) []scanner {
+	var scanners []scanner
+	for _, c := range list {
+		if c.Backend == "" {
+			c.Backend = BuiltinBackend
+		}
+		if c.Timeout == 0 {
+			c.Timeout = defaultScanTimeout
+		}
+		if c.Action == "" {
+			c.Action = RejectMail
+			if c.Type == SpamScanner {
+				c.Action = TagMail
+			}
+		}
+		s := scanner{Scanner: c, name: c.Type}
+		if c.Backend != BuiltinBackend {
+			s.name += "/" + c.Backend
+		}
+		s.scan = newScan(&c)
+		scanners = append(scanners, s)
+	}
+	return scanners
+}
+
+func newScan(c *Scanner) scan.Scanner {
+	kind, backend := scan.Kind(c.Type), scan.Backend{Address: c.Address}
+	switch c.Backend {
+	case RspamdBackend:
+		return scan.NewRspamd(backend, scan.RspamdOptions{Threshold: c.Threshold})
+	case SpamAssassinBackend:
+		return scan.NewSpamd(backend, c.Threshold)
+	case ClamAVBackend:
+		return scan.NewClamd(backend)
+	case MilterBackend:
+		return scan.NewMilter(backend, kind)
+	}
+	switch c.Type {
+	case VirusScanner:
+		return scan.NewVirus()
+	case AttachmentScanner:
+		return scan.NewAttachments(scan.AttachmentRules{Extensions: c.BlockedExtensions, MaxSize: c.MaxSize})
+	}
+	threshold := c.Threshold
+	if threshold == 0 {
+		threshold = defaultSpamThreshold
+	}
+	return scan.NewSpam(threshold)
+}
+
+// finding is what a scanner says, or why it says nothing.
+type finding struct {
+	scanner *scanner
+	verdict scan.Verdict
+	err     error
+}
+
+// scan has all scanners look at the message at once, if a route wants that, and
+// then does what they are configured for in their order.
+func (m *incoming) scan(ctx context.Context) error {
+	wanted := false
+	for _, t := range m.tx.taken {
+		wanted = wanted || scans(t.route)
+	}
+	if !wanted {
+		return nil
+	}
+	var tags []byte
+	for _, f := range m.findings(ctx) {
+		switch {
+		case f.err != nil:
+			if err := m.unscanned(f); err != nil {
+				return err
+			}
+		case f.verdict.Bad:
+			if err := m.found(ctx, f); err != nil {
+				return err
+			}
+		case f.verdict.Action == scan.Greylist || f.verdict.Action == scan.SoftReject:
+			return m.refuse("scanner", 451, 7, 1, replyText(&f.verdict, "Try again later"))
+		}
+		if f.err == nil {
+			tags = f.appendTags(tags)
+		}
+	}
+	m.tx.env.Prefix = append(tags, m.tx.env.Prefix...)
+	return nil
+}
+
+func (m *incoming) findings(ctx context.Context) []finding {
+	r, env := m.s.r, &m.tx.env
+	shown := scan.Message{
+		ID: string(m.id), ClientIP: m.s.client.Addr, Helo: m.s.client.Helo, MailFrom: env.From, User: m.s.client.User,
+		Hostname: r.s.cfg.Hostname, AuthResults: env.Authentication, Received: env.Arrived, Header: m.header, Data: m.body,
+	}
+	if m.auth != nil {
+		shown.ClientName = m.auth.IPRev.Name
+	}
+	for _, rcpt := range env.Recipients {
+		shown.Rcpts = append(shown.Rcpts, rcpt.Address)
+	}
+	list := make([]finding, len(r.scanners))
+	var wg sync.WaitGroup
+	for i := range r.scanners {
+		wg.Go(func() {
+			s := &r.scanners[i]
+			ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+			defer cancel()
+			list[i].scanner = s
+			list[i].verdict, list[i].err = s.scan.Scan(ctx, shown)
+		})
+	}
+	wg.Wait()
+	return list
+}
+
+// unscanned does what is to be done with a message that a scanner could not look
+// at.
+func (m *incoming) unscanned(f finding) error {
+	s := m.s.r.s
+	s.stats.scanners.add(f.scanner.name + "/error")
+	s.log.Error("a message could not be scanned", "msg_id", m.id, "scanner", f.scanner.name, "on_error", f.scanner.OnError, "err", f.err)
+	if f.scanner.OnError == Accept {
+		return nil
+	}
+	return m.refuse("scanner", 451, 7, 1, "The message could not be scanned, try again later")
+}
+
+// found does what is to be done with a message that a scanner has found bad.
+func (m *incoming) found(ctx context.Context, f finding) error {
+	m.s.r.s.stats.scanners.add(f.scanner.name + "/bad")
+	what := string(f.verdict.Kind)
+	if f.verdict.Name != "" {
+		what += " " + f.verdict.Name
+	}
+	m.s.r.s.log.Info("a scanner has found something", "msg_id", m.id, "scanner", f.scanner.name, "found", f.verdict.Name,
+		"score", f.verdict.Score, "details", f.verdict.Details)
+	action := f.scanner.Action
+	if f.verdict.Action == scan.Reject && f.scanner.Type == SpamScanner && f.scanner.Backend != BuiltinBackend && action == "" {
+		action = RejectMail
+	}
+	switch action {
+	case TagMail:
+	case QuarantineMail:
+		m.quarantine = f.scanner.Type + ": " + what
+	default:
+		if f.scanner.Quarantine {
+			m.keepCopy(ctx, f.scanner.Type+": "+what)
+		}
+		return m.refuse("scanner", 554, 7, 1, replyText(&f.verdict, "The message was refused: "+what))
+	}
+	return nil
+}
+
+// keepCopy puts a copy of a message that is refused into quarantine. That it
+// cannot be kept does not change what the client is told.
+func (m *incoming) keepCopy(ctx context.Context, why string) {
+	env := m.tx.env
+	env.Quarantine, env.Refused = why, true
+	if err := m.s.r.queue.add(ctx, m.id, &env, m.draft, 0); err != nil {
+		m.s.r.s.log.Error("a refused message could not be kept in quarantine", "msg_id", m.id, "err", err)
+	}
+}
+
+// replyText is what a backend wants to have said, or else text.
+func replyText(v *scan.Verdict, text string) string {
+	if v.Reply != "" {
+		return v.Reply
+	}
+	return text
+}
+
+// appendTags writes the header fields for a message that passes.
+func (f *finding) appendTags(b []byte) []byte {
+	v := &f.verdict
+	for _, h := range v.Headers {
+		b = fmt.Appendf(b, "%s: %s\r\n", h.Name, h.Value)
+	}
+	if f.scanner.Type != SpamScanner {
+		return b
+	}
+	names := f.scanner.Headers
+	if len(names) == 0 {
+		names = []string{"X-Spam-Score", "X-Spam-Status"}
+	}
+	for _, name := range names {
+		switch name {
+		case "X-Spam-Score":
+			b = fmt.Appendf(b, "X-Spam-Score: %.1f\r\n", v.Score)
+		case "X-Spam-Level":
+			b = fmt.Appendf(b, "X-Spam-Level: %s\r\n", strings.Repeat("*", min(max(int(v.Score), 0), 50)))
+		case "X-Spam-Flag":
+			b = fmt.Appendf(b, "X-Spam-Flag: %s\r\n", yesNo(v.Bad))
+		case "X-Spam-Status":
+			title := "No"
+			if v.Bad {
+				title = "Yes"
+			}
+			b = fmt.Appendf(b, "X-Spam-Status: %s, score=%.1f required=%.1f\r\n", title, v.Score, v.Threshold)
+		}
+	}
+	return b
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "YES"
+	}
+	return "NO"
+}

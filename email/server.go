@@ -1,0 +1,249 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// ErrRunning is returned by Start when the Server is running or still stopping.
+var ErrRunning = errors.New("email: already running")
+
+// ErrNotRunning is returned by what needs a running Server.
+var ErrNotRunning = errors.New("email: not running")
+
+// Server is a mail server. Make one with [New]. Its methods may be called from
+// several goroutines.
+type Server struct {
+	cfg  Config // Routes aside, fixed by New
+	opts options
+	log  *slog.Logger
+	now  func() time.Time
+
+	domains map[string]*Domain // by canonical name
+	users   *users             // nil: nobody can sign in
+	stats   counters
+
+	routes     atomic.Pointer[routeTable]
+	routesMu   sync.Mutex // serialises changes of routes
+	configured string     // identity of the Config's routes
+
+	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
+	run *run       // nil before Start; kept after Stop for Wait
+}
+
+// New makes a Server. It checks the whole configuration and does no I/O; the
+// error joins all mistakes, each a [*FieldError].
+func New(cfg Config, opts ...Option) (*Server, error) {
+	s := &Server{cfg: cfg, now: time.Now}
+	for _, o := range opts {
+		o(&s.opts)
+	}
+	check := conf.NewChecker()
+	check.Add(cfg.Validate())
+	s.opts.validate(check, &cfg)
+	if err := check.Err(); err != nil {
+		return nil, err
+	}
+	s.log = s.opts.log
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.log = s.log.With("component", "email")
+	if s.opts.now != nil {
+		s.now = s.opts.now
+	}
+	if s.opts.resolver == nil {
+		s.opts.resolver = &net.Resolver{}
+	}
+	s.domains = make(map[string]*Domain, len(cfg.Domains))
+	for i := range cfg.Domains {
+		d := &cfg.Domains[i]
+		s.domains[canonicalDomain(d.Domain)] = d
+	}
+	var err error
+	if s.users, err = newUsers(&cfg, &s.opts); err != nil {
+		return nil, err
+	}
+	if s.configured, err = identity(cfg.Routes); err != nil {
+		return nil, err
+	}
+	s.routes.Store(compileRoutes(cloneRoutes(cfg.Routes)))
+	s.cfg.Routes = nil
+	return s, nil
+}
+
+// validate checks what options and configuration must agree about.
+func (o *options) validate(check *conf.Checker, cfg *Config) {
+	for addr, ln := range o.listeners {
+		used := false
+		for _, p := range cfg.Ports {
+			used = used || p.Port != 0 && addr == net.JoinHostPort(cfg.ListenHost, strconv.Itoa(p.Port))
+		}
+		switch {
+		case ln == nil:
+			check.Errorf("the listener for %s is nil", addr)
+		case !used || cfg.UseSocketHandler:
+			check.Errorf("no port uses the listener for %s", addr)
+		}
+	}
+	for i, p := range cfg.Ports {
+		if p.mode() == SMTPS && cfg.TLS == nil && o.getCertificate == nil {
+			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
+		}
+	}
+}
+
+// mode returns what Mode means.
+func (p Port) mode() string {
+	switch {
+	case p.Mode != "":
+		return p.Mode
+	case p.Port == 587:
+		return Submission
+	case p.Port == 465:
+		return SMTPS
+	}
+	return SMTP
+}
+
+// Check reads the files that the configuration names, as Start would, and
+// returns all mistakes in them.
+func (s *Server) Check() error {
+	check := conf.NewChecker()
+	s.checkFiles(check)
+	return check.Err()
+}
+
+// Start begins to serve. It opens the spool and returns when all ports are
+// bound; on an error it takes everything back. ctx limits the start alone. A
+// Server that has stopped can be started again.
+func (s *Server) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run != nil {
+		select {
+		case <-s.run.stopped:
+		default:
+			return ErrRunning
+		}
+	}
+	if err := s.loadRoutes(ctx); err != nil {
+		s.closeGiven()
+		return err
+	}
+	r, err := s.open(ctx)
+	if err != nil {
+		s.closeGiven()
+		return err
+	}
+	s.run = r
+	r.serve()
+	return nil
+}
+
+// UseStorage is [WithStorage] for hosts that have no storage yet when they make
+// the Server. It holds from the next Start on.
+func (s *Server) UseStorage(store *storage.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.routesMu.Lock() // UpdateRoutes may be under way
+	defer s.routesMu.Unlock()
+	s.opts.store = store
+}
+
+// latest returns the run of the last Start, or nil.
+func (s *Server) latest() *run {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run
+}
+
+// current returns the run that is serving, or nil.
+func (s *Server) current() *run {
+	if r := s.latest(); r != nil && r.stopping.Load() == 0 {
+		return r
+	}
+	return nil
+}
+
+// Stop stops listening at once, tells clients that wait to come back (421), and
+// waits until messages and deliveries under way are through or ctx ends; then it
+// gives up on them and returns ctx's error. What was accepted is in the spool
+// for the next Start. Afterwards no goroutine of the Server is left. It may be
+// called at any time, also several times at once.
+func (s *Server) Stop(ctx context.Context) error {
+	r := s.latest()
+	if r == nil {
+		s.closeGiven()
+		return nil
+	}
+	if !r.stopping.CompareAndSwap(0, 1) {
+		select {
+		case <-r.stopped:
+		case <-ctx.Done():
+			r.cancel() // this caller's patience ends before that of the first one
+			<-r.stopped
+		}
+		return r.stopErr
+	}
+	r.stopErr = r.stop(ctx)
+	close(r.stopped)
+	return r.stopErr
+}
+
+// closeGiven closes the host's listeners.
+func (s *Server) closeGiven() {
+	for _, ln := range s.opts.listeners {
+		ln.Close()
+	}
+}
+
+// Wait blocks until the Server has stopped or cannot go on, and returns the
+// error in the latter case. Before Start it returns nil at once.
+func (s *Server) Wait() error {
+	r := s.latest()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.failed:
+		return r.failErr
+	case <-r.stopped:
+		return nil
+	}
+}
+
+// Addrs returns the addresses that the Server listens on, in the order of
+// [Config.Ports].
+func (s *Server) Addrs() []net.Addr {
+	r := s.current()
+	if r == nil {
+		return nil
+	}
+	var addrs []net.Addr
+	for _, l := range r.listeners {
+		addrs = append(addrs, l.ln.Addr())
+	}
+	return addrs
+}
+
+// canonicalDomain is how domains are compared.
+func canonicalDomain(name string) string {
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+// domain returns the configured domain of this name, or nil. Subdomains are
+// domains of their own.
+func (s *Server) domain(name string) *Domain { return s.domains[canonicalDomain(name)] }
+
+func (s *Server) isOurs(domain string) bool { return s.domain(domain) != nil }

@@ -1,0 +1,287 @@
+package email
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/addr"
+	"github.com/dcrouter/dcrouter/email/internal/smtpd"
+)
+
+// session is the conversation with a client.
+type session struct {
+	r      *run
+	conn   *smtpd.Conn
+	client *Client
+	user   *user        // who has signed in, or nil
+	tx     *transaction // from MAIL on, or nil
+	hop    *openHop     // where this client's mail goes on to, kept for the next message
+	// leave gives back this connection's place among those to a domain.
+	leave map[string]func()
+}
+
+// transaction is a message under way.
+type transaction struct {
+	routes *routeTable // those in force at MAIL
+	facts  facts
+	env    queued
+	taken  []recipientRoute // for each recipient of env
+	// domains are those whose limits have counted the message.
+	domains map[string]bool
+}
+
+// recipientRoute is what is known of where a recipient's mail goes.
+type recipientRoute struct {
+	route *route   // nil: depends on the content
+	open  []*route // then those that it may be
+}
+
+// NewSession lets a client in, or not.
+func (r *run) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, error) {
+	s := &session{r: r, conn: c, client: &Client{ID: c.ID(), Addr: addrOf(c.RemoteAddr()), Local: c.LocalAddr(), Mode: modeOf(c.Mode()), TLS: c.TLS()}}
+	r.s.stats.total.Add(1)
+	if err := s.admit(ctx); err != nil {
+		r.s.stats.connRefused.Add(1)
+		return nil, err
+	}
+	r.s.stats.open.Add(1)
+	s.event(Event{Kind: Connected})
+	return s, nil
+}
+
+func (s *session) admit(ctx context.Context) error {
+	if err := s.r.checkReputation(ctx, s.client.Addr); err != nil {
+		return s.refuse("reputation", err)
+	}
+	if hook := s.r.s.opts.hooks.OnConnect; hook != nil {
+		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+		defer cancel()
+		if res := s.r.s.hookResult(hook(ctx, s.client), "conn_id", s.client.ID, "hook", "OnConnect"); !res.ok {
+			return s.refuse("hook", res.reply)
+		}
+	}
+	return nil
+}
+
+// refuse counts a refusal and tells of it.
+func (s *session) refuse(reason string, reply *Reply) error {
+	s.r.s.stats.reasons.add(reason)
+	e := Event{Kind: Refused, Reason: reply.Error(), Security: isSecurity(reason)}
+	if s.tx != nil {
+		e.From, e.MessageID = s.tx.env.From, ""
+		for _, r := range s.tx.env.Recipients {
+			e.Recipients = append(e.Recipients, r.Address)
+		}
+	}
+	s.event(e)
+	return reply.wire()
+}
+
+// isSecurity reports whether a refusal for this reason hints at abuse.
+func isSecurity(reason string) bool {
+	switch reason {
+	case "reputation", "relay", "sender", "authentication", "scanner", "early-talker", "smuggling", "connections":
+		return true
+	}
+	return false
+}
+
+func (s *session) event(e Event) {
+	e.ConnID, e.Client = s.client.ID, s.client.Addr
+	if e.User == "" {
+		e.User = s.client.User
+	}
+	s.r.s.event(e)
+}
+
+// wire is the reply as the engine sends it.
+func (r *Reply) wire() *smtpd.Reply {
+	return &smtpd.Reply{Code: r.Code, Enhanced: r.Enhanced, Text: r.Text}
+}
+
+// Helo takes note of how the client calls itself.
+func (s *session) Helo(_ context.Context, name string) error {
+	s.client.Helo = name
+	s.client.TLS = s.conn.TLS()
+	return nil
+}
+
+// Mail begins a message.
+func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOptions) error {
+	sender := from.String()
+	if wait := s.r.limits.message(s.client.Addr, s.client.User); wait > 0 {
+		return s.refuse("rate", tooMuch(wait))
+	}
+	if s.user != nil && !s.user.maySend(sender) {
+		return s.refuse("sender", &Reply{Code: 553, Enhanced: [3]int{5, 7, 1}, Text: fmt.Sprintf("<%s> is not an address of %s", sender, s.user.name)})
+	}
+	tx := &transaction{
+		routes: s.r.s.routes.Load(),
+		facts:  facts{client: s.client.Addr, authenticated: s.user != nil, sender: sender},
+		env: queued{
+			From: sender, UTF8: o.UTF8, RequireTLS: o.RequireTLS, EnvID: o.EnvelopeID, Ret: o.Return,
+			ConnID: s.client.ID, ClientAddr: s.client.Addr, Mode: s.client.Mode, Helo: s.client.Helo, User: s.client.User,
+		},
+	}
+	if hook := s.r.s.opts.hooks.OnMail; hook != nil {
+		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+		defer cancel()
+		e := s.envelope(tx)
+		if res := s.r.s.hookResult(hook(ctx, &e), "conn_id", s.client.ID, "hook", "OnMail"); !res.ok {
+			return s.refuse("hook", res.reply)
+		}
+	}
+	s.tx = tx
+	return nil
+}
+
+func (s *session) envelope(tx *transaction) Envelope {
+	e := tx.env.envelope()
+	e.Client = s.client
+	return e
+}
+
+// tooMuch puts off what exceeds a limit.
+func tooMuch(wait time.Duration) *Reply {
+	return &Reply{Code: 450, Enhanced: [3]int{4, 7, 1}, Text: fmt.Sprintf("Too much mail, try again in %d seconds", int(wait.Seconds())+1)}
+}
+
+// Rcpt decides about a recipient, as far as that can be told before the content.
+func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOptions) error {
+	tx := s.tx
+	if to.Domain == "" {
+		to.Domain = canonicalDomain(s.r.s.cfg.Hostname) // "<postmaster>"
+	}
+	rcpt := to.String()
+	if slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool { return r.Address == rcpt }) {
+		return nil // once is enough
+	}
+	limits := s.r.s.limitsOf(to.Domain)
+	if len(tx.env.Recipients) >= limits.RecipientsPerMessage {
+		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
+	}
+
+	f := tx.facts
+	f.recipient = rcpt
+	rt, open := tx.routes.decide(&f)
+	if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
+		return s.refuse(reason, reply)
+	}
+	if err := s.sameFate(rt, open); err != nil {
+		return err
+	}
+	trusted := s.user != nil || rt != nil && rt.trusts
+	if !trusted {
+		if reply := s.limitDomain(to.Domain, &limits); reply != nil {
+			return s.refuse("rate", reply)
+		}
+		if wait := s.r.greylisted(s.client.Addr, tx.env.From, rcpt); wait > 0 {
+			return s.refuse("greylist", &Reply{Code: 450, Enhanced: [3]int{4, 7, 1}, Text: fmt.Sprintf("Greylisted, try again in %d seconds", int(wait.Seconds())+1)})
+		}
+	}
+	if hook := s.r.s.opts.hooks.OnRcpt; hook != nil {
+		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+		defer cancel()
+		e := s.envelope(tx)
+		if res := s.r.s.hookResult(hook(ctx, &e, rcpt), "conn_id", s.client.ID, "hook", "OnRcpt"); !res.ok {
+			return s.refuse("hook", res.reply)
+		}
+	}
+	add := recipient{Address: rcpt, Notify: o.Notify}
+	if o.Original != "" {
+		add.ORCPT = strings.ToLower(o.OriginalType) + ";" + o.Original
+	}
+	if rt != nil {
+		add.Route = rt.Name
+	}
+	tx.env.Recipients = append(tx.env.Recipients, add)
+	tx.taken = append(tx.taken, recipientRoute{rt, open})
+	if err := s.askHop(ctx); err != nil {
+		tx.env.Recipients = tx.env.Recipients[:len(tx.env.Recipients)-1]
+		tx.taken = tx.taken[:len(tx.taken)-1]
+		return err
+	}
+	return nil
+}
+
+// mayGo refuses a recipient that no route takes, that the route rejects, or that
+// would make an open relay of us.
+func (r *run) mayGo(f *facts, to addr.Address, rt *route, open []*route) (*Reply, string) {
+	if rt == nil && len(open) == 0 {
+		if r.s.isOurs(to.Domain) {
+			return &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"}, "route"
+		}
+		return relayDenied(), "relay"
+	}
+	if rt != nil {
+		if rt.Action.Type == Reject {
+			return rejection(&rt.Action), "route"
+		}
+		open = []*route{rt}
+	}
+	if !slices.ContainsFunc(open, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
+		return relayDenied(), "relay"
+	}
+	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(open, func(rt *route) bool { return rt.Action.Type == Forward || rt.Action.Type == Process }) {
+		// The server behind may heed it, and trust us.
+		return &Reply{Code: 553, Enhanced: [3]int{5, 1, 3}, Text: "Source routing is not supported"}, "relay"
+	}
+	return nil, ""
+}
+
+func relayDenied() *Reply {
+	return &Reply{Code: 550, Enhanced: [3]int{5, 7, 1}, Text: "Relaying denied"}
+}
+
+// rejection is the reply of an action of type Reject.
+func rejection(a *Action) *Reply {
+	r := &Reply{Code: 550, Text: "Rejected by policy"}
+	if a.Reject != nil {
+		r.Code = valueOr(a.Reject.Code, r.Code)
+		if a.Reject.Message != "" {
+			r.Text = a.Reject.Message
+		}
+	}
+	r.Enhanced = [3]int{r.Code / 100, 7, 1}
+	return r
+}
+
+// sameFate keeps recipients apart about whom the content may decide differently:
+// there is one reply to it, and a bounce to a sender who may be forged is no
+// better. Clients send the others in a message of their own (RFC 5321 section
+// 4.5.3.1.10). For users who signed in, one refusal is for all.
+func (s *session) sameFate(rt *route, open []*route) error {
+	if len(s.tx.taken) == 0 || s.user != nil {
+		return nil
+	}
+	first := s.tx.taken[0]
+	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) {
+		return nil
+	}
+	return (&Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"}).wire()
+}
+
+// scans reports whether a route has mail scanned.
+func scans(rt *route) bool {
+	return rt != nil && rt.Action.Type == Process && rt.Action.Process != nil && rt.Action.Process.Scan
+}
+
+// Reset ends a message.
+func (s *session) Reset() {
+	s.tx = nil
+	if s.hop != nil {
+		s.hop.reset()
+	}
+}
+
+// Close ends the conversation.
+func (s *session) Close() {
+	s.r.s.stats.open.Add(-1)
+	for _, leave := range s.leave {
+		leave()
+	}
+	s.closeHop()
+}
