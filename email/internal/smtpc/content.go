@@ -1,0 +1,129 @@
+package smtpc
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// ErrBareNewline: the content has a CR without LF or an LF without CR. It was
+// not sent to its end.
+var ErrBareNewline = errors.New("the content has a bare CR or LF, which SMTP cannot carry")
+
+// sendContent sends the content and the final dot. Until the last byte of that
+// is with the kernel the server cannot have the message.
+func (c *Conn) sendContent(ctx context.Context, content io.Reader) error {
+	source := &sourceReader{r: content}
+	out := bufio.NewWriterSize(&blockWriter{c, ctx}, 32<<10)
+	dots := &dotWriter{w: out, lineStart: true}
+	_, err := io.CopyBuffer(dots, source, make([]byte, 32<<10))
+	if err == nil {
+		err = dots.end()
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrBareNewline):
+		return c.lose(&Error{Phase: PhaseContent, Status: Permanent, Reply: Reply{Code: 550, Enhanced: "5.6.0"}, Err: err})
+	case source.err != nil || ctx.Err() != nil:
+		return c.lose(temporary(PhaseContent, err))
+	}
+	// A server that has enough says why and closes.
+	c.setDeadline(ctx, min(early, c.cfg.Timeouts.Block))
+	if reply, replyErr := readReply(c.r); replyErr == nil && reply.Code >= 400 {
+		return c.lose(&Error{Phase: PhaseContent, Status: reply.status(), Reply: reply, Err: err})
+	}
+	return c.lose(temporary(PhaseContent, err))
+}
+
+// sourceReader remembers whether it was reading that failed, and hides other
+// methods, so that nothing is copied past the dotWriter.
+type sourceReader struct {
+	r   io.Reader
+	err error
+}
+
+func (s *sourceReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// blockWriter gives each block its time.
+type blockWriter struct {
+	c   *Conn
+	ctx context.Context
+}
+
+func (b *blockWriter) Write(p []byte) (int, error) {
+	b.c.setDeadline(b.ctx, b.c.cfg.Timeouts.Block)
+	return b.c.conn.Write(p)
+}
+
+// dotWriter doubles dots at the beginning of lines (RFC 5321 section 4.5.2).
+type dotWriter struct {
+	w         *bufio.Writer
+	lineStart bool
+	afterCR   bool
+}
+
+func (d *dotWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line = rest[:i+1]
+		}
+		if err := d.check(line); err != nil {
+			return 0, err
+		}
+		if d.lineStart && line[0] == '.' {
+			d.w.WriteByte('.')
+		}
+		if _, err := d.w.Write(line); err != nil {
+			return 0, err
+		}
+		last := line[len(line)-1]
+		d.lineStart, d.afterCR = last == '\n', last == '\r'
+		rest = rest[len(line):]
+	}
+	return len(p), nil
+}
+
+// check looks at a line, or a part of one, for a CR or LF without the other.
+func (d *dotWriter) check(line []byte) error {
+	if d.afterCR && line[0] != '\n' {
+		return ErrBareNewline
+	}
+	if end := len(line) - 1; line[end] == '\n' {
+		if !(end > 0 && line[end-1] == '\r' || end == 0 && d.afterCR) {
+			return ErrBareNewline
+		}
+	}
+	if i := bytes.IndexByte(line, '\r'); i >= 0 && i < len(line)-1 && line[i+1] != '\n' {
+		return ErrBareNewline
+	}
+	return nil
+}
+
+// end writes the final dot, on a line of its own.
+func (d *dotWriter) end() error {
+	if d.afterCR {
+		return ErrBareNewline
+	}
+	if !d.lineStart {
+		d.w.WriteString("\r\n")
+	}
+	_, err := d.w.WriteString(".\r\n")
+	return err
+}
+
+// early is how long to wait for the reason of a server that stops reading.
+const early = 5 * time.Second
