@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// IsAttachment reports whether people would call the part an attachment: a part
-// with content, or a message within another, that
+// IsAttachment reports whether people would call the part an attachment: a
+// message within another, or a part with content that
 //   - says so in Content-Disposition, or
 //   - has a file name or is of a type that no client shows as text (not text/* or
 //     message/*), and is neither an image shown within the text (with a
 //     Content-ID) nor a signature (RFC 3156, RFC 8551).
 func (p *Part) IsAttachment() bool {
-	if !p.leaf && !p.IsMessage() {
-		return false
+	if !p.leaf {
+		return p.IsMessage() && p.Depth > 0
 	}
 	if p.Disposition == "attachment" {
 		return true

@@ -117,9 +117,13 @@ func (d *base64Decoder) clone() decoder { c := *d; return &c }
 // qpDecoder leaves what is no code as it is (RFC 2045 section 6.7). White space
 // at the end of a line stays too: it means nothing to those who look here.
 type qpDecoder struct {
-	state qpState
-	first byte // the digit after '='
+	state  qpState
+	first  byte // the digit after '='
+	spaces int  // characters of white space after '='
 }
+
+// maxLine bounds a line (RFC 5322 section 2.1.1).
+const maxLine = 998
 
 type qpState int
 
@@ -145,9 +149,10 @@ func (d *qpDecoder) decode(dst, src []byte) []byte {
 		b := src[0]
 		switch {
 		case b == '\n' && d.state != qpDigit:
-			d.state = qpText
+			d.state, d.spaces = qpText, 0
 		case (b == ' ' || b == '\t' || b == '\r') && d.state != qpDigit:
 			d.state = qpSpace
+			d.spaces = min(d.spaces+1, maxLine)
 		case isHex(b) && d.state == qpEqual:
 			d.first, d.state = b, qpDigit
 		case isHex(b) && d.state == qpDigit:
@@ -166,10 +171,13 @@ func (d *qpDecoder) finish(dst []byte) []byte {
 	switch d.state {
 	case qpEqual, qpSpace:
 		dst = append(dst, '=')
+		for range d.spaces {
+			dst = append(dst, ' ')
+		}
 	case qpDigit:
 		dst = append(dst, '=', d.first)
 	}
-	d.state = qpText
+	d.state, d.spaces = qpText, 0
 	return dst
 }
 

@@ -117,9 +117,6 @@ func eofIsEnd(err error) error {
 	return err
 }
 
-// maxNameLength bounds the name of a field; RFC 5322 section 2.1.1 bounds the line.
-const maxNameLength = 998
-
 // startsField reports whether the next line begins with a field's name, a colon
 // behind it (RFC 5322 section 2.2; with white space between, section 4.5.8).
 func startsField(r *bufio.Reader, limit int) (bool, error) {
@@ -127,7 +124,7 @@ func startsField(r *bufio.Reader, limit int) (bool, error) {
 		return false, ErrHeaderTooLarge
 	}
 	for n := 16; ; n *= 2 {
-		head, err := r.Peek(min(n, maxNameLength+1, r.Size()))
+		head, err := r.Peek(min(n, maxLine+1, r.Size()))
 		for i, b := range head {
 			switch {
 			case b == ':':

@@ -49,8 +49,8 @@ const maxNames = 8
 
 type param struct{ name, value string }
 
-// A section is a piece of a parameter by RFC 2231 section 3.
-type section struct {
+// A piece is a part of a parameter by RFC 2231 section 3.
+type piece struct {
 	n       int
 	value   string
 	percent bool
@@ -60,7 +60,7 @@ type section struct {
 // preferred, then the plain ones, each in the order in which they come.
 func splitParams(s string) []param {
 	var plain, order []param
-	sections := map[string][]section{}
+	pieces := map[string][]piece{}
 	for s != "" {
 		var item string
 		item, s = cutAt(s, ';')
@@ -75,13 +75,13 @@ func splitParams(s string) []param {
 			plain = append(plain, param{key, DecodeHeader(value)})
 			continue
 		}
-		if sections[name] == nil {
+		if pieces[name] == nil {
 			order = append(order, param{name: name})
 		}
-		sections[name] = append(sections[name], section{n, value, percent})
+		pieces[name] = append(pieces[name], piece{n, value, percent})
 	}
 	for i, p := range order {
-		order[i].value = joinSections(sections[p.name])
+		order[i].value = joinSections(pieces[p.name])
 	}
 	return append(order, plain...)
 }
@@ -105,8 +105,8 @@ func sectionOf(key string) (name string, n int, percent bool) {
 }
 
 // joinSections puts the pieces of a parameter together and decodes them.
-func joinSections(list []section) string {
-	slices.SortStableFunc(list, func(a, b section) int { return a.n - b.n })
+func joinSections(list []piece) string {
+	slices.SortStableFunc(list, func(a, b piece) int { return a.n - b.n })
 	var text []byte
 	charset, encoded := "", false
 	for i, s := range list {
@@ -149,9 +149,6 @@ func cutAt(s string, sep byte) (before, after string) {
 	for i := 0; i < len(s); i++ {
 		switch {
 		case s[i] == '\\' && quoted && i+1 < len(s) && s[i+1] == '"':
-			if !strings.Contains(s[i+2:], `"`) {
-				quoted = false // a folder that ends in a backslash, not an escape
-			}
 			i++
 		case s[i] == '"':
 			// A quote that nobody closes begins no string.
