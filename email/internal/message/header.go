@@ -177,3 +177,16 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 		}
 	}
 }
+
+// Body returns what follows the header section of a message, without reading it.
+func Body(msg *io.SectionReader) (*io.SectionReader, error) {
+	r := bufio.NewReader(io.NewSectionReader(msg, 0, msg.Size()))
+	_, size, err := ReadHeader(r, maxBodyHeader)
+	if err != nil {
+		return nil, err
+	}
+	return io.NewSectionReader(msg, int64(size), msg.Size()-int64(size)), nil
+}
+
+// maxBodyHeader bounds the header section that Body passes over.
+const maxBodyHeader = 1 << 20
