@@ -48,6 +48,10 @@ func (h Header) Get(name string) string {
 	return ""
 }
 
+// Has reports whether there is a field of this name with a value, as Date and
+// Message-ID that a submission server adds where they lack (RFC 6409 section 8).
+func (h Header) Has(name string) bool { return h.Get(name) != "" }
+
 // All returns the fields of this name from top to bottom.
 func (h Header) All(name string) []Field {
 	var list []Field
@@ -67,10 +71,19 @@ func (h Header) All(name string) []Field {
 // as it does for the mail servers that a message may come to after us: all of
 // them have to see the same From.
 func ReadHeader(r *bufio.Reader, limit int) (h Header, size int, err error) {
+	return readHeader(r, limit, nil)
+}
+
+// readHeader also ends before a line for which stop is true, without using it up:
+// a delimiter of MIME may look like a field, as "--a:b".
+func readHeader(r *bufio.Reader, limit int, stop func(line []byte) bool) (h Header, size int, err error) {
 	for {
 		start, err := r.Peek(1)
 		if err != nil {
 			return h, size, eofIsEnd(err)
+		}
+		if stop != nil && start[0] == '-' && stop(peekLine(r)) {
+			return h, size, nil
 		}
 		if start[0] == ' ' || start[0] == '\t' {
 			if len(h) == 0 {
@@ -104,9 +117,6 @@ func eofIsEnd(err error) error {
 	return err
 }
 
-// maxNameLength bounds the name of a field; RFC 5322 section 2.1.1 bounds the line.
-const maxNameLength = 998
-
 // startsField reports whether the next line begins with a field's name, a colon
 // behind it (RFC 5322 section 2.2; with white space between, section 4.5.8).
 func startsField(r *bufio.Reader, limit int) (bool, error) {
@@ -114,7 +124,7 @@ func startsField(r *bufio.Reader, limit int) (bool, error) {
 		return false, ErrHeaderTooLarge
 	}
 	for n := 16; ; n *= 2 {
-		head, err := r.Peek(min(n, maxNameLength+1, r.Size()))
+		head, err := r.Peek(min(n, maxLine+1, r.Size()))
 		for i, b := range head {
 			switch {
 			case b == ':':
@@ -143,6 +153,16 @@ func skipEmptyLine(r *bufio.Reader) int {
 	return 0
 }
 
+// peekLine returns the next line without its end, if it is short enough to be a
+// delimiter, without using it up.
+func peekLine(r *bufio.Reader) []byte {
+	line, _ := r.Peek(min(maxBoundary+8, r.Size())) // "--", "--" and the line's end around it
+	if i := bytes.IndexByte(line, '\n'); i >= 0 {
+		line = line[:i]
+	}
+	return line
+}
+
 // readLine reads up to the end of a line.
 func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 	var line []byte
@@ -157,3 +177,16 @@ func readLine(r *bufio.Reader, limit int) ([]byte, error) {
 		}
 	}
 }
+
+// Body returns what follows the header section of a message, without reading it.
+func Body(msg *io.SectionReader) (*io.SectionReader, error) {
+	r := bufio.NewReader(io.NewSectionReader(msg, 0, msg.Size()))
+	_, size, err := ReadHeader(r, maxBodyHeader)
+	if err != nil {
+		return nil, err
+	}
+	return io.NewSectionReader(msg, int64(size), msg.Size()-int64(size)), nil
+}
+
+// maxBodyHeader bounds the header section that Body passes over.
+const maxBodyHeader = 1 << 20
