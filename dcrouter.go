@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
@@ -27,6 +28,7 @@ type Router struct {
 	proxy   *proxy.Proxy      // always there, so that routes can come later
 	dns     *dnsserver.Server // nil: not configured
 	radius  *radius.Server    // nil: not configured
+	email   *email.Server     // nil: not configured
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -73,6 +75,13 @@ func New(opts ...Option) (*Router, error) {
 		}
 		r.radius = s
 	}
+	if r.config.Email != nil {
+		s, err := email.New(r.config.emailConfig(), append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
+		if err != nil {
+			return nil, inSection("emailConfig", "email", err)
+		}
+		r.email = s
+	}
 	var pc proxy.Config
 	if o.config.Proxy != nil {
 		pc = *o.config.Proxy
@@ -92,6 +101,9 @@ type component struct {
 	section, name string
 	start, stop   func(context.Context) error
 	wait          func() error
+	// talks is set for one that must end its conversations before the proxy, which
+	// has their connections, can stop.
+	talks bool
 }
 
 // components are all subsystems, in the order in which they start. They stop in
@@ -99,12 +111,16 @@ type component struct {
 func (r *Router) components() []component {
 	var list []component
 	if r.dns != nil {
-		list = append(list, component{"dnsServerConfig", "dns", r.dns.Start, r.dns.Stop, r.dns.Wait})
+		list = append(list, component{section: "dnsServerConfig", name: "dns", start: r.dns.Start, stop: r.dns.Stop, wait: r.dns.Wait})
 	}
 	if r.radius != nil {
-		list = append(list, component{"radiusConfig", "radius", r.radius.Start, r.radius.Stop, r.radius.Wait})
+		list = append(list, component{section: "radiusConfig", name: "radius", start: r.radius.Start, stop: r.radius.Stop, wait: r.radius.Wait})
 	}
-	return append(list, component{"smartProxyConfig", "proxy", r.proxy.Start, r.proxy.Stop, r.proxy.Wait})
+	if r.email != nil {
+		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait,
+			talks: r.config.Email.UseSocketHandler})
+	}
+	return append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
 }
 
 // sectionError is inSection for what a component says.
@@ -117,8 +133,19 @@ func (r *Router) sectionError(c *component, err error) error {
 
 // stop stops subsystems, the last one first.
 func stop(ctx context.Context, list []component) error {
+	list = slices.Clone(list)
+	slices.Reverse(list)
+	slices.SortStableFunc(list, func(a, b component) int {
+		switch {
+		case a.talks == b.talks:
+			return 0
+		case a.talks:
+			return -1
+		}
+		return 1
+	})
 	var errs []error
-	for _, c := range slices.Backward(list) {
+	for _, c := range list {
 		errs = append(errs, inSection(c.section, c.name, c.stop(ctx)))
 	}
 	return errors.Join(errs...)
@@ -135,6 +162,9 @@ func (r *Router) Check() error {
 	if r.radius != nil {
 		errs = append(errs, inSection("radiusConfig", "radius", r.radius.Check()))
 	}
+	if r.email != nil {
+		errs = append(errs, inSection("emailConfig", "email", r.email.Check()))
+	}
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
@@ -149,7 +179,13 @@ func (r *Router) Unavailable() error {
 			check.Field(field).Errorf("%s not available in this version", what)
 		}
 	}
-	missing(c.Email != nil, "emailConfig", "the mail system is")
+	if c.Email != nil {
+		for i := range c.Email.Domains {
+			if d := &c.Email.Domains[i]; c.Email.Mode(d) == email.InternalDNS {
+				check.Field("emailConfig").Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns is not available in this version")
+			}
+		}
+	}
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	missing(c.TLS != nil, "tls", "automatic certificates are")
 	missing(c.DNSChallenge != nil, "dnsChallenge", "automatic certificates are")
@@ -199,6 +235,9 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	if r.radius != nil {
 		r.radius.UseStorage(store)
+	}
+	if r.email != nil {
+		r.email.UseStorage(store)
 	}
 	all := r.components()
 	for i, c := range all {
@@ -295,34 +334,59 @@ func (r *Router) UpdateRoutes(ctx context.Context, routes []proxy.Route) error {
 // Routes returns a copy of the proxy's routes, without those of other sections.
 func (r *Router) Routes() []proxy.Route {
 	routes := r.proxy.Routes()
-	return routes[:len(routes)-len(r.dohRoutes())]
+	return routes[:len(routes)-len(r.ownRoutes())]
 }
 
 // routesError is inSection for routes, of which the first ones were given by
-// the host. What is wrong with the others is a matter of dnsDomain.
+// the host. What is wrong with the others is a matter of the sections that they
+// come from.
 func (r *Router) routesError(given int, err error) error {
-	var errs []error
 	var field *FieldError
 	if !errors.As(err, &field) {
 		return inSection("smartProxyConfig", "proxy", err)
 	}
+	var errs []error
 	for _, e := range FieldErrors(err) {
-		at, own := "smartProxyConfig", false
-		for i := range r.dohRoutes() {
-			place := fmt.Sprintf("routes[%d]", given+i)
-			own = own || e.Path == place || strings.HasPrefix(e.Path, place+".")
-		}
-		if own {
-			e, at = &FieldError{Msg: "its route in the proxy: " + e.Error(), Err: e.Err}, "dnsDomain"
+		at := "smartProxyConfig"
+		for i, own := range r.ownRoutes() {
+			if place := fmt.Sprintf("routes[%d]", given+i); e.Path == place || strings.HasPrefix(e.Path, place+".") {
+				e, at = &FieldError{Msg: "its route in the proxy: " + e.Error(), Err: e.Err}, own.section
+			}
 		}
 		errs = append(errs, conf.Prefix(at, e))
 	}
 	return errors.Join(errs...)
 }
 
+// ownRoute is a route of the proxy that another section asks for.
+type ownRoute struct {
+	proxy.Route
+	section string
+}
+
+func (r *Router) ownRoutes() []ownRoute {
+	var list []ownRoute
+	for _, rt := range r.dohRoutes() {
+		list = append(list, ownRoute{rt, "dnsDomain"})
+	}
+	for i, rt := range r.mailRoutes() {
+		list = append(list, ownRoute{rt, fmt.Sprintf("emailConfig.ports[%d]", i)})
+	}
+	return list
+}
+
+// withOwnRoutes adds the routes that come from other sections to those of the
+// host.
+func (r *Router) withOwnRoutes(routes []proxy.Route) []proxy.Route {
+	all := slices.Clone(routes)
+	for _, own := range r.ownRoutes() {
+		all = append(all, own.Route)
+	}
+	return all
+}
+
 // Addrs returns the bound addresses of each component that listens: "proxy",
-// "dns" and "radius".
-// Addresses that are not TCP have their network behind a slash.
+// "email", "dns" and "radius". Addresses that are not TCP have their network behind a slash.
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
 	add := func(name string, list []net.Addr) {
@@ -335,6 +399,9 @@ func (r *Router) Addrs() map[string][]string {
 		}
 	}
 	add("proxy", r.proxy.Addrs())
+	if r.email != nil {
+		add("email", r.email.Addrs())
+	}
 	if r.radius != nil {
 		add("radius", r.radius.Addrs())
 	}

@@ -116,12 +116,6 @@ func (r *Router) dohRoutes() []proxy.Route {
 	}}
 }
 
-// withOwnRoutes adds the routes that come from other sections to those of the
-// host.
-func (r *Router) withOwnRoutes(routes []proxy.Route) []proxy.Route {
-	return slices.Concat(routes, r.dohRoutes())
-}
-
 // UpdateDNS changes records of the DNS server; see [dnsserver.Server.Update].
 // Without a DNS server it fails with [dnsserver.ErrNoZone].
 func (r *Router) UpdateDNS(ctx context.Context, tx *dnsserver.Tx) error {

@@ -43,6 +43,7 @@ func (r *Router) Collector() prometheus.Collector {
 		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
 		dns:               newDNSMetrics(desc),
 		radius:            newRADIUSMetrics(desc),
+		email:             newEmailMetrics(desc),
 	}
 }
 
@@ -54,6 +55,7 @@ type collector struct {
 	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
 	dns    dnsMetrics
 	radius radiusMetrics
+	email  emailMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -65,6 +67,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	c.dns.describe(ch)
 	c.radius.describe(ch)
+	c.email.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -81,6 +84,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if all.RADIUS != nil {
 		c.radius.collect(all.RADIUS, gauge, counter)
+	}
+	if all.Email != nil {
+		c.email.collect(all.Email, gauge, counter)
 	}
 	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
@@ -21,6 +22,7 @@ type options struct {
 	proxy   []proxy.Option
 	dns     []dnsserver.Option
 	radius  []radius.Option
+	email   []email.Option
 }
 
 // WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
@@ -47,6 +49,13 @@ func WithRADIUS(c radius.Config, opts ...radius.Option) Option {
 	return func(o *options) { o.config.RADIUS, o.radius = &c, append(o.radius, opts...) }
 }
 
+// WithEmail sets the mail system's section of the configuration. opts are what
+// cannot be written as JSON: hooks of the host, who knows the users, who takes
+// mail.
+func WithEmail(c email.Config, opts ...email.Option) Option {
+	return func(o *options) { o.config.Email, o.email = &c, append(o.email, opts...) }
+}
+
 // WithStorage sets where the Router keeps what must outlive it, in place of
 // the configuration's storage section. Without either, everything is kept in
 // memory, and the log warns of it.
@@ -67,13 +76,15 @@ func WithLogger(log *slog.Logger) Option {
 }
 
 // WithGetCertificate sets the source of certificates for routes with
-// certificate "auto", for dnsDomain, for DNS over TLS and QUIC, and for RadSec; see
+// certificate "auto", for dnsDomain, for DNS over TLS and QUIC, for RadSec, and for
+// mail where its section names none; see
 // [proxy.WithGetCertificate].
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
 	return func(o *options) {
 		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
 		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
 		o.radius = append(o.radius, radius.WithGetCertificate(get))
+		o.email = append(o.email, email.WithGetCertificate(get))
 	}
 }
 

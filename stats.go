@@ -2,6 +2,7 @@ package dcrouter
 
 import (
 	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 )
@@ -13,6 +14,8 @@ type Stats struct {
 	DNS *dnsserver.Stats `json:"dns,omitempty"`
 	// RADIUS is nil where no RADIUS server is configured.
 	RADIUS *radius.Stats `json:"radius,omitempty"`
+	// Email is nil where no mail system is configured.
+	Email *email.Stats `json:"email,omitempty"`
 }
 
 // Stats returns a snapshot of the counters.
@@ -25,6 +28,10 @@ func (r *Router) Stats() Stats {
 	if r.radius != nil {
 		n := r.radius.Stats()
 		s.RADIUS = &n
+	}
+	if r.email != nil {
+		m := r.email.Stats()
+		s.Email = &m
 	}
 	return s
 }

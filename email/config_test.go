@@ -29,7 +29,7 @@ func TestJSON(t *testing.T) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 	shown, err := json.Marshal(Config{
-		Ports: append(Ports(25), Port{0, SMTPS}), Auth: &Auth{Users: []User{{"u", "hunter2"}}},
+		Ports: append(Ports(25), Port{0, SMTPS}), Auth: &Auth{Users: []User{{Username: "u", Password: "hunter2"}}},
 		SmartHost: &SmartHost{Auth: &Credentials{"u", "hunter2"}},
 	})
 	wantShown := `{"ports":[25,{"mode":"smtps"}],"auth":{"users":[{"username":"u","password":"***"}]},"smartHost":{"auth":{"username":"u","password":"***"}}}`

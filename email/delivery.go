@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/addr"
+	"github.com/dcrouter/dcrouter/email/internal/deliver"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 )
 
@@ -185,14 +187,33 @@ func (r *run) deliverHere(ctx context.Context, d *delivery, rt *route, i int) re
 		return r.s.hookResult(r.s.opts.mailbox(ctx, &Delivery{Message: m, Recipient: rcpt}), "msg_id", d.id, "hook", "mailbox")
 	}
 	local, domain, _ := cutAddress(rcpt)
+	if a, err := addr.Parse(rcpt); err == nil {
+		local = a.Local // without quotes
+	}
 	err := r.maildirs.deliver(ctx, rt, local, domain, d.content(prefix))
 	if err != nil {
 		r.s.log.Error("a message could not be delivered", "msg_id", d.id, "recipient", rcpt, "route", rt.Name, "err", err)
-		res := refusal(&Reply{Code: 451, Enhanced: [3]int{4, 3, 0}, Text: "The mailbox cannot be written, try again later"})
-		res.said = err.Error()
-		return res
+		return mailboxResult(err)
 	}
 	return taken("delivered to the mailbox")
+}
+
+func mailboxResult(err error) result {
+	reply := &Reply{Code: 451, Enhanced: [3]int{4, 3, 0}, Text: "The mailbox cannot be written, try again later"}
+	var e *deliver.Error
+	if errors.As(err, &e) {
+		switch {
+		case !e.Temporary:
+			reply = &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "There can be no such mailbox"}
+		case e.Code == "4.2.2":
+			reply = &Reply{Code: 452, Enhanced: [3]int{4, 2, 2}, Text: "The mailbox is full"}
+		case e.Code == "4.3.1":
+			reply = &Reply{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "Out of space, try again later"}
+		}
+	}
+	res := refusal(reply)
+	res.said = err.Error()
+	return res
 }
 
 // hop is another server that mail is handed to.

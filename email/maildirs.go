@@ -29,7 +29,7 @@ func newMaildirs(s *Server) (*maildirs, error) {
 }
 
 // deliver puts a message into a mailbox.
-func (m *maildirs) deliver(ctx context.Context, rt *route, user, domain string, prefix []byte, content *io.SectionReader) error {
+func (m *maildirs) deliver(ctx context.Context, rt *route, user, domain string, content *io.SectionReader) error {
 	template := m.base
 	if d := rt.Action.Deliver; d != nil && d.Maildir != "" {
 		template = d.Maildir
@@ -41,7 +41,7 @@ func (m *maildirs) deliver(ctx context.Context, rt *route, user, domain string, 
 	if err != nil {
 		return err
 	}
-	_, err = box.Deliver(ctx, user, domain, prefix, content)
+	_, err = box.Deliver(ctx, user, domain, nil, content)
 	return err
 }
 

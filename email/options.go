@@ -83,3 +83,17 @@ func WithListener(addr string, ln net.Listener) Option {
 		o.listeners[addr] = ln
 	}
 }
+
+// setDefaults fills in what was not given.
+func (o *options) setDefaults() {
+	if o.log == nil {
+		o.log = slog.New(slog.DiscardHandler)
+	}
+	o.log = o.log.With("component", "email")
+	if o.now == nil {
+		o.now = time.Now
+	}
+	if o.resolver == nil {
+		o.resolver = &net.Resolver{}
+	}
+}

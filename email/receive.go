@@ -193,6 +193,11 @@ func (m *incoming) decide(ctx context.Context) error {
 		}
 	}
 	tx.env.Prefix = append(m.received(), tx.env.Prefix...)
+	if m.headerSize == 0 {
+		// There is no header, not even an empty one: what comes first must not
+		// become part of ours.
+		tx.env.Prefix = append(tx.env.Prefix, "\r\n"...)
+	}
 	if m.auth == nil || m.auth.DMARC.Policy == dmarc.None || m.auth.DMARC.Policy == "" {
 		return nil
 	}

@@ -3,7 +3,6 @@ package email
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"time"
 
@@ -12,10 +11,38 @@ import (
 )
 
 // Reputation is what is known of an address.
-type Reputation = dnsbl.Result
+type Reputation struct {
+	Addr netip.Addr `json:"ip"`
+	// Blocked says that Score has reached the threshold, or that the address is on
+	// [IPReputation.BlockList].
+	Blocked bool `json:"blocked"`
+	// Score is the share of the lists that know the address: 0 is none, 1 all.
+	Score float64 `json:"score"`
+	// Reason says in one line why the address is blocked, or why it was not asked
+	// about. Otherwise it is "".
+	Reason string `json:"reason,omitempty"`
+	// Listings has the lists that know the address.
+	Listings []ReputationListing `json:"listings,omitempty"`
+	// Failures has the lists that did not answer, by name, and why.
+	Failures map[string]string `json:"failures,omitempty"`
+	// Checked is when the lists were asked, Expires until when their answers count.
+	Checked time.Time `json:"checked"`
+	Expires time.Time `json:"expires"`
+	// Cached says that the answers were known before.
+	Cached bool `json:"cached"`
+}
 
 // ReputationListing is what one list says of an address.
-type ReputationListing = dnsbl.Listing
+type ReputationListing struct {
+	// Provider is the list as the configuration names it, Zone its domain.
+	Provider string `json:"provider"`
+	Zone     string `json:"zone"`
+	// Codes are the addresses that it has answered with. What they mean is said by
+	// the list.
+	Codes []netip.Addr `json:"codes"`
+	// Text is its reason, in printable ASCII.
+	Text string `json:"text,omitempty"`
+}
 
 // ReputationChecker asks DNS block lists about addresses (RFC 5782). It also works
 // without a [Server]:
@@ -44,13 +71,14 @@ func NewReputationChecker(cfg IPReputation, opts ...Option) (*ReputationChecker,
 	for _, opt := range opts {
 		opt(&o)
 	}
+	o.setDefaults()
 	return newReputation(&cfg, &o)
 }
 
 func newReputation(cfg *IPReputation, o *options) (*ReputationChecker, error) {
 	c := dnsbl.Config{
-		Resolver: resolverOr(o.resolver), Threshold: cfg.Threshold, Timeout: cfg.Timeout, CacheTimeout: cfg.CacheTimeout,
-		Store: o.store, Log: logOr(o.log), Now: nowOr(o.now),
+		Resolver: o.resolver, Threshold: cfg.Threshold, Timeout: cfg.Timeout, CacheTimeout: cfg.CacheTimeout,
+		Store: o.store, Log: o.log, Now: o.now,
 	}
 	for _, name := range cfg.Providers {
 		c.Providers = append(c.Providers, dnsbl.Named(name))
@@ -69,7 +97,13 @@ func newReputation(cfg *IPReputation, o *options) (*ReputationChecker, error) {
 // they did not know it; [Reputation] names them. The error is ctx's, or that addr
 // is not an address.
 func (c *ReputationChecker) Check(ctx context.Context, addr netip.Addr) (Reputation, error) {
-	return c.c.Check(ctx, addr)
+	res, err := c.c.Check(ctx, addr)
+	rep := Reputation{Addr: res.Addr, Blocked: res.Blocked, Score: res.Score, Reason: res.Reason, Failures: res.Failures,
+		Checked: res.Checked, Expires: res.Expires, Cached: res.Cached}
+	for _, l := range res.Listings {
+		rep.Listings = append(rep.Listings, ReputationListing(l))
+	}
+	return rep, err
 }
 
 // checkReputation refuses clients of bad reputation.
@@ -94,11 +128,3 @@ func (r *run) greylisted(client netip.Addr, sender, recipient string) time.Durat
 	}
 	return 0
 }
-
-func logOr(log *slog.Logger) *slog.Logger {
-	if log == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return log
-}
-

@@ -231,7 +231,7 @@ func (r *run) listen(ctx context.Context) error {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
 			}
 		}
-		r.listeners = append(r.listeners, listener{ln, engineMode(p.mode())})
+		r.listeners = append(r.listeners, listener{ln, engineMode(p.EffectiveMode())})
 	}
 	return nil
 }

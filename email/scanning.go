@@ -62,9 +62,9 @@ func newScan(c *Scanner) scan.Scanner {
 	}
 	switch c.Type {
 	case VirusScanner:
-		return scan.NewVirus()
+		return scan.NewVirus(scan.ArchiveLimits{})
 	case AttachmentScanner:
-		return scan.NewAttachments(scan.AttachmentRules{Extensions: c.BlockedExtensions, MaxSize: c.MaxSize})
+		return scan.NewAttachments(scan.AttachmentOptions{Blocked: c.BlockedExtensions, MaxSize: c.MaxSize})
 	}
 	threshold := c.Threshold
 	if threshold == 0 {

@@ -44,7 +44,7 @@ type Server struct {
 // New makes a Server. It checks the whole configuration and does no I/O; the
 // error joins all mistakes, each a [*FieldError].
 func New(cfg Config, opts ...Option) (*Server, error) {
-	s := &Server{cfg: cfg, now: time.Now}
+	s := &Server{cfg: cfg}
 	for _, o := range opts {
 		o(&s.opts)
 	}
@@ -54,17 +54,8 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	if err := check.Err(); err != nil {
 		return nil, err
 	}
-	s.log = s.opts.log
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	s.log = s.log.With("component", "email")
-	if s.opts.now != nil {
-		s.now = s.opts.now
-	}
-	if s.opts.resolver == nil {
-		s.opts.resolver = &net.Resolver{}
-	}
+	s.opts.setDefaults()
+	s.log, s.now = s.opts.log, s.opts.now
 	s.domains = make(map[string]*Domain, len(cfg.Domains))
 	for i := range cfg.Domains {
 		d := &cfg.Domains[i]
@@ -97,14 +88,14 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 		}
 	}
 	for i, p := range cfg.Ports {
-		if p.mode() == SMTPS && cfg.TLS == nil && o.getCertificate == nil {
+		if p.EffectiveMode() == SMTPS && cfg.TLS == nil && o.getCertificate == nil {
 			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
 		}
 	}
 }
 
-// mode returns what Mode means.
-func (p Port) mode() string {
+// EffectiveMode returns Mode, or what Port means where that is "".
+func (p Port) EffectiveMode() string {
 	switch {
 	case p.Mode != "":
 		return p.Mode

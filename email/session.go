@@ -29,6 +29,8 @@ type transaction struct {
 	facts  facts
 	env    queued
 	taken  []recipientRoute // for each recipient of env
+	// content is what routes have looked at of the message, nil before.
+	content *content
 	// domains are those whose limits have counted the message.
 	domains map[string]bool
 }

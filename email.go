@@ -1,0 +1,70 @@
+package dcrouter
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+
+	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/proxy"
+)
+
+// emailConfig is the mail system's section with what the others add to it.
+func (c *Config) emailConfig() email.Config {
+	e := *c.Email
+	if e.DataPath == "" && c.Storage != nil && c.Storage.FSPath != "" {
+		e.DataPath = filepath.Clean(c.Storage.FSPath)
+	}
+	return e
+}
+
+// mailRoutes are the proxy's routes to the mail system, if it binds no ports
+// itself. The proxy does not look into its connections: clients wait there for
+// the server to speak first.
+func (r *Router) mailRoutes() []proxy.Route {
+	if r.email == nil || !r.config.Email.UseSocketHandler {
+		return nil
+	}
+	var routes []proxy.Route
+	for i, p := range r.config.Email.Ports {
+		name := fmt.Sprintf("mail-%d", p.Port)
+		if p.Port == 0 {
+			name = fmt.Sprintf("mail-any-%d", i)
+		}
+		routes = append(routes, proxy.Route{
+			Name: name,
+			Match: proxy.Match{
+				Ports:    []proxy.PortRange{{From: p.Port, To: p.Port}},
+				Protocol: "tcp",
+			},
+			Action: proxy.Action{SocketHandler: mailHandler{r.email, p.EffectiveMode()}},
+		})
+	}
+	return routes
+}
+
+// mailHandler hands connections of the proxy over to the mail system.
+type mailHandler struct {
+	server *email.Server
+	mode   string
+}
+
+// ServeConn serves a connection as on a port of the handler's mode.
+func (h mailHandler) ServeConn(ctx context.Context, conn net.Conn, info proxy.ConnInfo) {
+	// It fails only while the Router stops, and then there is nobody to tell.
+	_ = h.server.ServeConn(ctx, conn, h.mode, email.Peer{ID: info.ID, Client: info.Client, Local: info.Local})
+}
+
+// Email returns the mail system, or nil if none is configured.
+func (r *Router) Email() *email.Server { return r.email }
+
+// UpdateDomainRules replaces the routes of the mail system, all of them or on an
+// error none; see [email.Server.UpdateRoutes]. Without a mail system it fails
+// with [email.ErrNotRunning].
+func (r *Router) UpdateDomainRules(ctx context.Context, routes []email.Route) error {
+	if r.email == nil {
+		return email.ErrNotRunning
+	}
+	return inSection("emailConfig", "email", r.email.UpdateRoutes(ctx, routes))
+}

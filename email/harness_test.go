@@ -1,0 +1,201 @@
+package email
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// server is a Server under test.
+type server struct {
+	*Server
+	t      testing.TB
+	mu     sync.Mutex
+	events []Event
+}
+
+// start starts a Server on free ports of 127.0.0.1. What the configuration does
+// not say is said here.
+func start(t testing.TB, cfg Config, opts ...Option) *server {
+	t.Helper()
+	if b, ok := t.(*testing.T); ok {
+		testenv.Goroutines(b)
+	}
+	if cfg.ListenHost == "" {
+		cfg.ListenHost = "127.0.0.1"
+	}
+	if cfg.Ports == nil {
+		cfg.Ports = Ports(0)
+	}
+	if cfg.Hostname == "" {
+		cfg.Hostname = "mx.example.com"
+	}
+	if cfg.Domains == nil {
+		cfg.Domains = []Domain{{Domain: "example.com"}}
+	}
+	ts := &server{t: t}
+	all := []Option{WithLogger(slog.New(slog.NewTextHandler(testLog{t}, nil))), WithResolver(noDNS{}), WithHooks(Hooks{OnEvent: ts.note})}
+	var err error
+	if ts.Server, err = New(cfg, append(all, opts...)...); err != nil {
+		t.Fatal(err)
+	}
+	if err := ts.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := ts.Stop(ctx); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	})
+	return ts
+}
+
+func (s *server) note(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
+}
+
+// seen returns the events of a kind.
+func (s *server) seen(kind string) []Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Event
+	for _, e := range s.events {
+		if e.Kind == kind {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// testLog is a log that ends with its test.
+type testLog struct{ t testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) {
+	l.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// noDNS is a resolver for which no name exists.
+type noDNS struct{}
+
+func (noDNS) err(name string) error {
+	return &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+}
+func (r noDNS) LookupTXT(_ context.Context, name string) ([]string, error) { return nil, r.err(name) }
+func (r noDNS) LookupMX(_ context.Context, name string) ([]*net.MX, error) { return nil, r.err(name) }
+func (r noDNS) LookupIPAddr(_ context.Context, name string) ([]net.IPAddr, error) {
+	return nil, r.err(name)
+}
+func (r noDNS) LookupAddr(_ context.Context, name string) ([]string, error) { return nil, r.err(name) }
+
+// client speaks SMTP line by line.
+type client struct {
+	t testing.TB
+	net.Conn
+	r *bufio.Reader
+}
+
+func (s *server) dial() *client { return dialSMTP(s.t, s.Addrs()[0].String()) }
+
+func dialSMTP(t testing.TB, addr string) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	return &client{t, conn, bufio.NewReader(conn)}
+}
+
+// reply reads a reply, its lines joined by newlines.
+func (c *client) reply() string {
+	c.t.Helper()
+	var lines []string
+	for {
+		line, err := c.r.ReadString('\n')
+		if err != nil {
+			c.t.Fatalf("after %q: %v", lines, err)
+		}
+		lines = append(lines, strings.TrimRight(line, "\r\n"))
+		if len(line) > 3 && line[3] == ' ' {
+			return strings.Join(lines, "\n")
+		}
+	}
+}
+
+// say sends a line and wants a reply that begins so.
+func (c *client) say(line, want string) string {
+	c.t.Helper()
+	fmt.Fprintf(c, "%s\r\n", line)
+	return c.want(line, want)
+}
+
+func (c *client) want(after, want string) string {
+	c.t.Helper()
+	got := c.reply()
+	if !strings.HasPrefix(got, want) {
+		c.t.Fatalf("to %q: %q, want %q", after, got, want)
+	}
+	return got
+}
+
+func (c *client) hello() *client {
+	c.t.Helper()
+	c.want("", "220 ")
+	c.say("EHLO client.example.net", "250")
+	return c
+}
+
+// send sends a message and returns the reply to its content.
+func (c *client) send(from, to, content string) string {
+	c.t.Helper()
+	c.say("MAIL FROM:<"+from+">", "250")
+	c.say("RCPT TO:<"+to+">", "250")
+	return c.data(content)
+}
+
+func (c *client) data(content string) string {
+	c.t.Helper()
+	c.say("DATA", "354")
+	io.WriteString(c, content+"\r\n.\r\n")
+	return c.reply()
+}
+
+const hi = "From: a@example.net\r\nTo: b@example.com\r\nSubject: hi\r\nDate: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@example.net>\r\n\r\nHello."
+
+// mailbox returns the messages in a Maildir.
+func mailbox(t testing.TB, path string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(path, "new", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, string(b))
+	}
+	return list
+}
+
+var _ = netip.Addr{}
