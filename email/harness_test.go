@@ -7,9 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -198,4 +198,36 @@ func mailbox(t testing.TB, path string) []string {
 	return list
 }
 
-var _ = netip.Addr{}
+// mailboxes takes mail as a host does.
+type mailboxes struct {
+	decide func(*Delivery) error
+	mu     sync.Mutex
+	got    []gotMail
+}
+
+type gotMail struct {
+	*Delivery
+	content string
+}
+
+func newMailbox(decide func(*Delivery) error) *mailboxes { return &mailboxes{decide: decide} }
+
+func (m *mailboxes) take(_ context.Context, d *Delivery) error {
+	b, err := io.ReadAll(d.Content)
+	if err == nil && m.decide != nil {
+		err = m.decide(d)
+	}
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.got = append(m.got, gotMail{d, string(b)})
+	return nil
+}
+
+func (m *mailboxes) all() []gotMail {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.got)
+}

@@ -212,7 +212,12 @@ func (m *incoming) decide(ctx context.Context) error {
 			if m.auth.Temporary() {
 				return m.refuse("authentication", 451, 7, 1, "The sender could not be authenticated for now, try again later")
 			}
+			if m.auth.DMARC.Code == dmarc.PermError {
+				return m.refuse("authentication", 550, 7, 1, sentence(m.auth.DMARC.Err))
+			}
 			return m.refuse("authentication", 550, 7, 1, fmt.Sprintf("Rejected as the DMARC policy of %s asks", m.auth.DMARC.Domain))
+		case m.auth.DMARC.Code == dmarc.PermError:
+			m.quarantine = "DMARC: " + m.auth.DMARC.Err.Error()
 		default:
 			m.quarantine = "DMARC: not authenticated as " + m.auth.DMARC.Domain
 		}
