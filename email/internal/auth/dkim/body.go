@@ -1,6 +1,7 @@
 package dkim
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"hash"
 	"io"
@@ -71,6 +72,9 @@ func (h *bodyHash) Write(p []byte) {
 	h.sum.Write(p)
 }
 
+// bufferSize is that of each buffer.
+const bufferSize = 16 << 10
+
 // read gives the body to all hashes. Memory is that of the buffers here.
 func (b *Body) read() error {
 	var simple, relaxed sinks
@@ -82,7 +86,7 @@ func (b *Body) read() error {
 		}
 	}
 	s, r := simpleBody{to: simple}, relaxedBody{to: relaxed}
-	buf := make([]byte, 16<<10)
+	buf := make([]byte, bufferSize)
 	for {
 		n, err := b.r.Read(buf)
 		if len(simple) > 0 {
@@ -110,22 +114,13 @@ func (s sinks) write(p []byte) {
 	}
 }
 
-// lineEnds writes n line ends.
-func (s sinks) lineEnds(n int64) {
-	const some = "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n"
-	for n > 0 {
-		k := min(n, int64(len(some)/2))
-		s.write([]byte(some[:2*k]))
-		n -= k
-	}
-}
-
 // simpleBody drops empty lines at the end, and ends the last line (RFC 6376
 // section 3.4.3).
 type simpleBody struct {
 	to      sinks
 	pending int64 // line ends that may be the last
 	cr      bool  // a CR after them
+	ends    []byte
 }
 
 func (s *simpleBody) write(p []byte) {
@@ -154,11 +149,18 @@ func (s *simpleBody) write(p []byte) {
 }
 
 func (s *simpleBody) flush() {
-	s.to.lineEnds(s.pending)
-	if s.cr {
-		s.to.write([]byte("\r"))
+	if s.ends == nil {
+		s.ends = bytes.Repeat([]byte("\r\n"), 512)
 	}
-	s.pending, s.cr = 0, false
+	for s.pending > 0 {
+		n := min(s.pending, int64(len(s.ends)/2))
+		s.to.write(s.ends[:2*n])
+		s.pending -= n
+	}
+	if s.cr {
+		s.to.write(s.ends[:1])
+	}
+	s.cr = false
 }
 
 func (s *simpleBody) end() {
@@ -211,11 +213,12 @@ func (r *relaxedBody) write(p []byte) {
 }
 
 func (r *relaxedBody) text(p []byte) {
-	if r.pending > 0 {
-		r.to.write(r.out)
-		r.out = r.out[:0]
-		r.to.lineEnds(r.pending)
-		r.pending = 0
+	for ; r.pending > 0; r.pending-- {
+		if len(r.out) > bufferSize {
+			r.to.write(r.out)
+			r.out = r.out[:0]
+		}
+		r.out = append(r.out, "\r\n"...)
 	}
 	if r.space {
 		r.out = append(r.out, ' ')

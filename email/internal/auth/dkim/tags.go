@@ -25,10 +25,8 @@ const maxTags = 64
 // invalid (RFC 6376 section 3.2).
 func ParseTags(list string) (Tags, error) {
 	var tags Tags
+	list = strings.TrimSuffix(strings.TrimRight(list, whiteSpace), ";")
 	for spec := range strings.SplitSeq(list, ";") {
-		if trim(spec) == "" {
-			continue
-		}
 		name, value, ok := strings.Cut(spec, "=")
 		name = trim(name)
 		if !ok || !isTagName(name) {

@@ -2,6 +2,7 @@ package dmarc
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -29,9 +30,13 @@ func Author(h message.Header) (string, error) {
 	}
 	var domains []string
 	for _, address := range addresses(fields[0].Value()) {
-		domain, err := lookup.Domain(address[strings.LastIndexByte(address, '@')+1:])
+		at := strings.LastIndexByte(address, '@')
+		if at < 0 {
+			return "", ErrNoAuthor
+		}
+		domain, err := lookup.Domain(address[at+1:])
 		if err != nil {
-			return "", errors.Join(ErrNoAuthor, err)
+			return "", fmt.Errorf("%w: %w", ErrNoAuthor, err)
 		}
 		if !slices.Contains(domains, domain) {
 			domains = append(domains, domain)
