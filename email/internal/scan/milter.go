@@ -143,7 +143,7 @@ func (t *milterTalk) envelope() error {
 			// That is about this recipient alone.
 			t.v.Refused = append(t.v.Refused, rcpt)
 			if len(t.v.Refused) < len(m.Rcpts) {
-				t.v.Action, t.v.Bad = NoAction, false
+				t.v.Action, t.v.Bad, t.v.Reply, t.v.Code = NoAction, false, "", 0
 				continue
 			}
 		}
@@ -318,7 +318,8 @@ func (v *Verdict) reply(data []byte) error {
 		lines[i] = strings.TrimLeft(strings.TrimPrefix(l, text[:3]), "- ")
 	}
 	v.Code = code
-	v.Reply = line(strings.Join(lines, " "), maxDetailLen)
+	// A percent sign is doubled (smfi_setreply).
+	v.Reply = line(strings.ReplaceAll(strings.Join(lines, " "), "%%", "%"), maxDetailLen)
 	return errDecided
 }
 
