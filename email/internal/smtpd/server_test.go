@@ -206,7 +206,7 @@ func serve(t testing.TB, h *host, mode Mode, change ...func(*Config)) *running {
 	for _, f := range change {
 		f(&cfg)
 	}
-	s, err := New(cfg, h, slog.New(slog.NewTextHandler(testLog{t}, nil)))
+	s, err := New(cfg, h, testLogger(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,6 +229,8 @@ func serve(t testing.TB, h *host, mode Mode, change ...func(*Config)) *running {
 	})
 	return &running{s, l.Addr().String(), pool, certPath}
 }
+
+func testLogger(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
 
 type testLog struct{ t testing.TB }
 
