@@ -220,6 +220,7 @@ func (s *machineSession) Mail(_ string, o *smtp.MailOptions) error {
 	if err != nil {
 		return s.refuse(g.localError(err, "Mail"))
 	}
+	g.messages++
 	g.tx = transaction{begun: true, utf8: o.UTF8}
 	return nil
 }
