@@ -1,0 +1,323 @@
+package smtpd
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/addr"
+)
+
+// inBubble runs a client and a server in a time of their own.
+func inBubble(t *testing.T, h *host, mode Mode, change func(*Config), f func(t *testing.T, s *Server, c *client)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Hostname: "mx.example.com", OnEvent: func(_ *Conn, e Event) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.events = append(h.events, e)
+		}}
+		if change != nil {
+			change(&cfg)
+		}
+		s, err := New(cfg, h, testLogger(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := net.Pipe()
+		go s.ServeConn(t.Context(), there, mode)
+		c := &client{t, here, bufio.NewReader(here)}
+		f(t, s, c)
+		here.Close()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute) // for what f has left to notice the end
+	})
+}
+
+// took checks how long something has taken in the bubble.
+func took(t *testing.T, start time.Time, want time.Duration) {
+	t.Helper()
+	if got := time.Since(start); got != want {
+		t.Errorf("took %v, want %v", got, want)
+	}
+}
+
+func TestCommandTimeout(t *testing.T) {
+	h := &host{}
+	inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		start := time.Now()
+		c.want("421 4.4.2")
+		c.wantEnd()
+		took(t, start, 5*time.Minute)
+		if !h.saw(TimedOut) {
+			t.Error("there is no event")
+		}
+	})
+}
+
+// One byte now and then does not prolong the time for a command.
+func TestSlowCommand(t *testing.T) {
+	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		start := time.Now()
+		go func() {
+			for {
+				if _, err := c.conn.Write([]byte("N")); err != nil {
+					return
+				}
+				time.Sleep(time.Minute)
+			}
+		}()
+		c.want("421 4.4.2")
+		c.wantEnd()
+		took(t, start, 5*time.Minute)
+		c.conn.Close()
+	})
+}
+
+func TestSessionTimeout(t *testing.T) {
+	h := &host{}
+	inBubble(t, h, Mode{}, func(c *Config) { c.MaxCommands = 1000 }, func(t *testing.T, s *Server, c *client) {
+		start := time.Now()
+		c.want("220")
+		for range 59 {
+			time.Sleep(time.Minute)
+			c.ask("NOOP", "250")
+		}
+		c.want("421 4.4.2")
+		c.wantEnd()
+		took(t, start, time.Hour)
+	})
+}
+
+// Silence within a body ends the connection, and what comes then is no command
+// (emersion/go-smtp#196).
+func TestDataTimeout(t *testing.T) {
+	for _, data := range []string{"DATA", "BDAT 100", "BDAT 100 LAST"} {
+		h := &host{}
+		inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+			c.want("220")
+			begin(c)
+			if data == "DATA" {
+				c.ask(data, "354")
+			} else {
+				c.send("%s\r\n", data)
+			}
+			c.send("some\r\n")
+			time.Sleep(2 * time.Minute)
+			c.send("more\r\n")
+			start := time.Now()
+			c.want("421 4.4.2")
+			c.wantEnd()
+			// Of the 3 minutes 1 is left, and what 12 bytes are worth.
+			took(t, start, time.Minute+12*time.Second/512)
+			if len(h.accepted()) > 0 || !strings.Contains(h.log(), "data failed") || !h.saw(TimedOut) {
+				t.Errorf("%s: accepted %q, events %v, calls\n%s", data, h.accepted(), h.events, h.log())
+			}
+		})
+	}
+}
+
+// Whoever sends a byte each minute does not hold a connection for long; whoever
+// sends at the lowest rate may go on.
+func TestDataRate(t *testing.T) {
+	h := &host{}
+	inBubble(t, h, Mode{}, func(c *Config) { c.MinDataRate = 100 }, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		begin(c)
+		c.ask("DATA", "354")
+		line := strings.Repeat("x", 98) + "\r\n"
+		for range 2 * 60 * 60 { // longer than SessionTimeout
+			time.Sleep(time.Second)
+			c.send("%s", line)
+		}
+		c.send(".\r\n")
+		c.want("250", "421 4.4.2")
+		c.wantEnd()
+	})
+	inBubble(t, &host{}, Mode{}, func(c *Config) { c.MinDataRate = 100 }, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		begin(c)
+		c.ask("DATA", "354")
+		start := time.Now()
+		go func() {
+			for {
+				if _, err := c.conn.Write([]byte("x")); err != nil {
+					return
+				}
+				time.Sleep(time.Minute)
+			}
+		}()
+		c.want("421 4.4.2")
+		if d := time.Since(start); d < 3*time.Minute || d > 4*time.Minute {
+			t.Errorf("took %v", d)
+		}
+		c.conn.Close()
+	})
+}
+
+// The same within the chunks of BDAT, between which there are commands.
+func TestChunkRate(t *testing.T) {
+	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		begin(c)
+		start := time.Now()
+		go func() {
+			for {
+				if _, err := c.conn.Write([]byte("BDAT 1\r\nx")); err != nil {
+					return
+				}
+				time.Sleep(time.Minute)
+			}
+		}()
+		for {
+			reply, err := c.reply()
+			if err != nil || strings.HasPrefix(reply, "421 4.4.2") {
+				break
+			}
+			if !strings.HasPrefix(reply, "250") {
+				t.Fatal(reply)
+			}
+		}
+		if d := time.Since(start); d < 3*time.Minute || d > 4*time.Minute {
+			t.Errorf("took %v", d)
+		}
+		c.conn.Close()
+	})
+}
+
+// A client that takes in no replies.
+func TestWriteTimeout(t *testing.T) {
+	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		time.Sleep(6 * time.Minute) // and the greeting is not read
+		if rest, err := io.ReadAll(c.r); len(rest) > 0 {
+			t.Errorf("got %q, %v", rest, err)
+		}
+	})
+}
+
+func TestGreetDelay(t *testing.T) {
+	delay := func(c *Config) { c.GreetDelay = 10 * time.Second }
+	h := &host{}
+	inBubble(t, h, Mode{}, delay, func(t *testing.T, s *Server, c *client) {
+		start := time.Now()
+		c.want("220")
+		took(t, start, 10*time.Second)
+		c.ask("NOOP", "250")
+	})
+	if h.saw(EarlyTalker) {
+		t.Error("who waits is taken for an early talker")
+	}
+	inBubble(t, h, Mode{}, delay, func(t *testing.T, s *Server, c *client) {
+		start := time.Now()
+		c.ask("EHLO x", "554 5.5.1")
+		c.wantEnd()
+		took(t, start, 0)
+	})
+	if !h.saw(EarlyTalker) {
+		t.Error("there is no event")
+	}
+	// While the session is being made.
+	h = &host{connect: func(context.Context, *Conn) error { time.Sleep(3 * time.Second); return nil }}
+	inBubble(t, h, Mode{}, delay, func(t *testing.T, s *Server, c *client) {
+		c.ask("EHLO x", "554 5.5.1")
+		c.wantEnd()
+	})
+}
+
+func TestRefusedBeforeGreeting(t *testing.T) {
+	h := &host{connect: func(context.Context, *Conn) error { return newReply(554, 5, 7, 1, "listed") }}
+	inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("554 5.7.1 listed")
+		c.wantEnd()
+	})
+	h = &host{connect: func(context.Context, *Conn) error { return errors.New("secret") }}
+	inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("421 4.3.0 mx.example.com has a local error")
+		c.wantEnd()
+	})
+}
+
+// A client that hangs up ends the work on what it has sent.
+func TestHangUpEndsWork(t *testing.T) {
+	for _, when := range []string{"NewSession", "Mail", "Data", "BDAT"} {
+		ended := make(chan error, 1)
+		work := func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+				ended <- context.Cause(ctx)
+			case <-time.After(time.Hour):
+				ended <- errors.New("nobody has ended it")
+			}
+			return ctx.Err()
+		}
+		h := &host{}
+		switch when {
+		case "NewSession":
+			h.connect = func(ctx context.Context, _ *Conn) error { return work(ctx) }
+		case "Mail":
+			h.mail = func(ctx context.Context, _ addr.Address) error { return work(ctx) }
+		default:
+			h.data = func(ctx context.Context, r io.Reader) (*Reply, error) {
+				if _, err := io.Copy(io.Discard, r); err != nil {
+					return nil, err
+				}
+				return nil, work(ctx)
+			}
+		}
+		inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+			switch when {
+			case "Mail":
+				c.want("220")
+				c.ask("EHLO x", "250-")
+				c.send("MAIL FROM:<a@b.org>\r\n")
+			case "Data":
+				c.want("220")
+				begin(c)
+				c.ask("DATA", "354")
+				c.send("x\r\n.\r\n")
+			case "BDAT":
+				c.want("220")
+				begin(c)
+				c.send("BDAT 3 LAST\r\nx\r\n")
+			}
+			time.Sleep(time.Second)
+			start := time.Now()
+			c.conn.Close()
+			if err := <-ended; !errors.Is(err, errHungUp) {
+				t.Errorf("%s: ended by %v", when, err)
+			}
+			took(t, start, 0)
+		})
+	}
+}
+
+// What a client sends ahead while the session works is not lost.
+func TestSentAheadOfSlowSession(t *testing.T) {
+	h := &host{rcpt: func(addr.Address) error { time.Sleep(5 * time.Second); return nil }}
+	inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		c.ask("EHLO x", "250-")
+		c.ask("MAIL FROM:<a@b.org>", "250")
+		c.send("RCPT TO:<c@d.org>\r\n")
+		time.Sleep(time.Second)
+		c.send("RCPT TO:<e@f.org>\r\n")
+		c.want("250", "250")
+		c.send("DATA\r\n")
+		c.want("354")
+		c.send("x\r\n.\r\n")
+		c.want("250")
+		if got := h.accepted(); len(got) != 1 || got[0] != "x\r\n" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
