@@ -1,0 +1,489 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+)
+
+// A batch is bounded so that it takes neither too long nor too much memory:
+// by its records, and by its bytes, after which no more are taken.
+const (
+	maxBatchRecords = 4096
+	maxBatchBytes   = 4 << 20
+	// writeSize is from how many bytes on they go to the system.
+	writeSize = 512 << 10
+	// fillAhead is how far a new segment is filled with zeros before records
+	// come. To flush what overwrites is cheaper than to flush what makes the
+	// file system note that blocks are used now, so it does that rarely.
+	fillAhead = 1 << 20
+)
+
+// request is what somebody waits for.
+type request struct {
+	kind            recordKind
+	key             key
+	envelope, state []byte
+	own             bool
+	content         *content // of a new message that is not own
+	body            []byte   // of a moved one
+	size            int64    // of the body
+	bodyCRC         uint32
+	moved           *entry // a message that is copied: where it was when it was read
+
+	off  int64 // where its record is
+	done chan error
+}
+
+func (r *request) header(batch int64) header {
+	meta := crc32.Update(crc32.Checksum(r.envelope, castagnoli()), castagnoli(), r.state)
+	return header{
+		kind: r.kind, own: r.own, batch: uint32(batch), key: r.key,
+		envelope: uint32(len(r.envelope)), state: uint32(len(r.state)), body: r.size, metaCRC: meta, bodyCRC: r.bodyCRC,
+	}
+}
+
+func (r *request) recordSize() int64 {
+	h := header{envelope: uint32(len(r.envelope)), state: uint32(len(r.state)), own: r.own, body: r.size}
+	return h.size()
+}
+
+// do hands a request to the writer and returns what became of it.
+func (l *fileLog) do(ctx context.Context, r *request) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.done = make(chan error, 1)
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	if _, ok := l.index[r.key]; !ok && r.kind != kindMessage {
+		l.mu.Unlock()
+		return ErrNotFound
+	}
+	l.pending = append(l.pending, r)
+	l.mu.Unlock()
+	wake(l.wakeWriter)
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+	}
+	if l.withdraw(r) {
+		return ctx.Err()
+	}
+	return <-r.done // it is being written
+}
+
+func (l *fileLog) withdraw(r *request) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.pending, r)
+	if i < 0 {
+		return false
+	}
+	l.pending = slices.Delete(l.pending, i, i+1)
+	return true
+}
+
+// writeAll is the writer.
+func (l *fileLog) writeAll() {
+	for {
+		if batch := l.takeBatch(); batch != nil {
+			l.commit(batch)
+			continue
+		}
+		select {
+		case <-l.wakeWriter:
+		case <-l.quit:
+			if batch := l.takeBatch(); batch != nil {
+				l.commit(batch)
+				continue
+			}
+			l.seal()
+			return
+		}
+	}
+}
+
+// takeBatch takes what waits, as much as is good for one batch.
+func (l *fileLog) takeBatch() []*request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, bytes := 0, int64(0)
+	for n < len(l.pending) && n < maxBatchRecords && bytes < maxBatchBytes {
+		bytes += l.pending[n].recordSize()
+		n++
+	}
+	batch := l.pending[:n:n]
+	if l.pending = l.pending[n:]; len(l.pending) == 0 {
+		l.pending = nil
+	}
+	return batch
+}
+
+// commit writes a batch, or several where a segment ends in between.
+func (l *fileLog) commit(batch []*request) {
+	// What is copied comes first: it was read before this batch, so a new
+	// state in the batch must come after it.
+	slices.SortStableFunc(batch, func(a, b *request) int {
+		switch {
+		case a.moved != nil && b.moved == nil:
+			return -1
+		case a.moved == nil && b.moved != nil:
+			return 1
+		}
+		return 0
+	})
+	if slices.ContainsFunc(batch, func(r *request) bool { return r.own && r.moved == nil }) {
+		if err := l.disk.sync(); err != nil {
+			batch = slices.DeleteFunc(batch, func(r *request) bool {
+				if r.own && r.moved == nil {
+					r.done <- full(err)
+					return true
+				}
+				return false
+			})
+		}
+	}
+	for len(batch) > 0 {
+		batch = batch[l.commitSome(batch):]
+	}
+}
+
+// commitSome writes as many of the requests as go into one segment, answers
+// them, and returns how many they were.
+func (l *fileLog) commitSome(batch []*request) int {
+	seg := l.active
+	if seg == nil || seg.end+batch[0].recordSize() > seg.size {
+		var err error
+		if seg, err = l.begin(batch[0].recordSize()); err != nil {
+			for _, r := range batch {
+				r.done <- err
+			}
+			return len(batch)
+		}
+	}
+	w := &batchWriter{l: l, seg: seg, start: seg.end, at: seg.end, buf: l.buffer[:0]}
+	n := w.add(batch)
+	err := w.flush()
+	if l.buffer = w.buf[:0]; cap(l.buffer) > 2*maxInline {
+		l.buffer = nil
+	}
+	if len(w.written) == 0 {
+		return n
+	}
+	if err == nil {
+		err = seg.file.sync()
+	}
+	if err != nil {
+		l.fail(w, err)
+	} else {
+		l.apply(w)
+	}
+	return n
+}
+
+// batchWriter puts records together and writes them.
+type batchWriter struct {
+	l       *fileLog
+	seg     *segment
+	start   int64 // of the batch
+	at      int64 // where buf goes
+	buf     []byte
+	err     error
+	written []*request
+
+	cancelled int // how many of log.failed are in it
+}
+
+func (w *batchWriter) room() int64 { return w.seg.size - w.at - int64(len(w.buf)) }
+
+// add takes requests as long as there is room, and returns how many.
+func (w *batchWriter) add(batch []*request) int {
+	if w.start == 0 {
+		w.own(&request{kind: kindMark, key: key{w.l.before.segment, uint64(w.l.before.end)}})
+	}
+	for _, k := range w.l.failed {
+		if w.room()-headerSize < batch[0].recordSize() {
+			break
+		}
+		w.own(&request{kind: kindDone, key: k})
+		w.cancelled++
+	}
+	for i, r := range batch {
+		if w.err != nil || r.recordSize() > w.room() {
+			return i
+		}
+		if !w.l.isCurrent(r) {
+			r.done <- nil
+			continue
+		}
+		if err := w.record(r); err != nil {
+			r.done <- err
+			continue
+		}
+		w.written = append(w.written, r)
+		if len(w.buf) >= writeSize {
+			w.write()
+		}
+	}
+	return len(batch)
+}
+
+// own writes a record that nobody waits for.
+func (w *batchWriter) own(r *request) { _ = w.record(r) }
+
+// record appends a record to the buffer. When it fails nothing was appended.
+func (w *batchWriter) record(r *request) error {
+	start := len(w.buf)
+	r.off = w.at + int64(start)
+	h := r.header(w.start)
+	w.buf = appendHeader(slices.Grow(w.buf, int(h.size())), w.seg.salt, &h)
+	w.buf = append(append(w.buf, r.envelope...), r.state...)
+	switch {
+	case r.own || r.size == 0:
+	case r.content == nil:
+		w.buf = append(w.buf, r.body...)
+	case r.content.long == nil:
+		w.buf = append(w.buf, r.content.mem...)
+	default:
+		end := len(w.buf)
+		w.buf = w.buf[:end+int(r.size)]
+		if n, err := r.content.long.ReadAt(w.buf[end:], 0); n < int(r.size) {
+			w.buf = w.buf[:start]
+			return fmt.Errorf("reading the draft: %w", err)
+		}
+	}
+	for len(w.buf)%recordAlign != 0 {
+		w.buf = append(w.buf, 0)
+	}
+	return nil
+}
+
+func (w *batchWriter) write() {
+	if len(w.buf) == 0 || w.err != nil {
+		return
+	}
+	_, w.err = w.seg.file.WriteAt(w.buf, w.at)
+	w.at += int64(len(w.buf))
+	w.buf = w.buf[:0]
+}
+
+// flush writes what is left.
+func (w *batchWriter) flush() error {
+	if len(w.written) == 0 {
+		return nil
+	}
+	if end := w.at + int64(len(w.buf)); end > w.seg.filled {
+		zeros := int(min(w.seg.size, end+fillAhead) - end)
+		w.seg.filled = end + int64(zeros)
+		w.buf = append(w.buf, make([]byte, zeros)...)
+		w.write()
+		w.at = end
+	}
+	w.write()
+	return w.err
+}
+
+// isCurrent tells whether a message that is to be copied is still where it was
+// read, state and all.
+func (l *fileLog) isCurrent(r *request) bool {
+	if r.moved == nil {
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, ok := l.index[r.key]
+	return ok && e == *r.moved
+}
+
+// begin makes the segment for the next batch, with room for a record of size.
+func (l *fileLog) begin(size int64) (*segment, error) {
+	size = max(l.options.SegmentSize, align(size+2*headerSize))
+	l.mu.Lock()
+	seg := l.spare
+	isSpare := seg != nil && seg.size >= size
+	if isSpare {
+		l.spare = nil
+	} else {
+		seg = &segment{size: size}
+	}
+	l.mu.Unlock()
+	l.lastBegun++
+	seg.number, seg.salt = l.lastBegun, newSalt()
+	if err := l.createSegment(seg, isSpare); err != nil {
+		return nil, fmt.Errorf("beginning a segment: %w", full(err))
+	}
+	l.mu.Lock()
+	l.segments = append(l.segments, seg)
+	l.mu.Unlock()
+	if l.active != nil {
+		l.before = position{l.active.number, l.active.end}
+	}
+	l.active = seg
+	wake(l.wakeCleaner)
+	return seg, nil
+}
+
+// createSegment makes the file of a segment, or takes the spare one.
+func (l *fileLog) createSegment(seg *segment, spare bool) (err error) {
+	name := seg.name()
+	if !spare {
+		seg.file, err = l.disk.create(name)
+	} else if err = l.disk.rename(spareName, name); err == nil {
+		seg.file, err = l.disk.open(name)
+	}
+	if err != nil {
+		return err
+	}
+	if !spare {
+		err = seg.file.allocate(seg.size)
+	}
+	if err == nil {
+		err = l.disk.sync()
+	}
+	if err != nil {
+		return errors.Join(err, seg.file.Close(), l.disk.remove(name))
+	}
+	return nil
+}
+
+// fail gives up a segment that could not be written or flushed. Whether the
+// batch is on the disk nobody knows, and to flush again could say yes wrongly:
+// systems forget the pages that they could not write.
+func (l *fileLog) fail(w *batchWriter, err error) {
+	seg := w.seg
+	l.log.Error("the spool could not be written", "segment", seg.name(), "offset", w.start, "messages", len(w.written), "err", err)
+	l.active = nil
+	l.mu.Lock()
+	l.stats.WriteErrors++
+	if w.start == 0 {
+		l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
+		seg.closed = true
+	}
+	l.mu.Unlock()
+	if w.start == 0 { // nothing that counts is in it
+		if err := errors.Join(seg.file.Close(), l.disk.remove(seg.name())); err != nil {
+			l.log.Warn("a segment that could not be written could not be removed", "segment", seg.name(), "err", err)
+		}
+	} else {
+		l.before = position{seg.number, w.start}
+		for _, r := range w.written {
+			if r.kind == kindMessage && r.moved == nil {
+				l.failed = append(l.failed, r.key)
+			}
+		}
+	}
+	err = fmt.Errorf("writing: %w", full(err))
+	for _, r := range w.written {
+		r.done <- err
+	}
+}
+
+// apply makes a durable batch be seen, and tells who waits.
+func (l *fileLog) apply(w *batchWriter) {
+	l.failed = l.failed[w.cancelled:]
+	results := make([]error, len(w.written))
+	var gone []key
+	l.mu.Lock()
+	w.seg.end = w.at
+	for i, r := range w.written {
+		switch r.kind {
+		case kindMessage:
+			l.put(w.seg, r.off, r.header(w.start))
+			if r.moved != nil {
+				l.stats.Moved++
+			} else {
+				l.stats.Added++
+			}
+		case kindState:
+			if !l.putState(w.seg, r.off, r.header(w.start)) {
+				results[i] = ErrNotFound // it was removed in the same batch
+				continue
+			}
+			l.stats.StateChanges++
+		case kindDone:
+			e, ok := l.drop(r.key)
+			if !ok {
+				results[i] = ErrNotFound
+				continue
+			}
+			l.stats.Removed++
+			if e.own {
+				gone = append(gone, r.key)
+			}
+		}
+	}
+	l.stats.Batches++
+	l.stats.Records += uint64(len(w.written))
+	l.stats.LargestBatch = max(l.stats.LargestBatch, uint64(len(w.written)))
+	clean := l.toClean() != nil
+	l.mu.Unlock()
+	for i, r := range w.written {
+		r.done <- results[i]
+	}
+	l.removeBodies(gone)
+	if clean {
+		wake(l.wakeCleaner)
+	}
+}
+
+// put enters a message, in place of what there is of it. The caller holds the lock.
+func (l *fileLog) put(seg *segment, off int64, h header) {
+	l.drop(h.key)
+	e := entry{seg: seg, off: uint32(off), envelope: h.envelope, first: h.state, own: h.own, size: h.body}
+	seg.live += e.record()
+	seg.messages++
+	l.stats.Bytes += e.size
+	l.index[h.key] = e
+}
+
+// putState enters a state, if there is a message for it.
+func (l *fileLog) putState(seg *segment, off int64, h header) bool {
+	e, ok := l.index[h.key]
+	if !ok {
+		return false
+	}
+	if e.stateSeg != nil {
+		e.stateSeg.live -= e.stateRecord()
+	}
+	e.stateSeg, e.stateOff, e.state = seg, uint32(off), h.state
+	seg.live += e.stateRecord()
+	l.index[h.key] = e
+	return true
+}
+
+func (l *fileLog) drop(k key) (entry, bool) {
+	e, ok := l.index[k]
+	if !ok {
+		return entry{}, false
+	}
+	e.seg.live -= e.record()
+	e.seg.messages--
+	if e.stateSeg != nil {
+		e.stateSeg.live -= e.stateRecord()
+	}
+	l.stats.Bytes -= e.size
+	delete(l.index, k)
+	return e, true
+}
+
+// seal ends the log with a batch of its own: that there is one says that the
+// batch before was flushed, so whatever is missing of it is damage.
+func (l *fileLog) seal() {
+	seg := l.active
+	if seg == nil || seg.end+headerSize > seg.size {
+		return
+	}
+	w := &batchWriter{l: l, seg: seg, start: seg.end, at: seg.end}
+	w.own(&request{kind: kindMark, key: key{seg.number, uint64(seg.end)}})
+	w.write()
+	if err := errors.Join(w.err, seg.file.sync()); err != nil {
+		l.log.Warn("the end of the spool could not be written", "err", err)
+	}
+}
