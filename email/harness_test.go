@@ -3,6 +3,7 @@ package email
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -26,12 +29,16 @@ type server struct {
 	events []Event
 }
 
+// checked has the tests that are looked at for leaks of goroutines.
+var checked sync.Map
+
 // start starts a Server on free ports of 127.0.0.1. What the configuration does
 // not say is said here.
 func start(t testing.TB, cfg Config, opts ...Option) *server {
 	t.Helper()
-	if b, ok := t.(*testing.T); ok {
-		testenv.Goroutines(b)
+	if _, again := checked.LoadOrStore(t.Name(), true); !again {
+		t.Cleanup(func() { checked.Delete(t.Name()) })
+		testenv.Goroutines(t)
 	}
 	if cfg.ListenHost == "" {
 		cfg.ListenHost = "127.0.0.1"
@@ -103,6 +110,45 @@ func (r noDNS) LookupIPAddr(_ context.Context, name string) ([]net.IPAddr, error
 	return nil, r.err(name)
 }
 func (r noDNS) LookupAddr(_ context.Context, name string) ([]string, error) { return nil, r.err(name) }
+
+// resolver asks a DNS server of the test, which has these records, one a line,
+// and knows of no other name.
+func resolver(t testing.TB, records string) *net.Resolver {
+	t.Helper()
+	byName := make(map[string][]dns.RR)
+	for line := range strings.Lines(records) {
+		rr, err := dns.NewRR(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		byName[rr.Header().Name] = append(byName[rr.Header().Name], rr)
+	}
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := make(chan struct{})
+	srv := &dns.Server{PacketConn: pc, NotifyStartedFunc: func() { close(ready) }, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		all := byName[strings.ToLower(q.Question[0].Name)]
+		if len(all) == 0 {
+			m.Rcode = dns.RcodeNameError
+		}
+		for _, rr := range all {
+			if rr.Header().Rrtype == q.Question[0].Qtype {
+				m.Answer = append(m.Answer, rr)
+			}
+		}
+		w.WriteMsg(m)
+	})}
+	done := make(chan error, 1)
+	go func() { done <- srv.ActivateAndServe() }()
+	<-ready
+	t.Cleanup(func() { srv.Shutdown(); <-done })
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", pc.LocalAddr().String())
+	}}
+}
 
 // client speaks SMTP line by line.
 type client struct {
@@ -213,7 +259,7 @@ type gotMail struct {
 func newMailbox(decide func(*Delivery) error) *mailboxes { return &mailboxes{decide: decide} }
 
 func (m *mailboxes) take(_ context.Context, d *Delivery) error {
-	b, err := io.ReadAll(d.Content)
+	b, err := io.ReadAll(io.NewSectionReader(d.Content, 0, d.Content.Size()))
 	if err == nil && m.decide != nil {
 		err = m.decide(d)
 	}
@@ -230,4 +276,15 @@ func (m *mailboxes) all() []gotMail {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.got)
+}
+
+// waitFor waits until something is so.
+func waitFor(t testing.TB, so func() bool) {
+	t.Helper()
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		if so() {
+			return nil
+		}
+		return errors.New("it is not so yet")
+	})
 }

@@ -141,16 +141,16 @@ func TestOpenRelay(t *testing.T) {
 	c := s.dial().hello()
 	c.say("MAIL FROM:<a@example.com>", "250") // to call oneself so gives no right
 	for rcpt, want := range map[string]string{
-		"x@elsewhere.example":                     "550 5.7.1",
-		"x@partner.example":                       "250",
-		"x@example.com":                           "250",
-		"x%elsewhere.example@example.com":         "553 5.1.3",
-		"elsewhere.example!x@example.com":         "553 5.1.3",
-		`"x@elsewhere.example"@example.com`:       "553 5.1.3",
-		"@example.com:x@elsewhere.example":        "5",
-		"x@elsewhere.example@example.com":         "5",
-		"x@[127.0.0.1]":                           "550 5.7.1",
-		"x":                                       "5",
+		"x@elsewhere.example":                      "550 5.7.1",
+		"x@partner.example":                        "250",
+		"x@example.com":                            "250",
+		"x%elsewhere.example@example.com":          "553 5.1.3",
+		"elsewhere.example!x@example.com":          "553 5.1.3",
+		`"x@elsewhere.example"@example.com`:        "553 5.1.3",
+		"@example.com:x@elsewhere.example":         "5",
+		"x@elsewhere.example@example.com":          "5",
+		"x@[127.0.0.1]":                            "550 5.7.1",
+		"x":                                        "5",
 		`"x@elsewhere.example> NOTIFY=NEVER "@d.e`: "5",
 	} {
 		c.say("RCPT TO:<"+rcpt+">", want)

@@ -1,0 +1,203 @@
+package email
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// forwardTo makes a route that forwards to a server under test.
+func forwardTo(t testing.TB, next *server, more string) string {
+	t.Helper()
+	return fmt.Sprintf(`{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d%s}}}`, portOf(next.Addrs()[0]), more)
+}
+
+func portOf(a net.Addr) uint16 { return netip.MustParseAddrPort(a.String()).Port() }
+
+func TestForwardInSession(t *testing.T) {
+	m := newMailbox(nil)
+	next := start(t, Config{Hostname: "next.example.com", Routes: routes(t, `[
+		{"name":"no","priority":1,"match":{"recipients":"no@example.com"},"action":{"type":"reject","reject":{"code":551,"message":"Moved away"}}},
+		{"name":"later","priority":1,"match":{"recipients":"later@example.com"},"action":{"type":"reject","reject":{"code":450,"message":"Out to lunch"}}},
+		{"name":"word","priority":1,"match":{"subject":"forbidden"},"action":{"type":"reject","reject":{"message":"That word"}}},
+		{"name":"rest","action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+	s := start(t, Config{Routes: routes(t, `[`+forwardTo(t, next, `,"addHeaders":{"X-Forwarded-By":"dcrouter"}`)+`]`)})
+	c := s.dial().hello()
+	for range 2 { // the second over the same connection
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<no@example.com>", "551 5.7.1 Moved away")
+		c.say("RCPT TO:<later@example.com>", "450 4.7.1 Out to lunch")
+		c.say("RCPT TO:<b@example.com>", "250")
+		c.say("RCPT TO:<c@example.com>", "250")
+		if got := c.data(hi + "\r\n..dot\r\nümlaut"); !strings.HasPrefix(got, "250 2.0.0") {
+			t.Fatal(got)
+		}
+	}
+	if got := c.send("a@example.net", "b@example.com", strings.Replace(hi, "hi", "forbidden", 1)); !strings.HasPrefix(got, "550 5.7.1 That word") {
+		t.Error(got)
+	}
+	got := m.all()
+	if len(got) != 4 || got[0].Recipient != "b@example.com" || got[1].Recipient != "c@example.com" {
+		t.Fatalf("%d deliveries", len(got))
+	}
+	if !strings.Contains(got[0].content, "\r\nX-Forwarded-By: dcrouter\r\nReceived: ") || !strings.HasSuffix(got[0].content, hi+"\r\n.dot\r\nümlaut\r\n") {
+		t.Error(got[0].content)
+	}
+	if n := next.Stats().Connections.Total; n != 1 {
+		t.Errorf("%d connections for one client", n)
+	}
+	if st := s.Stats(); st.Spool.Messages != 0 || st.Deliveries.Forwarded != 4 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A server that is away, or refuses us as a whole, is no reason to refuse mail
+// for good.
+func TestForwardToNobody(t *testing.T) {
+	port := testenv.FreePort(t)
+	s := start(t, Config{Routes: routes(t, fmt.Sprintf(`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d}}}]`, port))})
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<b@example.com>", "451 4.4.1")
+
+	// Once it is there, the same session goes on with it.
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMailbox(nil)
+	start(t, Config{Ports: Ports(port), Routes: toMailboxes}, WithMailbox(m.take), WithListener(ln.Addr().String(), ln))
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") || len(m.all()) != 1 {
+		t.Error(got)
+	}
+}
+
+func TestForwardThroughTheSpool(t *testing.T) {
+	m := newMailbox(nil)
+	var down atomic.Bool
+	down.Store(true)
+	next := start(t, Config{Hostname: "next.example.com", Routes: []Route{{Name: "rest", Action: Action{Type: Deliver}}}},
+		WithMailbox(newMailbox(func(d *Delivery) error {
+			if down.Load() {
+				return fmt.Errorf("down")
+			}
+			return m.take(t.Context(), d)
+		}).take))
+	s := start(t, Config{Queue: Queue{RetryDelay: 50 * time.Millisecond}, Routes: routes(t, `[
+		`+forwardTo(t, next, `,"queue":true`)+`,{"name":"here","priority":1,"match":{"recipients":"here@example.com"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	c.say("RCPT TO:<here@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250 2.0.0 Accepted as ") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 2 && len(m.all()) >= 1 })
+	down.Store(false)
+	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
+	got := m.all()
+	if len(got) != 2 {
+		t.Fatalf("%d deliveries", len(got)) // the one here was not repeated
+	}
+	for _, g := range got {
+		if !strings.HasSuffix(g.content, hi+"\r\n") {
+			t.Errorf("%q", g.content)
+		}
+	}
+}
+
+// The only reply there is must not tell a sender to send again what some
+// recipients have.
+func TestOneOfTwoMailboxes(t *testing.T) {
+	var down atomic.Bool
+	down.Store(true)
+	m := newMailbox(func(d *Delivery) error {
+		if d.Recipient == "b@example.com" && down.Load() {
+			return fmt.Errorf("down")
+		}
+		return nil
+	})
+	s := start(t, Config{Routes: toMailboxes, Queue: Queue{RetryDelay: 50 * time.Millisecond}}, WithMailbox(m.take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	c.say("RCPT TO:<c@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 1 })
+	down.Store(false)
+	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
+	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {
+		t.Errorf("%v", got)
+	}
+}
+
+// What is queued when the Server stops is delivered by the next one, also where
+// the route has got another address meanwhile.
+func TestQueueOutlivesTheServer(t *testing.T) {
+	dir := t.TempDir()
+	port := testenv.FreePort(t)
+	to := func(port int) Config {
+		return Config{DataPath: dir, Queue: Queue{RetryDelay: time.Hour}, Routes: routes(t, fmt.Sprintf(
+			`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d,"queue":true}}}]`, port))}
+	}
+	s := start(t, to(port))
+	c := s.dial().hello()
+	if got := c.send("a@example.net", "b@example.com", hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) == 1 })
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := newMailbox(nil)
+	next := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
+	s = start(t, to(int(portOf(next.Addrs()[0]))))
+	var id string
+	for q, err := range s.Queue(t.Context()) {
+		if err != nil || q.Tries != 1 || q.Next.Before(time.Now()) || q.Recipients[0].Reply == "" {
+			t.Errorf("%+v %v", q, err)
+		}
+		id = q.ID
+	}
+	if err := s.Retry(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
+	if got := m.all(); len(got) != 1 || !strings.HasSuffix(got[0].content, hi+"\r\n") {
+		t.Errorf("%v", got)
+	}
+}
+
+func TestGiveUp(t *testing.T) {
+	never := 0
+	s := start(t, Config{Queue: Queue{MaxRetries: &never}, Routes: routes(t, fmt.Sprintf(
+		`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d,"queue":true}}}]`, testenv.FreePort(t)))})
+	s.dial().hello().send("a@example.net", "b@example.com", hi)
+	waitFor(t, func() bool { return len(s.seen(Failed)) == 1 })
+	waitFor(t, func() bool {
+		for q := range s.Queue(t.Context()) {
+			return q.Recipients[0].State == "failed"
+		}
+		return false
+	})
+	for q := range s.Queue(t.Context()) {
+		if err := s.Drop(t.Context(), q.ID); err != nil {
+			t.Error(err)
+		}
+		if err := s.Drop(t.Context(), q.ID); err != ErrNotFound {
+			t.Error(err)
+		}
+	}
+	if n := s.Stats().Spool.Messages; n != 0 {
+		t.Errorf("%d messages", n)
+	}
+}
