@@ -230,7 +230,7 @@ print(json.dumps([h.authserv_id] + [[r.method, r.result, [p.type + "." + p.name 
 		text.Write(append(line, '\n'))
 	}
 	want := `"mx.example.net"
-["spf","softfail",["smtp.mailfrom=strange \"name??"]]
+["spf","softfail",["smtp.mailfrom=strange \\\"name??"]]
 ["dkim","pass",["header.d=example.com","header.s=s","header.a=rsa-sha256","header.b=a+/bcdef"]]
 ["dkim","fail",["header.d=example.org","header.s=t","header.a=ed25519-sha256","header.b=x"]]
 ["dkim","permerror",[]]

@@ -85,8 +85,15 @@ func (b *Body) read() error {
 			relaxed = append(relaxed, h)
 		}
 	}
+	size := int64(bufferSize)
+	if r, ok := b.r.(interface{ Size() int64 }); ok { // most messages are short
+		size = min(size, r.Size()+1)
+	}
+	buf := make([]byte, size)
 	s, r := simpleBody{to: simple}, relaxedBody{to: relaxed}
-	buf := make([]byte, bufferSize)
+	if len(relaxed) > 0 {
+		r.out = make([]byte, 0, size+size/16)
+	}
 	for {
 		n, err := b.r.Read(buf)
 		if len(simple) > 0 {
