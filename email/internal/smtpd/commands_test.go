@@ -138,6 +138,8 @@ func TestCommands(t *testing.T) {
 			S: 250
 			C: RCPT TO:<a@b.org> NOTIFY=NEVER,FAILURE
 			S: 501 5.5.4
+			C> "RCPT TO:<a@b.org> NOTIFY=NEVER\u00a0NOTIFY=SUCCESS\r\n"
+			S: 501 5.5.4
 			C: RCPT TO:<a@b.org> ORCPT=a
 			S: 501 5.5.4
 			C: RCPT TO:<a@b.org> SIZE=1 XUNKNOWN

@@ -3,6 +3,8 @@ package smtpd
 import (
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // vetParams looks at the parameters of MAIL and RCPT (RFC 5321 section 4.1.2):
@@ -77,6 +79,13 @@ func isKeyword(s string) bool {
 	return s != ""
 }
 
+// isValue takes UTF-8, as ORCPT may have it (RFC 6533 section 3), but no space of
+// any kind: go-smtp would begin another parameter there.
 func isValue(s string) bool {
-	return s != "" && strings.IndexByte(s, '=') < 0
+	for _, r := range s {
+		if r == '=' || r == utf8.RuneError || unicode.IsSpace(r) || unicode.IsControl(r) {
+			return false
+		}
+	}
+	return s != ""
 }

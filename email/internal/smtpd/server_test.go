@@ -26,6 +26,11 @@ import (
 type host struct {
 	mechanisms []string
 
+	// The certificate of all servers with this host.
+	tls  *tls.Config
+	cert string // path
+	pool *x509.CertPool
+
 	// What to do at some points, or nil.
 	connect func(ctx context.Context, c *Conn) error
 	helo    func(name string) error
@@ -109,6 +114,8 @@ func (s *hostSession) Authenticate(_ context.Context, mechanism string) (sasl.Se
 		return sasl.NewPlainServer(func(_, user, password string) error { return check(user, password) }), nil
 	case "LOGIN":
 		return &login{check: check}, nil
+	case "SCRAM-SHA-256":
+		return newScram()
 	case "LAST-WORD":
 		return &lastWord{}, nil
 	}
@@ -189,14 +196,17 @@ type running struct {
 
 func serve(t testing.TB, h *host, mode Mode, change ...func(*Config)) *running {
 	t.Helper()
-	testenv.Goroutines(t)
-	certPath, keyPath, pool := testenv.SelfSigned(t)
-	cert, err := tls.LoadX509KeyPair(certPath, keyPath)
-	if err != nil {
-		t.Fatal(err)
+	if h.tls == nil {
+		testenv.Goroutines(t)
+		certPath, keyPath, pool := testenv.SelfSigned(t)
+		cert, err := tls.LoadX509KeyPair(certPath, keyPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.tls, h.cert, h.pool = &tls.Config{Certificates: []tls.Certificate{cert}}, certPath, pool
 	}
 	cfg := Config{
-		Hostname: "mx.example.com", TLS: &tls.Config{Certificates: []tls.Certificate{cert}},
+		Hostname: "mx.example.com", TLS: h.tls,
 		OnEvent: func(_ *Conn, e Event) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -227,7 +237,7 @@ func serve(t testing.TB, h *host, mode Mode, change ...func(*Config)) *running {
 			t.Errorf("%d sessions were not closed", h.open)
 		}
 	})
-	return &running{s, l.Addr().String(), pool, certPath}
+	return &running{s, l.Addr().String(), h.pool, h.cert}
 }
 
 func testLogger(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(testLog{t}, nil)) }
