@@ -190,8 +190,10 @@ func conformMessages(t *testing.T, open opener) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := iotest.TestReader(b, body); err != nil && size <= 4096 {
-			t.Error(err)
+		if size <= 4096 {
+			if err := iotest.TestReader(b, body); err != nil {
+				t.Error(err)
+			}
 		}
 		for range 20 { // from anywhere
 			if size == 0 {
