@@ -17,6 +17,8 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
+var ctxBackground = context.Background()
+
 // opener opens a kind of store on what it had before.
 type opener func(t testing.TB) Store
 

@@ -212,7 +212,7 @@ func (l *fileLog) giveBack(seg *segment) error {
 	l.mu.Lock()
 	err := l.closeSegment(seg)
 	// One that was written is better than one that was only made.
-	asSpare := !seg.damaged && seg.size == l.options.SegmentSize && (l.spare == nil || l.spare.filled < seg.filled)
+	asSpare := !seg.damaged && !seg.failed && seg.size == l.options.SegmentSize && (l.spare == nil || l.spare.filled < seg.filled)
 	if asSpare {
 		l.spare = nil
 	}

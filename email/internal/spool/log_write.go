@@ -362,6 +362,7 @@ func (l *fileLog) fail(w *batchWriter, err error) {
 	l.active = nil
 	l.mu.Lock()
 	l.stats.WriteErrors++
+	seg.failed = true
 	if w.start == 0 {
 		l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
 		seg.closed = true

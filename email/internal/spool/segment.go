@@ -22,6 +22,7 @@ type segment struct {
 	messages int   // that are alive here
 	readers  int   // who read from the file
 	damaged  bool  // so it is never removed
+	failed   bool  // to write it, so it is not used again
 	closed   bool
 }
 
