@@ -39,13 +39,7 @@ func (l *fileLog) recover() error {
 			if err := f.sync(); err != nil {
 				return fmt.Errorf("%s: %w", e.name, err)
 			}
-		case e.name == spareName:
-			if e.size == l.options.SegmentSize {
-				l.spare = &segment{size: e.size}
-			} else if err := l.disk.remove(e.name); err != nil {
-				return err
-			}
-		case strings.HasPrefix(e.name, draftPrefix):
+		case strings.HasPrefix(e.name, draftPrefix), strings.HasPrefix(e.name, sparePrefix):
 			if err := l.disk.remove(e.name); err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ type position struct {
 const (
 	segmentSuffix = ".log"
 	damagedSuffix = ".damaged" // added to the name of a segment
-	spareName     = "spare"    // a segment that has no name yet
+	sparePrefix   = "spare-"   // a segment that has no name yet, and its salt
 	bodySuffix    = ".body"
 	draftPrefix   = "draft-"
 )
@@ -46,6 +46,11 @@ func segmentName(number, salt uint64) string {
 }
 
 func (s *segment) name() string { return segmentName(s.number, s.salt) }
+
+// newSpare describes a spare segment under a name that was never used.
+func newSpare(size, filled int64) *segment { return &segment{salt: newSalt(), size: size, filled: filled} }
+
+func (s *segment) spareName() string { return fmt.Sprintf("%s%016x", sparePrefix, s.salt) }
 
 func parseSegmentName(name string) (number, salt uint64, ok bool) {
 	a, b, found := strings.Cut(strings.TrimSuffix(name, segmentSuffix), "-")
