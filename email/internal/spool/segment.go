@@ -48,7 +48,9 @@ func segmentName(number, salt uint64) string {
 func (s *segment) name() string { return segmentName(s.number, s.salt) }
 
 // newSpare describes a spare segment under a name that was never used.
-func newSpare(size, filled int64) *segment { return &segment{salt: newSalt(), size: size, filled: filled} }
+func newSpare(size, filled int64) *segment {
+	return &segment{salt: newSalt(), size: size, filled: filled}
+}
 
 func (s *segment) spareName() string { return fmt.Sprintf("%s%016x", sparePrefix, s.salt) }
 
