@@ -17,6 +17,8 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
+var ctxBackground = context.Background()
+
 // opener opens a kind of store on what it had before.
 type opener func(t testing.TB) Store
 
@@ -190,8 +192,10 @@ func conformMessages(t *testing.T, open opener) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := iotest.TestReader(b, body); err != nil && size <= 4096 {
-			t.Error(err)
+		if size <= 4096 {
+			if err := iotest.TestReader(b, body); err != nil {
+				t.Error(err)
+			}
 		}
 		for range 20 { // from anywhere
 			if size == 0 {

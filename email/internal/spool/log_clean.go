@@ -212,19 +212,17 @@ func (l *fileLog) giveBack(seg *segment) error {
 	l.mu.Lock()
 	err := l.closeSegment(seg)
 	// One that was written is better than one that was only made.
-	asSpare := !seg.damaged && seg.size == l.options.SegmentSize && (l.spare == nil || l.spare.filled < seg.filled)
-	if asSpare {
-		l.spare = nil
-	}
+	asSpare := !seg.damaged && !seg.failed && seg.size == l.options.SegmentSize && (l.spare == nil || l.spare.filled < seg.filled)
 	l.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	spare := newSpare(seg.size, seg.filled)
 	switch {
 	case seg.damaged:
 		err = l.disk.rename(seg.name(), seg.name()+damagedSuffix)
 	case asSpare:
-		err = l.disk.rename(seg.name(), spareName)
+		err = l.disk.rename(seg.name(), spare.spareName())
 	default:
 		err = l.disk.remove(seg.name())
 	}
@@ -237,11 +235,22 @@ func (l *fileLog) giveBack(seg *segment) error {
 	l.mu.Lock()
 	l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
 	l.stats.Cleaned++
+	var old *segment
 	if asSpare {
-		l.spare = &segment{size: seg.size, filled: seg.filled}
+		old, l.spare = l.spare, spare
 	}
 	l.mu.Unlock()
+	if old != nil {
+		l.removeSpare(old)
+	}
 	return nil
+}
+
+// removeSpare removes a spare segment. One that stays goes at the next start.
+func (l *fileLog) removeSpare(s *segment) {
+	if err := l.disk.remove(s.spareName()); err != nil {
+		l.log.Warn("a spare segment of the spool could not be removed", "file", s.spareName(), "err", err)
+	}
 }
 
 // makeSpare makes a segment for later, so that a disk that others have filled
@@ -254,17 +263,16 @@ func (l *fileLog) makeSpare() {
 	if !needed || l.room() != nil {
 		return
 	}
-	f, err := l.disk.create(spareName)
+	spare := newSpare(l.options.SegmentSize, 0)
+	f, err := l.disk.create(spare.spareName())
 	if err == nil {
-		err = errors.Join(f.allocate(l.options.SegmentSize), f.Close())
+		err = errors.Join(f.allocate(spare.size), f.Close())
 	}
-	if err != nil {
-		if err := l.disk.remove(spareName); err != nil {
-			l.log.Warn("what is left of the spool's spare segment could not be removed", "err", err)
-		}
+	if err != nil { // there is no harm in going without
+		l.removeSpare(spare)
 		return
 	}
 	l.mu.Lock()
-	l.spare = &segment{size: l.options.SegmentSize}
+	l.spare = spare
 	l.mu.Unlock()
 }

@@ -39,13 +39,7 @@ func (l *fileLog) recover() error {
 			if err := f.sync(); err != nil {
 				return fmt.Errorf("%s: %w", e.name, err)
 			}
-		case e.name == spareName:
-			if e.size == l.options.SegmentSize {
-				l.spare = &segment{size: e.size}
-			} else if err := l.disk.remove(e.name); err != nil {
-				return err
-			}
-		case strings.HasPrefix(e.name, draftPrefix):
+		case strings.HasPrefix(e.name, draftPrefix), strings.HasPrefix(e.name, sparePrefix):
 			if err := l.disk.remove(e.name); err != nil {
 				return err
 			}
@@ -60,12 +54,9 @@ func (l *fileLog) recover() error {
 	if err != nil {
 		return err
 	}
-	for i, seg := range l.segments {
+	for _, seg := range l.segments {
 		until, ok := whole[seg.number]
-		if !ok {
-			until = seg.size
-		}
-		r := &replay{l: l, seg: seg, scan: newScanner(seg), until: until, last: i == len(l.segments)-1, batch: -1}
+		r := &replay{l: l, seg: seg, scan: newScanner(seg), until: until, open: !ok, batch: -1}
 		if err := r.run(); err != nil {
 			return fmt.Errorf("%s: %w", seg.name(), err)
 		}
@@ -131,11 +122,11 @@ type replay struct {
 	seg  *segment
 	scan *scanner
 
-	// until is up to where the segment must be whole. In the last segment
-	// nobody says so: it must be up to where the last batch begins, as each
-	// batch was written after the one before was flushed.
+	// until is up to where the segment must be whole. If it is open no later
+	// segment says so: then it must be up to where its last batch begins, as
+	// each was written after the one before was flushed.
 	until int64
-	last  bool
+	open  bool
 
 	batch   int64 // where the batch begins that records are of, -1 before the first
 	records []scanned
@@ -162,7 +153,7 @@ func (r *replay) run() error {
 		r.records = append(r.records, rec)
 	}
 	r.seg.end = r.scan.off
-	if r.last {
+	if r.open {
 		r.until = max(0, r.batch)
 	}
 	r.enter(r.batch >= r.until)
@@ -174,7 +165,7 @@ func (r *replay) run() error {
 		}
 	}
 	r.report()
-	if r.last {
+	if r.batch >= 0 {
 		r.l.before = position{r.seg.number, r.seg.end}
 		if r.torn > 0 {
 			r.l.before.end = r.until

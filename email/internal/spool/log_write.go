@@ -305,18 +305,18 @@ func (l *fileLog) isCurrent(r *request) bool {
 // begin makes the segment for the next batch, with room for a record of size.
 func (l *fileLog) begin(size int64) (*segment, error) {
 	size = max(l.options.SegmentSize, align(size+2*headerSize))
+	l.lastBegun++
+	seg := &segment{number: l.lastBegun, salt: newSalt(), size: size}
 	l.mu.Lock()
-	seg := l.spare
-	isSpare := seg != nil && seg.size >= size
-	if isSpare {
+	spare := l.spare
+	if spare != nil && spare.size >= size {
+		seg.size, seg.filled = spare.size, spare.filled
 		l.spare = nil
 	} else {
-		seg = &segment{size: size}
+		spare = nil
 	}
 	l.mu.Unlock()
-	l.lastBegun++
-	seg.number, seg.salt = l.lastBegun, newSalt()
-	if err := l.createSegment(seg, isSpare); err != nil {
+	if err := l.createSegment(seg, spare); err != nil {
 		return nil, fmt.Errorf("beginning a segment: %w", full(err))
 	}
 	l.mu.Lock()
@@ -330,18 +330,18 @@ func (l *fileLog) begin(size int64) (*segment, error) {
 	return seg, nil
 }
 
-// createSegment makes the file of a segment, or takes the spare one.
-func (l *fileLog) createSegment(seg *segment, spare bool) (err error) {
+// createSegment makes the file of a segment, from a spare one if there is one.
+func (l *fileLog) createSegment(seg, spare *segment) (err error) {
 	name := seg.name()
-	if !spare {
+	if spare == nil {
 		seg.file, err = l.disk.create(name)
-	} else if err = l.disk.rename(spareName, name); err == nil {
+	} else if err = l.disk.rename(spare.spareName(), name); err == nil {
 		seg.file, err = l.disk.open(name)
 	}
 	if err != nil {
 		return err
 	}
-	if !spare {
+	if spare == nil {
 		err = seg.file.allocate(seg.size)
 	}
 	if err == nil {
@@ -362,6 +362,7 @@ func (l *fileLog) fail(w *batchWriter, err error) {
 	l.active = nil
 	l.mu.Lock()
 	l.stats.WriteErrors++
+	seg.failed = true
 	if w.start == 0 {
 		l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
 		seg.closed = true

@@ -22,6 +22,7 @@ type segment struct {
 	messages int   // that are alive here
 	readers  int   // who read from the file
 	damaged  bool  // so it is never removed
+	failed   bool  // to write it, so it is not used again
 	closed   bool
 }
 
@@ -35,7 +36,7 @@ type position struct {
 const (
 	segmentSuffix = ".log"
 	damagedSuffix = ".damaged" // added to the name of a segment
-	spareName     = "spare"    // a segment that has no name yet
+	sparePrefix   = "spare-"   // a segment that has no name yet, and its salt
 	bodySuffix    = ".body"
 	draftPrefix   = "draft-"
 )
@@ -45,6 +46,13 @@ func segmentName(number, salt uint64) string {
 }
 
 func (s *segment) name() string { return segmentName(s.number, s.salt) }
+
+// newSpare describes a spare segment under a name that was never used.
+func newSpare(size, filled int64) *segment {
+	return &segment{salt: newSalt(), size: size, filled: filled}
+}
+
+func (s *segment) spareName() string { return fmt.Sprintf("%s%016x", sparePrefix, s.salt) }
 
 func parseSegmentName(name string) (number, salt uint64, ok bool) {
 	a, b, found := strings.Cut(strings.TrimSuffix(name, segmentSuffix), "-")

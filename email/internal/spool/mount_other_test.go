@@ -1,0 +1,7 @@
+//go:build !linux
+
+package spool
+
+import "testing"
+
+func mount(*testing.T, string, int64) {}

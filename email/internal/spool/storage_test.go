@@ -1,0 +1,239 @@
+package spool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// mortalBackend is a host's backend whose writes fail after some. The first
+// that fails may have happened all the same.
+type mortalBackend struct {
+	mu      sync.Mutex
+	values  map[string][]byte
+	left    int // writes until it dies; negative: never
+	through bool
+}
+
+func (b *mortalBackend) change(do func()) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left == 0 {
+		if b.through {
+			do()
+			b.through = false
+		}
+		return errDead
+	}
+	b.left--
+	do()
+	return nil
+}
+
+func (b *mortalBackend) Get(_ context.Context, key string) ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if v, ok := b.values[key]; ok {
+		return slices.Clone(v), nil
+	}
+	return nil, storage.ErrNotFound
+}
+
+func (b *mortalBackend) Put(_ context.Context, key string, value []byte) error {
+	return b.change(func() { b.values[key] = slices.Clone(value) })
+}
+
+func (b *mortalBackend) Delete(_ context.Context, key string) error {
+	return b.change(func() { delete(b.values, key) })
+}
+
+func (b *mortalBackend) List(_ context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		b.mu.Lock()
+		keys := slices.Collect(maps.Keys(b.values))
+		b.mu.Unlock()
+		for _, k := range keys {
+			if strings.HasPrefix(k, prefix) && !yield(k, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TestStorageDies lets the host die before and in each write, between the
+// chunks of a body too.
+func TestStorageDies(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	for n := 1; n < 150; n += 1 + n/30 {
+		for _, through := range []bool{false, true} {
+			b := &mortalBackend{values: make(map[string][]byte), left: n, through: through}
+			l := &ledger{msgs: make(map[ID]*ledgerEntry)}
+			live := func() error {
+				st, err := storage.Open(t.Context(), b)
+				if err != nil {
+					return err
+				}
+				defer st.Close()
+				s, err := OpenStorage(t.Context(), st, "spool", Options{})
+				if err != nil {
+					return err
+				}
+				defer s.Close(t.Context())
+				if err := l.check(s); err != nil {
+					return err
+				}
+				l.work(s, rand.New(rand.NewPCG(seed, uint64(n))), 60)
+				return nil
+			}
+			if err := live(); err != nil && !errors.Is(err, errDead) {
+				t.Fatal(err)
+			}
+			b.mu.Lock()
+			b.left, b.through = -1, false
+			b.mu.Unlock()
+			if err := live(); err != nil {
+				t.Fatalf("seed %d, died after %d writes (the last one happened: %v): %v", seed, n, through, err)
+			}
+			if err := leftovers(t, b, l); err != nil {
+				t.Errorf("seed %d, died after %d writes: %v", seed, n, err)
+			}
+		}
+	}
+}
+
+// leftovers removes every message and says what is left then.
+func leftovers(t *testing.T, b *mortalBackend, l *ledger) error {
+	st, err := storage.Open(t.Context(), b)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "spool", Options{})
+	if err != nil {
+		return err
+	}
+	defer s.Close(t.Context())
+	for _, id := range ids(t, s) {
+		if err := s.Remove(t.Context(), id); err != nil {
+			return err
+		}
+	}
+	for k := range b.values {
+		if strings.HasPrefix(k, "spool/messages") || strings.HasPrefix(k, "spool/states") || strings.HasPrefix(k, "spool/bodies") {
+			return fmt.Errorf("%s is left", k)
+		}
+	}
+	return nil
+}
+
+// TestStorageSmallChunks: without memory for drafts they go to the backend as
+// they come.
+func TestStorageSmallChunks(t *testing.T) {
+	st, err := storage.Open(t.Context(), storage.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "/spool/", Options{DraftMemory: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	for _, size := range []int{5000, 50_000, 700_000} {
+		body := pattern(1, size)
+		id := mustAdd(t, s, []byte("e"), body)
+		if err := check(s, id, []byte("e"), nil, body); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.(*stored).drafts.memory.used.Load(); n != 0 {
+		t.Errorf("%d bytes are still on the books", n)
+	}
+}
+
+// TestStorageDamage: what another hand changed is not taken for a message.
+func TestStorageDamage(t *testing.T) {
+	b := &mortalBackend{values: make(map[string][]byte), left: -1}
+	st, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "spool", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	for _, part := range []string{"spool/messages/", "spool/bodies/"} {
+		id := mustAdd(t, s, []byte("envelope"), pattern(1, 1000))
+		for k, v := range b.values {
+			if strings.HasPrefix(k, part) {
+				v[len(v)/2] ^= 1
+			}
+		}
+		if err := check(s, id, []byte("envelope"), nil, pattern(1, 1000)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s was changed: %v", part, err)
+		}
+		if err := s.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestStorageInUse: a lease keeps a second one out, and is given back.
+func TestStorageInUse(t *testing.T) {
+	testenv.Goroutines(t)
+	st, err := storage.Open(t.Context(), storage.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "spool", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := OpenStorage(ctx, st, "spool", Options{}); !errors.Is(err, ErrInUse) {
+		t.Errorf("a second one: %v", err)
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err = OpenStorage(t.Context(), st, "spool", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close(t.Context())
+}
+
+// FuzzStoredMessage reads the value of a message.
+func FuzzStoredMessage(f *testing.F) {
+	f.Add(appendMessage(nil, []chunk{{5, 1}, {chunkSize, 2}}, []byte("envelope")))
+	f.Add([]byte{storedVersion, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, 2, 3, 4})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, b := range [][]byte{data, appendMessage(nil, nil, data)} {
+			envelope, chunks, err := parseMessage(b)
+			if err != nil {
+				continue
+			}
+			again, chunks2, err := parseMessage(appendMessage(nil, chunks, envelope))
+			if err != nil || string(again) != string(envelope) || !slices.Equal(chunks, chunks2) {
+				t.Fatalf("%x %v became %x %v (%v)", envelope, chunks, again, chunks2, err)
+			}
+		}
+	})
+}
