@@ -1,8 +1,75 @@
-// Package email will be a mail server: it will receive mail by SMTP, decide
-// per recipient by [Route] whether to forward, process, deliver or reject it,
-// and send mail through a durable queue, with DKIM, SPF and DMARC on both
-// ways.
+// Package email is a mail server that a program embeds. It receives mail by SMTP,
+// finds out who it is from and what is in it, and decides for each recipient by
+// [Route] what happens to it:
 //
-// This version holds its configuration only: the types, their JSON form and
-// their validation. The server arrives later.
+//   - [Deliver] puts it into a mailbox: a Maildir, a server that speaks LMTP, or
+//     code of the host ([WithMailbox]);
+//   - [Forward] hands it to another server, whose answers the client gets, or
+//     queues it for that;
+//   - [Process] has it scanned and queues it;
+//   - [Reject] refuses it.
+//
+// A server for one domain whose mail goes into Maildirs below /var/lib/mail:
+//
+//	s, err := email.New(email.Config{
+//		Ports:    email.Ports(25),
+//		Hostname: "mx.example.com",
+//		Domains:  []email.Domain{{Domain: "example.com"}},
+//		DataPath: "/var/lib/mail",
+//		Routes: []email.Route{{
+//			Match:  email.Match{Recipients: []string{"*@example.com"}},
+//			Action: email.Action{Type: email.Deliver},
+//		}},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	if err := s.Start(ctx); err != nil {
+//		return err
+//	}
+//	defer s.Stop(context.Background())
+//
+// # What 250 means
+//
+// A message is acknowledged when it is where it goes, or else durable in the
+// spool: written, and the disk told to keep it. After a crash what was
+// acknowledged is there; a delivery that was under way may happen twice. The
+// spool is a log in the folder [Config.DataPath], or without that in the storage
+// ([WithStorage]), or in memory.
+//
+// # Who may send what
+//
+// Mail leaves for other servers only from users who have signed in, from clients
+// that a route names (clientIp), and to domains that are ours (domains) or that a
+// route spells out. A route that takes everything makes no open relay.
+//
+// What comes from elsewhere is checked by SPF, DKIM, ARC and DMARC, noted in one
+// Authentication-Results field, and dealt with as the author's domain asks, as far
+// as the recipient's domain goes along ([Domain.DMARC]).
+//
+// # One reply
+//
+// There is one reply to the content of a message for all its recipients. Where
+// the content decides about recipients differently, because a route looks at it
+// or only some of it is scanned, the later ones are asked for in a message of
+// their own (452), so that nothing that was accepted has to bounce. Users who
+// signed in are spared that; one refusal is for all of theirs.
+//
+// # Standards
+//
+// RFC 5321 (SMTP), 5322 (messages), 6409 (submission), 8314 (implicit TLS), 1870
+// (SIZE), 2033 (LMTP), 2034 and 3463 (enhanced status codes), 2920 (pipelining),
+// 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN, handed on), 4954 (AUTH), 5782 (DNS
+// block lists), 6152 (8BITMIME), 6376 and 8463 (DKIM), 6531 (SMTPUTF8), 6647
+// (greylisting), 7208 (SPF), 7677 (SCRAM-SHA-256), 8601 (Authentication-Results),
+// 8617 (ARC), 8689 (REQUIRETLS), 9422 (LIMITS), 9989 (DMARC).
+//
+// # Not there yet
+//
+// Mail is not sent to the MX hosts of its destination: [Process] needs a
+// [Config.SmartHost], and keeps mail in the spool without one. There are no
+// bounces, and no DKIM signatures on mail going out; what could not be delivered
+// in time stays in the spool ([Server.Queue]) for somebody to look at. The limits
+// on mail going out ([OutboundLimits]), [Domain.DNSMode] and [DKIM] are read and
+// checked, and have no effect.
 package email

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrUnknownUser is what an [Authenticator] returns for a user that there is not.
-var ErrUnknownUser = sasl.ErrUnknownUser
+var ErrUnknownUser = errors.New("email: unknown user")
 
 // Authenticator knows the users that may sign in. Its method may be called from
 // several goroutines.
@@ -137,11 +137,11 @@ func (a asked) Lookup(ctx context.Context, username string) (sasl.Credential, er
 	ctx, cancel := context.WithTimeout(ctx, hookTimeout)
 	defer cancel()
 	c, err := a.a.Lookup(ctx, username)
+	if errors.Is(err, ErrUnknownUser) || err == nil && c.Password == "" { // no password is not an empty one
+		return nil, sasl.ErrUnknownUser
+	}
 	if err != nil {
 		return nil, err
-	}
-	if c.Password == "" {
-		return nil, ErrUnknownUser // no password is not an empty one
 	}
 	return sasl.ParseCredential(c.Password.Reveal())
 }
