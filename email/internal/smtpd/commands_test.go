@@ -292,6 +292,12 @@ func TestCommands(t *testing.T) {
 			S: 500 5.5.2
 			C> "NOOP\n"
 			S: 500 5.5.2
+			C: RſET
+			S: 500 5.5.2
+			C: EHLO x
+			S: 250-
+			C: MAıL FROM:<a@b.org>
+			S: 500 5.5.2
 			C: NOOP
 			S: 250`},
 		{"control characters in addresses", `

@@ -6,8 +6,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/emersion/go-sasl"
@@ -115,6 +118,42 @@ func BenchmarkMessage(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkSMTPSource has Postfix' load generator send messages of 4 KiB, and
+// reports what they cost this process.
+func BenchmarkSMTPSource(b *testing.B) {
+	source := testenv.Need(b, "smtp-source", "apt-get install postfix")
+	for _, conns := range []string{"1", "40"} {
+		for _, reuse := range []string{"", "-d"} { // of connections
+			b.Run(conns+" connections "+reuse, func(b *testing.B) {
+				s, err := New(Config{Hostname: "mx.example.com", MaxTransactions: 1 << 30}, null{}, slog.New(slog.DiscardHandler))
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer s.Close()
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					b.Fatal(err)
+				}
+				go func() { _ = s.Serve(b.Context(), l, Mode{}) }()
+				args := []string{"-s", conns, "-m", strconv.Itoa(max(b.N, 40)), "-l", "4096", "-f", "a@example.org", "-t", "b@example.com", "-M", "client.example.org"}
+				if reuse != "" {
+					args = append(args, reuse)
+				}
+				var before, after syscall.Rusage
+				b.ReportAllocs()
+				b.ResetTimer()
+				_ = syscall.Getrusage(syscall.RUSAGE_SELF, &before)
+				if out, err := exec.Command(source, append(args, "inet:"+l.Addr().String())...).CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+				_ = syscall.Getrusage(syscall.RUSAGE_SELF, &after)
+				cpu := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+				b.ReportMetric(float64(cpu)/1000/float64(b.N), "cpu-µs/op")
+			})
+		}
 	}
 }
 

@@ -237,6 +237,7 @@ func (s *machineSession) Rcpt(_ string, o *smtp.RcptOptions) error {
 	}
 	err := g.call("Rcpt", func() error { return g.session.Rcpt(g.ctx, to.addr, opts) })
 	if err != nil {
+		g.commands++
 		return s.refuse(g.localError(err, "Rcpt"))
 	}
 	g.tx.recipients++

@@ -55,6 +55,9 @@ func New(cfg Config, backend Backend, log *slog.Logger) (*Server, error) {
 // ctx's, or what l had.
 func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 	defer l.Close()
+	if mode.ImplicitTLS && s.cfg.TLS == nil {
+		return errors.New("smtpd: implicit TLS needs Config.TLS")
+	}
 	s.mu.Lock()
 	if s.stopping {
 		s.mu.Unlock()
