@@ -109,12 +109,12 @@ func (s *stage) Write(p []byte) (int, error) {
 	if len(line) > 3 && line[3] == '-' {
 		return len(p), nil // the guard's replies are its own
 	}
-	reply := s.translate(line)
-	s.reply, s.okay = nil, nil
 	if s.mute {
-		s.mute = false
+		s.mute, s.reply, s.okay = false, nil, nil
 		return len(p), nil
 	}
+	reply := s.translate(line)
+	s.reply, s.okay = nil, nil
 	s.guard.dialogue = reply.Code == 334
 	s.guard.send(reply)
 	return len(p), nil

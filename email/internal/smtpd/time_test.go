@@ -127,6 +127,45 @@ func TestDataTimeout(t *testing.T) {
 	}
 }
 
+// Where the end of a body that was refused does not come, the connection ends:
+// what might come later is no command.
+func TestTimeoutBehindRefusal(t *testing.T) {
+	tests := []struct{ name, sent string }{
+		{"too large", "DATA\r\n" + strings.Repeat("x", 1500)},
+		{"NUL", "DATA\r\n\x00"},
+		{"bare LF", "DATA\r\n\n"},
+		{"refused by the session", "DATA\r\nrefuse"},
+		{"chunk too large", "BDAT 1500\r\n" + strings.Repeat("x", 1400)},
+		{"chunk without recipients", "RSET\r\nBDAT 100\r\nx"},
+		{"chunk refused by the session", "BDAT 100\r\nrefuse"},
+	}
+	for _, test := range tests {
+		h := &host{data: func(_ context.Context, r io.Reader) (*Reply, error) {
+			start := make([]byte, 6)
+			if _, err := io.ReadFull(r, start); err == nil && string(start) == "refuse" {
+				return nil, newReply(554, 5, 7, 1, "no")
+			}
+			_, err := io.Copy(io.Discard, r)
+			return nil, err
+		}}
+		inBubble(t, h, Mode{}, func(c *Config) { c.MaxMessageSize = 1000 }, func(t *testing.T, s *Server, c *client) {
+			c.want("220")
+			begin(c)
+			go func() {
+				_, _ = io.WriteString(c.conn, test.sent)
+				time.Sleep(10 * time.Minute)
+				_, _ = io.WriteString(c.conn, "\r\n.\r\nMAIL FROM:<evil@b.org>\r\n")
+			}()
+			rest, _ := io.ReadAll(c.r)
+			lines := strings.Split(strings.TrimSpace(string(rest)), "\r\n")
+			if last := lines[len(lines)-1]; last[0] != '4' && last[0] != '5' || strings.Contains(h.log(), "evil") {
+				t.Errorf("%s: got %q, calls\n%s", test.name, lines, h.log())
+			}
+			time.Sleep(20 * time.Minute)
+		})
+	}
+}
+
 // Whoever sends a byte each minute does not hold a connection for long; whoever
 // sends at the lowest rate may go on.
 func TestDataRate(t *testing.T) {
