@@ -89,7 +89,7 @@ const (
 
 func (c *Config) setDefaults() error {
 	if c.Hostname == "" {
-		return errors.New("Hostname is missing")
+		return errors.New("a hostname is needed")
 	}
 	orInt(&c.MaxRecipients, 1000)
 	orInt(&c.MaxTransactions, 1000)
