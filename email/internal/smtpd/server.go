@@ -52,7 +52,8 @@ func New(cfg Config, backend Backend, log *slog.Logger) (*Server, error) {
 
 // Serve accepts connections from l until l is closed, ctx ends, or the server
 // is shut down. It closes l. The error is ErrClosed after Shutdown and Close,
-// ctx's, or what l had.
+// ctx's, or what l had. The end of ctx also ends its connections, at once; only
+// Shutdown lets them finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 	defer l.Close()
 	if mode.ImplicitTLS && s.cfg.TLS == nil {
@@ -101,7 +102,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 }
 
 // ServeConn serves one connection and returns when it is over. It closes conn.
-// The client's address is conn's RemoteAddr. If conn has a method
+// The end of ctx ends it at once. The client's address is conn's RemoteAddr. If conn has a method
 // ConnectionState, as one of crypto/tls has, its TLS is known.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode Mode) {
 	if g := s.admit(ctx, conn, mode); g != nil {

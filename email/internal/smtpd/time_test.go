@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // inBubble runs a client and a server in a time of their own.
@@ -358,5 +360,34 @@ func TestSentAheadOfSlowSession(t *testing.T) {
 		if got := h.accepted(); len(got) != 1 || got[0] != "x\r\n" {
 			t.Errorf("got %q", got)
 		}
+	})
+}
+
+// Under TLS, reading ahead and being stopped leaves the records whole.
+func TestSentAheadUnderTLS(t *testing.T) {
+	certPath, keyPath, _ := testenv.SelfSigned(t)
+	cert, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{rcpt: func(addr.Address) error { time.Sleep(5 * time.Second); return nil }}
+	change := func(c *Config) { c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}} }
+	inBubble(t, h, Mode{ImplicitTLS: true}, change, func(t *testing.T, s *Server, c *client) {
+		conn := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true}) // it is the year 2000 here
+		c = &client{t, conn, bufio.NewReader(conn)}
+		c.want("220")
+		c.ask("EHLO x", "250-")
+		c.ask("MAIL FROM:<a@b.org>", "250")
+		for range 3 {
+			c.send("RCPT TO:<c@d.org>\r\n")
+			c.want("250")
+			c.send("RCPT TO:<c@d.org>\r\n")
+			time.Sleep(time.Second)
+			c.send("RCPT TO:<e@f.org>\r\n")
+			c.want("250", "250")
+		}
+		c.ask("DATA", "354")
+		c.send("x\r\n.\r\n")
+		c.want("250")
 	})
 }
