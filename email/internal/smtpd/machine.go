@@ -47,20 +47,6 @@ func (l machineLog) Printf(format string, v ...any) {
 }
 func (l machineLog) Println(v ...any) { l.log.Error("SMTP engine", "message", fmt.Sprint(v...)) }
 
-// stageListener hands connections to the machine.
-type stageListener struct{ s *Server }
-
-func (l stageListener) Accept() (net.Conn, error) {
-	select {
-	case st := <-l.s.stages:
-		return st, nil
-	case <-l.s.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l stageListener) Close() error   { return nil }
-func (l stageListener) Addr() net.Addr { return &net.TCPAddr{} }
-
 // stage is what go-smtp has for a connection: the one before or the one after
 // STARTTLS.
 type stage struct {
