@@ -109,6 +109,13 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// Source routes are refused by name: their senders should learn why.
+func TestSourceRoute(t *testing.T) {
+	if _, _, err := ParseForwardPath("<@a.org:c@d.org>"); err == nil || !strings.Contains(err.Error(), "source route") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestProperties(t *testing.T) {
 	parse := func(s string) Address {
 		a, err := Parse(s)

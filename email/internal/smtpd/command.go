@@ -50,7 +50,8 @@ func (g *guard) vet(line []byte) []byte {
 			return nil
 		}
 	}
-	if !isPrintable(text, verb == "MAIL" || verb == "RCPT" || verb == "VRFY" || verb == "EXPN") {
+	mayBeUTF8 := (verb == "MAIL" || verb == "RCPT" || verb == "VRFY" || verb == "EXPN") && isPrintable(text[:4], false)
+	if !isPrintable(text, mayBeUTF8) {
 		g.send(newReply(500, 5, 5, 2, "Invalid character in a command"))
 		return nil
 	}
@@ -103,7 +104,7 @@ func (g *guard) other(verb, arg string) *Reply {
 		if arg == "" {
 			return newReply(501, 5, 5, 4, "VRFY needs an address")
 		}
-		return newReply(252, 2, 5, 0, "Send some mail, and you will see")
+		return newReply(252, 2, 5, 0, "Cannot verify, but will accept mail and try to deliver it")
 	case "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML":
 		return newReply(502, 5, 5, 1, "Command not implemented")
 	case "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "PRI":

@@ -134,11 +134,11 @@ func TestCommands(t *testing.T) {
 			S: 501 5.5.4
 			C: MAIL FROM:<a@b.org> XUNKNOWN=1
 			S: 555 5.5.4
+			C> "MAIL FROM:<a@b.org> BODY=7BIT\u00a0SMTPUTF8\r\n"
+			S: 501 5.5.4
 			C: MAIL FROM:<a@b.org>
 			S: 250
 			C: RCPT TO:<a@b.org> NOTIFY=NEVER,FAILURE
-			S: 501 5.5.4
-			C> "RCPT TO:<a@b.org> NOTIFY=NEVER\u00a0NOTIFY=SUCCESS\r\n"
 			S: 501 5.5.4
 			C: RCPT TO:<a@b.org> ORCPT=a
 			S: 501 5.5.4
@@ -291,6 +291,12 @@ func TestCommands(t *testing.T) {
 			C> "EHLO \xff\r\n"
 			S: 500 5.5.2
 			C> "NOOP\n"
+			S: 500 5.5.2
+			C: RſET
+			S: 500 5.5.2
+			C: EHLO x
+			S: 250-
+			C: MAıL FROM:<a@b.org>
 			S: 500 5.5.2
 			C: NOOP
 			S: 250`},

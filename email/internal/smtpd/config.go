@@ -31,8 +31,8 @@ type Config struct {
 	// MaxTransactions limits the messages of a connection; announced with
 	// LIMITS MAILMAX. Default 1,000.
 	MaxTransactions int
-	// MaxCommands limits the commands since the last accepted message, without
-	// RCPT and the bodies themselves. Default 200.
+	// MaxCommands limits the commands since the last accepted message. Those
+	// with a message and accepted recipients do not count. Default 200.
 	MaxCommands int
 	// MaxErrors limits the 5xx replies since the last accepted message.
 	// Default 20.
@@ -65,14 +65,15 @@ type Config struct {
 	MaxConnectionsPerIP int
 
 	// OnEvent is told what the server itself holds against clients, if it is
-	// not nil. It is called from the connection's goroutine and must not block.
+	// not nil. It must not block, and may be called for several connections at
+	// once.
 	OnEvent func(c *Conn, e Event)
 }
 
-// Event is something that a server counts or logs about a client.
+// Event is why a server has ended a connection.
 type Event string
 
-// Events. Each ends the connection.
+// Events. A client that ends the connection itself is none.
 const (
 	TooManyConnections Event = "too many connections"
 	EarlyTalker        Event = "spoke before the greeting"
@@ -88,7 +89,7 @@ const (
 
 func (c *Config) setDefaults() error {
 	if c.Hostname == "" {
-		return errors.New("Hostname is missing")
+		return errors.New("a hostname is needed")
 	}
 	orInt(&c.MaxRecipients, 1000)
 	orInt(&c.MaxTransactions, 1000)

@@ -147,7 +147,7 @@ func TestDefectsOfGoSMTP(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			timeout := time.Minute
 			if strings.Contains(p.name, "timeout") {
-				timeout = time.Second
+				timeout = 3 * time.Second
 			}
 			h := defectHost()
 			if !p.probe(t, h, serveBare(t, h, timeout)) {

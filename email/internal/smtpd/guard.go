@@ -133,7 +133,7 @@ func (g *guard) send(r *Reply) {
 		g.event(TooManyErrors, nil)
 		g.send(newReply(421, 4, 7, 0, g.server.cfg.Hostname+" has seen too many errors"))
 	} else if len(g.out) > maxOut {
-		g.flush()
+		_ = g.flush()
 	}
 }
 
@@ -195,11 +195,11 @@ func past() time.Time { return time.Unix(1, 0) }
 func (g *guard) call(what string, f func() error) (err error) {
 	g.startWatch()
 	defer g.stopWatch()
-	defer g.recover(what, &err)
+	defer g.rescue(what, &err)
 	return f()
 }
 
-func (g *guard) recover(what string, err *error) {
+func (g *guard) rescue(what string, err *error) {
 	if v := recover(); v != nil {
 		g.server.log.Error("an SMTP session panicked", "id", g.conn.id, "in", what, "panic", v, "stack", string(debug.Stack()))
 		*err = newReply(421, 4, 3, 0, "Internal error")
@@ -246,19 +246,15 @@ func (g *guard) refuse(r *Reply) {
 
 // end closes the connection.
 func (g *guard) end() {
-	g.flush()
+	_ = g.flush()
+	if g.session != nil {
+		_ = g.call("Close", func() error { g.session.Close(); return nil })
+	}
 	if g.ended && !g.quit && g.in.err == nil {
 		g.linger()
 	}
 	g.unwatch()
 	g.cancel(net.ErrClosed)
-	if g.session != nil {
-		var err error
-		func() {
-			defer g.recover("Close", &err)
-			g.session.Close()
-		}()
-	}
 	g.net.Close()
 	g.in.r, g.in.w = 0, 0
 	g.in.shrink(g.server)
@@ -280,8 +276,8 @@ func (g *guard) linger() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	if _, ok := g.raw.(interface{ CloseWrite() error }); ok && g.raw != g.net {
-		g.raw.(interface{ CloseWrite() error }).CloseWrite()
+	if half, ok := g.raw.(interface{ CloseWrite() error }); ok && g.raw != g.net {
+		_ = half.CloseWrite() // TLS has only said goodbye
 	}
 	if g.wait(time.Now().Add(lingerTime), false) {
 		buf := g.in.buf

@@ -47,20 +47,6 @@ func (l machineLog) Printf(format string, v ...any) {
 }
 func (l machineLog) Println(v ...any) { l.log.Error("SMTP engine", "message", fmt.Sprint(v...)) }
 
-// stageListener hands connections to the machine.
-type stageListener struct{ s *Server }
-
-func (l stageListener) Accept() (net.Conn, error) {
-	select {
-	case st := <-l.s.stages:
-		return st, nil
-	case <-l.s.done:
-		return nil, net.ErrClosed
-	}
-}
-func (l stageListener) Close() error   { return nil }
-func (l stageListener) Addr() net.Addr { return &net.TCPAddr{} }
-
 // stage is what go-smtp has for a connection: the one before or the one after
 // STARTTLS.
 type stage struct {
@@ -109,12 +95,12 @@ func (s *stage) Write(p []byte) (int, error) {
 	if len(line) > 3 && line[3] == '-' {
 		return len(p), nil // the guard's replies are its own
 	}
-	reply := s.translate(line)
-	s.reply, s.okay = nil, nil
 	if s.mute {
-		s.mute = false
+		s.mute, s.reply, s.okay = false, nil, nil
 		return len(p), nil
 	}
+	reply := s.translate(line)
+	s.reply, s.okay = nil, nil
 	s.guard.dialogue = reply.Code == 334
 	s.guard.send(reply)
 	return len(p), nil
@@ -237,6 +223,7 @@ func (s *machineSession) Rcpt(_ string, o *smtp.RcptOptions) error {
 	}
 	err := g.call("Rcpt", func() error { return g.session.Rcpt(g.ctx, to.addr, opts) })
 	if err != nil {
+		g.commands++
 		return s.refuse(g.localError(err, "Rcpt"))
 	}
 	g.tx.recipients++

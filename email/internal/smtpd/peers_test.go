@@ -24,7 +24,10 @@ func newScram() (*scramServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	credentials := client.GetStoredCredentials(scram.KeyFactors{Salt: "0123456789abcdef", Iters: 4096})
+	credentials, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: "0123456789abcdef", Iters: 4096})
+	if err != nil {
+		return nil, err
+	}
 	server, err := scram.SHA256.NewServer(func(user string) (scram.StoredCredentials, error) {
 		if user != "user" {
 			return scram.StoredCredentials{}, fmt.Errorf("no user %q", user)

@@ -119,7 +119,7 @@ func (g *guard) receive() *Reply {
 
 	var reply *Reply
 	err := func() (err error) {
-		defer g.recover("Data", &err)
+		defer g.rescue("Data", &err)
 		reply, err = g.session.Data(g.ctx, b)
 		return err
 	}()

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -52,9 +51,13 @@ func New(cfg Config, backend Backend, log *slog.Logger) (*Server, error) {
 
 // Serve accepts connections from l until l is closed, ctx ends, or the server
 // is shut down. It closes l. The error is ErrClosed after Shutdown and Close,
-// ctx's, or what l had.
+// ctx's, or what l had. The end of ctx also ends its connections, at once; only
+// Shutdown lets them finish.
 func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 	defer l.Close()
+	if mode.ImplicitTLS && s.cfg.TLS == nil {
+		return errors.New("smtpd: implicit TLS needs Config.TLS")
+	}
 	s.mu.Lock()
 	if s.stopping {
 		s.mu.Unlock()
@@ -69,37 +72,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 	}()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 
-	pause := time.Duration(0)
-	for {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = 0
-			if g := s.admit(ctx, conn, mode); g != nil {
-				s.hand(g.stage)
-			}
-			continue
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case s.isStopping():
-			return ErrClosed
-		case errors.Is(err, net.ErrClosed):
-			return err
-		}
-		// Out of file descriptors, most likely: others will be freed.
-		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		s.log.Warn("accepting an SMTP connection failed", "error", err, "retry", pause)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		case <-s.done:
-		}
-	}
+	a := &acceptor{ctx: ctx, s: s, l: l, mode: mode}
+	_ = s.machine.Serve(a)
+	return a.err
 }
 
 // ServeConn serves one connection and returns when it is over. It closes conn.
-// The client's address is conn's RemoteAddr. If conn has a method
-// ConnectionState, as one of crypto/tls has, its TLS is known.
+// The end of ctx ends it at once. The client's address is conn's RemoteAddr. If
+// conn has a method ConnectionState, as one of crypto/tls has, its TLS is known.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode Mode) {
 	if g := s.admit(ctx, conn, mode); g != nil {
 		s.hand(g.stage)

@@ -180,6 +180,9 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Serve(t.Context(), nopListener{}, Mode{ImplicitTLS: true}); err == nil {
+		t.Error("implicit TLS without a certificate")
+	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}

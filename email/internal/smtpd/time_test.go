@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // inBubble runs a client and a server in a time of their own.
@@ -123,6 +125,45 @@ func TestDataTimeout(t *testing.T) {
 			if len(h.accepted()) > 0 || !strings.Contains(h.log(), "data failed") || !h.saw(TimedOut) {
 				t.Errorf("%s: accepted %q, events %v, calls\n%s", data, h.accepted(), h.events, h.log())
 			}
+		})
+	}
+}
+
+// Where the end of a body that was refused does not come, the connection ends:
+// what might come later is no command.
+func TestTimeoutBehindRefusal(t *testing.T) {
+	tests := []struct{ name, sent string }{
+		{"too large", "DATA\r\n" + strings.Repeat("x", 1500)},
+		{"NUL", "DATA\r\n\x00"},
+		{"bare LF", "DATA\r\n\n"},
+		{"refused by the session", "DATA\r\nrefuse"},
+		{"chunk too large", "BDAT 1500\r\n" + strings.Repeat("x", 1400)},
+		{"chunk without recipients", "RSET\r\nBDAT 100\r\nx"},
+		{"chunk refused by the session", "BDAT 100\r\nrefuse"},
+	}
+	for _, test := range tests {
+		h := &host{data: func(_ context.Context, r io.Reader) (*Reply, error) {
+			start := make([]byte, 6)
+			if _, err := io.ReadFull(r, start); err == nil && string(start) == "refuse" {
+				return nil, newReply(554, 5, 7, 1, "no")
+			}
+			_, err := io.Copy(io.Discard, r)
+			return nil, err
+		}}
+		inBubble(t, h, Mode{}, func(c *Config) { c.MaxMessageSize = 1000 }, func(t *testing.T, s *Server, c *client) {
+			c.want("220")
+			begin(c)
+			go func() {
+				_, _ = io.WriteString(c.conn, test.sent)
+				time.Sleep(10 * time.Minute)
+				_, _ = io.WriteString(c.conn, "\r\n.\r\nMAIL FROM:<evil@b.org>\r\n")
+			}()
+			rest, _ := io.ReadAll(c.r)
+			lines := strings.Split(strings.TrimSpace(string(rest)), "\r\n")
+			if last := lines[len(lines)-1]; last[0] != '4' && last[0] != '5' || strings.Contains(h.log(), "evil") {
+				t.Errorf("%s: got %q, calls\n%s", test.name, lines, h.log())
+			}
+			time.Sleep(20 * time.Minute)
 		})
 	}
 }
@@ -319,5 +360,34 @@ func TestSentAheadOfSlowSession(t *testing.T) {
 		if got := h.accepted(); len(got) != 1 || got[0] != "x\r\n" {
 			t.Errorf("got %q", got)
 		}
+	})
+}
+
+// Under TLS, reading ahead and being stopped leaves the records whole.
+func TestSentAheadUnderTLS(t *testing.T) {
+	certPath, keyPath, _ := testenv.SelfSigned(t)
+	cert, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{rcpt: func(addr.Address) error { time.Sleep(5 * time.Second); return nil }}
+	change := func(c *Config) { c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}} }
+	inBubble(t, h, Mode{ImplicitTLS: true}, change, func(t *testing.T, s *Server, c *client) {
+		conn := tls.Client(c.conn, &tls.Config{InsecureSkipVerify: true}) // it is the year 2000 here
+		c = &client{t, conn, bufio.NewReader(conn)}
+		c.want("220")
+		c.ask("EHLO x", "250-")
+		c.ask("MAIL FROM:<a@b.org>", "250")
+		for range 3 {
+			c.send("RCPT TO:<c@d.org>\r\n")
+			c.want("250")
+			c.send("RCPT TO:<c@d.org>\r\n")
+			time.Sleep(time.Second)
+			c.send("RCPT TO:<e@f.org>\r\n")
+			c.want("250", "250")
+		}
+		c.ask("DATA", "354")
+		c.send("x\r\n.\r\n")
+		c.want("250")
 	})
 }
