@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"runtime"
 	"slices"
 )
 
@@ -95,6 +96,9 @@ func (l *fileLog) writeAll() {
 	for {
 		if batch := l.takeBatch(); batch != nil {
 			l.commit(batch)
+			// Those who were just told often have more to do at once. To let
+			// them go first makes batches half as long again.
+			runtime.Gosched()
 			continue
 		}
 		select {
