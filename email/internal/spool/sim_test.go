@@ -24,9 +24,8 @@ type simDisk struct {
 	changes []map[string]*simFile // of the names, since the last sync
 
 	steps int
-	left  int                                // steps until it dies; negative: never
-	fault func(op, name string) error        // nil: none
-	space func(op, name string, n int) error // nil: as much as one likes
+	left  int                         // steps until it dies; negative: never
+	fault func(op, name string) error // nil: none
 }
 
 type simFile struct {
