@@ -27,7 +27,7 @@ import (
 func TestClean(t *testing.T) {
 	testenv.Goroutines(t)
 	d := newSimDisk()
-	s, err := openLog(d, simOptions)
+	s, err := openSim(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestClean(t *testing.T) {
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.liveOn(t, d, simOptions, rand.New(rand.NewPCG(1, 2))); err != nil {
+	if err := l.liveOn(t, d, rand.New(rand.NewPCG(1, 2))); err != nil {
 		t.Error(err)
 	}
 }
@@ -246,7 +246,7 @@ func TestForgedRecord(t *testing.T) {
 // again, and the spool goes on.
 func TestFailedFlush(t *testing.T) {
 	d := newSimDisk()
-	s, err := openLog(d, simOptions)
+	s, err := openSim(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestFailedFlush(t *testing.T) {
 		func() error { return add(s, NewID(time.Now()), nil, pattern(2, 1000)) },
 		func() error { return s.SetState(t.Context(), kept, []byte("x")) },
 		func() error { return s.Remove(t.Context(), kept) },
-		func() error { return add(s, NewID(time.Now()), nil, pattern(2, 300_000)) },
+		func() error { return add(s, NewID(time.Now()), nil, pattern(2, 30_000)) },
 	} {
 		failing.Store(true)
 		if err := call(); !errors.Is(err, syscall.EIO) || errors.Is(err, ErrFull) {
@@ -414,7 +414,7 @@ func TestVersion(t *testing.T) {
 // TestBatches: those who come while the disk is busy share the next flush.
 func TestBatches(t *testing.T) {
 	d := newSimDisk()
-	s, err := openLog(d, simOptions)
+	s, err := openSim(d)
 	if err != nil {
 		t.Fatal(err)
 	}
