@@ -129,8 +129,8 @@ func check(s Store, id ID, envelope, state, body []byte) error {
 		return err
 	}
 	defer b.Close()
-	got, err := io.ReadAll(b)
-	if err != nil {
+	got := make([]byte, b.Size())
+	if _, err := io.ReadFull(b, got); err != nil {
 		return err
 	}
 	if !bytes.Equal(got, body) {
@@ -178,7 +178,7 @@ func TestConformance(t *testing.T) {
 func conformMessages(t *testing.T, open opener) {
 	s := open(t)
 	defer s.Close(t.Context())
-	sizes := []int{0, 1, 7, 8, 4096, 64 << 10, 64<<10 + 1, 300_000, 600_000, 1 << 20, 1<<20 + 1, 5_000_000}
+	sizes := []int{0, 1, 7, 8, 4096, 64 << 10, 64<<10 + 1, 300_000, 600_000, 1 << 20, 1<<20 + 1, 1_500_000}
 	var all []ID
 	for i, size := range sizes {
 		body, envelope := pattern(uint64(i), size), pattern(uint64(i)+1000, i*i*100)
@@ -221,7 +221,7 @@ func conformMessages(t *testing.T, open opener) {
 	if got := ids(t, s); !slices.Equal(got, all) {
 		t.Errorf("All says %v, want %v", got, all)
 	}
-	if st := s.Stats(); st.Messages != int64(len(all)) || st.Added != uint64(len(all)) || st.Bytes < 5_000_000 {
+	if st := s.Stats(); st.Messages != int64(len(all)) || st.Added != uint64(len(all)) || st.Bytes < 1_500_000 {
 		t.Errorf("%+v", st)
 	}
 	for i, id := range all {

@@ -34,6 +34,21 @@ func TestClean(t *testing.T) {
 	l := &ledger{msgs: make(map[ID]*ledgerEntry)}
 	l.work(s, rand.New(rand.NewPCG(1, 1)), 30)
 	stay := ids(t, s)
+	gone := ""
+	d.mu.Lock()
+	d.fault = func(op, name string) error { // a segment goes for good before the next does
+		switch {
+		case op == "syncdir":
+			gone = ""
+		case op == "rename" && strings.HasPrefix(name, sparePrefix), op == "remove" && strings.HasSuffix(name, segmentSuffix):
+			if gone != "" {
+				t.Errorf("%s goes while %s may come back", name, gone)
+			}
+			gone = name
+		}
+		return nil
+	}
+	d.mu.Unlock()
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { // meanwhile somebody reads, and changes states
@@ -81,6 +96,41 @@ func TestClean(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := l.liveOn(t, d, rand.New(rand.NewPCG(1, 2))); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStaleCopy: a message that got a new state after it was read is not
+// copied, and one that was removed does not come back.
+func TestStaleCopy(t *testing.T) {
+	s, err := openSim(newSimDisk())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	copyOf := func(id ID) *request {
+		k, _ := id.key()
+		r, err := s.copyOf(k, s.index[k])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	changed, removed := mustAdd(t, s, nil, pattern(1, 10)), mustAdd(t, s, nil, pattern(2, 10))
+	copies := []*request{copyOf(changed), copyOf(removed)}
+	if err := errors.Join(s.SetState(t.Context(), changed, []byte("new")), s.Remove(t.Context(), removed), s.doAll(copies)); err != nil {
+		t.Fatal(err)
+	}
+	if err := check(s, changed, nil, []byte("new"), pattern(1, 10)); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Get(t.Context(), removed); !errors.Is(err, ErrNotFound) || s.Stats().Moved != 0 {
+		t.Errorf("%v, %+v", err, s.Stats())
+	}
+	if err := s.doAll([]*request{copyOf(changed)}); err != nil || s.Stats().Moved != 1 {
+		t.Errorf("%v, %+v", err, s.Stats())
+	}
+	if err := check(s, changed, nil, []byte("new"), pattern(1, 10)); err != nil {
 		t.Error(err)
 	}
 }
