@@ -342,6 +342,99 @@ func TestFailedFlush(t *testing.T) {
 	}
 }
 
+// TestFailedFlushTorn: what came to the disk of a batch whose flush failed is
+// neither taken for messages nor for damage.
+func TestFailedFlushTorn(t *testing.T) {
+	for round := range uint64(40) {
+		d := newSimDisk()
+		s, err := openSim(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept := mustAdd(t, s, nil, pattern(1, 1000))
+		failing := true
+		d.mu.Lock()
+		d.fault = func(op, name string) error {
+			if op == "sync" && failing {
+				failing = false
+				return syscall.EIO
+			}
+			return nil
+		}
+		d.mu.Unlock()
+		again := NewID(time.Now())
+		if err := add(s, again, nil, pattern(2, 3000)); !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		want := []ID{kept}
+		if round%2 == 0 { // somebody tries once more
+			if err := add(s, again, nil, pattern(2, 3000)); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, again)
+		}
+		want = append(want, mustAdd(t, s, nil, pattern(3, 1000)))
+		after := d.crash(rand.New(rand.NewPCG(round, 0)))
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err = openSim(after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ids(t, s); !slices.Equal(got, want) || s.Stats().Damaged != 0 {
+			t.Errorf("round %d: %v, %+v, want %v", round, got, s.Stats(), want)
+		}
+		for _, id := range want {
+			if b, err := s.Body(t.Context(), id); err != nil {
+				t.Errorf("round %d: %v", round, err)
+			} else {
+				b.Close()
+			}
+		}
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDamageAtTheEnd: the last batch of a segment may be torn only if the log
+// ends there.
+func TestDamageAtTheEnd(t *testing.T) {
+	d := newSimDisk()
+	s, err := openSim(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var first *segment
+	var last key
+	var n int
+	for first == nil || s.segments[len(s.segments)-1] == first {
+		id := mustAdd(t, s, nil, pattern(1, 3000))
+		n++
+		k, _ := id.key()
+		if e := s.index[k]; first == nil || e.seg == first {
+			first, last = e.seg, k
+		}
+	}
+	e := s.index[last]
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.names[first.name()].data[e.off+20] ^= 1
+	s, err = openSim(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if got := len(ids(t, s)); got != n-1 {
+		t.Errorf("%d messages of %d", got, n)
+	}
+	if n := s.Stats().Damaged; n != 1 {
+		t.Errorf("%d places are said to be damaged", n)
+	}
+}
+
 // TestFull has a small file system of its own.
 func TestFull(t *testing.T) {
 	testenv.Goroutines(t)

@@ -292,6 +292,8 @@ func (l *fileLog) apply(w *batchWriter) {
 	for i, r := range w.written {
 		switch r.kind {
 		case kindMessage:
+			// Added at a second try: it is not to be taken back any more.
+			l.failed = slices.DeleteFunc(l.failed, func(k key) bool { return k == r.key })
 			l.put(w.seg, r.off, r.header(w.start))
 			if r.moved != nil {
 				l.stats.Moved++
