@@ -305,6 +305,7 @@ func TestFailedFlush(t *testing.T) {
 	var failing atomic.Bool
 	var failed string
 	flushes := 0
+	d.mu.Lock()
 	d.fault = func(op, name string) error {
 		if op == "sync" && failing.CompareAndSwap(true, false) {
 			failed = name
@@ -315,6 +316,7 @@ func TestFailedFlush(t *testing.T) {
 		}
 		return nil
 	}
+	d.mu.Unlock()
 	for _, call := range []func() error{
 		func() error { return add(s, NewID(time.Now()), nil, pattern(2, 1000)) },
 		func() error { return s.SetState(t.Context(), kept, []byte("x")) },
@@ -398,6 +400,43 @@ func TestFailedFlushTorn(t *testing.T) {
 	}
 }
 
+// TestSecondTry: to take back what failed does not take a message that was
+// added at a second try, however many there are to take back.
+func TestSecondTry(t *testing.T) {
+	d := newSimDisk()
+	s, err := openSim(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := NewID(time.Now())
+	for range 2000 { // more than go into a segment
+		k, _ := NewID(time.Now()).key()
+		s.failed = append(s.failed, k)
+	}
+	k, _ := again.key()
+	s.failed = append(s.failed, k)
+	if err := add(s, again, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for s.Stats().Segments < 6 {
+		mustAdd(t, s, nil, pattern(1, 1000))
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.failed) > 0 {
+		t.Errorf("%d are still to be taken back", len(s.failed))
+	}
+	s, err = openSim(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if err := check(s, again, nil, nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDamageAtTheEnd: the last batch of a segment may be torn only if the log
 // ends there.
 func TestDamageAtTheEnd(t *testing.T) {
@@ -409,7 +448,7 @@ func TestDamageAtTheEnd(t *testing.T) {
 	var first *segment
 	var last key
 	var n int
-	for first == nil || s.segments[len(s.segments)-1] == first {
+	for first == nil || s.Stats().Segments < 3 {
 		id := mustAdd(t, s, nil, pattern(1, 3000))
 		n++
 		k, _ := id.key()
@@ -568,6 +607,7 @@ func TestBatches(t *testing.T) {
 	held := make(chan struct{})
 	busy.Add(1)
 	first := true
+	d.mu.Lock()
 	d.fault = func(op, name string) error {
 		if op == "write" && first {
 			first = false
@@ -578,6 +618,7 @@ func TestBatches(t *testing.T) {
 		}
 		return nil
 	}
+	d.mu.Unlock()
 	done.Go(func() { s.SetState(t.Context(), id, []byte("first")) })
 	busy.Wait()
 	before := s.Stats().Batches
