@@ -3,6 +3,7 @@ package spool
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -75,13 +76,19 @@ func openTestLog(t testing.TB, folder string, opts Options) *fileLog {
 	return s.(*fileLog)
 }
 
-// pattern is a body that differs everywhere and from every other.
+// pattern is a body that differs from every other, and everywhere in itself.
 func pattern(seed uint64, size int) []byte {
-	var s [32]byte
-	copy(s[:], fmt.Sprint(seed))
-	b := make([]byte, size)
-	rand.NewChaCha8(s).Read(b)
-	return b
+	block := make([]byte, 256)
+	rng := rand.NewPCG(seed, 0)
+	for i := 0; i < len(block); i += 8 {
+		binary.LittleEndian.PutUint64(block[i:], rng.Uint64())
+	}
+	b := make([]byte, 0, size+len(block))
+	for len(b) < size {
+		binary.LittleEndian.PutUint64(block, rng.Uint64())
+		b = append(b, block...)
+	}
+	return b[:size:size]
 }
 
 func add(s Store, id ID, envelope, body []byte) error {
@@ -122,8 +129,8 @@ func check(s Store, id ID, envelope, state, body []byte) error {
 		return err
 	}
 	defer b.Close()
-	got, err := io.ReadAll(b)
-	if err != nil {
+	got := make([]byte, b.Size())
+	if _, err := io.ReadFull(b, got); err != nil {
 		return err
 	}
 	if !bytes.Equal(got, body) {
@@ -171,7 +178,7 @@ func TestConformance(t *testing.T) {
 func conformMessages(t *testing.T, open opener) {
 	s := open(t)
 	defer s.Close(t.Context())
-	sizes := []int{0, 1, 7, 8, 4096, 64 << 10, 64<<10 + 1, 300_000, 600_000, 1 << 20, 1<<20 + 1, 5_000_000}
+	sizes := []int{0, 1, 7, 8, 4096, 64 << 10, 64<<10 + 1, 300_000, 600_000, 1 << 20, 1<<20 + 1, 1_500_000}
 	var all []ID
 	for i, size := range sizes {
 		body, envelope := pattern(uint64(i), size), pattern(uint64(i)+1000, i*i*100)
@@ -214,7 +221,7 @@ func conformMessages(t *testing.T, open opener) {
 	if got := ids(t, s); !slices.Equal(got, all) {
 		t.Errorf("All says %v, want %v", got, all)
 	}
-	if st := s.Stats(); st.Messages != int64(len(all)) || st.Added != uint64(len(all)) || st.Bytes < 5_000_000 {
+	if st := s.Stats(); st.Messages != int64(len(all)) || st.Added != uint64(len(all)) || st.Bytes < 1_500_000 {
 		t.Errorf("%+v", st)
 	}
 	for i, id := range all {
@@ -378,8 +385,8 @@ func conformRestart(t *testing.T, open opener) {
 	s := open(t)
 	type want struct{ envelope, state, body []byte }
 	all := make(map[ID]want)
-	for i := range 40 {
-		w := want{[]byte(fmt.Sprint("envelope ", i)), nil, pattern(uint64(i), i*i*1000)}
+	for i := range 20 {
+		w := want{[]byte(fmt.Sprint("envelope ", i)), nil, pattern(uint64(i), i*i*2000)}
 		id := mustAdd(t, s, w.envelope, w.body)
 		if i%2 == 0 {
 			w.state = pattern(uint64(i), 10*i+1)
@@ -440,10 +447,10 @@ func conformMany(t *testing.T, open opener) {
 	s := open(t)
 	defer s.Close(t.Context())
 	var wg sync.WaitGroup
-	for w := range 12 {
+	for w := range 8 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(w), 1))
-			for i := range 12 {
+			for i := range 8 {
 				size := rng.IntN(8000)
 				if i%6 == 0 {
 					size = rng.IntN(400_000)
@@ -475,8 +482,8 @@ func conformMany(t *testing.T, open opener) {
 		})
 	}
 	wg.Wait()
-	if n := len(ids(t, s)); n != 12*3 {
-		t.Errorf("%d messages are left, want 36", n)
+	if n := len(ids(t, s)); n != 8*2 {
+		t.Errorf("%d messages are left, want 16", n)
 	}
 }
 

@@ -2,9 +2,9 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -157,10 +157,7 @@ func (f osFile) sync() error { return syncData(f.File) }
 // full says ErrFull for what a system says when there is no room.
 func full(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, errDiskFull()) {
-		return errors.Join(ErrFull, err)
+		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
 }
-
-// plenty is the answer of systems that are not asked.
-const plenty = math.MaxInt64

@@ -12,7 +12,8 @@ import (
 
 // Draft is a message's content while it arrives. It is kept in memory as long
 // as it is small and there is memory to be had, and then where its store puts
-// it. [Store.Add] or Discard ends it. Its methods may be called concurrently.
+// it; with a backend that takes the context that the draft was begun with.
+// [Store.Add] or Discard ends it. Its methods may be called concurrently.
 type Draft struct {
 	pool *draftPool
 	ctx  context.Context
@@ -184,14 +185,6 @@ type content struct {
 	long overflow
 	size int64
 	crc  uint32
-}
-
-// reader reads it all.
-func (c *content) reader() io.ReaderAt {
-	if c.long != nil {
-		return c.long
-	}
-	return bytes.NewReader(c.mem)
 }
 
 // forget gives the memory back; what is elsewhere stays.

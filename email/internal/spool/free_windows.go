@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"math"
 	"os"
 	"syscall"
 	"unsafe"
@@ -13,13 +14,13 @@ func freeBytes(folder string) (int64, error) {
 	}
 	proc := syscall.NewLazyDLL("kernel32.dll").NewProc("GetDiskFreeSpaceExW")
 	if err := proc.Find(); err != nil {
-		return plenty, nil
+		return math.MaxInt64, nil
 	}
 	var free uint64
 	if ok, _, err := proc.Call(uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&free)), 0, 0); ok == 0 {
 		return 0, &os.PathError{Op: "GetDiskFreeSpaceEx", Path: folder, Err: err}
 	}
-	return int64(min(free, plenty)), nil
+	return int64(min(free, math.MaxInt64)), nil
 }
 
 // errDiskFull is ERROR_DISK_FULL.

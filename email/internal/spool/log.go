@@ -54,24 +54,6 @@ type fileLog struct {
 	closeErr error
 }
 
-// entry is where a message is.
-type entry struct {
-	seg, stateSeg   *segment // stateSeg is nil while the state is in the message's record
-	off, stateOff   uint32
-	envelope, first uint32 // lengths in the message's record; first is that of the state
-	state           uint32 // length of the state in stateSeg
-	own             bool
-	size            int64
-}
-
-// record is the size of the message's record.
-func (e *entry) record() int64 {
-	h := header{envelope: e.envelope, state: e.first, own: e.own, body: e.size}
-	return h.size()
-}
-
-func (e *entry) stateRecord() int64 { return align(headerSize + int64(e.state)) }
-
 // OpenLog opens the log in a folder, which is made if it is missing, and locks
 // it: ErrInUse if that is not possible. What a crash left is tidied up.
 func OpenLog(folder string, opts Options) (Store, error) {

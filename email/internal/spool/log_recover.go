@@ -164,6 +164,9 @@ func (r *replay) run() error {
 			r.torn++
 		}
 	}
+	if r.scan.off < r.until { // its last records are gone
+		r.damage(r.scan.off, r.until-r.scan.off)
+	}
 	r.report()
 	if r.batch >= 0 {
 		r.l.before = position{r.seg.number, r.seg.end}

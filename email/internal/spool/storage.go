@@ -3,10 +3,8 @@ package spool
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"iter"
 	"log/slog"
 	"strconv"
@@ -33,7 +31,7 @@ func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Opt
 	lease, err := st.Acquire(ctx, prefix+"/lock", 0)
 	if err != nil {
 		if ctx.Err() != nil || errors.Is(err, storage.ErrLocked) {
-			err = errors.Join(ErrInUse, err)
+			err = fmt.Errorf("%w: %w", ErrInUse, err)
 		}
 		return nil, fmt.Errorf("spool: opening %q: %w", prefix, err)
 	}
@@ -392,45 +390,6 @@ func (s *stored) readMessage(ctx context.Context, k key, e storedEntry) (envelop
 		return nil, nil, fmt.Errorf("spool: %s: %w", k.id(), err)
 	}
 	return envelope, chunks, nil
-}
-
-// The value of a message is a version, the number of chunks, of each its size
-// and checksum, the envelope, and the checksum of all that.
-const storedVersion = 1
-
-func appendMessage(b []byte, chunks []chunk, envelope []byte) []byte {
-	b = append(b, storedVersion)
-	b = binary.AppendUvarint(b, uint64(len(chunks)))
-	for _, c := range chunks {
-		b = binary.AppendUvarint(b, uint64(c.size))
-		b = binary.LittleEndian.AppendUint32(b, c.crc)
-	}
-	b = append(b, envelope...)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli()))
-}
-
-func parseMessage(b []byte) (envelope []byte, chunks []chunk, err error) {
-	if len(b) > 0 && b[0] != storedVersion {
-		return nil, nil, fmt.Errorf("%w (version %d)", ErrVersion, b[0])
-	}
-	if len(b) < 5 || crc32.Checksum(b[:len(b)-4], castagnoli()) != binary.LittleEndian.Uint32(b[len(b)-4:]) {
-		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, errChecksum)
-	}
-	b = b[1 : len(b)-4]
-	n, used := binary.Uvarint(b)
-	if used <= 0 || n > uint64(len(b)) {
-		return nil, nil, ErrDamaged
-	}
-	b = b[used:]
-	for range n {
-		size, used := binary.Uvarint(b)
-		if used <= 0 || size > chunkSize || len(b) < used+4 {
-			return nil, nil, ErrDamaged
-		}
-		chunks = append(chunks, chunk{int(size), binary.LittleEndian.Uint32(b[used:])})
-		b = b[used+4:]
-	}
-	return b, chunks, nil
 }
 
 func (s *stored) All(ctx context.Context) iter.Seq2[Message, error] {

@@ -76,7 +76,7 @@ func (b *mortalBackend) List(_ context.Context, prefix string) iter.Seq2[string,
 func TestStorageDies(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()
-	for n := 1; n < 150; n += 1 + n/30 {
+	for n := 1; n < 150; n += 1 + n/10 {
 		for _, through := range []bool{false, true} {
 			b := &mortalBackend{values: make(map[string][]byte), left: n, through: through}
 			l := &ledger{msgs: make(map[ID]*ledgerEntry)}
@@ -86,7 +86,7 @@ func TestStorageDies(t *testing.T) {
 					return err
 				}
 				defer st.Close()
-				s, err := OpenStorage(t.Context(), st, "spool", Options{})
+				s, err := OpenStorage(t.Context(), st, "spool", Options{DraftMemory: 10_000}) // so that there are many chunks
 				if err != nil {
 					return err
 				}
