@@ -54,6 +54,29 @@ func TestDomain(t *testing.T) {
 	}
 }
 
+func TestTenNames(t *testing.T) {
+	names := []string{}
+	for range 10 {
+		names = append(names, "PTR other.example")
+	}
+	zone := dnstest.Zone{
+		"example.com":            {"TXT v=spf1 ptr -all"},
+		"mail.example.com":       {"A 192.0.2.1"},
+		"1.2.0.192.in-addr.arpa": append(names, "PTR mail.example.com"),
+	}
+	server := dnstest.New(t, zone)
+	check := func() Code {
+		return Check(t.Context(), server.Resolver(), Request{IP: netip.MustParseAddr("192.0.2.1"), MailFrom: "joe@example.com"}).Code
+	}
+	if got := check(); got != Fail {
+		t.Errorf("the 11th name was looked at: %s", got)
+	}
+	server.Set("1.2.0.192.in-addr.arpa", append(names[1:], "PTR mail.example.com")...)
+	if got := check(); got != Pass {
+		t.Errorf("the 10th name was not looked at: %s", got)
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	f.Add("v=spf1 +a:%{d2r.-}.example.com/24//64 -mx/0 ~ip4:192.0.2.0/24 ?ip6:2001:db8::/32 exists:%{ir}.%{v}._spf.%{h} ptr include:x.example redirect=%{l}.example exp=e.example all")
 	f.Add("v=spf1 a:foo:bar/baz.example.com x=%{S} %%")
