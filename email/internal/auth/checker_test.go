@@ -115,6 +115,12 @@ func TestCheck(t *testing.T) {
 	if r = c.Check(t.Context(), q); r.DKIM[0].Result != dkim.TempError || r.DMARC.Code != dmarc.Fail || !r.Temporary() {
 		t.Errorf("%+v", r)
 	}
+	server.Set("example.com", "SERVFAIL")
+	q = request(t, mail)
+	if r = c.Check(t.Context(), q); r.SPF.Code != spf.TempError || r.DMARC.Code != dmarc.Fail || !r.Temporary() {
+		t.Errorf("%+v", r)
+	}
+	server.Set("example.com", "TXT v=spf1 -all")
 	server.Set("s._domainkey.list.example", "SERVFAIL")
 	q = request(t, sign(t, mail, key, "list.example"))
 	q.ClientIP = netip.MustParseAddr("192.0.2.2")
