@@ -52,7 +52,7 @@ func checkBody(t *testing.T, body string) {
 
 func TestBody(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 1000 {
+	for range 500 {
 		var b strings.Builder
 		for range rng.IntN(12) {
 			b.WriteString([]string{"a", " ", "\t", "\r", "\n", "\r\n", "\r\n\r\n", "\xc3\xbc"}[rng.IntN(8)])

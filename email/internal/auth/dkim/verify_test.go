@@ -277,7 +277,7 @@ func (l *lines) Read(p []byte) (int, error) {
 func TestLargeBody(t *testing.T) {
 	size := int64(50 << 20)
 	if testenv.Race {
-		size = 4 << 20
+		size = 1 << 20
 	}
 	body := &lines{left: size}
 	b := NewBody(body)

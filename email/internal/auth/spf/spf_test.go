@@ -2,6 +2,7 @@ package spf
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func TestTenNames(t *testing.T) {
 	zone := dnstest.Zone{
 		"example.com":            {"TXT v=spf1 ptr -all"},
 		"mail.example.com":       {"A 192.0.2.1"},
-		"1.2.0.192.in-addr.arpa": append(names, "PTR mail.example.com"),
+		"1.2.0.192.in-addr.arpa": slices.Concat(names, []string{"PTR mail.example.com"}),
 	}
 	server := dnstest.New(t, zone)
 	check := func() Code {
@@ -71,7 +72,7 @@ func TestTenNames(t *testing.T) {
 	if got := check(); got != Fail {
 		t.Errorf("the 11th name was looked at: %s", got)
 	}
-	server.Set("1.2.0.192.in-addr.arpa", append(names[1:], "PTR mail.example.com")...)
+	server.Set("1.2.0.192.in-addr.arpa", slices.Concat(names[1:], []string{"PTR mail.example.com"})...)
 	if got := check(); got != Pass {
 		t.Errorf("the 10th name was not looked at: %s", got)
 	}
