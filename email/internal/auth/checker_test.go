@@ -93,8 +93,13 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
+	q := request(t, sign(t, strings.TrimSuffix(mail, "Hi.\r\n"), key, "example.com"))
+	if q.Body = nil; c.Check(t.Context(), q).DKIM[0].Result != dkim.Pass {
+		t.Error("a message without a body")
+	}
+
 	// The null sender is checked by the name in HELO.
-	q := request(t, mail)
+	q = request(t, mail)
 	q.MailFrom = ""
 	if r = c.Check(t.Context(), q); r.SPF.Code != spf.Pass || r.SPF.Scope != spf.Helo || r.DMARC.Code != dmarc.Pass || !strings.Contains(string(r.Field()), "smtp.helo=mail.example.com") {
 		t.Errorf("%+v", r)
