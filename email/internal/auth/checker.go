@@ -44,7 +44,8 @@ type Request struct {
 	// Header is all of the header section.
 	Header message.Header
 	// Body is what follows the empty line after the header section; it is read
-	// once, from its start to its end, and only if there is a signature.
+	// once, from its start to its end, and only if there is a signature. Nil is
+	// an empty one.
 	Body *io.SectionReader
 }
 
@@ -90,7 +91,10 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 }
 
 func (r *Result) checkSignatures(ctx context.Context, q Request, keys *dkim.Keys, now time.Time) {
-	body := dkim.NewBody(io.NewSectionReader(q.Body, 0, q.Body.Size()))
+	body := dkim.NewBody(strings.NewReader(""))
+	if q.Body != nil { // our own position in it
+		body = dkim.NewBody(io.NewSectionReader(q.Body, 0, q.Body.Size()))
+	}
 	signatures, chain := dkim.Parse(q.Header, body), arc.Parse(q.Header, body)
 	header := dkim.NewHasher(q.Header)
 	r.DKIM = signatures.Verify(ctx, header, body, keys, now)

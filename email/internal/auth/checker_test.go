@@ -93,8 +93,13 @@ func TestCheck(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
+	q := request(t, sign(t, strings.TrimSuffix(mail, "Hi.\r\n"), key, "example.com"))
+	if q.Body = nil; c.Check(t.Context(), q).DKIM[0].Result != dkim.Pass {
+		t.Error("a message without a body")
+	}
+
 	// The null sender is checked by the name in HELO.
-	q := request(t, mail)
+	q = request(t, mail)
 	q.MailFrom = ""
 	if r = c.Check(t.Context(), q); r.SPF.Code != spf.Pass || r.SPF.Scope != spf.Helo || r.DMARC.Code != dmarc.Pass || !strings.Contains(string(r.Field()), "smtp.helo=mail.example.com") {
 		t.Errorf("%+v", r)
@@ -115,6 +120,12 @@ func TestCheck(t *testing.T) {
 	if r = c.Check(t.Context(), q); r.DKIM[0].Result != dkim.TempError || r.DMARC.Code != dmarc.Fail || !r.Temporary() {
 		t.Errorf("%+v", r)
 	}
+	server.Set("example.com", "SERVFAIL")
+	q = request(t, mail)
+	if r = c.Check(t.Context(), q); r.SPF.Code != spf.TempError || r.DMARC.Code != dmarc.Fail || !r.Temporary() {
+		t.Errorf("%+v", r)
+	}
+	server.Set("example.com", "TXT v=spf1 -all")
 	server.Set("s._domainkey.list.example", "SERVFAIL")
 	q = request(t, sign(t, mail, key, "list.example"))
 	q.ClientIP = netip.MustParseAddr("192.0.2.2")

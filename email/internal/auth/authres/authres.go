@@ -25,7 +25,7 @@ type Prop struct{ Name, Value string }
 // Whatever does not fit into a token is quoted, and bytes that are not printable
 // ASCII become "?".
 func Value(id string, results []Result) []byte {
-	out := []byte(word(id))
+	out := []byte(tokenOrQuoted(id))
 	if len(results) == 0 {
 		return append(out, "; none"...)
 	}
@@ -55,20 +55,30 @@ func Value(id string, results []Result) []byte {
 // word returns a value as it is, if it is a token or an address of tokens, else
 // quoted (RFC 8601 section 2.2).
 func word(s string) string {
-	plain := s != "" && strings.Count(s, "@") <= 1
-	for i := range len(s) {
-		if s[i] != '@' && !isToken(s[i]) {
-			plain = false
-		}
+	if local, domain, ok := strings.Cut(s, "@"); ok && isToken(local) && isToken(domain) {
+		return s
 	}
-	if plain {
+	return tokenOrQuoted(s)
+}
+
+func tokenOrQuoted(s string) string {
+	if isToken(s) {
 		return s
 	}
 	return quote(s)
 }
 
 // isToken is "token" of RFC 2045 section 5.1.
-func isToken(c byte) bool {
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isTokenByte(c byte) bool {
 	return c > ' ' && c <= '~' && strings.IndexByte(`()<>@,;:\"/[]?=`, c) < 0
 }
 
@@ -134,7 +144,7 @@ func ServerID(f message.Field) (id string, ok bool) {
 	var out strings.Builder
 	if value[0] != '"' {
 		end := 0
-		for end < len(value) && (isToken(value[end]) || value[end] >= 0x80) {
+		for end < len(value) && (isTokenByte(value[end]) || value[end] >= 0x80) {
 			end++
 		}
 		out.WriteString(value[:end])

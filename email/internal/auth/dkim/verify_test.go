@@ -277,7 +277,7 @@ func (l *lines) Read(p []byte) (int, error) {
 func TestLargeBody(t *testing.T) {
 	size := int64(50 << 20)
 	if testenv.Race {
-		size = 4 << 20
+		size = 1 << 20
 	}
 	body := &lines{left: size}
 	b := NewBody(body)
@@ -322,6 +322,24 @@ func TestBodyThatCannotBeRead(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// TestOversigned adds fields that a reader would see instead of those signed.
+func TestOversigned(t *testing.T) {
+	key := newEd25519(t)
+	keys := keysOf(t, key)
+	signed := sign(t, crlf("Cc: c@example.com\n"+dinner), key)
+	for _, field := range []string{
+		"From: x@example.com", "Subject: x", "To: x@example.com", "Cc: x@example.com", "Date: x", "Message-ID: <x>",
+		"Reply-To: x@example.com", "MIME-Version: 1.0", "Content-Type: text/html",
+	} {
+		if got := verifyAll(t, keys, append([]byte(field+"\r\n"), signed...), time.Now()); len(got) != 1 || got[0].Result != Fail {
+			t.Errorf("%s: %+v", field, got)
+		}
+	}
+	if got := verifyAll(t, keys, append([]byte("Received: x\r\n"), signed...), time.Now()); len(got) != 1 || got[0].Result != Pass {
+		t.Errorf("%+v", got)
+	}
+}
 
 func TestSignRefuses(t *testing.T) {
 	key := newEd25519(t)

@@ -136,8 +136,10 @@ func TestQueries(t *testing.T) {
 	check("a.b.c.d.e.f.example.com", Identifiers{},
 		"_dmarc.a.b.c.d.e.f.example.com", "_dmarc.b.c.d.e.f.example.com", "_dmarc.c.d.e.f.example.com", "_dmarc.d.e.f.example.com",
 		"_dmarc.e.f.example.com", "_dmarc.f.example.com", "_dmarc.example.com", "_dmarc.com")
-	check("example.com", Identifiers{SPF: "a.example.com", DKIM: []string{"a.example.com", "example.net", "x.y.z.example.org"}},
+	check("example.com", Identifiers{SPF: "x.y.example.org", DKIM: []string{"example.net", "a.example.com", "b.example.com"}},
 		"_dmarc.example.com", "_dmarc.com", "_dmarc.a.example.com")
+	server.Set("_dmarc.unit.example.com", "TXT v=DMARC1; p=none; psd=n")
+	check("x.unit.example.com", Identifiers{}, "_dmarc.x.unit.example.com", "_dmarc.unit.example.com")
 }
 
 func TestAuthor(t *testing.T) {

@@ -2,6 +2,7 @@ package spf
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,6 +52,29 @@ func TestDomain(t *testing.T) {
 	// The mapped address of a record is no IPv4 address.
 	if got := Check(t.Context(), server.Resolver(), Request{IP: netip.MustParseAddr("192.0.2.2"), MailFrom: "x@xn--bcher-kva.example"}); got.Code != Fail {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestTenNames(t *testing.T) {
+	names := []string{}
+	for range 10 {
+		names = append(names, "PTR other.example")
+	}
+	zone := dnstest.Zone{
+		"example.com":            {"TXT v=spf1 ptr -all"},
+		"mail.example.com":       {"A 192.0.2.1"},
+		"1.2.0.192.in-addr.arpa": slices.Concat(names, []string{"PTR mail.example.com"}),
+	}
+	server := dnstest.New(t, zone)
+	check := func() Code {
+		return Check(t.Context(), server.Resolver(), Request{IP: netip.MustParseAddr("192.0.2.1"), MailFrom: "joe@example.com"}).Code
+	}
+	if got := check(); got != Fail {
+		t.Errorf("the 11th name was looked at: %s", got)
+	}
+	server.Set("1.2.0.192.in-addr.arpa", slices.Concat(names[1:], []string{"PTR mail.example.com"})...)
+	if got := check(); got != Pass {
+		t.Errorf("the 10th name was not looked at: %s", got)
 	}
 }
 
