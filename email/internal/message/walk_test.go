@@ -95,6 +95,9 @@ func TestWalk(t *testing.T) {
 		{"two types", "Content-Type: text/html\nContent-Type: text/plain; name=x.exe\n\nx", "0 text/html name=x.exe defects=several Content-Type attachment \"x\"\n"},
 		{"boundary twice", "Content-Type: multipart/mixed; boundary=a; boundary=b\n\n--a\n\nx\n--a--\n",
 			"0 multipart/mixed defects=repeated parameter of Content-Type\n1 text/plain \"x\"\n"},
+		{"boundary like an encoded word", "Content-Type: multipart/mixed; boundary=\"=?utf-8?Q?a?=\"\n\n--=?utf-8?Q?a?=\n\nx\n--=?utf-8?Q?a?=--\n",
+			"0 multipart/mixed\n1 text/plain \"x\"\n"},
+		{"8-bit boundary", "Content-Type: multipart/mixed; boundary=\xe4\n\n--\xe4\n\nx\n--\xe4--\n", "0 multipart/mixed\n1 text/plain \"x\"\n"},
 		{"names", "Content-Type: application/pdf; name=\"b.pdf\"\nContent-Disposition: attachment; filename=\"C:\\x\\a.exe\"\n\nx",
 			"0 application/pdf name=a.exe|b.pdf attachment \"x\"\n"},
 	}

@@ -227,11 +227,10 @@ func TestClamdAnswers(t *testing.T) {
 		"":                                    "unexpected answer",
 	} {
 		v := Verdict{}
+		err := v.setClamd(answer)
 		got := fmt.Sprintf("%v %s", v.Bad, v.Name)
-		if err := v.setClamd(answer); err != nil {
+		if err != nil {
 			got = err.Error()
-		} else {
-			got = fmt.Sprintf("%v %s", v.Bad, v.Name)
 		}
 		if !strings.Contains(got, want) {
 			t.Errorf("%q: %s", answer, got)

@@ -58,7 +58,7 @@ const maxRspamdAnswer = 1 << 20
 
 // Scan sends the whole message.
 func (s *Rspamd) Scan(ctx context.Context, m Message) (Verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	ctx, cancel := withDeadline(ctx)
 	defer cancel()
 	var bodies sync.WaitGroup
 	v, err := s.ask(ctx, m, &bodies)

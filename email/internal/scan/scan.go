@@ -161,7 +161,7 @@ func (v *Verdict) detail(s string) {
 // line makes what a stranger said one clean line of at most n bytes.
 func line(s string, n int) string {
 	if len(s) > 4*n {
-		s = s[:4*n]
+		s = strings.ToValidUTF8(s[:4*n], "")
 	}
 	s = strings.TrimSpace(message.DecodeHeader(s))
 	if len(s) > n {
