@@ -26,7 +26,12 @@ type mark struct {
 	dec          decoder
 }
 
-const pageSize = 64 << 10
+const (
+	pageSize = 64 << 10
+	// maxPageRaw bounds what is read for a page: there may be little in it but
+	// what is passed over.
+	maxPageRaw = 4 * pageSize
+)
 
 func newSeekable(src *io.SectionReader, e encoding) (*seekable, error) {
 	s := &seekable{src: src, marks: []mark{{dec: e.decoder()}}, from: -1}
@@ -40,7 +45,7 @@ func newSeekable(src *io.SectionReader, e encoding) (*seekable, error) {
 			return nil, err
 		}
 		s.size += int64(len(r.out))
-		if s.size-s.marks[len(s.marks)-1].decoded >= pageSize {
+		if last := s.marks[len(s.marks)-1]; s.size-last.decoded >= pageSize || r.read-last.raw >= maxPageRaw {
 			s.marks = append(s.marks, mark{r.read, s.size, r.dec.clone()})
 		}
 	}

@@ -207,6 +207,24 @@ func TestSeekable(t *testing.T) {
 	}
 }
 
+// Much that is passed over is passed over once.
+func TestSeekableWithLittleInIt(t *testing.T) {
+	junk := strings.Repeat("!", 2<<20)
+	s, err := newSeekable(section("AAAA"+junk+"BBBB"+junk+"CCCC"), base64)
+	if err != nil || s.size != 9 {
+		t.Fatal(err, s.size)
+	}
+	for i, m := range s.marks[1:] {
+		if m.raw-s.marks[i].raw > maxPageRaw+decodeBuffer {
+			t.Errorf("%d bytes between marks", m.raw-s.marks[i].raw)
+		}
+	}
+	got, err := io.ReadAll(s.section())
+	if want := []byte{0, 0, 0, 4, 16, 65, 8, 32, 130}; err != nil || !bytes.Equal(got, want) {
+		t.Error(got, err)
+	}
+}
+
 // repeated is an endless text, as a file would give it.
 type repeated string
 
