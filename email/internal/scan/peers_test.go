@@ -66,7 +66,6 @@ func TestRspamd(t *testing.T) {
 
 	t.Run("http", func(t *testing.T) {
 		s := NewRspamd(Backend{Address: scanner}, RspamdOptions{Password: "x"})
-		defer s.Close()
 		for range 2 {
 			if v := scan(t, s, clean); v.Bad || v.Action != NoAction || v.Threshold != 15 {
 				t.Errorf("clean: %+v", v)

@@ -48,8 +48,6 @@ func NewSpam(threshold float64) Scanner {
 	return &spamScanner{threshold}
 }
 
-func (s *spamScanner) Close() error { return nil }
-
 func (s *spamScanner) Scan(ctx context.Context, m Message) (Verdict, error) {
 	t := &spamTally{m: m}
 	t.header()
