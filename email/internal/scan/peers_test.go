@@ -62,7 +62,7 @@ func TestRspamd(t *testing.T) {
 	scanner, milter := startRspamd(t)
 	clean := newMessage(t, "", "Hello Bob,\nnothing to see here.\n")
 	spam := newMessage(t, "", string(gtube())+"\n")
-	large := largeMessage(t, 4<<20)
+	large := largeMessage(t, 1<<20)
 
 	t.Run("http", func(t *testing.T) {
 		s := NewRspamd(Backend{Address: scanner}, RspamdOptions{Password: "x"})
