@@ -204,6 +204,38 @@ func TestBuiltinErrors(t *testing.T) {
 	}
 }
 
+// An archive is not taken for damaged when it is the disk that fails.
+func TestReadErrors(t *testing.T) {
+	m := attached(t, "a.zip", zipped("a", "x", "b.zip", zipped("c", "x")), "a.gz", gzipped("", "x"))
+	data := m.Data
+	for _, s := range []Scanner{NewSpam(0), NewVirus(ArchiveLimits{}), NewAttachments(AttachmentOptions{MaxSize: 1})} {
+		for n := 0; ; n++ {
+			disk := &breakingDisk{ReaderAt: data, left: n}
+			m.Data = io.NewSectionReader(disk, 0, data.Size())
+			_, err := s.Scan(t.Context(), m)
+			if disk.left >= 0 {
+				break // it needs no more reads
+			}
+			if !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("%T after %d reads: %v", s, n, err)
+			}
+		}
+	}
+}
+
+// breakingDisk fails after some reads.
+type breakingDisk struct {
+	io.ReaderAt
+	left int
+}
+
+func (d *breakingDisk) ReadAt(p []byte, off int64) (int, error) {
+	if d.left--; d.left < 0 {
+		return 0, io.ErrClosedPipe
+	}
+	return d.ReaderAt.ReadAt(p, off)
+}
+
 type brokenDisk struct{}
 
 func (brokenDisk) ReadAt([]byte, int64) (int, error) { return 0, io.ErrClosedPipe }
