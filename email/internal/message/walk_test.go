@@ -196,7 +196,7 @@ func TestSeekable(t *testing.T) {
 	if s.size != int64(len(plain)) || len(s.marks) < 3 {
 		t.Fatal(s.size, len(s.marks))
 	}
-	for i := range 100 {
+	for i := range 50 {
 		off := int64(i) * 7919 * 37 % s.size
 		p := make([]byte, 1+i*31%5000)
 		n, err := s.ReadAt(p, off)
@@ -254,7 +254,7 @@ func TestMemoryOfLargeMessages(t *testing.T) {
 	head := "Content-Transfer-Encoding: base64\r\n\r\n"
 	length := int64(50 << 20)
 	if testenv.Race {
-		length = 5 << 20
+		length = 2 << 20
 	}
 	msg := io.NewSectionReader(joined{head, content}, 0, length)
 	allocated := testing.AllocsPerRun(1, func() {

@@ -77,6 +77,9 @@ func TestHostilePeers(t *testing.T) {
 				if !errors.As(err, &backend) || backend.Backend != name || v.Bad {
 					t.Errorf("%s: %+v, %v", name, v, err)
 				}
+				if name == "rspamd" && strings.HasPrefix(test.name, "endless HTTP") && !errors.Is(err, errAnswer) {
+					t.Errorf("%v", err)
+				}
 				if test.slow != errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("%s: %v", name, err)
 				}
