@@ -156,7 +156,7 @@ func (r *addressReader) addrSpec() (a Address, err error) {
 	r.rest = r.rest[1:]
 	if strings.HasPrefix(r.rest, "[") {
 		end := strings.IndexByte(r.rest, ']')
-		if end < 0 || strings.ContainsAny(r.rest[1:end], "[\\ \t\r\n\"<>@,()\x00") {
+		if end < 0 || strings.ContainsFunc(r.rest[1:end], notInLiteral) {
 			return a, errors.New("bad address literal")
 		}
 		a.Domain, r.rest = r.rest[:end+1], r.rest[end+1:]
@@ -167,6 +167,11 @@ func (r *addressReader) addrSpec() (a Address, err error) {
 		return a, errors.New("bad domain")
 	}
 	return a, nil
+}
+
+// notInLiteral knows what no address literal has (RFC 5321 section 4.1.3).
+func notInLiteral(r rune) bool {
+	return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '.' || r == ':' || r == '-')
 }
 
 // phrase reads a display name: words, quoted strings, and full stops, which RFC

@@ -72,7 +72,10 @@ func splitParams(s string) []param {
 		value = unquote(value)
 		name, n, percent := sectionOf(key)
 		if name == "" {
-			plain = append(plain, param{key, DecodeHeader(value)})
+			if key != "boundary" { // which is bytes, not text
+				value = DecodeHeader(value)
+			}
+			plain = append(plain, param{key, value})
 			continue
 		}
 		if pieces[name] == nil {

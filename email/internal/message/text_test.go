@@ -177,7 +177,7 @@ func FuzzParams(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		_, params, _ := parseValue(s)
 		for name, value := range params {
-			if !utf8.ValidString(value) || len(value) > 6*len(s)+3 {
+			if name != "boundary" && !utf8.ValidString(value) || len(value) > 6*len(s)+3 {
 				t.Errorf("%q=%q", name, value)
 			}
 		}

@@ -41,8 +41,6 @@ func NewAttachments(o AttachmentOptions) Scanner {
 	return s
 }
 
-func (s *attachmentScanner) Close() error { return nil }
-
 func (s *attachmentScanner) Scan(ctx context.Context, m Message) (Verdict, error) {
 	v := Verdict{Kind: Attachment}
 	err := eachFile(ctx, m.Data, s.limits, func(f file) error {

@@ -42,6 +42,13 @@ var (
 // defaultTimeout is for contexts without a deadline: nobody waits forever.
 const defaultTimeout = time.Minute
 
+func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, defaultTimeout)
+}
+
 func (b Backend) network() string {
 	if strings.HasPrefix(b.Address, "/") {
 		return "unix"
@@ -59,7 +66,7 @@ func (b Backend) dial(ctx context.Context) (net.Conn, error) {
 
 // talk connects, and has ask speak over the connection until the context ends.
 func (b Backend) talk(ctx context.Context, name string, ask func(net.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
+	ctx, cancel := withDeadline(ctx)
 	defer cancel()
 	conn, err := b.dial(ctx)
 	if err == nil {

@@ -16,9 +16,6 @@ type Clamd struct{ backend Backend }
 // NewClamd returns a scanner for malware.
 func NewClamd(b Backend) *Clamd { return &Clamd{b} }
 
-// Close has nothing to do: a connection is for one message.
-func (c *Clamd) Close() error { return nil }
-
 const (
 	clamdChunk     = 64 << 10
 	maxClamdAnswer = 4 << 10

@@ -30,9 +30,6 @@ type Milter struct {
 // for.
 func NewMilter(b Backend, kind Kind) *Milter { return &Milter{b, kind} }
 
-// Close has nothing to do: a connection is for one message.
-func (f *Milter) Close() error { return nil }
-
 // errDecided ends a conversation whose outcome is known.
 var errDecided = errors.New("decided")
 

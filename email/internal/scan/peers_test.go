@@ -62,11 +62,10 @@ func TestRspamd(t *testing.T) {
 	scanner, milter := startRspamd(t)
 	clean := newMessage(t, "", "Hello Bob,\nnothing to see here.\n")
 	spam := newMessage(t, "", string(gtube())+"\n")
-	large := largeMessage(t, 4<<20)
+	large := largeMessage(t, 1<<20)
 
 	t.Run("http", func(t *testing.T) {
 		s := NewRspamd(Backend{Address: scanner}, RspamdOptions{Password: "x"})
-		defer s.Close()
 		for range 2 {
 			if v := scan(t, s, clean); v.Bad || v.Action != NoAction || v.Threshold != 15 {
 				t.Errorf("clean: %+v", v)

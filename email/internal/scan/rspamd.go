@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,19 +9,18 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
 
-// Rspamd asks rspamd over HTTP (/checkv2). It keeps connections for the next
-// message.
+// Rspamd asks rspamd over HTTP (/checkv2). A connection is for one message, as
+// rspamd closes it; and net/http's client, made to keep connections, would print
+// what a backend says out of turn, and read the message after its return.
 type Rspamd struct {
 	backend   Backend
 	threshold float64
 	password  string
-	client    *http.Client
 }
 
 // RspamdOptions are more about rspamd; the zero value is fine.
@@ -34,95 +34,57 @@ type RspamdOptions struct {
 
 // NewRspamd returns a scanner for spam.
 func NewRspamd(b Backend, o RspamdOptions) *Rspamd {
-	return &Rspamd{backend: b, threshold: o.Threshold, password: o.Password, client: &http.Client{
-		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return b.dial(ctx)
-			},
-			DisableCompression:     true,
-			MaxIdleConnsPerHost:    8,
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-}
-
-// Close gives idle connections back.
-func (s *Rspamd) Close() error {
-	s.client.CloseIdleConnections()
-	return nil
+	return &Rspamd{backend: b, threshold: o.Threshold, password: o.Password}
 }
 
 const maxRspamdAnswer = 1 << 20
 
 // Scan sends the whole message.
 func (s *Rspamd) Scan(ctx context.Context, m Message) (Verdict, error) {
-	ctx, cancel := context.WithTimeout(ctx, defaultTimeout)
-	defer cancel()
-	var bodies sync.WaitGroup
-	v, err := s.ask(ctx, m, &bodies)
-	err = s.backend.fail(ctx, "rspamd", err)
-	// net/http may still be sending when the answer is there already, and the
-	// message's file may be closed once we return.
-	cancel()
-	bodies.Wait()
+	v := Verdict{Kind: Spam}
+	err := s.backend.talk(ctx, "rspamd", func(conn net.Conn) error { return s.ask(conn, m, &v) })
 	return v, err
 }
 
-// sentBody is done when net/http has closed it.
-type sentBody struct {
-	io.Reader
-	close func()
-}
-
-func (b *sentBody) Close() error {
-	b.close()
-	return nil
-}
-
-func (s *Rspamd) ask(ctx context.Context, m Message, bodies *sync.WaitGroup) (Verdict, error) {
-	v := Verdict{Kind: Spam}
-	host := s.backend.Address
-	if s.backend.network() == "unix" {
-		host = "localhost"
+func (s *Rspamd) ask(conn net.Conn, m Message, v *Verdict) error {
+	req := &http.Request{
+		Method: http.MethodPost, URL: &url.URL{Path: "/checkv2"}, Host: "rspamd", Header: s.header(m), Close: true,
+		ContentLength: m.Data.Size(), Body: io.NopCloser(io.NewSectionReader(m.Data, 0, m.Data.Size())),
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+host+"/checkv2", nil)
-	if err != nil {
-		return v, err
-	}
-	// A connection that was kept may be closed by now: then it is sent again.
-	req.GetBody = func() (io.ReadCloser, error) {
-		bodies.Add(1)
-		return &sentBody{io.NewSectionReader(m.Data, 0, m.Data.Size()), sync.OnceFunc(bodies.Done)}, nil
-	}
-	req.Body, _ = req.GetBody()
-	req.ContentLength = m.Data.Size()
-	s.setHeader(req.Header, m)
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return v, err
+	// rspamd may answer and hang up before it has read all: what it said is worth
+	// more than the failed write.
+	sendErr := req.Write(conn)
+	limit := &io.LimitedReader{R: conn, N: maxRspamdAnswer}
+	resp, err := http.ReadResponse(bufio.NewReader(limit), req)
+	switch {
+	case err != nil && limit.N == 0:
+		return errAnswer
+	case err != nil && sendErr != nil:
+		return fmt.Errorf("sending the message: %w", sendErr)
+	case err != nil:
+		return fmt.Errorf("reading the answer: %w", noEOF(err))
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxRspamdAnswer+1))
-	if err != nil {
-		return v, fmt.Errorf("reading the answer: %w", noEOF(err))
+	answer, err := io.ReadAll(resp.Body)
+	if limit.N == 0 {
+		return errAnswer
 	}
-	if len(answer) > maxRspamdAnswer {
-		return v, errAnswer
+	if err != nil {
+		return fmt.Errorf("reading the answer: %w", noEOF(err))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return v, fmt.Errorf("answers %d: %q", resp.StatusCode, line(string(answer), maxDetailLen))
+		return fmt.Errorf("answers %d: %q", resp.StatusCode, line(string(answer), maxDetailLen))
 	}
-	return v, v.setRspamd(answer, s.threshold)
+	return v.setRspamd(answer, s.threshold)
 }
 
-// setHeader tells rspamd about the envelope.
-func (s *Rspamd) setHeader(h http.Header, m Message) {
+// header tells rspamd about the envelope.
+func (s *Rspamd) header(m Message) http.Header {
+	h := http.Header{}
 	set := func(name string, values ...string) {
 		for _, value := range values {
-			// net/http refuses control characters; in a header of HTTP nothing
-			// is decoded, so this is all that there is to clean.
+			// In a header of HTTP nothing is decoded, so this is all that there is
+			// to clean.
 			value = strings.Map(func(r rune) rune {
 				if r < ' ' || r == 0x7f {
 					return -1
@@ -150,6 +112,7 @@ func (s *Rspamd) setHeader(h http.Header, m Message) {
 	set("Queue-Id", m.ID)
 	set("MTA-Name", m.Hostname)
 	set("Password", s.password)
+	return h
 }
 
 // rspamdResult is the part of rspamd's answer that we use.

@@ -137,14 +137,12 @@ type Change struct {
 	Index int
 }
 
-// Scanner looks at a message. Its methods may be called at once from several
-// goroutines.
+// Scanner looks at a message. Scan may be called at once from several goroutines,
+// and leaves nothing behind that would have to be closed.
 type Scanner interface {
 	// Scan returns an error if the message could not be looked at: for backends
 	// a [*BackendError].
 	Scan(context.Context, Message) (Verdict, error)
-	// Close gives idle connections back. Scan must not be called after it.
-	Close() error
 }
 
 const (
@@ -161,7 +159,7 @@ func (v *Verdict) detail(s string) {
 // line makes what a stranger said one clean line of at most n bytes.
 func line(s string, n int) string {
 	if len(s) > 4*n {
-		s = s[:4*n]
+		s = strings.ToValidUTF8(s[:4*n], "")
 	}
 	s = strings.TrimSpace(message.DecodeHeader(s))
 	if len(s) > n {

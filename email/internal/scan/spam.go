@@ -39,7 +39,7 @@ type spamScanner struct{ threshold float64 }
 //
 // About the content: GTUBE 1000, HTML_ONLY 1, BASE64_TEXT 1 (of plain ASCII), and of
 // links URL_IP 2 (to an address), URL_HIDDEN 2.5 (the host in numbers or escapes, or
-// with a user name in front), URL_OTHER 2 (its text shows another domain),
+// with a user name in front), URL_OTHER 1 (its text shows another domain),
 // HIDDEN_TEXT 1 (in letters that are too small or not shown).
 func NewSpam(threshold float64) Scanner {
 	if threshold == 0 {
@@ -47,8 +47,6 @@ func NewSpam(threshold float64) Scanner {
 	}
 	return &spamScanner{threshold}
 }
-
-func (s *spamScanner) Close() error { return nil }
 
 func (s *spamScanner) Scan(ctx context.Context, m Message) (Verdict, error) {
 	t := &spamTally{m: m}
@@ -166,7 +164,7 @@ func (t *spamTally) session() {
 // section 2.2). Of several signatures one that is good is enough.
 func methodResult(value, method string) string {
 	result := ""
-	for item := range strings.SplitSeq(strings.ToLower(value), ";") {
+	for item := range strings.SplitSeq(strings.ToLower(uncommented(value)), ";") {
 		item = strings.TrimSpace(item)
 		if rest, ok := strings.CutPrefix(item, method+"="); ok && result != "pass" {
 			if end := strings.IndexFunc(rest, func(r rune) bool { return r < 'a' || r > 'z' }); end >= 0 {
@@ -176,6 +174,29 @@ func methodResult(value, method string) string {
 		}
 	}
 	return result
+}
+
+// uncommented leaves out comments and what is in quotes, where strangers' words may
+// be.
+func uncommented(s string) string {
+	var b strings.Builder
+	depth, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && (quoted || depth > 0):
+			i++
+		case c == '"' && depth == 0:
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			depth++
+		case c == ')' && depth > 0:
+			depth--
+		case depth == 0:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // Text is looked at from the beginning of each part, and no more than this in all.

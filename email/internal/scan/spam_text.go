@@ -164,7 +164,7 @@ func (t *spamTally) compare(host, shown string) {
 		shown = shown[:end]
 	}
 	if strings.Contains(shown, ".") && !strings.HasSuffix(shown, "...") {
-		t.add(!sameSite(shown, host), "URL_OTHER", 2)
+		t.add(!sameSite(shown, host), "URL_OTHER", 1)
 	}
 }
 

@@ -26,9 +26,6 @@ type Spamd struct {
 // (required_score).
 func NewSpamd(b Backend, threshold float64) *Spamd { return &Spamd{b, threshold} }
 
-// Close has nothing to do: a connection is for one message.
-func (s *Spamd) Close() error { return nil }
-
 const (
 	// spamdMaxSize is how much of a message is sent. Spam is rarely longer, and
 	// rules of SpamAssassin take seconds for a megabyte; so spamc leaves messages

@@ -17,8 +17,6 @@ type virusScanner struct{ limits ArchiveLimits }
 // Archives beyond the limits are bad too.
 func NewVirus(limits ArchiveLimits) Scanner { return &virusScanner{limits} }
 
-func (s *virusScanner) Close() error { return nil }
-
 func (s *virusScanner) Scan(ctx context.Context, m Message) (Verdict, error) {
 	v := Verdict{Kind: Virus}
 	err := eachFile(ctx, m.Data, s.limits, func(f file) error {

@@ -23,6 +23,25 @@ type zipEntry struct {
 	compressed, size uint64
 	data             int64 // where the compressed bytes begin; -1 if that is unknown
 	file             *io.SectionReader
+	inflate          *inflater
+}
+
+// An inflater is used for one entry after the other.
+type inflater struct {
+	in  *bufio.Reader
+	out io.ReadCloser
+}
+
+func newInflater() *inflater {
+	in := bufio.NewReader(nil)
+	return &inflater{in, flate.NewReader(in)}
+}
+
+func (i *inflater) open(r io.Reader) io.Reader {
+	i.in.Reset(r)
+	// It is documented to be a Resetter, and an error is not possible.
+	_ = i.out.(flate.Resetter).Reset(i.in, nil)
+	return i.out
 }
 
 const (
@@ -42,13 +61,14 @@ const (
 )
 
 // eachZipEntry calls visit for the entries of the directory, of which it keeps
-// one at a time.
+// one at a time. What an entry opens is valid until the next is visited.
 func eachZipEntry(file *io.SectionReader, visit func(*zipEntry) error) error {
 	start, base, end, err := zipDirectory(file)
 	if err != nil {
 		return err
 	}
 	r := bufio.NewReader(io.NewSectionReader(file, start, end-start))
+	inflate := newInflater()
 	for {
 		head := make([]byte, zipEntrySize)
 		if _, err := io.ReadFull(r, head); err != nil || string(head[:4]) != "PK\x01\x02" {
@@ -61,6 +81,7 @@ func eachZipEntry(file *io.SectionReader, visit func(*zipEntry) error) error {
 		if err != nil {
 			return err
 		}
+		e.inflate = inflate
 		if err := visit(e); err != nil {
 			return err
 		}
@@ -221,7 +242,7 @@ func (e *zipEntry) open() io.Reader {
 	case zipStored:
 		return io.NewSectionReader(e.file, e.data, int64(min(uint64(rest), e.compressed)))
 	case zipDeflated:
-		return flate.NewReader(bufio.NewReader(io.NewSectionReader(e.file, e.data, rest)))
+		return e.inflate.open(io.NewSectionReader(e.file, e.data, rest))
 	}
 	return nil
 }
