@@ -114,20 +114,27 @@ func (w *window) advance(now time.Time, per time.Duration) {
 	}
 }
 
-// wait says how long it takes until n more events are allowed.
+// rounding is what floating point may be off by, in events.
+const rounding = 1e-6
+
+// wait says how long it takes until n more events are allowed, in whole
+// milliseconds.
 func (w *window) wait(now time.Time, r Rate, n int) time.Duration {
 	age := now.Sub(w.start)
 	old := float64(w.prev) * (1 - float64(age)/float64(r.Per))
-	switch room := float64(r.N - n); {
+	room := float64(r.N - n)
+	var d time.Duration
+	switch {
 	case room < 0:
 		return r.Per
-	case old+float64(w.now) <= room:
+	case old+float64(w.now) <= room+rounding:
 		return 0
 	case float64(w.now) <= room: // once enough of prev has slid out
 		left := (room - float64(w.now)) / float64(w.prev)
-		return max(1, time.Duration((1-left)*float64(r.Per))-age)
+		d = time.Duration((1-left)*float64(r.Per)) - age
 	default: // once this span is prev, and enough of it has slid out
 		left := room / float64(w.now)
-		return max(1, r.Per-age+time.Duration((1-left)*float64(r.Per)))
+		d = r.Per - age + time.Duration((1-left)*float64(r.Per))
 	}
+	return max(time.Millisecond, (d + time.Millisecond - 1).Truncate(time.Millisecond))
 }

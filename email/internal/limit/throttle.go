@@ -105,6 +105,9 @@ type Attempt struct {
 	t    *Throttle
 	key  pairKey
 	once sync.Once
+
+	own                     bool      // the account's failures do not have this one
+	hostUntil, accountUntil time.Time // what this attempt set, as if it had failed
 }
 
 // Begin asks to try a password for account from addr. If wait is not 0 it must
@@ -139,7 +142,7 @@ func (t *Throttle) Begin(addr netip.Addr, account string) (a *Attempt, wait time
 	}
 	pair.failures++
 	pair.last = now
-	return &Attempt{t: t, key: key}, 0
+	return &Attempt{t: t, key: key, own: own, hostUntil: host.until, accountUntil: acct.until}, 0
 }
 
 // Failed says that the password was wrong.
@@ -153,12 +156,13 @@ func (a *Attempt) Succeeded() {
 		t := a.t
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		now := t.cfg.Now()
 		pair := t.pairs.obtain(a.key)
-		t.takeBack(a.key.host, pair.failures)
+		if host := t.hosts.get(a.key.host); host != nil {
+			host.takeBack(pair.failures, a.hostUntil)
+		}
 		t.accounts.remove(a.key.account)
 		pair.failures = 0
-		pair.signedIn = now
+		pair.signedIn = t.cfg.Now()
 	})
 }
 
@@ -168,19 +172,15 @@ func (a *Attempt) Cancel() {
 		t := a.t
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.takeBack(a.key.host, 1)
-		if acct := t.accounts.get(a.key.account); acct != nil {
-			acct.takeBack(1, t.cfg.AccountFailures)
+		if host := t.hosts.get(a.key.host); host != nil {
+			host.takeBack(1, a.hostUntil)
+		}
+		if acct := t.accounts.get(a.key.account); acct != nil && !a.own {
+			acct.takeBack(1, a.accountUntil)
 		}
 		pair := t.pairs.obtain(a.key)
 		pair.failures = max(0, pair.failures-1)
 	})
-}
-
-func (t *Throttle) takeBack(key netip.Prefix, n int) {
-	if host := t.hosts.get(key); host != nil {
-		host.takeBack(n, t.cfg.HostFailures)
-	}
 }
 
 func (f *failures) forget(now time.Time, after time.Duration) {
@@ -197,11 +197,11 @@ func (f *failures) add(now time.Time, free int, longest time.Duration) {
 	}
 }
 
-// takeBack makes n failures not have been. If what is left is not too many,
-// nobody has to wait any more.
-func (f *failures) takeBack(n, free int) {
+// takeBack makes n failures not have been, nor the wait that the last of them
+// set, unless another has set one since.
+func (f *failures) takeBack(n int, until time.Time) {
 	f.count = max(0, f.count-n)
-	if f.count <= free {
+	if f.until.Equal(until) {
 		f.until = time.Time{}
 	}
 }

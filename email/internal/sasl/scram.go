@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"strings"
 
 	"github.com/xdg-go/scram"
 )
@@ -106,11 +107,15 @@ func (s *scramExchange) keys(username string) (scram.StoredCredentials, error) {
 	}, nil
 }
 
-func (s *scramExchange) find(username string) (ScramKeys, error) {
+func (s *scramExchange) find(saslname string) (ScramKeys, error) {
+	username, err := decodeName(saslname)
+	if err != nil {
+		return ScramKeys{}, err
+	}
 	if err := s.x.claim(s.ctx, username); err != nil {
 		return ScramKeys{}, err
 	}
-	if authzID := s.conv.AuthzID(); authzID != "" && authzID != username {
+	if authzID := s.conv.AuthzID(); authzID != "" && authzID != saslname {
 		return ScramKeys{}, ErrRejected
 	}
 	c, err := s.x.lookup(s.ctx)
@@ -132,4 +137,14 @@ func (s *scramExchange) find(username string) (ScramKeys, error) {
 		return ScramKeys{}, errors.New("sasl: the keys for SCRAM are not usable")
 	}
 	return keys, nil
+}
+
+// decodeName undoes the encoding of "," and "=" in a name (RFC 5802 section
+// 5.1), which the library leaves to others.
+func decodeName(saslname string) (string, error) {
+	name := strings.NewReplacer("=2C", ",", "=3D", "=").Replace(saslname)
+	if strings.Count(name, "=") != strings.Count(saslname, "=3D") {
+		return "", ErrMalformed
+	}
+	return name, nil
 }
