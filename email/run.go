@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth"
+	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/greylist"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/smtpd"
@@ -65,7 +66,7 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	r := &run{
 		s:       s,
 		limits:  s.newLimits(),
-		checker: &auth.Checker{Resolver: s.opts.resolver, Hostname: s.cfg.Hostname, Now: s.now},
+		checker: &auth.Checker{Resolver: lookup.NewCache(s.opts.resolver, s.now), Hostname: s.cfg.Hostname, Now: s.now},
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),
