@@ -234,3 +234,22 @@ func writeLarge(t *testing.T, w io.Writer, size int) {
 		t.Fatal(err)
 	}
 }
+
+// BenchmarkReceive is one client that sends small messages on one connection,
+// with the spool on disk.
+func BenchmarkReceive(b *testing.B) {
+	s := start(b, Config{DataPath: b.TempDir(), Routes: []Route{{Name: "all", Action: Action{Type: Process}}}}, quiet())
+	content := hi + strings.Repeat("\r\n"+strings.Repeat("0123456789", 7), 56)
+	messages := 0
+	var c *client
+	b.ReportAllocs()
+	for b.Loop() {
+		if messages%900 == 0 {
+			c = s.dial().hello()
+		}
+		messages++
+		if reply := c.send("a@example.net", "b@example.com", content); !strings.HasPrefix(reply, "250 ") {
+			b.Fatal(reply)
+		}
+	}
+}

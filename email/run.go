@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -41,6 +42,7 @@ type run struct {
 	scanners   []scanner
 	reputation *ReputationChecker // nil without
 	greylist   *greylist.List     // nil without
+	buffers    sync.Pool          // of *[]byte, to copy contents with
 
 	serving sync.WaitGroup // who accepts connections
 	working sync.WaitGroup // deliveries
@@ -71,6 +73,7 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),
 	}
+	r.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -392,11 +395,13 @@ func addrOf(a net.Addr) netip.Addr {
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
-	log := s.log.With("conn_id", e.ConnID, "remote", e.Client)
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
 	if e.MessageID != "" {
-		log = log.With("msg_id", e.MessageID, "from", e.From, "recipients", len(e.Recipients), "route", e.Route)
+		attrs = append(attrs, slog.String("msg_id", e.MessageID), slog.String("from", e.From), slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
 	}
-	log.Info("mail "+e.Kind, "user", e.User, "reason", e.Reason, "security", e.Security)
+	attrs = append(attrs, slog.String("user", e.User), slog.String("reason", e.Reason), slog.Bool("security", e.Security))
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
 	}
