@@ -51,7 +51,10 @@ func (s *session) Data(ctx context.Context, r io.Reader) (*smtpd.Reply, error) {
 	defer draft.Discard() // does nothing once it was added
 	m.draft = draft
 	in := &bitCheck{r: r}
-	if _, err := io.Copy(draft, in); err != nil {
+	buf := s.r.buffers.Get().(*[]byte)
+	_, err = io.CopyBuffer(draft, in, *buf)
+	s.r.buffers.Put(buf)
+	if err != nil {
 		if in.err != nil {
 			return nil, in.err // of the client, who knows
 		}
@@ -101,7 +104,11 @@ type bitCheck struct {
 
 func (b *bitCheck) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	b.eightBit = b.eightBit || slices.ContainsFunc(p[:n], func(c byte) bool { return c >= 0x80 })
+	var bits byte
+	for _, c := range p[:n] {
+		bits |= c
+	}
+	b.eightBit = b.eightBit || bits >= 0x80
 	if err != nil && err != io.EOF {
 		b.err = err
 	}

@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth"
+	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/greylist"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/smtpd"
@@ -40,6 +43,7 @@ type run struct {
 	scanners   []scanner
 	reputation *ReputationChecker // nil without
 	greylist   *greylist.List     // nil without
+	buffers    sync.Pool          // of *[]byte, to copy contents with
 
 	serving sync.WaitGroup // who accepts connections
 	working sync.WaitGroup // deliveries
@@ -65,11 +69,12 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	r := &run{
 		s:       s,
 		limits:  s.newLimits(),
-		checker: &auth.Checker{Resolver: s.opts.resolver, Hostname: s.cfg.Hostname, Now: s.now},
+		checker: &auth.Checker{Resolver: lookup.NewCache(s.opts.resolver, s.now), Hostname: s.cfg.Hostname, Now: s.now},
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),
 	}
+	r.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -307,7 +312,9 @@ func (r *run) close(ctx context.Context) error {
 		l.ln.Close()
 	}
 	for _, s := range r.scanners {
-		errs = append(errs, s.scan.Close())
+		if c, ok := s.scan.(io.Closer); ok {
+			errs = append(errs, c.Close())
+		}
 	}
 	if r.greylist != nil {
 		errs = append(errs, r.greylist.Close(ctx))
@@ -391,11 +398,13 @@ func addrOf(a net.Addr) netip.Addr {
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
-	log := s.log.With("conn_id", e.ConnID, "remote", e.Client)
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
 	if e.MessageID != "" {
-		log = log.With("msg_id", e.MessageID, "from", e.From, "recipients", len(e.Recipients), "route", e.Route)
+		attrs = append(attrs, slog.String("msg_id", e.MessageID), slog.String("from", e.From), slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
 	}
-	log.Info("mail "+e.Kind, "user", e.User, "reason", e.Reason, "security", e.Security)
+	attrs = append(attrs, slog.String("user", e.User), slog.String("reason", e.Reason), slog.Bool("security", e.Security))
+	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
 	}

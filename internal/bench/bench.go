@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/dcrouter/dcrouter/dnsserver"
 )
 
 // warmUp is how long every server is under load before the first round.
@@ -32,8 +34,9 @@ type bench struct {
 	cert    certificate
 	backend *backend
 	source  *bulkSource
-	gateway string           // the program of ours
-	zones   map[int]*dnsZone // by number of names
+	gateway string            // the program of ours
+	zones   map[int]*dnsZone  // by number of names
+	names   *dnsserver.Server // that mail servers ask, nil before one does
 }
 
 // open prepares everything that all rows share.
@@ -67,6 +70,9 @@ func (b *bench) close() {
 	}
 	if b.source != nil {
 		b.source.ln.Close()
+	}
+	if b.names != nil {
+		b.names.Stop(context.Background())
 	}
 	os.RemoveAll(b.dir)
 }

@@ -41,7 +41,8 @@ type peer struct {
 	program string
 	// setup writes the configuration and returns the program's arguments.
 	setup  func(site) ([]string, error)
-	routes int // of ours: how many there are beside the first
+	routes int                        // of ours: how many there are beside the first
+	queued func(*server) (int, error) // of mail: how many messages it has
 }
 
 func ours(gateway string) peer {

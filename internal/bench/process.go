@@ -36,7 +36,8 @@ func start(dir, ready, program string, args ...string) (*process, error) {
 	// Whatever a program wants to keep goes into its folder.
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session is a process group, too, and Postfix insists on one.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	killWithParent(cmd.SysProcAttr)
 	began := time.Now()
 	if err := cmd.Start(); err != nil {

@@ -23,7 +23,7 @@ Written by "make bench". Our servers and others do the same work, one after anot
   median over the rounds, and the lowest and the highest of them. Below 1 we are better, but for throughput.
 - Answers are checked: the status of all, and the contents of the first and the last or, where the load is our own, of all. One that is wrong voids the row.
 - HAProxy and nginx are set up as their manuals advise for speed (two threads or workers, connections to the back end reused), and like Caddy and us tell the back end
-  the client's address, host and scheme. The configurations are in internal/bench/peers.go, and those of DNS servers in dnspeers.go.
+  the client's address, host and scheme. The configurations are in internal/bench/peers.go, those of DNS servers in dnspeers.go, and that of Postfix in mail.go.
 
 Machine: %d processors (%s), Linux %s, load average %s before the first row. Versions: ours built with %s, %s.
 
@@ -33,7 +33,8 @@ Machine: %d processors (%s), Linux %s, load average %s before the first row. Ver
 func (b *bench) writeHead(w io.Writer) {
 	var versions []string
 	for _, v := range [][]string{{"HAProxy", "haproxy", "-v"}, {"nginx", "nginx", "-v"}, {"Caddy", "caddy", "version"}, {"wrk", "wrk", "-v"}, {"h2load", "h2load", "--version"},
-		{"Knot", "knotd", "-V"}, {"NSD", "nsd", "-v"}, {"CoreDNS", "coredns", "-version"}, {"dnsperf", "dnsperf", "-h"}} {
+		{"Knot", "knotd", "-V"}, {"NSD", "nsd", "-v"}, {"CoreDNS", "coredns", "-version"}, {"dnsperf", "dnsperf", "-h"},
+		{"Postfix", "postconf", "-hd mail_version"}} {
 		versions = append(versions, v[0]+" "+version(v[1], v[2]))
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
@@ -43,13 +44,13 @@ func (b *bench) writeHead(w io.Writer) {
 }
 
 // version asks a program for its version.
-func version(name, flag string) string {
+func version(name, flags string) string {
 	program, err := find(name)
 	if err != nil {
 		return "(missing)"
 	}
-	out, _ := exec.Command(program, flag).CombinedOutput()          // wrk exits with 1
-	if _, after, ok := strings.Cut(string(out), "\nVersion "); ok { // dnsperf has an address before it
+	out, _ := exec.Command(program, strings.Fields(flags)...).CombinedOutput() // wrk exits with 1
+	if _, after, ok := strings.Cut(string(out), "\nVersion "); ok {            // dnsperf has an address before it
 		return number(after)
 	}
 	if v := number(string(out)); v != "" {

@@ -127,7 +127,7 @@ func (b *bench) rows() []row {
 			peers:   tables(b.gateway, 10_000), front: plainHTTP, backend: b.backend.plain, measure: b.applying,
 		},
 		b.radius(),
-	}, b.dnsRows()...)
+	}, append(b.dnsRows(), b.mailRows()...)...)
 }
 
 // requestColumns are the figures of rows whose work comes in small units.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -13,8 +16,18 @@ import (
 const tick = time.Second / 100
 
 // cpuTime is what a process and its children have used so far, in user mode
-// and in the kernel.
-func cpuTime(pid int) (time.Duration, error) {
+// and in the kernel. When one ends in between, what it has used moves to its
+// parent, so everything is read once more.
+func cpuTime(pid int) (used time.Duration, err error) {
+	for range 10 {
+		if used, err = cpuTimeOnce(pid); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+			break
+		}
+	}
+	return used, err
+}
+
+func cpuTimeOnce(pid int) (time.Duration, error) {
 	var sum time.Duration
 	for i, pid := range family(pid) {
 		f, err := stat(pid)

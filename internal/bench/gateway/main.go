@@ -1,5 +1,5 @@
-// Command gateway is ours among the servers under test: a proxy.Proxy or a
-// dnsserver.Server and nothing else, but for a control port of the benchmark's.
+// Command gateway is ours among the servers under test: a proxy.Proxy, a
+// dnsserver.Server or an email.Server and nothing else, but for a control port of the benchmark's.
 package main
 
 import (
@@ -30,13 +30,18 @@ func main() {
 	flag.StringVar(&d.key, "key", "", "PEM `file` with its key")
 	flag.StringVar(&d.https, "https", "", "`address` for DNS over HTTPS")
 	flag.StringVar(&d.store, "store", "", "`folder` to keep changes of records in")
+	mail := flag.String("mail", "", "JSON `file` with an email.Config, instead of a proxy's")
+	resolver := flag.String("resolver", "", "`address` of the DNS server that the mail server asks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	var err error
-	if d.config != "" {
+	switch {
+	case d.config != "":
 		err = runDNS(ctx, d, *control)
-	} else {
+	case *mail != "":
+		err = runMail(ctx, *mail, *resolver, *control)
+	default:
 		err = run(ctx, *config, *control)
 	}
 	if err != nil {

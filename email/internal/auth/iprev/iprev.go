@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"strings"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 )
@@ -47,8 +48,8 @@ func Check(ctx context.Context, r lookup.Resolver, ip netip.Addr) Result {
 	result := Result{Code: Fail}
 	for _, name := range names[:min(len(names), maxNames)] {
 		name, err := lookup.Domain(name)
-		if err != nil {
-			continue
+		if err != nil || !strings.Contains(name, ".") {
+			continue // "localhost" and others of the hosts file, which DNS does not know
 		}
 		list, err := r.LookupIPAddr(ctx, name+".")
 		if err != nil && !lookup.NotFound(err) {

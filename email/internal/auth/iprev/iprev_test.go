@@ -19,6 +19,8 @@ func TestCheck(t *testing.T) {
 		"4.2.0.192.in-addr.arpa": {"PTR down.example"},
 		"5.2.0.192.in-addr.arpa": append(many, "PTR five.example"),
 		"6.2.0.192.in-addr.arpa": {"PTR gone.example"},
+		"7.2.0.192.in-addr.arpa": {"PTR localhost"},
+		"localhost":              {"A 192.0.2.7"},
 		"mail.example":           {"A 192.0.2.9", "A 192.0.2.1", "AAAA 2001:db8::1"},
 		"other.example":          {"A 192.0.2.77"},
 		"five.example":           {"A 192.0.2.5"},
@@ -33,6 +35,7 @@ func TestCheck(t *testing.T) {
 		"192.0.2.3":        {Code: TempError},
 		"192.0.2.4":        {Code: TempError},
 		"192.0.2.6":        {Code: Fail},
+		"192.0.2.7":        {Code: Fail},
 		"192.0.2.8":        {Code: PermError},
 	} {
 		got := Check(t.Context(), r, netip.MustParseAddr(ip))
