@@ -381,6 +381,7 @@ func TestMilterAnswers(t *testing.T) {
 		{"replace body", map[byte][]string{'E': {"bx|c"}}, Verdict{}, ErrUnsupported.Error()},
 		{"add recipient", map[byte][]string{'E': {"+<x@example.org>\x00|c"}}, Verdict{}, ErrUnsupported.Error()},
 		{"too many changes", map[byte][]string{'E': {strings.Repeat("hX\x00y\x00|", 1000) + "c"}}, Verdict{}, errAnswer.Error()},
+		{"too many reasons", map[byte][]string{'E': {strings.Repeat("qx\x00|", 1000) + "c"}}, Verdict{}, errAnswer.Error()},
 		{"too long", map[byte][]string{'E': {"h" + strings.Repeat("x", 70000)}}, Verdict{}, errAnswer.Error()},
 		{"no index", map[byte][]string{'E': {"m\x00"}}, Verdict{}, "without an index"},
 		{"unknown", map[byte][]string{'C': {"?"}}, Verdict{}, "unexpected answer '?'"},
