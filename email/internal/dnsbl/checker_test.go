@@ -12,7 +12,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
@@ -27,7 +29,6 @@ type lists struct {
 	records map[string][]string // name: addresses, and texts
 	asked   map[string]int
 	silent  string // zone that does not answer
-	gate    chan struct{}
 }
 
 func startLists(t *testing.T, records map[string][]string) (*lists, *net.Resolver) {
@@ -56,15 +57,12 @@ func (l *lists) answer(w dns.ResponseWriter, query *dns.Msg) {
 	q := query.Question[0]
 	name := strings.TrimSuffix(strings.ToLower(q.Name), ".")
 	l.mu.Lock()
-	records, gate := l.records[name], l.gate
+	records := l.records[name]
 	if q.Qtype == dns.TypeA {
 		l.asked[name]++
 	}
 	silent := l.silent != "" && strings.HasSuffix(name, l.silent)
 	l.mu.Unlock()
-	if gate != nil {
-		<-gate
-	}
 	if silent {
 		return
 	}
@@ -88,12 +86,6 @@ func (l *lists) answer(w dns.ResponseWriter, query *dns.Msg) {
 		}
 	}
 	w.WriteMsg(reply)
-}
-
-func (l *lists) count(name string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.asked[name]
 }
 
 func (l *lists) total() (n int) {
@@ -291,46 +283,72 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// All who ask at once about one address share the question.
+// held is a resolver that answers when it is let, and counts.
+type held struct {
+	asked   atomic.Int32
+	release chan struct{}
+}
+
+func (h *held) LookupIPAddr(ctx context.Context, _ string) ([]net.IPAddr, error) {
+	h.asked.Add(1)
+	select {
+	case <-h.release:
+		return []net.IPAddr{{IP: net.IPv4(127, 0, 0, 2)}}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (h *held) LookupTXT(context.Context, string) ([]string, error) { return nil, nil }
+
+// All who ask at once about one address share the question; if the one who asks
+// goes, another takes over.
 func TestQuestionsAreShared(t *testing.T) {
-	l, resolver := startLists(t, map[string][]string{"1.2.0.192.a.test": {"127.0.0.2"}})
-	gate := make(chan struct{})
-	l.mu.Lock()
-	l.gate = gate
-	l.mu.Unlock()
-	c := newChecker(t, Config{Resolver: resolver}, "a.test")
-	impatient, cancel := context.WithCancel(t.Context())
-	first := make(chan error, 1)
-	go func() {
-		_, err := c.Check(impatient, netip.MustParseAddr("192.0.2.1"))
-		first <- err
-	}()
-	testenv.WaitFor(t, 20*time.Second, func() error {
-		if l.count("1.2.0.192.a.test") == 0 {
-			return errors.New("nobody has asked")
+	synctest.Test(t, func(t *testing.T) {
+		h := &held{release: make(chan struct{})}
+		c := newChecker(t, Config{Resolver: h}, "a.test")
+		addr := netip.MustParseAddr("192.0.2.1")
+		impatient, cancel := context.WithCancel(t.Context())
+		gone := make(chan error, 1)
+		go func() {
+			_, err := c.Check(impatient, addr)
+			gone <- err
+		}()
+		synctest.Wait()
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if r, err := c.Check(t.Context(), addr); err != nil || !r.Blocked {
+					t.Errorf("%+v, %v", r, err)
+				}
+			})
 		}
-		return nil
+		synctest.Wait()
+		if n := h.asked.Load(); n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		cancel()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		synctest.Wait()
+		close(h.release)
+		wg.Wait()
+		if n := h.asked.Load(); n != 2 || len(c.flights) != 0 {
+			t.Errorf("asked %d times in the end, %d under way", n, len(c.flights))
+		}
 	})
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			if r, err := c.Check(t.Context(), netip.MustParseAddr("192.0.2.1")); err != nil || !r.Blocked {
-				t.Errorf("%+v, %v", r, err)
-			}
-		})
-	}
-	cancel() // the one who asks goes; another takes over
-	if err := <-first; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	close(gate)
-	wg.Wait()
-	if n := l.count("1.2.0.192.a.test"); n > 2 {
-		t.Errorf("asked %d times", n)
-	}
-	if len(c.flights) != 0 {
-		t.Error("questions are left under way")
-	}
+}
+
+// A resolver that does not answer costs the timeout, not more, and lets in.
+func TestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChecker(t, Config{Resolver: &held{}, Timeout: 2 * time.Second}, "a.test", "b.test")
+		start := time.Now()
+		if r := check(t, c, "192.0.2.1"); r.Blocked || len(r.Failures) != 2 || time.Since(start) != 2*time.Second {
+			t.Errorf("%+v after %v", r, time.Since(start))
+		}
+	})
 }
 
 func TestCacheIsKept(t *testing.T) {
@@ -382,7 +400,7 @@ func TestCacheIsKept(t *testing.T) {
 	}
 	// Other lists, other scores: what is stored is judged anew.
 	other := newChecker(t, cfg, "a.test", "b.test", "c.test")
-	for _, damaged := range []string{"{", `{"ip":"192.0.2.9"}`, `{"ip":"192.0.2.3","expires":"2999-01-01T00:00:00Z"}`} {
+	for _, damaged := range []string{"{", `{"ip":"192.0.2.3"}`, `{"ip":"192.0.2.9","expires":"` + time.Now().Add(10*time.Minute).Format(time.RFC3339) + `"}`, `{"ip":"192.0.2.3","expires":"2999-01-01T00:00:00Z"}`} {
 		if err := store.Put(t.Context(), "security/ip-reputation/192.0.2.3.json", []byte(damaged)); err != nil {
 			t.Fatal(err)
 		}

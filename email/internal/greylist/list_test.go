@@ -285,13 +285,20 @@ func TestDamagedPartsAreBegunAnew(t *testing.T) {
 	if err := store.Put(t.Context(), shardKey(4), []byte("\x02")); err != nil {
 		t.Fatal(err)
 	}
+	twice := appendRecord(appendRecord([]byte{version}, &entry{key: key{0: 5}}), &entry{key: key{0: 5}})
+	if err := store.Put(t.Context(), shardKey(5), twice); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Put(t.Context(), shardKey(6), appendRecord([]byte{version}, &entry{key: key{0: 7}})); err != nil {
+		t.Fatal(err)
+	}
 	var log bytes.Buffer
 	again := open(t, Config{Store: store, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	defer again.Close(t.Context())
 	if n := again.Len(); n < 150 || n > 199 {
 		t.Errorf("%d of 200 were read", n)
 	}
-	if s := log.String(); strings.Count(s, "cannot be read") != 2 || !strings.Contains(s, shardKey(3)) {
+	if s := log.String(); strings.Count(s, "cannot be read") != 4 || !strings.Contains(s, shardKey(3)) {
 		t.Errorf("the log is %q", s)
 	}
 }

@@ -48,12 +48,20 @@ type Throttle struct {
 	mu       sync.Mutex
 	hosts    *lru[netip.Prefix, failures]
 	accounts *lru[accountKey, failures]
-	pairs    *lru[pairKey, pair]
+	pairs    *lru[pairKey, tries]
+	// known is when a host last signed in to an account. It is apart from
+	// pairs, so that only those who can sign in can push others out of it.
+	known *lru[pairKey, time.Time]
 }
 
 // accountKey stands for an account's name, which may be as long as a stranger
 // likes.
 type accountKey [16]byte
+
+func keyOf(account string) accountKey {
+	sum := sha256.Sum256([]byte(account))
+	return accountKey(sum[:])
+}
 
 type pairKey struct {
 	host    netip.Prefix
@@ -67,11 +75,10 @@ type failures struct {
 	until time.Time // nobody may try before
 }
 
-// pair is about one account at one host.
-type pair struct {
-	failures int
-	last     time.Time
-	signedIn time.Time // when it last succeeded
+// tries are the failures of one host for one account.
+type tries struct {
+	count int
+	last  time.Time
 }
 
 // NewThrottle makes a Throttle.
@@ -89,7 +96,8 @@ func NewThrottle(cfg ThrottleConfig) *Throttle {
 		cfg:      cfg,
 		hosts:    newLRU[netip.Prefix, failures](cfg.Keys),
 		accounts: newLRU[accountKey, failures](cfg.Keys),
-		pairs:    newLRU[pairKey, pair](cfg.Keys),
+		pairs:    newLRU[pairKey, tries](cfg.Keys),
+		known:    newLRU[pairKey, time.Time](cfg.Keys),
 	}
 }
 
@@ -116,33 +124,41 @@ type Attempt struct {
 // Until it is known how it went, an attempt counts as failed, so that many at
 // once get no further than one after the other.
 func (t *Throttle) Begin(addr netip.Addr, account string) (a *Attempt, wait time.Duration) {
-	sum := sha256.Sum256([]byte(account))
-	key := pairKey{Host(addr), accountKey(sum[:])}
+	key := pairKey{Host(addr), keyOf(account)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.cfg.Now()
 
-	host, acct, pair := t.hosts.obtain(key.host), t.accounts.obtain(key.account), t.pairs.obtain(key)
-	host.forget(now, t.cfg.Forget)
-	acct.forget(now, t.cfg.Forget)
-	if now.Sub(pair.last) >= t.cfg.Forget {
-		pair.failures = 0
+	signedIn := t.known.get(key)
+	own := signedIn != nil && now.Sub(*signedIn) < t.cfg.Remember
+	if host := t.hosts.get(key.host); host != nil {
+		wait = host.until.Sub(now)
 	}
-	own := !pair.signedIn.IsZero() && now.Sub(pair.signedIn) < t.cfg.Remember
-	wait = host.until.Sub(now)
-	if !own {
+	if acct := t.accounts.get(key.account); acct != nil && !own {
 		wait = max(wait, acct.until.Sub(now))
 	}
-	if wait > 0 {
+	if wait > 0 { // and those who have to wait leave no trace
 		return nil, wait
 	}
+
+	a = &Attempt{t: t, key: key, own: own}
+	host := t.hosts.obtain(key.host)
+	host.forget(now, t.cfg.Forget)
 	host.add(now, t.cfg.HostFailures, t.cfg.HostWait)
+	a.hostUntil = host.until
 	if !own { // the owner's mistakes at home are no attack
+		acct := t.accounts.obtain(key.account)
+		acct.forget(now, t.cfg.Forget)
 		acct.add(now, t.cfg.AccountFailures, t.cfg.AccountWait)
+		a.accountUntil = acct.until
 	}
-	pair.failures++
+	pair := t.pairs.obtain(key)
+	if now.Sub(pair.last) >= t.cfg.Forget {
+		pair.count = 0
+	}
+	pair.count++
 	pair.last = now
-	return &Attempt{t: t, key: key, own: own, hostUntil: host.until, accountUntil: acct.until}, 0
+	return a, 0
 }
 
 // Failed says that the password was wrong.
@@ -156,13 +172,12 @@ func (a *Attempt) Succeeded() {
 		t := a.t
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		pair := t.pairs.obtain(a.key)
-		if host := t.hosts.get(a.key.host); host != nil {
-			host.takeBack(pair.failures, a.hostUntil)
+		if host, pair := t.hosts.get(a.key.host), t.pairs.get(a.key); host != nil && pair != nil {
+			host.takeBack(pair.count, a.hostUntil)
 		}
+		t.pairs.remove(a.key)
 		t.accounts.remove(a.key.account)
-		pair.failures = 0
-		pair.signedIn = t.cfg.Now()
+		*t.known.obtain(a.key) = t.cfg.Now()
 	})
 }
 
@@ -178,8 +193,9 @@ func (a *Attempt) Cancel() {
 		if acct := t.accounts.get(a.key.account); acct != nil && !a.own {
 			acct.takeBack(1, a.accountUntil)
 		}
-		pair := t.pairs.obtain(a.key)
-		pair.failures = max(0, pair.failures-1)
+		if pair := t.pairs.get(a.key); pair != nil {
+			pair.count = max(0, pair.count-1)
+		}
 	})
 }
 

@@ -172,7 +172,16 @@ func TestThrottleIsBounded(t *testing.T) {
 			a.Succeeded()
 		}
 	}
-	if h, a, p := th.hosts.len(), th.accounts.len(), th.pairs.len(); h > 50 || a > 50 || p > 50 {
-		t.Errorf("%d hosts, %d accounts, %d pairs", h, a, p)
+	for i := range 5000 {
+		if a, _ := th.Begin(host(i), fmt.Sprint("other", i)); a != nil {
+			a.Failed()
+		}
+	}
+	if h, a, p, k := th.hosts.len(), th.accounts.len(), th.pairs.len(), th.known.len(); h != 50 || a != 50 || p != 50 || k != 50 {
+		t.Errorf("%d hosts, %d accounts, %d pairs, %d known", h, a, p, k)
+	}
+	// Those who only fail have pushed nobody out of what is known.
+	if th.known.get(pairKey{Host(host(4999)), keyOf("4999")}) == nil {
+		t.Error("who signed in is forgotten")
 	}
 }

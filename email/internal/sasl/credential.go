@@ -60,7 +60,7 @@ func (p *password) Scram(salt []byte) (ScramKeys, bool) {
 	return deriveScram(p.plain, salt), true
 }
 
-// bcryptHash is one of bcrypt. Passwords are cut at 72 bytes, as bcrypt does.
+// bcryptHash is one of bcrypt, which looks at the first 72 bytes of a password.
 type bcryptHash struct {
 	hash  []byte
 	decoy bool
@@ -78,7 +78,7 @@ func parseBcrypt(s string) (Credential, error) {
 }
 
 func (h *bcryptHash) Verify(s string) bool {
-	return bcrypt.CompareHashAndPassword(h.hash, []byte(s[:min(len(s), 72)])) == nil && !h.decoy
+	return bcrypt.CompareHashAndPassword(h.hash, []byte(s)) == nil && !h.decoy
 }
 
 func (h *bcryptHash) Scram([]byte) (ScramKeys, bool) { return ScramKeys{}, false }

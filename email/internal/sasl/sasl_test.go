@@ -205,8 +205,14 @@ func TestScram(t *testing.T) {
 func TestScramKeys(t *testing.T) {
 	salt, _ := base64.StdEncoding.DecodeString("W22ZaJ0SNY7soEsUEjb6gQ==")
 	keys := deriveScram("pencil", salt)
-	client, _ := scram.SHA256.NewClient("user", "pencil", "")
-	want := client.GetStoredCredentials(scram.KeyFactors{Salt: string(salt), Iters: 4096})
+	client, err := scram.SHA256.NewClient("user", "pencil", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := client.GetStoredCredentialsWithError(scram.KeyFactors{Salt: string(salt), Iters: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if !slices.Equal(keys.StoredKey, want.StoredKey) || !slices.Equal(keys.ServerKey, want.ServerKey) || keys.Iterations != 4096 {
 		t.Errorf("%+v", keys)
 	}

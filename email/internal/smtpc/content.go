@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ErrBareNewline: the content has a CR without LF or an LF without CR. It was
-// not sent to its end.
+// ErrBareNewline says that the content has a CR without LF or an LF without CR.
+// It was not sent to its end.
 var ErrBareNewline = errors.New("the content has a bare CR or LF, which SMTP cannot carry")
 
 // sendContent sends the content and the final dot. Until the last byte of that

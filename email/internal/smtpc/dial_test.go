@@ -197,7 +197,13 @@ func TestTLSConfig(t *testing.T) {
 			p.closed()
 		}
 	}
-	cfg := config(listen(t, script, script))
+	starttls := func(p *peer) {
+		p.hello("STARTTLS")
+		p.want("STARTTLS", "220 go on")
+		p.startTLS(cert)
+	}
+	plain := func(*peer) { t.Error("tried again without TLS") }
+	cfg := config(listen(t, script, script, starttls, plain))
 	cfg.TLS, cfg.ServerName = ImplicitTLS, "peer.test"
 	cfg.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 	if c := dial(t, cfg); c.TLS() == nil || c.TLS().Verified {
@@ -207,8 +213,11 @@ func TestTLSConfig(t *testing.T) {
 	}
 	mine := errors.New("not this one")
 	cfg.TLSConfig.VerifyConnection = func(tls.ConnectionState) error { return mine }
-	if _, err := Dial(t.Context(), cfg); !errors.Is(err, mine) {
-		t.Error(err)
+	for _, mode := range []TLSMode{ImplicitTLS, Opportunistic} {
+		cfg.TLS = mode
+		if _, err := Dial(t.Context(), cfg); !errors.Is(err, mine) {
+			t.Error(err)
+		}
 	}
 }
 

@@ -1,6 +1,8 @@
 package smtpc
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -121,8 +123,19 @@ func TestBatches(t *testing.T) {
 	c := dial(t, config(listen(t, func(p *peer) {
 		p.hello("PIPELINING")
 		p.want("MAIL", "250 ok")
-		for range n {
-			p.want("RCPT", "250 "+strings.Repeat("x", 400))
+		for i := range n {
+			p.want("RCPT")
+			if i == 0 { // what comes without an answer
+				var unanswered [2 * maxBatch]byte
+				p.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+				got, _ := io.ReadFull(p.r, unanswered[:])
+				p.conn.SetReadDeadline(time.Now().Add(time.Minute))
+				if got > maxBatch {
+					t.Errorf("%d bytes came at once", got)
+				}
+				p.r = bufio.NewReader(io.MultiReader(bytes.NewReader(unanswered[:got]), p.conn))
+			}
+			p.say("250 " + strings.Repeat("x", 400))
 		}
 		p.want("DATA", "354 go on")
 		p.content()

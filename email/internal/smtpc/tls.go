@@ -12,6 +12,13 @@ import (
 // errHandshake marks what opportunistic TLS gets over by doing without.
 var errHandshake = errors.New("the TLS handshake failed")
 
+// vetoError is the host's own check of a connection saying no. Opportunistic TLS
+// does not get over that.
+type vetoError struct{ err error }
+
+func (e *vetoError) Error() string { return "the connection's TLS was turned down: " + e.err.Error() }
+func (e *vetoError) Unwrap() error { return e.err }
+
 var errNoCertificate = errors.New("the server has no certificate")
 
 // TLSState describes the TLS of a connection.
@@ -63,6 +70,9 @@ func (c *Conn) handshake(ctx context.Context, phase Phase) error {
 	defer cancel()
 	c.setDeadline(ctx, c.cfg.Timeouts.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if veto := (*vetoError)(nil); errors.As(err, &veto) {
+			return c.lose(temporary(phase, veto))
+		}
 		return c.lose(temporary(phase, fmt.Errorf("%w: %w", errHandshake, err)))
 	}
 	negotiated := conn.ConnectionState()
@@ -91,7 +101,9 @@ func (c *Conn) tlsConfig(state *TLSState) *tls.Config {
 			return state.VerifyError
 		}
 		if also != nil {
-			return also(cs)
+			if err := also(cs); err != nil {
+				return &vetoError{err}
+			}
 		}
 		return nil
 	}
