@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
@@ -27,6 +28,10 @@ type Router struct {
 	proxy   *proxy.Proxy      // always there, so that routes can come later
 	dns     *dnsserver.Server // nil: not configured
 	radius  *radius.Server    // nil: not configured
+	certs   *certs.Manager    // nil: automatic certificates are off
+
+	onDemand bool       // certificates come at handshakes, too
+	naming   sync.Mutex // held while certs is told the names of routes
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -52,12 +57,21 @@ func New(opts ...Option) (*Router, error) {
 	if err := o.config.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Router{config: o.config, log: o.log, backend: o.backend}
+	r := &Router{config: o.config, log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	if s := o.config.Storage; r.backend == nil && s != nil && s.FSPath != "" {
 		r.backend = storage.Dir(s.FSPath)
+	}
+	var err error
+	if r.certs, err = r.newCertificates(&o); err != nil {
+		return nil, err
+	}
+	if get := r.getCertificate(o.getCertificate); get != nil {
+		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
+		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
+		o.radius = append(o.radius, radius.WithGetCertificate(get))
 	}
 	if r.config.hasDNS() {
 		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
@@ -84,6 +98,7 @@ func New(opts ...Option) (*Router, error) {
 		return nil, r.routesError(given, err)
 	}
 	r.proxy = p
+	r.setCertificateNames()
 	return r, nil
 }
 
@@ -104,7 +119,14 @@ func (r *Router) components() []component {
 	if r.radius != nil {
 		list = append(list, component{"radiusConfig", "radius", r.radius.Start, r.radius.Stop, r.radius.Wait})
 	}
-	return append(list, component{"smartProxyConfig", "proxy", r.proxy.Start, r.proxy.Stop, r.proxy.Wait})
+	list = append(list, component{"smartProxyConfig", "proxy", r.proxy.Start, r.proxy.Stop, r.proxy.Wait})
+	if r.certs != nil {
+		// Authorities come to the others.
+		start := func(context.Context) error { r.certs.Start(); return nil }
+		wait := func() error { return nil }
+		list = append(list, component{"smartProxyConfig.acme", "certificates", start, r.certs.Stop, wait})
+	}
+	return list
 }
 
 // sectionError is inSection for what a component says.
@@ -135,6 +157,9 @@ func (r *Router) Check() error {
 	if r.radius != nil {
 		errs = append(errs, inSection("radiusConfig", "radius", r.radius.Check()))
 	}
+	if r.certs != nil {
+		errs = append(errs, inSection("smartProxyConfig.acme", "certificates", r.certs.Check()))
+	}
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
@@ -151,8 +176,6 @@ func (r *Router) Unavailable() error {
 	}
 	missing(c.Email != nil, "emailConfig", "the mail system is")
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
-	missing(c.TLS != nil, "tls", "automatic certificates are")
-	missing(c.DNSChallenge != nil, "dnsChallenge", "automatic certificates are")
 	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
 	return check.Err()
 }
@@ -200,10 +223,19 @@ func (r *Router) Start(ctx context.Context) error {
 	if r.radius != nil {
 		r.radius.UseStorage(store)
 	}
+	if r.certs != nil {
+		if err := r.certs.Load(ctx, store); err != nil {
+			return errors.Join(inSection("smartProxyConfig.acme", "certificates", err), store.Close())
+		}
+	}
 	all := r.components()
 	for i, c := range all {
 		if err := c.start(ctx); err != nil {
-			return errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]), store.Close())
+			err = errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]))
+			if r.certs != nil { // it has been loaded
+				err = errors.Join(err, r.certs.Stop(ctx))
+			}
+			return errors.Join(err, store.Close())
 		}
 	}
 	r.mu.Lock()
@@ -289,7 +321,9 @@ func (r *Router) Wait() error {
 // see [proxy.Proxy.UpdateRoutes]. Those that other sections ask for, such as
 // dnsDomain, stay. Before Start it sets the routes to start with.
 func (r *Router) UpdateRoutes(ctx context.Context, routes []proxy.Route) error {
-	return r.routesError(len(routes), r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes)))
+	err := r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes))
+	r.setCertificateNames()
+	return r.routesError(len(routes), err)
 }
 
 // Routes returns a copy of the proxy's routes, without those of other sections.

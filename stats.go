@@ -13,6 +13,8 @@ type Stats struct {
 	DNS *dnsserver.Stats `json:"dns,omitempty"`
 	// RADIUS is nil where no RADIUS server is configured.
 	RADIUS *radius.Stats `json:"radius,omitempty"`
+	// Certificates are the automatic ones, by name.
+	Certificates []CertificateState `json:"certificates,omitempty"`
 }
 
 // Stats returns a snapshot of the counters.
@@ -25,6 +27,9 @@ func (r *Router) Stats() Stats {
 	if r.radius != nil {
 		n := r.radius.Stats()
 		s.RADIUS = &n
+	}
+	if r.certs != nil {
+		s.Certificates = r.certs.States()
 	}
 	return s
 }

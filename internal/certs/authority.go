@@ -1,0 +1,251 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
+)
+
+// authority is the certification authority, and our account there.
+type authority struct {
+	cfg       *Config
+	shelf     *shelf
+	transport *http.Transport
+
+	mu      sync.Mutex
+	account *acme.Account // nil: not known yet
+}
+
+// Bounds on what an authority may make us wait for and read.
+const (
+	requestTimeout   = 30 * time.Second
+	directoryTimeout = 10 * time.Second
+	maxResponse      = 1 << 20
+	maxRetryAfter    = 7 * 24 * time.Hour
+)
+
+func newAuthority(cfg *Config, s *shelf, roots *x509.CertPool) *authority {
+	return &authority{cfg: cfg, shelf: s, transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		TLSClientConfig:       &tls.Config{RootCAs: roots},
+		TLSHandshakeTimeout:   directoryTimeout,
+		ResponseHeaderTimeout: requestTimeout,
+		IdleConnTimeout:       time.Minute,
+		ForceAttemptHTTP2:     true,
+	}}
+}
+
+func (a *authority) close() { a.transport.CloseIdleConnections() }
+
+// readRoots reads Config.CARootPath.
+func readRoots(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &conf.FieldError{Path: "caRootPath", Msg: "cannot read the roots: " + err.Error(), Err: err}
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, &conf.FieldError{Path: "caRootPath", Msg: fmt.Sprintf("%s has no certificate in PEM form", path)}
+	}
+	return pool, nil
+}
+
+// client is a conversation with the authority.
+type client struct {
+	acme.Client
+	replies replies
+}
+
+func (a *authority) client() *client {
+	c := new(client)
+	c.replies = replies{directory: a.cfg.Directory, next: a.transport}
+	c.Directory, c.PollTimeout, c.UserAgent = a.cfg.Directory, a.cfg.Timeout, "dcrouter"
+	c.HTTPClient = &http.Client{Timeout: requestTimeout, Transport: &c.replies}
+	return c
+}
+
+// replies bounds the authority's replies and sees when it wants to be left in
+// peace.
+type replies struct {
+	directory string
+	next      http.RoundTripper
+
+	mu    sync.Mutex
+	pause time.Duration // of the last reply, if that was an error
+}
+
+func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
+	cancel := context.CancelFunc(func() {})
+	if req.URL.String() == r.directory {
+		// acmez holds a lock of the process meanwhile.
+		var ctx context.Context
+		ctx, cancel = context.WithTimeout(req.Context(), directoryTimeout)
+		req = req.WithContext(ctx)
+	}
+	resp, err := r.next.RoundTrip(req)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	r.mu.Lock()
+	r.pause = 0
+	if resp.StatusCode >= 400 {
+		r.pause = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	}
+	r.mu.Unlock()
+	resp.Body = &boundedBody{io.LimitReader(resp.Body, maxResponse), resp.Body, cancel}
+	return resp, nil
+}
+
+// asked returns how long the authority wants to be left in peace.
+func (r *replies) asked() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pause
+}
+
+// retryAfter reads the field of that name (RFC 9110 section 10.2.3).
+func retryAfter(s string, now time.Time) time.Duration {
+	d := time.Duration(0)
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		d = time.Duration(n) * time.Second
+	} else if t, err := http.ParseTime(s); err == nil {
+		d = t.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
+}
+
+type boundedBody struct {
+	io.Reader
+	body   io.Closer
+	cancel context.CancelFunc
+}
+
+func (b *boundedBody) Close() error {
+	defer b.cancel()
+	return b.body.Close()
+}
+
+// savedAccount is an account as it is kept.
+type savedAccount struct {
+	Location string   `json:"location"`
+	Contact  []string `json:"contact"`
+	Key      string   `json:"key"` // PEM
+}
+
+// myAccount returns the account, which it makes if there is none yet.
+func (a *authority) myAccount(ctx context.Context, c *client) (acme.Account, error) {
+	a.mu.Lock()
+	known := a.account
+	a.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	var account acme.Account
+	err := a.shelf.alone(ctx, a.shelf.accountKey(), func(ctx context.Context) (err error) {
+		account, err = a.loadOrRegister(ctx, c)
+		return err
+	})
+	if err != nil {
+		return acme.Account{}, fmt.Errorf("the account at the authority: %w", err)
+	}
+	a.mu.Lock()
+	a.account = &account
+	a.mu.Unlock()
+	return account, nil
+}
+
+func (a *authority) loadOrRegister(ctx context.Context, c *client) (acme.Account, error) {
+	account := acme.Account{Status: acme.StatusValid}
+	if a.cfg.Email != "" {
+		account.Contact = []string{"mailto:" + a.cfg.Email}
+	}
+	var saved savedAccount
+	found, err := a.shelf.load(ctx, a.shelf.accountKey(), &saved)
+	if err != nil {
+		return account, err
+	}
+	if found {
+		if account.PrivateKey, err = decodeKey([]byte(saved.Key)); err != nil {
+			return account, err
+		}
+		account.Location = saved.Location
+		if len(saved.Contact) == len(account.Contact) && (len(saved.Contact) == 0 || saved.Contact[0] == account.Contact[0]) {
+			return account, nil
+		}
+		if _, err := c.GetDirectory(ctx); err != nil {
+			return account, err
+		}
+		if _, err := c.UpdateAccount(ctx, acme.Account{Contact: account.Contact, Location: account.Location, PrivateKey: account.PrivateKey}); err != nil {
+			return account, err
+		}
+	} else {
+		if account.PrivateKey, err = generateKey(P256); err != nil {
+			return account, err
+		}
+		request := acme.Account{Contact: account.Contact, TermsOfServiceAgreed: true, PrivateKey: account.PrivateKey}
+		if e := a.cfg.ExternalAccount; e != nil {
+			if err := request.SetExternalAccountBinding(ctx, &c.Client, acme.EAB{KeyID: e.KeyID, MACKey: e.MACKey}); err != nil {
+				return account, err
+			}
+		}
+		made, err := c.NewAccount(ctx, request)
+		if err != nil {
+			return account, err
+		}
+		account.Location = made.Location
+	}
+	key, err := encodeKey(account.PrivateKey)
+	if err != nil {
+		return account, err
+	}
+	return account, a.shelf.save(ctx, a.shelf.accountKey(), savedAccount{account.Location, account.Contact, string(key)}, 0)
+}
+
+// forgetAccount drops an account that the authority does not have any more,
+// unless another is in its place already.
+func (a *authority) forgetAccount(ctx context.Context, location string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.account == nil || a.account.Location != location {
+		return nil
+	}
+	a.account = nil
+	return a.shelf.alone(ctx, a.shelf.accountKey(), func(ctx context.Context) error {
+		var saved savedAccount
+		if found, err := a.shelf.load(ctx, a.shelf.accountKey(), &saved); err != nil || !found || saved.Location != location {
+			return err
+		}
+		return a.shelf.store.Delete(ctx, a.shelf.accountKey())
+	})
+}
+
+// problem reports whether an error is one of these that the authority names
+// (RFC 8555 section 6.7).
+func problem(err error, types ...string) bool {
+	var p acme.Problem
+	if !errors.As(err, &p) {
+		return false
+	}
+	for _, t := range types {
+		if p.Type == t {
+			return true
+		}
+	}
+	return false
+}
