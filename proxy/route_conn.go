@@ -121,6 +121,9 @@ func (r *run) serveTLS(c *conn) {
 		return
 	}
 	c.serverName = host
+	if r.isTLSChallenge(hello) && r.answersTLSChallenge(c) {
+		return
+	}
 	q := &query{client: c.client.Addr(), host: host}
 	t, p := r.routes(c)
 	rt := p.hello.find(q, anyTraffic)
