@@ -73,6 +73,9 @@ func New(opts ...Option) (*Router, error) {
 		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
 		o.radius = append(o.radius, radius.WithGetCertificate(get))
 	}
+	if r.certs != nil {
+		o.proxy = append(o.proxy, proxy.WithHTTPChallenge(r.certs.HTTPChallenge), proxy.WithTLSALPNChallenge(r.certs.TLSALPNChallenge))
+	}
 	if r.config.hasDNS() {
 		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
 		if err != nil {

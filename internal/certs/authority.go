@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,17 +31,17 @@ type authority struct {
 
 // Bounds on what an authority may make us wait for and read.
 const (
-	requestTimeout   = 30 * time.Second
-	directoryTimeout = 10 * time.Second
-	maxResponse      = 1 << 20
-	maxRetryAfter    = 7 * 24 * time.Hour
+	requestTimeout = 30 * time.Second
+	quickTimeout   = 10 * time.Second // where everything else waits
+	maxResponse    = 1 << 20
+	maxRetryAfter  = 7 * 24 * time.Hour
 )
 
 func newAuthority(cfg *Config, s *shelf, roots *x509.CertPool) *authority {
 	return &authority{cfg: cfg, shelf: s, transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		TLSClientConfig:       &tls.Config{RootCAs: roots},
-		TLSHandshakeTimeout:   directoryTimeout,
+		TLSHandshakeTimeout:   quickTimeout,
 		ResponseHeaderTimeout: requestTimeout,
 		IdleConnTimeout:       time.Minute,
 		ForceAttemptHTTP2:     true,
@@ -85,19 +86,29 @@ type replies struct {
 	directory string
 	next      http.RoundTripper
 
-	mu    sync.Mutex
-	pause time.Duration // of the last reply, if that was an error
+	mu      sync.Mutex
+	renewal string        // where it suggests times of renewal, "" if not known
+	pause   time.Duration // that the last reply asks for, if it was an error
 }
 
 func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.mu.Lock()
+	renewal := r.renewal != "" && strings.HasPrefix(req.URL.String(), r.renewal+"/")
+	r.mu.Unlock()
 	cancel := context.CancelFunc(func() {})
-	if req.URL.String() == r.directory {
-		// acmez holds a lock of the process meanwhile.
+	if renewal || req.URL.String() == r.directory { // of which acmez has one lock for the process
 		var ctx context.Context
-		ctx, cancel = context.WithTimeout(req.Context(), directoryTimeout)
+		ctx, cancel = context.WithTimeout(req.Context(), quickTimeout)
 		req = req.WithContext(ctx)
 	}
 	resp, err := r.next.RoundTrip(req)
+	if renewal && (err != nil || resp.StatusCode != http.StatusOK) {
+		if err == nil {
+			resp.Body.Close()
+		}
+		cancel()
+		return noSuggestion(req), nil
+	}
 	if err != nil {
 		cancel()
 		return nil, err
@@ -110,6 +121,33 @@ func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
 	r.mu.Unlock()
 	resp.Body = &boundedBody{io.LimitReader(resp.Body, maxResponse), resp.Body, cancel}
 	return resp, nil
+}
+
+// noSuggestion stands for an authority that has none about a renewal. Left to
+// itself acmez asks three times with pauses of seconds, while the certificate
+// waits.
+func noSuggestion(req *http.Request) *http.Response {
+	return &http.Response{
+		StatusCode: http.StatusOK, Request: req, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(`{"suggestedWindow":{"start":"1970-01-01T00:00:00Z","end":"1970-01-02T00:00:00Z"}}`)),
+	}
+}
+
+// suggested returns what the authority itself has suggested.
+func suggested(info acme.RenewalInfo) acme.RenewalInfo {
+	if info.SuggestedWindow.End.Year() <= 1970 {
+		return acme.RenewalInfo{}
+	}
+	return info
+}
+
+// open learns what the authority offers.
+func (c *client) open(ctx context.Context) (acme.Directory, error) {
+	dir, err := c.GetDirectory(ctx)
+	c.replies.mu.Lock()
+	c.replies.renewal = dir.RenewalInfo
+	c.replies.mu.Unlock()
+	return dir, err
 }
 
 // asked returns how long the authority wants to be left in peace.
@@ -188,7 +226,7 @@ func (a *authority) loadOrRegister(ctx context.Context, c *client) (acme.Account
 		if len(saved.Contact) == len(account.Contact) && (len(saved.Contact) == 0 || saved.Contact[0] == account.Contact[0]) {
 			return account, nil
 		}
-		if _, err := c.GetDirectory(ctx); err != nil {
+		if _, err := c.open(ctx); err != nil {
 			return account, err
 		}
 		if _, err := c.UpdateAccount(ctx, acme.Account{Contact: account.Contact, Location: account.Location, PrivateKey: account.PrivateKey}); err != nil {

@@ -71,7 +71,7 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	if len(old)-len(m.order) >= maxOnDemand {
 		return nil, fmt.Errorf("%d names on demand already", maxOnDemand)
 	}
-	c := newManaged(name, true)
+	c := m.newManaged(name, true)
 	c.used.Store(time.Now().Unix())
 	all := maps.Clone(old)
 	all[name] = c

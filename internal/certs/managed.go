@@ -16,9 +16,10 @@ import (
 type managed struct {
 	name string
 	// shown is what handshakes get: nil if there is none.
-	shown atomic.Pointer[tls.Certificate]
-	used  atomic.Int64 // last handshake, in Unix seconds; on demand only
-	wake  chan struct{}
+	shown     atomic.Pointer[tls.Certificate]
+	used      atomic.Int64 // last handshake, in Unix seconds; on demand only
+	wake      chan struct{}
+	noRenewal bool
 
 	mu       sync.Mutex
 	onDemand bool
@@ -32,11 +33,11 @@ type managed struct {
 	blocked  bool // no challenge was possible at the last attempt
 	state    State
 
-	renewAt, suggestAt, stapleAt time.Time
+	restUntil, renewAt, suggestAt, stapleAt time.Time
 }
 
-func newManaged(name string, onDemand bool) *managed {
-	return &managed{name: name, onDemand: onDemand, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+func (m *Manager) newManaged(name string, onDemand bool) *managed {
+	return &managed{name: name, noRenewal: m.cfg.NoRenewal, onDemand: onDemand, wake: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
 func (c *managed) begin(cancel context.CancelFunc) {
@@ -100,8 +101,8 @@ func (c *managed) snapshotLocked() State {
 		s.Issuer, s.NotBefore, s.NotAfter = c.pair.issuer(), c.pair.leaf().NotBefore, c.pair.leaf().NotAfter
 		s.Stapled = len(c.staple.raw) > 0
 	}
-	if s.NextTry.IsZero() && !s.InProgress {
-		s.NextTry = c.renewAt
+	if s.NextTry.IsZero() && !s.InProgress && c.pair != nil && !c.noRenewal {
+		s.NextTry = c.nextRenewal()
 	}
 	return s
 }
@@ -118,15 +119,15 @@ func (c *managed) load(ctx context.Context, s *shelf) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pair == nil || k.leaf().NotAfter.After(c.pair.leaf().NotAfter) {
-		c.use(k, acme.RenewalInfo{})
+		c.use(k, acme.RenewalInfo{}, k.leaf().NotBefore)
 	}
 	return nil
 }
 
-// use makes a certificate the one in use. c.mu is held.
-func (c *managed) use(k *keyPair, info acme.RenewalInfo) {
+// use makes a certificate of some time the one in use. c.mu is held.
+func (c *managed) use(k *keyPair, info acme.RenewalInfo, since time.Time) {
 	c.pair, c.renewal, c.staple, c.revoked = k, info, staple{}, false
-	c.renewAt, c.suggestAt, c.stapleAt = renewalTime(k, info), time.Time{}, time.Time{}
+	c.restUntil, c.renewAt, c.suggestAt, c.stapleAt = since.Add(rest(k)), renewalTime(k, info), time.Time{}, time.Time{}
 	if info.HasWindow() {
 		c.suggestAt = suggestionTime(k, info, time.Now())
 	}
@@ -182,7 +183,15 @@ func (m *Manager) isWanted(c *managed, now time.Time) bool {
 	if c.pair == nil || c.unsaved {
 		return true
 	}
-	return !m.cfg.NoRenewal && (c.revoked || !now.Before(c.renewAt))
+	return !m.cfg.NoRenewal && !now.Before(c.nextRenewal())
+}
+
+// nextRenewal is when the certificate in use is to be replaced. c.mu is held.
+func (c *managed) nextRenewal() time.Time {
+	if c.revoked || c.renewAt.Before(c.restUntil) {
+		return c.restUntil
+	}
+	return c.renewAt
 }
 
 // maxLook bounds the time between two looks, should the clock be changed.
@@ -202,7 +211,7 @@ func (m *Manager) nextLook(c *managed) time.Time {
 	if m.isWanted(c, now) {
 		sooner(c.state.NextTry)
 	} else if !m.cfg.NoRenewal {
-		sooner(c.renewAt)
+		sooner(c.nextRenewal())
 	}
 	if c.pair != nil {
 		if !m.cfg.NoRenewal {
@@ -305,7 +314,7 @@ func (m *Manager) obtain(ctx context.Context, r *run, client *client, c *managed
 			return err
 		}
 		c.mu.Lock()
-		c.use(got.pair, got.renewal)
+		c.use(got.pair, got.renewal, time.Now())
 		c.unsaved = true
 		if got.challenge != "" {
 			c.state.Challenge = got.challenge
@@ -357,13 +366,19 @@ func (m *Manager) askForRenewal(ctx context.Context, r *run, c *managed) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	info, err := r.authority.client().GetRenewalInfo(ctx, pair.leaf())
+	client := r.authority.client()
+	var info acme.RenewalInfo
+	_, err := client.open(ctx)
+	if err == nil {
+		info, err = client.GetRenewalInfo(ctx, pair.leaf())
+		info = suggested(info)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pair != pair {
 		return
 	}
-	if err == nil && !info.SameWindow(c.renewal) {
+	if err == nil && info.HasWindow() && !info.SameWindow(c.renewal) {
 		c.renewal, c.renewAt = info, renewalTime(pair, info)
 	}
 	c.suggestAt = suggestionTime(pair, info, time.Now())

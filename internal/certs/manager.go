@@ -163,7 +163,7 @@ func (m *Manager) SetNames(names []string) {
 		m.order = append(m.order, name)
 		c := old[name]
 		if c == nil {
-			c = newManaged(name, false)
+			c = m.newManaged(name, false)
 		}
 		c.wanted()
 		all[name] = c

@@ -73,7 +73,7 @@ func (a *authority) issue(ctx context.Context, c *client, r request) (issued, er
 }
 
 func (a *authority) issueAs(ctx context.Context, c *client, account acme.Account, r request) (issued, error) {
-	dir, err := c.GetDirectory(ctx)
+	dir, err := c.open(ctx)
 	if err != nil {
 		return issued{}, err
 	}
@@ -142,7 +142,7 @@ func (a *authority) resume(ctx context.Context, c *client, account acme.Account,
 	}
 	order.Location = saved.Location
 	got, err := finish(ctx, c, account, order, key, name)
-	if err != nil || !time.Now().Before(renewalTime(got.pair, got.renewal)) {
+	if err != nil || !time.Now().Before(renewalTime(got.pair, acme.RenewalInfo{})) {
 		return drop() // it is from long ago
 	}
 	return got, nil
@@ -241,7 +241,7 @@ func finish(ctx context.Context, c *client, account acme.Account, order acme.Ord
 		return issued{}, errors.New("what the authority has sent is not for this name")
 	}
 	if info := chains[0].RenewalInfo; info != nil {
-		got.renewal = *info
+		got.renewal = suggested(*info)
 	}
 	return got, nil
 }

@@ -7,23 +7,30 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// renewalTime is when to renew a certificate: when the authority says (RFC 9773
-// section 4.2), or when a third of its life is left, of short ones a half, as
-// Let's Encrypt advises. Either way there is time left for attempts that fail.
+// renewalTime is when to renew a certificate: at some time in the window that
+// the authority suggests (RFC 9773 section 4.2), or when a third of its life is
+// left, of short ones a half, as Let's Encrypt advises. Either way there is time
+// left for attempts that fail.
 func renewalTime(k *keyPair, info acme.RenewalInfo) time.Time {
 	life := k.leaf().NotAfter.Sub(k.leaf().NotBefore)
+	if info.HasWindow() {
+		start, end := info.SuggestedWindow.Start, info.SuggestedWindow.End
+		if latest := k.leaf().NotAfter.Add(-life / 10); end.After(latest) {
+			end = latest
+		}
+		return start.Add(rand.N(max(end.Sub(start), 1)))
+	}
 	left := life / 3
 	if life < 10*24*time.Hour {
 		left = life / 2
 	}
-	at := k.leaf().NotAfter.Add(-left)
-	if info.HasWindow() {
-		at = info.SelectedTime
-		if latest := k.leaf().NotAfter.Add(-life / 10); at.After(latest) {
-			at = latest
-		}
-	}
-	return at
+	return k.leaf().NotAfter.Add(-left)
+}
+
+// rest is for how long a new certificate is not renewed, whatever the authority
+// suggests and the responder says: they could be wrong about each one.
+func rest(k *keyPair) time.Duration {
+	return min(time.Hour, k.leaf().NotAfter.Sub(k.leaf().NotBefore)/10)
 }
 
 // suggestionTime is when to ask the authority again about the renewal of a

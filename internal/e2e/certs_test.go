@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -62,11 +61,9 @@ type setup struct {
 	opts    []dcrouter.Option
 	config  func(*dcrouter.Config)
 	backend storage.Backend
-	// directory is given in the place of Pebble's.
-	directory string
-	// keep takes over the authority and the DNS port of another gateway.
-	keep *gateway
-	// down does not start the authority.
+	// front, if there is one, stands before the authority.
+	front *front
+	// down does not start the authority yet.
 	down bool
 }
 
@@ -77,12 +74,7 @@ func newGateway(t *testing.T, s setup) *gateway {
 	g := &gateway{log: new(syncBuffer)}
 	dnsPort := testenv.FreePort(t)
 	g.dns = fmt.Sprintf("127.0.0.1:%d", dnsPort)
-	if s.keep != nil {
-		g.pebble, g.dns = s.keep.pebble, s.keep.dns
-		_, text, _ := net.SplitHostPort(g.dns)
-		dnsPort, _ = strconv.Atoi(text)
-	}
-	if g.pebble == nil && !s.down {
+	if !s.down {
 		s.pebble.DNS = g.dns
 		g.pebble = testenv.StartPebble(t, s.pebble)
 	}
@@ -90,8 +82,11 @@ func newGateway(t *testing.T, s setup) *gateway {
 	if g.pebble != nil {
 		acme.CARootPath, acme.CADirectory = g.pebble.CAPath, g.pebble.Directory
 	}
-	if s.directory != "" {
-		acme.CADirectory = s.directory
+	if s.front != nil {
+		acme.CARootPath, acme.CADirectory = s.front.certPath, s.front.directory()
+		if !s.down {
+			s.front.start(t, g.pebble)
+		}
 	}
 	if acme.RetryInterval == 0 {
 		acme.RetryInterval = time.Second
