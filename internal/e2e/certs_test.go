@@ -63,6 +63,8 @@ type setup struct {
 	backend storage.Backend
 	// front, if there is one, stands before the authority.
 	front *front
+	// world is where the authority looks names up, if not at the gateway.
+	world *dnsserver.Server
 	// down does not start the authority yet.
 	down bool
 }
@@ -76,6 +78,9 @@ func newGateway(t *testing.T, s setup) *gateway {
 	g.dns = fmt.Sprintf("127.0.0.1:%d", dnsPort)
 	if !s.down {
 		s.pebble.DNS = g.dns
+		if s.world != nil {
+			s.pebble.DNS = strings.TrimSuffix(s.world.Addrs()[0], "/udp")
+		}
 		g.pebble = testenv.StartPebble(t, s.pebble)
 	}
 	acme := s.acme
