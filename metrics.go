@@ -43,6 +43,7 @@ func (r *Router) Collector() prometheus.Collector {
 		targetEjections:   desc("target_ejections_total", "Ejections of the target by circuit breakers.", "target"),
 		dns:               newDNSMetrics(desc),
 		radius:            newRADIUSMetrics(desc),
+		certificates:      newCertificateMetrics(desc),
 	}
 }
 
@@ -54,6 +55,8 @@ type collector struct {
 	targetHealthy, targetActive, targetTotal, targetFailedTotal, targetEjected, targetEjections *prometheus.Desc
 	dns    dnsMetrics
 	radius radiusMetrics
+
+	certificates certificateMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -65,6 +68,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	c.dns.describe(ch)
 	c.radius.describe(ch)
+	c.certificates.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -82,6 +86,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if all.RADIUS != nil {
 		c.radius.collect(all.RADIUS, gauge, counter)
 	}
+	c.certificates.collect(all.Certificates, gauge, counter)
 	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))
 	gauge(c.udpSessions, float64(s.UDPSessions))

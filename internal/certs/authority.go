@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -223,36 +224,49 @@ func (a *authority) loadOrRegister(ctx context.Context, c *client) (acme.Account
 			return account, err
 		}
 		account.Location = saved.Location
-		if len(saved.Contact) == len(account.Contact) && (len(saved.Contact) == 0 || saved.Contact[0] == account.Contact[0]) {
-			return account, nil
-		}
-		if _, err := c.open(ctx); err != nil {
-			return account, err
-		}
-		if _, err := c.UpdateAccount(ctx, acme.Account{Contact: account.Contact, Location: account.Location, PrivateKey: account.PrivateKey}); err != nil {
-			return account, err
-		}
 	} else {
+		// The key is kept first: with it the authority finds the account again
+		// that it has made for an attempt that did not come to its end.
 		if account.PrivateKey, err = generateKey(P256); err != nil {
 			return account, err
 		}
-		request := acme.Account{Contact: account.Contact, TermsOfServiceAgreed: true, PrivateKey: account.PrivateKey}
-		if e := a.cfg.ExternalAccount; e != nil {
-			if err := request.SetExternalAccountBinding(ctx, &c.Client, acme.EAB{KeyID: e.KeyID, MACKey: e.MACKey}); err != nil {
-				return account, err
-			}
-		}
-		made, err := c.NewAccount(ctx, request)
-		if err != nil {
+		if err := a.saveAccount(ctx, account); err != nil {
 			return account, err
 		}
-		account.Location = made.Location
 	}
-	key, err := encodeKey(account.PrivateKey)
+	if account.Location != "" && slices.Equal(saved.Contact, account.Contact) {
+		return account, nil
+	}
+	if _, err := c.open(ctx); err != nil {
+		return account, err
+	}
+	request := acme.Account{Contact: account.Contact, Location: account.Location, PrivateKey: account.PrivateKey}
+	if account.Location != "" {
+		if _, err := c.UpdateAccount(ctx, request); err != nil {
+			return account, err
+		}
+		return account, a.saveAccount(ctx, account)
+	}
+	request.TermsOfServiceAgreed = true
+	if e := a.cfg.ExternalAccount; e != nil {
+		if err := request.SetExternalAccountBinding(ctx, &c.Client, acme.EAB{KeyID: e.KeyID, MACKey: e.MACKey}); err != nil {
+			return account, err
+		}
+	}
+	made, err := c.NewAccount(ctx, request)
 	if err != nil {
 		return account, err
 	}
-	return account, a.shelf.save(ctx, a.shelf.accountKey(), savedAccount{account.Location, account.Contact, string(key)}, 0)
+	account.Location = made.Location
+	return account, a.saveAccount(ctx, account)
+}
+
+func (a *authority) saveAccount(ctx context.Context, account acme.Account) error {
+	key, err := encodeKey(account.PrivateKey)
+	if err != nil {
+		return err
+	}
+	return a.shelf.save(ctx, a.shelf.accountKey(), savedAccount{account.Location, account.Contact, string(key)}, 0)
 }
 
 // forgetAccount drops an account that the authority does not have any more,

@@ -31,9 +31,9 @@ type front struct {
 	// meddle is asked before a request is passed on, and returns true if it has
 	// answered it.
 	meddle func(w http.ResponseWriter, r *http.Request) bool
-	// hold is called with the path of a request that has been answered, before the
-	// answer is passed on.
-	hold func(path string)
+	// hold is called with the path of a request that has been answered, and
+	// whether that was a success, before the answer is passed on.
+	hold func(path string, ok bool)
 }
 
 // Segments of Pebble's paths.
@@ -73,7 +73,7 @@ func (f *front) start(t *testing.T, pebble *testenv.Pebble) {
 		Transport: transport,
 		ModifyResponse: func(r *http.Response) error {
 			if f.hold != nil {
-				f.hold(r.Request.URL.Path)
+				f.hold(r.Request.URL.Path, r.StatusCode < 300)
 			}
 			return nil
 		},

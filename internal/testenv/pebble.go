@@ -21,7 +21,8 @@ type PebbleOpts struct {
 	HTTPPort, TLSPort int
 	// Validity of its certificates. Default 90 days.
 	Validity time.Duration
-	// OCSP is the URL of the responder in its certificates.
+	// OCSP is the URL of the responder in its certificates. Then its keys are RSA
+	// keys: it hands out no others to whoever is the responder.
 	OCSP string
 	// Blocked are domains that it refuses.
 	Blocked []string
@@ -61,11 +62,15 @@ func StartPebble(t testing.TB, o PebbleOpts) *Pebble {
 	if o.Validity == 0 {
 		o.Validity = 90 * 24 * time.Hour
 	}
+	algorithm := "ecdsa"
+	if o.OCSP != "" {
+		algorithm = "rsa"
+	}
 	certPath, keyPath, pool := SelfSigned(t)
 	addr, management := fmt.Sprintf("127.0.0.1:%d", o.Port), fmt.Sprintf("127.0.0.1:%d", o.ManagementPort)
 	config := map[string]any{
 		"listenAddress": addr, "managementListenAddress": management, "certificate": certPath, "privateKey": keyPath,
-		"httpPort": o.HTTPPort, "tlsPort": o.TLSPort, "ocspResponderURL": o.OCSP, "domainBlocklist": o.Blocked, "keyAlgorithm": "ecdsa",
+		"httpPort": o.HTTPPort, "tlsPort": o.TLSPort, "ocspResponderURL": o.OCSP, "domainBlocklist": o.Blocked, "keyAlgorithm": algorithm,
 		"externalAccountBindingRequired": len(o.MACKeys) > 0, "externalAccountMACKeys": o.MACKeys,
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
 		"profiles":   map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": int(o.Validity / time.Second)}},
