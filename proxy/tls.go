@@ -11,6 +11,9 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/certfile"
+	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // tlsPolicy is one way to terminate TLS: a certificate and what is asked of
@@ -20,8 +23,8 @@ import (
 // be resumed under another.
 type tlsPolicy struct {
 	key tlsPolicyKey
-	// cert is replaced when the files have changed. Nil for "auto".
-	cert atomic.Pointer[tls.Certificate]
+	// files are read anew by each update. Nil for "auto".
+	files atomic.Pointer[certfile.Pair]
 	// http offers HTTP in ALPN, stream offers nothing, http3 is for QUIC.
 	http, stream, http3 *tls.Config
 	tickets             ticketRing
@@ -35,9 +38,9 @@ type tlsPolicyKey struct {
 }
 
 // loadPolicy returns the policy for t, the one in known where there is one,
-// and the certificate to put into it once the update that asks for it is
+// and the files to put into it once the update that asks for it is
 // certain to take place.
-func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, *tls.Certificate, error) {
+func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, *certfile.Pair, error) {
 	key := tlsPolicyKey{certPath: t.Certificate.CertPath, keyPath: t.Certificate.KeyPath}
 	var clientCAs *x509.CertPool
 	if t.ClientAuth != nil {
@@ -48,25 +51,24 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		key.clientCA, clientCAs = pem, pool
 	}
 
-	var cert *tls.Certificate
+	var files *certfile.Pair
 	if !t.Certificate.Auto {
-		c, err := loadCertificate(t.Certificate)
-		if err != nil {
-			return nil, nil, err
+		var err error
+		if files, err = certfile.Open(key.certPath, key.keyPath, p.log); err != nil {
+			return nil, nil, conf.Prefix("certificate", err)
 		}
-		cert = c
 	}
 	if policy := known[key]; policy != nil {
-		return policy, cert, nil
+		return policy, files, nil
 	}
 
 	policy := &tlsPolicy{key: key}
-	if cert != nil {
-		policy.cert.Store(cert)
-	}
 	getCertificate := p.opts.getCertificate
-	if !t.Certificate.Auto {
-		getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return policy.cert.Load(), nil }
+	if files != nil {
+		policy.files.Store(files)
+		getCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return policy.files.Load().GetCertificate(hello)
+		}
 	}
 	config := func(protocols ...string) *tls.Config {
 		c := &tls.Config{
@@ -85,7 +87,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	policy.http3.GetCertificate = p.recovered(getCertificate)
 	policy.rotateTickets(time.Now())
 	known[key] = policy
-	return policy, cert, nil
+	return policy, files, nil
 }
 
 // recovered calls code of the host where nobody else would recover from its
@@ -122,23 +124,6 @@ func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
 		return p.http
 	}
 	return p.stream
-}
-
-// loadCertificate reads a key pair; errors name the field at fault.
-func loadCertificate(c Certificate) (*tls.Certificate, error) {
-	certPEM, err := readFile(c.CertPath)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error(), Err: err}
-	}
-	keyPEM, err := readFile(c.KeyPath)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error(), Err: err}
-	}
-	cert, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate", Msg: fmt.Sprintf("%s and %s are not a certificate and its key: %v", c.CertPath, c.KeyPath, err)}
-	}
-	return &cert, nil
 }
 
 // loadCAs reads a PEM file of certification authorities.
