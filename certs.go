@@ -10,6 +10,7 @@ import (
 	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 )
 
 // CertificateState is what there is to know about an automatic certificate:
@@ -38,12 +39,31 @@ func (c *Config) automation() (proxy.ACME, bool) {
 	return a, given && (a.Enabled == nil || *a.Enabled)
 }
 
-// newCertificates makes what obtains certificates, or nil if they are not.
-func (r *Router) newCertificates(o *options) (*certs.Manager, error) {
+// setUpCertificates makes what the configuration says certificates come from.
+func (r *Router) setUpCertificates(o *options) (err error) {
 	a, on := r.config.automation()
-	if !on {
-		return nil, nil
+	switch {
+	case on && a.LocalCA:
+		r.local = new(localCertificates)
+	case on:
+		r.certs, err = r.newCertificates(&a, o)
 	}
+	if err != nil {
+		return err
+	}
+	if get := r.getCertificate(o.getCertificate); get != nil {
+		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
+		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
+		o.radius = append(o.radius, radius.WithGetCertificate(get))
+	}
+	if r.certs != nil {
+		o.proxy = append(o.proxy, proxy.WithHTTPChallenge(r.certs.HTTPChallenge), proxy.WithTLSALPNChallenge(r.certs.TLSALPNChallenge))
+	}
+	return nil
+}
+
+// newCertificates makes what obtains certificates.
+func (r *Router) newCertificates(a *proxy.ACME, o *options) (*certs.Manager, error) {
 	cfg := certs.Config{
 		Directory:     a.CADirectory,
 		CARootPath:    a.CARootPath,
@@ -69,7 +89,7 @@ func (r *Router) newCertificates(o *options) (*certs.Manager, error) {
 	}
 	opts := []certs.Option{
 		certs.WithLogger(r.log),
-		certs.WithReachable(func(challenge string) bool { return r.reachable(&a, challenge) }),
+		certs.WithReachable(func(challenge string) bool { return r.reachable(a, challenge) }),
 	}
 	if r.config.hasDNS() {
 		opts = append(opts, certs.WithDNS(challengeZones{r}))
@@ -91,20 +111,26 @@ func (r *Router) newCertificates(o *options) (*certs.Manager, error) {
 }
 
 // getCertificate is asked for every certificate that is "auto". The host's
-// comes first. Nil if there is neither.
-func (r *Router) getCertificate(host func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+// comes first. Nil if there is no source.
+func (r *Router) getCertificate(host getCertificateFunc) getCertificateFunc {
+	var own getCertificateFunc
 	switch {
-	case r.certs == nil:
+	case r.certs != nil:
+		own = r.certs.GetCertificate
+	case r.local != nil:
+		own = r.local.getCertificate
+	default:
 		return host
-	case host == nil:
-		return r.certs.GetCertificate
+	}
+	if host == nil {
+		return own
 	}
 	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		cert, hostErr := host(hello)
 		if cert != nil && hostErr == nil {
 			return cert, nil
 		}
-		cert, err := r.certs.GetCertificate(hello)
+		cert, err := own(hello)
 		if err != nil && hostErr != nil {
 			return nil, hostErr
 		}
@@ -113,7 +139,7 @@ func (r *Router) getCertificate(host func(*tls.ClientHelloInfo) (*tls.Certificat
 }
 
 // answersFor reports whether the host's code has a certificate for a name.
-func (r *Router) answersFor(host func(*tls.ClientHelloInfo) (*tls.Certificate, error), name string) (has bool) {
+func (r *Router) answersFor(host getCertificateFunc, name string) (has bool) {
 	defer func() {
 		if v := recover(); v != nil { // it may look at the connection, and there is none
 			r.log.Debug("panic while looking for a certificate", "component", "certificates", "name", name, "panic", v)
@@ -126,12 +152,14 @@ func (r *Router) answersFor(host func(*tls.ClientHelloInfo) (*tls.Certificate, e
 // setCertificateNames tells what to have certificates for, the default one for
 // clients that name no server first.
 func (r *Router) setCertificateNames() {
-	if r.certs == nil {
-		return
-	}
 	r.naming.Lock()
 	defer r.naming.Unlock()
-	r.certs.SetNames(r.certificateNames(r.proxy.Routes()))
+	switch {
+	case r.certs != nil:
+		r.certs.SetNames(r.certificateNames(r.proxy.Routes()))
+	case r.local != nil:
+		r.local.setNames(r.certificateNames(r.proxy.Routes()))
+	}
 }
 
 func (r *Router) certificateNames(routes []proxy.Route) []string {

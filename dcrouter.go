@@ -25,10 +25,11 @@ type Router struct {
 	config  Config // routes aside, which the proxy keeps
 	log     *slog.Logger
 	backend storage.Backend
-	proxy   *proxy.Proxy      // always there, so that routes can come later
-	dns     *dnsserver.Server // nil: not configured
-	radius  *radius.Server    // nil: not configured
-	certs   *certs.Manager    // nil: automatic certificates are off
+	proxy   *proxy.Proxy       // always there, so that routes can come later
+	dns     *dnsserver.Server  // nil: not configured
+	radius  *radius.Server     // nil: not configured
+	certs   *certs.Manager     // nil: certificates are not obtained
+	local   *localCertificates // nil: and not made here
 
 	onDemand bool       // certificates come at handshakes, too
 	naming   sync.Mutex // held while certs is told the names of routes
@@ -64,17 +65,8 @@ func New(opts ...Option) (*Router, error) {
 	if s := o.config.Storage; r.backend == nil && s != nil && s.FSPath != "" {
 		r.backend = storage.Dir(s.FSPath)
 	}
-	var err error
-	if r.certs, err = r.newCertificates(&o); err != nil {
+	if err := r.setUpCertificates(&o); err != nil {
 		return nil, err
-	}
-	if get := r.getCertificate(o.getCertificate); get != nil {
-		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
-		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
-		o.radius = append(o.radius, radius.WithGetCertificate(get))
-	}
-	if r.certs != nil {
-		o.proxy = append(o.proxy, proxy.WithHTTPChallenge(r.certs.HTTPChallenge), proxy.WithTLSALPNChallenge(r.certs.TLSALPNChallenge))
 	}
 	if r.config.hasDNS() {
 		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
@@ -229,6 +221,11 @@ func (r *Router) Start(ctx context.Context) error {
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {
 			return errors.Join(inSection("smartProxyConfig.acme", "certificates", err), store.Close())
+		}
+	}
+	if r.local != nil {
+		if err := r.local.open(ctx, store, r.log); err != nil {
+			return errors.Join(err, store.Close())
 		}
 	}
 	all := r.components()

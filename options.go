@@ -24,7 +24,7 @@ type options struct {
 	dns     []dnsserver.Option
 	radius  []radius.Option
 
-	getCertificate    func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	getCertificate    getCertificateFunc
 	onDemand          func(ctx context.Context, name string) error
 	certificateEvents func(CertificateEvent)
 	cloudflare        HTTPClient
