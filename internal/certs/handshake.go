@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -55,7 +56,7 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 			return nil, fmt.Errorf("no certificate: the client names no server")
 		}
 	} else if exact == nil && wildcard == nil || exact != nil && exact.isOnDemand() {
-		return m.demand(hello.Context(), name)
+		return m.demand(contextOf(hello), name)
 	}
 	if m.cfg.CloseWithout {
 		return nil, fmt.Errorf("no certificate for %q yet", name)
@@ -77,6 +78,15 @@ func (m *Manager) first() *tls.Certificate {
 		}
 	}
 	return nil
+}
+
+// contextOf is the context of a handshake, which those lack that were put
+// together by somebody else than crypto/tls.
+func contextOf(hello *tls.ClientHelloInfo) context.Context {
+	if ctx := hello.Context(); ctx != nil {
+		return ctx
+	}
+	return context.Background()
 }
 
 // serverName is how a name that came with a connection is looked up.

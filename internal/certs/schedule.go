@@ -18,7 +18,10 @@ func renewalTime(k *keyPair, info acme.RenewalInfo) time.Time {
 		if latest := k.leaf().NotAfter.Add(-life / 10); end.After(latest) {
 			end = latest
 		}
-		return start.Add(rand.N(max(end.Sub(start), 1)))
+		if start.After(end) {
+			start = end
+		}
+		return start.Add(rand.N(end.Sub(start) + 1))
 	}
 	left := life / 3
 	if life < 10*24*time.Hour {

@@ -132,7 +132,7 @@ func (m *Manager) TLSALPNChallenge(hello *tls.ClientHelloInfo) (*tls.Certificate
 	if m.find(name) == nil {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(hello.Context(), lookupTimeout)
+	ctx, cancel := context.WithTimeout(contextOf(hello), lookupTimeout)
 	defer cancel()
 	c, ok := m.answers.find(ctx, alpnID(name))
 	if !ok {
