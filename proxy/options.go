@@ -16,6 +16,7 @@ type options struct {
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	httpChallenge  func(http.ResponseWriter, *http.Request) bool
 	tlsChallenge   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	echKeys        func(*tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error)
 	listeners      map[string]net.Listener
 	packetConns    map[string]net.PacketConn
 }
@@ -58,6 +59,20 @@ func WithHTTPChallenge(answer func(http.ResponseWriter, *http.Request) bool) Opt
 // routes.
 func WithTLSALPNChallenge(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
 	return func(o *options) { o.tlsChallenge = get }
+}
+
+// WithECHKeys turns Encrypted Client Hello (RFC 9849) on, for TLS that routes
+// terminate and HTTP/3, and sets the source of its keys. It has the contract of
+// [tls.Config.GetEncryptedClientHelloKeys], but for an error: handshakes go on
+// as without keys then. It is called in each handshake, so it should have the
+// keys at hand.
+//
+// The encrypted server name chooses the route. Clients that have an outdated
+// key, or none, are served under the public name of their configuration, so
+// there should be a route for it that terminates TLS and has a certificate. If
+// the public name's route passes TLS through, encrypted hellos do too.
+func WithECHKeys(get func(*tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error)) Option {
+	return func(o *options) { o.echKeys = get }
 }
 
 // WithListener makes the Proxy accept from ln instead of binding addr, which

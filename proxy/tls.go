@@ -78,6 +78,9 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 			NextProtos:             protocols,
 			SessionTicketsDisabled: p.cfg.AllowSessionTicket != nil && !*p.cfg.AllowSessionTicket,
 		}
+		if p.opts.echKeys != nil {
+			c.GetEncryptedClientHelloKeys = p.echKeys // for the client to try again with
+		}
 		if clientCAs != nil {
 			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clientCAs
 		}
@@ -116,14 +119,29 @@ func cipherSuites() []uint16 {
 	}
 }
 
-// config returns the configuration for a connection that may carry HTTP,
-// streams or both.
-func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
-	offersHTTP := slices.Contains(hello.protocols, "h2") || slices.Contains(hello.protocols, "http/1.1")
-	if http && (offersHTTP || !streams) {
-		return p.http
+// termination is how TLS for a name is terminated. The route says by which
+// policy; what comes out may belong to another route with the same name.
+type termination struct {
+	route         *route
+	http, streams bool // what may come out
+}
+
+// termination reports false if no route terminates TLS for the name.
+func (p *portRoutes) termination(q *query) (termination, bool) {
+	rt := p.hello.find(q, anyTraffic)
+	if rt == nil || !rt.terminatesTLS() {
+		return termination{}, false
 	}
-	return p.stream
+	return termination{rt, p.terminated.find(q, httpTraffic) != nil, p.terminated.find(q, streamTraffic) != nil}, true
+}
+
+// config returns the configuration for a client that offers some protocols.
+func (t termination) config(protocols []string) *tls.Config {
+	offersHTTP := slices.Contains(protocols, "h2") || slices.Contains(protocols, "http/1.1")
+	if t.http && (offersHTTP || !t.streams) {
+		return t.route.policy.http
+	}
+	return t.route.policy.stream
 }
 
 // loadCAs reads a PEM file of certification authorities.
