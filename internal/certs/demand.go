@@ -55,7 +55,7 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	if err := m.opts.onDemand(ctx, name); err != nil {
 		return nil, err
 	}
-	kept, err := r.shelf.keyPair(ctx, name)
+	kept, err := r.magic.certificate(ctx, name)
 	if err == nil && kept == nil && !m.newNames.take(time.Now(), newNamesPerMinute) {
 		err = fmt.Errorf("more than %d new names a minute", newNamesPerMinute)
 	}

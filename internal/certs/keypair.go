@@ -24,21 +24,38 @@ type keyPair struct {
 
 func (k *keyPair) leaf() *x509.Certificate { return k.tls.Leaf }
 
-// newKeyPair puts together what an authority has issued for a key.
-func newKeyPair(chain []byte, key crypto.Signer) (*keyPair, error) {
-	text, err := encodeKey(key)
-	if err != nil {
-		return nil, err
-	}
-	// Nothing but certificates is taken from the authority.
+// checkChain returns the certificates of what an authority has sent for a
+// request, and nothing else.
+func checkChain(chain []byte, csr *x509.CertificateRequest) ([]byte, error) {
 	var b bytes.Buffer
 	for block, rest := pem.Decode(chain); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == "CERTIFICATE" {
-			b.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
+		if block.Type != "CERTIFICATE" {
+			continue
 		}
+		if b.Len() == 0 {
+			leaf, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("what the authority has sent: %w", err)
+			}
+			key, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+			if !ok || !key.Equal(csr.PublicKey) {
+				return nil, errors.New("what the authority has sent is for another key")
+			}
+			if !(&keyPair{tls: tls.Certificate{Leaf: leaf}}).covers(csr.DNSNames[0]) {
+				return nil, errors.New("what the authority has sent is not for this name")
+			}
+		}
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
 	}
-	b.Write(text)
-	return parseKeyPair(b.Bytes())
+	if b.Len() == 0 {
+		return nil, errors.New("what the authority has sent has no certificate in it")
+	}
+	return b.Bytes(), nil
+}
+
+// joinKeyPair puts a certificate and its key together, both in PEM.
+func joinKeyPair(chain, key []byte) (*keyPair, error) {
+	return parseKeyPair(slices.Concat(chain, key))
 }
 
 // parseKeyPair reads a certificate as it is kept. What is wrong with it is said

@@ -29,11 +29,26 @@ func testPair(t testing.TB, start time.Time, life time.Duration, names ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := newKeyPair(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key)
+	keyText, err := encodeKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := joinKeyPair(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyText)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return pair
+}
+
+// split returns the chain and the key of a pair.
+func (k *keyPair) split() (chain, key []byte) {
+	at := bytes.Index(k.text, []byte("-----BEGIN PRIVATE KEY"))
+	return k.text[:at], k.text[at:]
+}
+
+// asks is a request for a certificate with a pair's key and first name.
+func (k *keyPair) asks() *x509.CertificateRequest {
+	return &x509.CertificateRequest{PublicKey: k.leaf().PublicKey, DNSNames: k.leaf().DNSNames[:1]}
 }
 
 func TestKeyPair(t *testing.T) {
@@ -51,15 +66,32 @@ func TestKeyPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, _, _ := bytes.Cut(pair.text, []byte("-----BEGIN PRIVATE KEY"))
-	if _, err := newKeyPair(chain, other); err == nil || strings.Contains(err.Error(), "BEGIN") {
+	chain, key := pair.split()
+	otherKey, err := encodeKey(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := joinKeyPair(chain, otherKey); err == nil || strings.Contains(err.Error(), "BEGIN") {
 		t.Errorf("another key: %v", err)
 	}
 	// An authority that sends a key along does not get to choose it.
-	if pair, err := newKeyPair(pair.text, other); err == nil {
-		t.Errorf("a key of the authority's: %v", pair)
+	if got, err := checkChain(pair.text, pair.asks()); err != nil || bytes.Contains(got, []byte("KEY")) {
+		t.Errorf("a key of the authority's: %q, %v", got, err)
 	}
-	for _, text := range []string{"", "garbage", string(chain), string(pair.text[len(chain):])} {
+	stranger := testPair(t, time.Now(), time.Hour, "example.com")
+	misnamed := *pair.asks()
+	misnamed.DNSNames = []string{"www.example.com"}
+	for _, csr := range []*x509.CertificateRequest{stranger.asks(), &misnamed} {
+		if _, err := checkChain(chain, csr); err == nil {
+			t.Error("a certificate that nobody has asked for")
+		}
+	}
+	for _, text := range []string{"", "garbage", string(key)} {
+		if _, err := checkChain([]byte(text), pair.asks()); err == nil {
+			t.Errorf("taken for a chain: %q", text)
+		}
+	}
+	for _, text := range []string{"", "garbage", string(chain), string(key)} {
 		if _, err := parseKeyPair([]byte(text)); err == nil {
 			t.Errorf("taken: %q", text)
 		}
@@ -78,14 +110,15 @@ func TestKeyPair(t *testing.T) {
 // error.
 func FuzzChain(f *testing.F) {
 	pair := testPair(f, time.Now(), time.Hour, "example.com")
-	key, err := decodeKey(pair.text[bytes.Index(pair.text, []byte("-----BEGIN PRIVATE KEY")):])
-	if err != nil {
-		f.Fatal(err)
-	}
+	_, key := pair.split()
 	f.Add(pair.text)
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, chain []byte) {
-		got, err := newKeyPair(chain, key)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		chain, err := checkChain(text, pair.asks())
+		if err != nil {
+			return
+		}
+		got, err := joinKeyPair(chain, key)
 		if err == nil && (got.leaf() == nil || got.tls.PrivateKey == nil) {
 			t.Error("neither an error nor a certificate")
 		}

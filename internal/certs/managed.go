@@ -26,7 +26,6 @@ type managed struct {
 	cancel   context.CancelFunc // ends its goroutine; nil if there is none
 	changed  chan struct{}      // closed when an attempt has ended
 	pair     *keyPair
-	unsaved  bool // pair is not in the storage yet
 	renewal  acme.RenewalInfo
 	staple   staple
 	revoked  bool // says its OCSP responder
@@ -108,13 +107,10 @@ func (c *managed) snapshotLocked() State {
 }
 
 // load takes the certificate from the storage, if there is one.
-func (c *managed) load(ctx context.Context, s *shelf) error {
-	k, err := s.keyPair(ctx, c.name)
+func (c *managed) load(ctx context.Context, kept *magic) error {
+	k, err := kept.certificate(ctx, c.name)
 	if err != nil || k == nil {
 		return err
-	}
-	if !k.covers(c.name) {
-		return errors.New("it is for other names")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -138,8 +134,8 @@ func (c *managed) use(k *keyPair, info acme.RenewalInfo, since time.Time) {
 // keepGoing looks after a certificate until ctx ends.
 func (m *Manager) keepGoing(ctx context.Context, r *run, c *managed) {
 	if c.current() == nil {
-		if err := c.load(ctx, r.shelf); err != nil && ctx.Err() == nil {
-			m.log.Error("a certificate in the storage cannot be used", "name", c.name, "err", errorText(err))
+		if err := c.load(ctx, r.magic); err != nil && ctx.Err() == nil {
+			m.log.Error("no certificate from the storage", "name", c.name, "err", errorText(err))
 		}
 	}
 	for ctx.Err() == nil {
@@ -180,7 +176,7 @@ func (m *Manager) isDue(c *managed) bool {
 
 // isWanted reports whether another certificate is wanted. c.mu is held.
 func (m *Manager) isWanted(c *managed, now time.Time) bool {
-	if c.pair == nil || c.unsaved {
+	if c.pair == nil {
 		return true
 	}
 	return !m.cfg.NoRenewal && !now.Before(c.nextRenewal())
@@ -235,7 +231,7 @@ func (m *Manager) attempt(ctx context.Context, r *run, c *managed) {
 	}
 	c.mu.Lock()
 	c.state.InProgress = true
-	had := c.pair != nil && !c.unsaved
+	had := c.pair != nil
 	c.mu.Unlock()
 
 	trying, cancel := context.WithTimeout(ctx, m.cfg.Timeout)
@@ -295,64 +291,44 @@ func (m *Manager) obtain(ctx context.Context, r *run, client *client, c *managed
 	if m.opts.others != nil && m.opts.others(c.name) {
 		return errElsewhere
 	}
-	return r.shelf.alone(ctx, r.shelf.nameKey(c.name), func(ctx context.Context) error {
-		if done, err := m.settle(ctx, r, c); done || err != nil {
-			return err
+	return r.shelf.alone(ctx, r.shelf.nameLease(c.name), func(ctx context.Context) error {
+		if m.takeOver(ctx, r, c) {
+			return nil
 		}
 		c.mu.Lock()
-		failures, old := c.state.Failures, c.pair
-		c.mu.Unlock()
-		got, err := r.authority.issue(ctx, client, request{
-			name:  c.name,
-			old:   old,
-			solve: func() (solver, error) { return m.choose(c.name, failures) },
+		failures := c.state.Failures
+		req := &request{
+			client: client,
+			old:    c.pair,
+			solve:  func() (solver, error) { return m.choose(c.name, failures) },
 			registered: func(ctx context.Context, account string, identities []string) {
 				m.publishCAA(ctx, r.shelf, c.name, account, identities)
 			},
-		})
+		}
+		c.mu.Unlock()
+		pair, err := r.magic.obtain(ctx, c.name, req)
 		if err != nil {
 			return err
 		}
 		c.mu.Lock()
-		c.use(got.pair, got.renewal, time.Now())
-		c.unsaved = true
-		if got.challenge != "" {
-			c.state.Challenge = got.challenge
+		defer c.mu.Unlock()
+		c.use(pair, req.renewal, time.Now())
+		if req.challenge != "" {
+			c.state.Challenge = req.challenge
 		}
-		c.mu.Unlock()
-		return m.save(ctx, r, c, got.pair)
+		return nil
 	})
 }
 
-// settle does what can be done without the authority: a certificate that could
-// not be kept is kept now, and one that another Router has obtained taken over.
-func (m *Manager) settle(ctx context.Context, r *run, c *managed) (done bool, err error) {
-	c.mu.Lock()
-	pair, unsaved := c.pair, c.unsaved
-	c.mu.Unlock()
-	if unsaved {
-		return true, m.save(ctx, r, c, pair)
-	}
-	if err := c.load(ctx, r.shelf); err != nil {
-		m.log.Error("a certificate in the storage cannot be used", "name", c.name, "err", errorText(err))
+// takeOver reports whether another Router has obtained a certificate meanwhile,
+// which is then in use.
+func (m *Manager) takeOver(ctx context.Context, r *run, c *managed) bool {
+	if err := c.load(ctx, r.magic); err != nil {
+		m.log.Error("no certificate from the storage", "name", c.name, "err", errorText(err))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !m.isWanted(c, time.Now()), nil
-}
-
-// save keeps a certificate. Until it is kept it is served all the same.
-func (m *Manager) save(ctx context.Context, r *run, c *managed, k *keyPair) error {
-	// There will be no second chance if the time is up now.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
-	defer cancel()
-	if err := r.shelf.putKeyPair(ctx, c.name, k); err != nil {
-		return fmt.Errorf("keeping the certificate, which is in use: %w", err)
-	}
-	c.mu.Lock()
-	c.unsaved = false
-	c.mu.Unlock()
-	return r.shelf.store.Delete(ctx, r.shelf.orderKey(c.name))
+	return !m.isWanted(c, time.Now())
 }
 
 // askForRenewal asks the authority when it would like a certificate to be

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -42,6 +44,7 @@ type run struct {
 	cancel    context.CancelFunc
 	shelf     *shelf
 	authority *authority
+	magic     *magic
 	started   bool
 	wg        sync.WaitGroup
 }
@@ -90,19 +93,22 @@ func (m *Manager) Load(ctx context.Context, store *storage.Store) error {
 		return err
 	}
 	shelf := newShelf(store, m.cfg.Directory)
+	authority := newAuthority(&m.cfg, shelf, roots)
+	kept := newMagic(&m.cfg, shelf, authority, m.log)
 	for _, c := range *m.names.Load() {
 		c.reset()
-		if err := c.load(ctx, shelf); err != nil {
-			m.log.Error("a certificate in the storage cannot be used", "name", c.name, "err", errorText(err))
+		if err := c.load(ctx, kept); err != nil {
+			m.log.Error("no certificate from the storage", "name", c.name, "err", errorText(err))
 		}
 		if err := ctx.Err(); err != nil {
+			kept.close()
 			return err
 		}
 	}
 	m.answers.mu.Lock()
 	m.answers.shelf = shelf
 	m.answers.mu.Unlock()
-	r := &run{shelf: shelf, authority: newAuthority(&m.cfg, shelf, roots)}
+	r := &run{shelf: shelf, authority: authority, magic: kept}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	m.run = r
 	return nil
@@ -121,7 +127,7 @@ func (m *Manager) Start() {
 		m.keep((*m.names.Load())[name])
 	}
 	r := m.run
-	r.wg.Go(func() { m.tidy(r.ctx, r.shelf) })
+	r.wg.Go(func() { m.tidy(r.ctx, r.magic) })
 }
 
 // Stop ends what is under way and waits for it. The certificates stay there for
@@ -136,6 +142,7 @@ func (m *Manager) Stop(context.Context) error {
 	}
 	r.cancel()
 	r.wg.Wait()
+	r.magic.close()
 	r.authority.close()
 	m.plainClient.CloseIdleConnections()
 	m.answers.mu.Lock()
@@ -254,22 +261,18 @@ func (m *Manager) tell(e Event) {
 const keepExpired = 30 * 24 * time.Hour
 
 // tidy removes from the storage what nobody needs, once a day.
-func (m *Manager) tidy(ctx context.Context, s *shelf) {
+func (m *Manager) tidy(ctx context.Context, kept *magic) {
 	for pause(ctx, 24*time.Hour) == nil {
-		for key, err := range s.store.List(ctx, s.nameKey("")) {
-			if err != nil {
-				m.log.Warn("cannot look for certificates that have expired", "err", errorText(err))
-				break
-			}
-			name := strings.TrimPrefix(key, s.nameKey(""))
-			if (*m.names.Load())[name] != nil {
-				continue
-			}
-			if k, err := s.keyPair(ctx, name); err == nil && k != nil && time.Since(k.leaf().NotAfter) > keepExpired {
-				if err := s.store.Delete(ctx, key); err != nil {
-					m.log.Warn("cannot remove a certificate that has expired", "name", name, "err", errorText(err))
-				}
-			}
+		if err := m.tidyOnce(ctx, kept); err != nil {
+			m.log.Warn("cannot remove certificates that have expired", "err", errorText(err))
 		}
 	}
+}
+
+func (m *Manager) tidyOnce(ctx context.Context, kept *magic) error {
+	return certmagic.CleanStorage(ctx, kept.config.Storage, certmagic.CleanStorageOptions{
+		Logger:                 zapLogger(m.log),
+		ExpiredCerts:           true,
+		ExpiredCertGracePeriod: keepExpired,
+	})
 }

@@ -12,10 +12,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/caddyserver/certmagic"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -169,14 +170,13 @@ type faulty struct {
 }
 
 func (f *faulty) Put(ctx context.Context, key string, value []byte) error {
-	if f.broken.Load() && strings.Contains(key, "/names/") {
+	if f.broken.Load() && strings.Contains(key, "/certmagic/") {
 		return errors.New("the disk is full")
 	}
 	return f.Backend.Put(ctx, key, value)
 }
 
-// What cannot be kept is served all the same, and kept when that works again;
-// it is not ordered again.
+// A storage that cannot keep a certificate is found out before one is ordered.
 func TestStorageFails(t *testing.T) {
 	testenv.Goroutines(t)
 	z := newZones(t)
@@ -187,11 +187,8 @@ func TestStorageFails(t *testing.T) {
 	m := newManager(t, Config{Directory: p.Directory, CARootPath: p.CAPath}, WithDNS(z))
 	m.begin(t, store, "example.com")
 	s := m.wait(t, "example.com", func(s State) bool { return s.Failures >= 2 && !s.InProgress })
-	if s.NotAfter.IsZero() || !strings.Contains(s.LastError, "the disk is full") {
+	if !s.NotAfter.IsZero() || !strings.Contains(s.LastError, "the disk is full") || strings.Contains(p.Output(), "Added order") {
 		t.Errorf("%+v", s)
-	}
-	if _, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "example.com"}); err != nil {
-		t.Error(err)
 	}
 	backend.broken.Store(false)
 	m.wait(t, "example.com", has)
@@ -207,6 +204,26 @@ func TestStorageFails(t *testing.T) {
 	defer other.Stop(t.Context())
 	if s := other.state("example.com"); s.NotAfter.IsZero() {
 		t.Errorf("%+v", s)
+	}
+}
+
+// shelfTest is a Manager's place in the storage before it has one.
+func (m *Manager) shelfTest(t *testing.T, store *storage.Store) *magic {
+	t.Helper()
+	s := newShelf(store, m.cfg.Directory)
+	kept := newMagic(&m.cfg, s, newAuthority(&m.cfg, s, nil), m.log)
+	t.Cleanup(kept.close)
+	return kept
+}
+
+// put keeps a certificate as certmagic does.
+func (m *magic) put(t *testing.T, name string, chain, key []byte) {
+	t.Helper()
+	keys, issuer := certmagic.KeyBuilder{}, m.issuer.IssuerKey()
+	for at, value := range map[string][]byte{keys.SiteCert(issuer, name): chain, keys.SitePrivateKey(issuer, name): key, keys.SiteMeta(issuer, name): []byte("{}")} {
+		if err := m.config.Storage.Store(t.Context(), at, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -226,20 +243,20 @@ func TestDamagedStorage(t *testing.T) {
 	}
 	keyText, _ := encodeKey(key)
 	base := strings.TrimSuffix(p.Directory, "/dir")
-	for _, err := range []error{
-		store.Put(t.Context(), shelf.nameKey("a.example.com"), []byte("garbage")),
-		store.Put(t.Context(), shelf.nameKey("b.example.com"), other.text),
-		shelf.save(t.Context(), shelf.accountKey(), savedAccount{base + "/my-account/gone", []string{"mailto:ops@example.com"}, string(keyText)}, 0),
-		shelf.save(t.Context(), shelf.orderKey("a.example.com"), savedOrder{base + "/my-order/gone", base + "/my-account/gone", string(keyText)}, time.Hour),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	kept := m.shelfTest(t, store)
+	kept.put(t, "a.example.com", []byte("garbage"), []byte("garbage"))
+	otherChain, otherKey := other.split()
+	kept.put(t, "b.example.com", otherChain, otherKey)
+	mine, _ := testPair(t, time.Now(), 90*24*time.Hour, "c.example.com").split()
+	kept.put(t, "c.example.com", mine, otherKey) // a crash between two writes
+	if err := shelf.save(t.Context(), shelf.accountKey(), savedAccount{base + "/my-account/gone", []string{"mailto:ops@example.com"}, string(keyText)}, 0); err != nil {
+		t.Fatal(err)
 	}
-	m.begin(t, store, "a.example.com", "b.example.com")
-	for _, name := range []string{"a.example.com", "b.example.com"} {
+	names := []string{"a.example.com", "b.example.com", "c.example.com"}
+	m.begin(t, store, names...)
+	for _, name := range names {
 		m.wait(t, name, has)
-		if k, err := shelf.keyPair(t.Context(), name); err != nil || !k.covers(name) {
+		if k, err := kept.certificate(t.Context(), name); err != nil || !k.covers(name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -433,15 +450,14 @@ func TestAnswers(t *testing.T) {
 func TestGetCertificate(t *testing.T) {
 	store := openStore(t, storage.Memory())
 	m := newManager(t, Config{})
-	s := newShelf(store, m.cfg.Directory)
+	kept := m.shelfTest(t, store)
 	now := time.Now()
 	for name, pair := range map[string]*keyPair{
 		"*.example.com": testPair(t, now, time.Hour, "*.example.com"), "old.example.com": testPair(t, now.Add(-2*time.Hour), time.Hour, "old.example.com"),
 		"old.example.org": testPair(t, now.Add(-2*time.Hour), time.Hour, "old.example.org"), "first.example.org": testPair(t, now, time.Hour, "first.example.org"),
 	} {
-		if err := s.putKeyPair(t.Context(), name, pair); err != nil {
-			t.Fatal(err)
-		}
+		chain, key := pair.split()
+		kept.put(t, name, chain, key)
 	}
 	m.SetNames([]string{"none.example.org", "first.example.org", "*.example.com", "old.example.com", "old.example.org"})
 	if err := m.Load(t.Context(), store); err != nil {
@@ -474,54 +490,22 @@ func TestGetCertificate(t *testing.T) {
 	}
 }
 
-// Certificates of names that are not managed any more go a month after they
-// have expired.
+// Certificates go a month after they have expired.
 func TestTidy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, err := storage.Open(t.Context(), storage.Memory())
-		if err != nil {
-			t.Fatal(err)
+	store := openStore(t, storage.Memory())
+	m := newManager(t, Config{})
+	kept := m.shelfTest(t, store)
+	now := time.Now()
+	for name, expired := range map[string]time.Duration{"lately.example.com": 29 * 24 * time.Hour, "long.example.com": 31 * 24 * time.Hour} {
+		chain, key := testPair(t, now.Add(-expired-time.Hour), time.Hour, name).split()
+		kept.put(t, name, chain, key)
+	}
+	if err := m.tidyOnce(t.Context(), kept); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"lately.example.com": true, "long.example.com": false} {
+		if k, err := kept.certificate(t.Context(), name); err != nil || (k != nil) != want {
+			t.Errorf("%s: %v, %v", name, k != nil, err)
 		}
-		defer store.Close()
-		m := newManager(t, Config{NoRenewal: true})
-		s := newShelf(store, m.cfg.Directory)
-		for _, name := range []string{"kept.example.com", "gone.example.com"} {
-			if err := s.putKeyPair(t.Context(), name, testPair(t, time.Now(), 10*24*time.Hour, name)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m.SetNames([]string{"kept.example.com"})
-		if err := m.Load(t.Context(), store); err != nil {
-			t.Fatal(err)
-		}
-		m.Start()
-		left := func() (list []string) {
-			for key, err := range store.List(t.Context(), s.nameKey("")) {
-				if err != nil {
-					t.Fatal(err)
-				}
-				list = append(list, strings.TrimPrefix(key, s.nameKey("")))
-			}
-			slices.Sort(list)
-			return list
-		}
-		time.Sleep(39 * 24 * time.Hour)
-		synctest.Wait()
-		if got := left(); len(got) != 2 {
-			t.Errorf("after 39 days: %v", got)
-		}
-		time.Sleep(2 * 24 * time.Hour)
-		synctest.Wait()
-		if got := left(); !slices.Equal(got, []string{"kept.example.com"}) {
-			t.Errorf("after 41 days: %v", got)
-		}
-		// It has not been renewed, as configured, and is shown all the same.
-		if cert, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "kept.example.com"}); err != nil || cert.Leaf == nil {
-			t.Errorf("%v, %v", cert, err)
-		}
-		if s := m.state("kept.example.com"); !s.NextTry.IsZero() || s.TotalFailures > 0 {
-			t.Errorf("%+v", s)
-		}
-		m.Stop(t.Context())
-	})
+	}
 }

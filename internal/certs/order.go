@@ -2,8 +2,6 @@ package certs
 
 import (
 	"context"
-	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -14,15 +12,21 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// request is what to order.
+// request is what to order, and what came of it.
 type request struct {
-	name string
+	// client speaks with the authority.
+	client *client
 	// old is the certificate that is to be replaced, or nil.
 	old *keyPair
 	// solve returns how to prove that the name is ours.
 	solve func() (solver, error)
 	// registered is told of the account before anything is proven.
 	registered func(ctx context.Context, account string, identities []string)
+
+	// challenge is by which the name was proven to be ours, "" if it was before.
+	challenge string
+	// renewal is what the authority suggests.
+	renewal acme.RenewalInfo
 }
 
 // solver answers one type of challenge.
@@ -37,31 +41,21 @@ type solver interface {
 
 // issued is what an order has brought.
 type issued struct {
-	pair      *keyPair
+	chain     []byte // PEM
 	challenge string // "" if it was proven before
 	renewal   acme.RenewalInfo
+	metadata  acme.Certificate // without the chain
 }
 
-// savedOrder is an order that is about to be finalized, and the key of the
-// certificate that comes of it: whatever happens, it can be fetched later.
-type savedOrder struct {
-	Location string `json:"location"`
-	Account  string `json:"account"`
-	Key      string `json:"key"` // PEM
-}
-
-// savedOrderTTL is longer than authorities keep orders.
-const savedOrderTTL = 7 * 24 * time.Hour
-
-// issue obtains a certificate: by an order from an earlier attempt, or else by
-// a new one (RFC 8555 section 7.4). The caller holds the lease of the name.
-func (a *authority) issue(ctx context.Context, c *client, r request) (issued, error) {
+// issue obtains a certificate by an order (RFC 8555 section 7.4). The caller
+// holds the lease of the name.
+func (a *authority) issue(ctx context.Context, r *request, csr *x509.CertificateRequest) (issued, error) {
 	for again := false; ; again = true {
-		account, err := a.myAccount(ctx, c)
+		account, err := a.myAccount(ctx, r.client)
 		if err != nil {
 			return issued{}, err
 		}
-		got, err := a.issueAs(ctx, c, account, r)
+		got, err := a.issueAs(ctx, account, r, csr)
 		if problem(err, acme.ProblemTypeAccountDoesNotExist) && !again {
 			if err := a.forgetAccount(ctx, account.Location); err != nil {
 				return issued{}, err
@@ -72,13 +66,11 @@ func (a *authority) issue(ctx context.Context, c *client, r request) (issued, er
 	}
 }
 
-func (a *authority) issueAs(ctx context.Context, c *client, account acme.Account, r request) (issued, error) {
+func (a *authority) issueAs(ctx context.Context, account acme.Account, r *request, csr *x509.CertificateRequest) (issued, error) {
+	c := r.client
 	dir, err := c.open(ctx)
 	if err != nil {
 		return issued{}, err
-	}
-	if got, err := a.resume(ctx, c, account, r.name); got.pair != nil || err != nil {
-		return got, err
 	}
 	s, err := r.solve()
 	if err != nil {
@@ -87,7 +79,7 @@ func (a *authority) issueAs(ctx context.Context, c *client, account acme.Account
 	if r.registered != nil && dir.Meta != nil {
 		r.registered(ctx, account.Location, dir.Meta.CAAIdentities)
 	}
-	order, err := a.newOrder(ctx, c, account, r)
+	order, err := a.newOrder(ctx, c, account, csr.DNSNames[0], r.old)
 	if err != nil {
 		return issued{}, fmt.Errorf("ordering: %w", err)
 	}
@@ -95,65 +87,17 @@ func (a *authority) issueAs(ctx context.Context, c *client, account acme.Account
 	if err != nil {
 		return issued{}, err
 	}
-	key, err := generateKey(a.cfg.KeyType)
-	if err != nil {
-		return issued{}, err
-	}
-	keyText, err := encodeKey(key)
-	if err != nil {
-		return issued{}, err
-	}
-	if err := a.shelf.save(ctx, a.shelf.orderKey(r.name), savedOrder{order.Location, account.Location, string(keyText)}, savedOrderTTL); err != nil {
-		return issued{}, err
-	}
-	got, err := finish(ctx, c, account, order, key, r.name)
+	got, err := finish(ctx, c, account, order, csr)
 	got.challenge = challenge
 	return got, err
 }
 
-// resume takes up an order from an earlier attempt. Without one, or if nothing
-// can come of it any more, it returns nothing.
-func (a *authority) resume(ctx context.Context, c *client, account acme.Account, name string) (issued, error) {
-	var saved savedOrder
-	found, err := a.shelf.load(ctx, a.shelf.orderKey(name), &saved)
-	if !found || err != nil {
-		return issued{}, err
-	}
-	drop := func() (issued, error) { return issued{}, a.shelf.store.Delete(ctx, a.shelf.orderKey(name)) }
-	key, err := decodeKey([]byte(saved.Key))
-	if err != nil || saved.Account != account.Location {
-		return drop()
-	}
-	order, err := c.GetOrder(ctx, account, acme.Order{Location: saved.Location})
-	for err == nil && order.Status == acme.StatusProcessing {
-		if err := pause(ctx, time.Second); err != nil {
-			return issued{}, err
-		}
-		order, err = c.GetOrder(ctx, account, order)
-	}
-	if p := (acme.Problem{}); errors.As(err, &p) && p.Status/100 == 4 && p.Type != acme.ProblemTypeRateLimited {
-		return drop() // it does not know the order
-	}
-	if err != nil {
-		return issued{}, err
-	}
-	if order.Status != acme.StatusValid && order.Status != acme.StatusReady {
-		return drop()
-	}
-	order.Location = saved.Location
-	got, err := finish(ctx, c, account, order, key, name)
-	if err != nil || !time.Now().Before(renewalTime(got.pair, acme.RenewalInfo{})) {
-		return drop() // it is from long ago
-	}
-	return got, nil
-}
-
 // newOrder names the certificate that it replaces (RFC 9773 section 5), which
 // an authority may count less than other orders.
-func (a *authority) newOrder(ctx context.Context, c *client, account acme.Account, r request) (acme.Order, error) {
-	order := acme.Order{Profile: a.cfg.Profile, Identifiers: []acme.Identifier{{Type: "dns", Value: r.name}}}
-	if r.old != nil && len(r.old.leaf().AuthorityKeyId) > 0 {
-		id, err := acme.ARIUniqueIdentifier(r.old.leaf())
+func (a *authority) newOrder(ctx context.Context, c *client, account acme.Account, name string, old *keyPair) (acme.Order, error) {
+	order := acme.Order{Profile: a.cfg.Profile, Identifiers: []acme.Identifier{{Type: "dns", Value: name}}}
+	if old != nil && len(old.leaf().AuthorityKeyId) > 0 {
+		id, err := acme.ARIUniqueIdentifier(old.leaf())
 		if err == nil {
 			replacing := order
 			replacing.Replaces = id
@@ -219,35 +163,22 @@ func answer(ctx context.Context, c *client, account acme.Account, authz acme.Aut
 }
 
 // finish turns an order in which all is proven into a certificate.
-func finish(ctx context.Context, c *client, account acme.Account, order acme.Order, key crypto.Signer, name string) (issued, error) {
-	if order.Status != acme.StatusValid {
-		csr, err := signingRequest(name, key)
-		if err != nil {
-			return issued{}, err
-		}
-		if order, err = c.FinalizeOrder(ctx, account, order, csr); err != nil {
-			return issued{}, fmt.Errorf("finalizing the order: %w", err)
-		}
+func finish(ctx context.Context, c *client, account acme.Account, order acme.Order, csr *x509.CertificateRequest) (issued, error) {
+	order, err := c.FinalizeOrder(ctx, account, order, csr.Raw)
+	if err != nil {
+		return issued{}, fmt.Errorf("finalizing the order: %w", err)
 	}
 	chains, err := c.GetCertificateChain(ctx, account, order.Certificate)
 	if err != nil {
 		return issued{}, fmt.Errorf("fetching the certificate: %w", err)
 	}
-	got := issued{}
-	if got.pair, err = newKeyPair(chains[0].ChainPEM, key); err != nil {
-		return issued{}, fmt.Errorf("what the authority has sent: %w", err)
-	}
-	if !got.pair.covers(name) {
-		return issued{}, errors.New("what the authority has sent is not for this name")
-	}
+	got := issued{metadata: chains[0]}
+	got.metadata.ChainPEM = nil
 	if info := chains[0].RenewalInfo; info != nil {
 		got.renewal = suggested(*info)
 	}
-	return got, nil
-}
-
-func signingRequest(name string, key crypto.Signer) ([]byte, error) {
-	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{DNSNames: []string{name}}, key)
+	got.chain, err = checkChain(chains[0].ChainPEM, csr)
+	return got, err
 }
 
 // pause waits, unless the context ends first.

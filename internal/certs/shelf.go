@@ -13,13 +13,12 @@ import (
 // shelf is where things of one authority are in the storage:
 //
 //	certificates/acme/<authority>/account         the account and its key
-//	certificates/acme/<authority>/names/<name>    the certificate and its key
-//	certificates/acme/<authority>/orders/<name>   an order under way and the key that it is for
+//	certificates/acme/<authority>/certmagic/...   certificates and their keys, as certmagic keeps them
 //	certificates/acme/<authority>/caa/<name>      the CAA record that we have made
 //	certificates/acme/<authority>/answers/<id>    what to answer to a challenge
 //
-// Each is one value, and values are written whole: a crash leaves the old or
-// the new one. Leases have the name of the key that they protect.
+// Values are written whole: a crash leaves the old or the new one. Leases have the
+// name of what they protect.
 type shelf struct {
 	store *storage.Store
 	root  string
@@ -40,29 +39,10 @@ func plain(s string) string {
 	return strings.Trim(s, "-.")
 }
 
-func (s *shelf) accountKey() string         { return s.root + "/account" }
-func (s *shelf) nameKey(name string) string { return s.root + "/names/" + name }
-func (s *shelf) orderKey(name string) string {
-	return s.root + "/orders/" + name
-}
-func (s *shelf) caaKey(name string) string  { return s.root + "/caa/" + name }
-func (s *shelf) answerKey(id string) string { return s.root + "/answers/" + id }
-
-// keyPair returns the certificate of a name, or nil if there is none.
-func (s *shelf) keyPair(ctx context.Context, name string) (*keyPair, error) {
-	text, err := s.store.Get(ctx, s.nameKey(name))
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return parseKeyPair(text)
-}
-
-func (s *shelf) putKeyPair(ctx context.Context, name string, k *keyPair) error {
-	return s.store.Put(ctx, s.nameKey(name), k.text)
-}
+func (s *shelf) accountKey() string           { return s.root + "/account" }
+func (s *shelf) nameLease(name string) string { return s.root + "/names/" + name }
+func (s *shelf) caaKey(name string) string    { return s.root + "/caa/" + name }
+func (s *shelf) answerKey(id string) string   { return s.root + "/answers/" + id }
 
 // load reads a value that is JSON, and reports whether there is one.
 func (s *shelf) load(ctx context.Context, key string, v any) (bool, error) {
