@@ -56,6 +56,10 @@ func (r *Router) setUpCertificates(o *options) (err error) {
 		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
 		o.radius = append(o.radius, radius.WithGetCertificate(get))
 	}
+	if t := r.config.TLS; t != nil && t.ECHPublicName != "" {
+		r.hello = &encryptedHello{router: r, wake: make(chan struct{}, 1)}
+		o.proxy = append(o.proxy, proxy.WithECHKeys(r.hello.get))
+	}
 	if r.certs != nil {
 		o.proxy = append(o.proxy, proxy.WithHTTPChallenge(r.certs.HTTPChallenge), proxy.WithTLSALPNChallenge(r.certs.TLSALPNChallenge))
 	}
@@ -160,6 +164,9 @@ func (r *Router) setCertificateNames() {
 	case r.local != nil:
 		r.local.setNames(r.certificateNames(r.proxy.Routes()))
 	}
+	if r.hello != nil {
+		r.hello.namesChanged()
+	}
 }
 
 func (r *Router) certificateNames(routes []proxy.Route) []string {
@@ -167,6 +174,9 @@ func (r *Router) certificateNames(routes []proxy.Route) []string {
 	c := &r.config
 	if c.TLS != nil && c.TLS.Domain != "" {
 		names = append(names, c.TLS.Domain)
+	}
+	if c.TLS != nil && c.TLS.ECHPublicName != "" {
+		names = append(names, c.TLS.ECHPublicName)
 	}
 	if c.Email != nil && c.Email.TLS == nil {
 		names = append(names, c.Email.Hostname)
@@ -293,6 +303,10 @@ func (z challengeZones) CAA(name string) (at string, values []string, err error)
 	if err != nil {
 		return "", nil, err
 	}
+	has, err := z.router.dns.HasRecords(name)
+	if err != nil {
+		return "", nil, err
+	}
 	for at = plainDomain(name); ; {
 		list, err := z.router.dns.Lookup(at, "CAA")
 		if err != nil {
@@ -302,8 +316,14 @@ func (z challengeZones) CAA(name string) (at string, values []string, err error)
 			values = append(values, r.Value)
 		}
 		_, above, ok := strings.Cut(at, ".")
-		if len(values) > 0 || sameDomain(at, zone) || !ok {
+		if len(values) > 0 {
 			return at, values, nil
+		}
+		if sameDomain(at, zone) || !ok {
+			if has {
+				return name, nil, nil
+			}
+			return "", nil, nil
 		}
 		at = above
 	}

@@ -3,12 +3,14 @@ package dcrouter_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -158,5 +160,54 @@ func TestCertificateMistakes(t *testing.T) {
 		if fields := dcrouter.FieldErrors(err); len(fields) != 1 || fields[0].Path != "smartProxyConfig.acme.caRootPath" {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// A client that has the keys from the DNS says to nobody else what server it asks
+// for.
+func TestEncryptedClientHello(t *testing.T) {
+	testenv.Goroutines(t)
+	const hidden, theirs = "hidden.example.com", "theirs.example.com"
+	port := testenv.FreePort(t)
+	public, route := autoRoute("public.example.com"), autoRoute(hidden, theirs, "nowhere.example.com")
+	public.Name = "public"
+	public.Match.Ports, route.Match.Ports = proxy.Ports(port), proxy.Ports(port)
+	var records []dnsserver.Record
+	for _, name := range []string{hidden, theirs, "public.example.com"} {
+		records = append(records, dnsserver.Record{Name: name, Type: "A", Value: "127.0.0.1"})
+	}
+	records = append(records, dnsserver.Record{Name: theirs, Type: "HTTPS", Value: `1 . alpn="h2"`})
+	r := start(t, dcrouter.WithConfig(dcrouter.Config{
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{public}, ACME: &proxy.ACME{LocalCA: true}},
+		DNS:   &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.com"}}, Records: records},
+		TLS:   &dcrouter.TLSConfig{ECHPublicName: "public.example.com"},
+	}))
+	if err := r.UpdateRoutes(t.Context(), []proxy.Route{public, route}); err != nil {
+		t.Fatal(err)
+	}
+	var list []byte
+	testenv.WaitFor(t, 20*time.Second, func() error {
+		found, err := r.DNS().Lookup(hidden, "HTTPS")
+		if err != nil || len(found) != 1 {
+			return fmt.Errorf("%v, %v", found, err)
+		}
+		list, err = base64.StdEncoding.DecodeString(strings.TrimSuffix(strings.TrimPrefix(found[0].Value, `1 . ech="`), `"`))
+		return err
+	})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.LocalRoot())
+	c, err := tls.Dial("tcp", r.Addrs()["proxy"][0], &tls.Config{ServerName: hidden, RootCAs: roots, EncryptedClientHelloConfigList: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if !c.ConnectionState().ECHAccepted {
+		t.Error("not accepted")
+	}
+	if found, err := r.DNS().Lookup(theirs, "HTTPS"); err != nil || len(found) != 1 || strings.Contains(found[0].Value, "ech") {
+		t.Errorf("a record of the operator's: %v, %v", found, err)
+	}
+	if found, err := r.DNS().Lookup("nowhere.example.com", "HTTPS"); err != nil || len(found) != 0 {
+		t.Errorf("a name without address: %v, %v", found, err)
 	}
 }

@@ -71,6 +71,12 @@ type TLSConfig struct {
 	// Domain is a name to obtain a certificate for even if no route has it, and
 	// the one whose certificate clients get that name no server.
 	Domain string `json:"domain"`
+	// ECHPublicName turns Encrypted Client Hello on (RFC 9849), and is the name
+	// under which connections show instead of the one that they are for. It needs
+	// a route that terminates TLS; a certificate is obtained for it. The keys are
+	// published in HTTPS records for names in zones of the DNS server that have an
+	// address and no such record. The default "" means off.
+	ECHPublicName string `json:"echPublicName"`
 }
 
 // DNSChallenge has the keys of DNS hosters.
@@ -280,5 +286,8 @@ func (t *TLSConfig) validate(check *conf.Checker) {
 	}
 	if t.Domain != "" {
 		check.Field("domain").Domain(strings.TrimPrefix(t.Domain, "*."))
+	}
+	if t.ECHPublicName != "" {
+		check.Field("echPublicName").Domain(t.ECHPublicName)
 	}
 }

@@ -30,6 +30,7 @@ type Router struct {
 	radius  *radius.Server     // nil: not configured
 	certs   *certs.Manager     // nil: certificates are not obtained
 	local   *localCertificates // nil: and not made here
+	hello   *encryptedHello    // nil: nobody hides what server he asks for
 
 	onDemand bool       // certificates come at handshakes, too
 	naming   sync.Mutex // held while certs is told the names of routes
@@ -120,6 +121,9 @@ func (r *Router) components() []component {
 		start := func(context.Context) error { r.certs.Start(); return nil }
 		wait := func() error { return nil }
 		list = append(list, component{"smartProxyConfig.acme", "certificates", start, r.certs.Stop, wait})
+	}
+	if r.hello != nil {
+		list = append(list, component{"tls", "encrypted client hello", r.hello.start, r.hello.stop, func() error { return nil }})
 	}
 	return list
 }
@@ -225,6 +229,14 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	if r.local != nil {
 		if err := r.local.open(ctx, store, r.log); err != nil {
+			return errors.Join(err, store.Close())
+		}
+	}
+	if r.hello != nil {
+		if err := r.hello.open(ctx, store); err != nil {
+			if r.certs != nil {
+				err = errors.Join(err, r.certs.Stop(ctx))
+			}
 			return errors.Join(err, store.Close())
 		}
 	}

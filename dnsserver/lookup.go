@@ -49,6 +49,17 @@ func (s *Server) Lookup(name, rtype string) ([]Record, error) {
 	return list, nil
 }
 
+// HasRecords reports whether there are records at a name itself, rather than by a
+// wildcard or only below it. The errors are those of [Server.Source].
+func (s *Server) HasRecords(name string) (bool, error) {
+	_, version, key, err := s.place(name)
+	if err != nil {
+		return false, err
+	}
+	n := version.nodes.get(key)
+	return n != nil && len(n.sets) > 0, nil
+}
+
 // place finds where the records of a name are.
 func (s *Server) place(name string) (*servedZone, *zone, string, error) {
 	wire, err := wireName(name)

@@ -51,6 +51,14 @@ func TestSourceAndLookup(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, list, err)
 		}
 	}
+	for name, want := range map[string]bool{"www.example.com": true, "example.com": true, "x.wild.example.com": false, "wild.example.com": false, "*.wild.example.com": true} {
+		if has, err := s.HasRecords(name); has != want || err != nil {
+			t.Errorf("%s: %v, %v", name, has, err)
+		}
+	}
+	if _, err := s.HasRecords("example.org"); err == nil {
+		t.Error("records of a zone that there is not")
+	}
 	if _, err := s.Lookup("example.com", "NONSENSE"); err == nil {
 		t.Error("a type that is none")
 	}

@@ -36,6 +36,8 @@ func (m *Manager) putCAA(ctx context.Context, s *shelf, name, value string) erro
 		return err
 	}
 	switch {
+	case len(have) == 0 && at == "":
+		return nil // a record would take from it what it has by a wildcard
 	case len(have) == 0:
 	case at == name && len(have) == 1 && have[0] == mine && mine != value: // of an account that we have no more
 		if err := m.opts.dns.Remove(ctx, Record{name, "CAA", mine}); err != nil {

@@ -89,7 +89,8 @@ type DNS interface {
 	Add(ctx context.Context, r Record) error
 	Remove(ctx context.Context, r Record) error
 	// CAA returns the values of the CAA records that hold for a name (RFC 8659
-	// section 3), as far as the zone has them, and the name that has them.
+	// section 3), as far as the zone has them, and the name that has them; if there
+	// are none, the name itself if it has records of any type, and "" if not.
 	CAA(name string) (at string, values []string, err error)
 }
 

@@ -288,16 +288,21 @@ func (d *fakeDNS) Remove(_ context.Context, r Record) error {
 func (d *fakeDNS) CAA(name string) (string, []string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	asked := name
 	for {
 		if list := d.caa[name]; len(list) > 0 {
 			return name, slices.Clone(list), nil
 		}
 		_, above, ok := strings.Cut(name, ".")
 		if !ok {
-			return "", nil, nil
+			break
 		}
 		name = above
 	}
+	if strings.HasPrefix(asked, "wildcard.") {
+		return "", nil, nil
+	}
+	return asked, nil, nil
 }
 
 // Nothing that somebody else has written is touched.
@@ -326,6 +331,8 @@ func TestCAA(t *testing.T) {
 	publish("theirs.example.com", "https://ca/2")
 	want("theirs.example.com", theirs)
 	want("www.theirs.example.com")
+	publish("wildcard.b.example.com", "https://ca/2") // has no records of its own
+	want("wildcard.b.example.com")
 	publish("example.org", "https://ca/2") // not our zone
 	want("example.org")
 	publish("b.example.com", `https://ca/" "evil`)

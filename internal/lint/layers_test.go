@@ -38,8 +38,8 @@ var thirdParty = map[string][]string{
 	},
 	"radius": {"layeh.com/radius"},
 	"internal/certs": {
-		"github.com/libdns/cloudflare", "github.com/libdns/libdns", "github.com/mholt/acmez/v3",
-		"golang.org/x/crypto", "golang.org/x/net",
+		"github.com/caddyserver/certmagic", "github.com/libdns/cloudflare", "github.com/libdns/libdns",
+		"github.com/mholt/acmez/v3", "go.uber.org/zap", "golang.org/x/crypto", "golang.org/x/net",
 	},
 	"opsapi": {"golang.org/x/crypto"},
 	"":       {"github.com/libdns/libdns", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"},
