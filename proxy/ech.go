@@ -47,9 +47,13 @@ func (r *run) echConfig(c *conn, p *portRoutes, q *query, hello *clientHello, ch
 // crypto/tls asks for them in each.
 func (p *Proxy) echKeys(hello *tls.ClientHelloInfo) (keys []tls.EncryptedClientHelloKey, _ error) {
 	defer func() {
-		if v := recover(); v != nil {
-			p.log.Error("panic while looking for keys of Encrypted Client Hello", "panic", v, "stack", string(debug.Stack()))
-			keys = nil
+		v := recover()
+		if v == nil {
+			return
+		}
+		keys = nil
+		if skipped, ok := p.echFailures.mayLog(time.Now()); ok {
+			p.log.Error("panic while looking for keys of Encrypted Client Hello", "panic", v, "stack", string(debug.Stack()), "not_logged", skipped)
 		}
 	}()
 	keys, err := p.opts.echKeys(hello)

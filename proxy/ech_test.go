@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -61,7 +62,10 @@ func echRoutes(t *testing.T) (routes []Route, pool *x509.CertPool, client tls.Ce
 	return []Route{
 		tlsRoute("public", public, Action{Handler: says("public")}, "public.test"),
 		tlsRoute("secret", secret, forwardTo(target), "secret.test"),
-		tlsRoute("mutual", mutual, Action{Handler: says("mutual")}, "mutual.test"),
+		tlsRoute("mutual", mutual, Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			info, _ := ConnInfoFrom(r.Context())
+			io.WriteString(w, info.ServerName)
+		})}, "mutual.test"),
 		tlsRoute("passes", &TLS{Mode: Passthrough}, forwardTo(tlsEcho(t)), "passes.test"),
 	}, pool, client
 }
@@ -74,7 +78,7 @@ func TestEncryptedNameChoosesRouteAndPolicy(t *testing.T) {
 		return &tls.Config{ServerName: name, RootCAs: pool, NextProtos: []string{"h2", "http/1.1"}, EncryptedClientHelloConfigList: keys.ConfigList(),
 			Certificates: []tls.Certificate{client}, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 	}
-	for name, body := range map[string]string{"secret.test": "secret", "mutual.test": "mutual", "public.test": "public"} {
+	for name, body := range map[string]string{"secret.test": "secret", "mutual.test": "mutual.test", "public.test": "public"} {
 		cfg := config(name)
 		cfg.NextProtos = []string{"http/1.1"}
 		for i := range 2 {

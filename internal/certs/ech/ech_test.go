@@ -95,73 +95,83 @@ func TestConfigList(t *testing.T) {
 }
 
 // A client uses what it got from DNS within the last day. Two Routers have one
-// storage; each publishes at its own time, and takes the key of either.
+// storage, at which they look in turns; each takes what either publishes.
 func TestRotation(t *testing.T) {
+	begin := time.Now()
+	k := &Keys{name: publicName}
+	var stored []byte
+	var routers [2]*snapshot
+	published := make(map[string]time.Time) // when last, by list
+	first := make(map[string]time.Time)
+	var inOrder []string
+	for step := range 2 * int(3*24*time.Hour/interval) { // three days
+		i := step % 2
+		now := begin.Add(time.Duration(step/2)*interval + time.Duration(i)*interval/3)
+		keys, changed, err := rotate(stored, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed {
+			stored = []byte(encode(t, keys))
+		}
+		if routers[i], err = k.snapshot(keys, now); err != nil {
+			t.Fatal(err)
+		}
+		if len(keys) > 3 {
+			t.Fatalf("%d keys", len(keys))
+		}
+		for _, r := range routers {
+			if r == nil {
+				continue
+			}
+			list := string(r.list)
+			if published[list] = now; first[list].IsZero() {
+				first[list] = now
+				inOrder = append(inOrder, list)
+			}
+		}
+		for list, at := range published {
+			if now.Sub(at) > 23*time.Hour {
+				continue
+			}
+			for i, r := range routers {
+				if r != nil && !slices.ContainsFunc(r.tls, func(key tls.EncryptedClientHelloKey) bool { return string(encodeList(key.Config)) == list }) {
+					t.Fatalf("Router %d does not take a key that was published %s ago", i, now.Sub(at))
+				}
+			}
+		}
+	}
+	if len(inOrder) != 3 {
+		t.Errorf("%d keys in three days", len(inOrder))
+	}
+	for i := range inOrder[1:] {
+		if d := first[inOrder[i+1]].Sub(first[inOrder[i]]); d < life-interval || d > life+interval {
+			t.Errorf("key %d was the newest for %s", i, d)
+		}
+	}
+}
+
+func TestRunPublishesWhatItRotates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		shared := storage.Memory()
-		var log bytes.Buffer
-		logger := slog.New(slog.NewTextHandler(&log, nil))
-		var routers []*Keys
-		var published [][][]byte // by Router: what it has published
+		s, err := storage.Open(t.Context(), storage.Memory())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		k := openKeys(t, s)
+		before := k.ConfigList()
 		ctx, stop := context.WithCancel(t.Context())
+		var published [][]byte
 		var wg sync.WaitGroup
-		for i := range 2 {
-			s, err := storage.Open(t.Context(), shared)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			k, err := Open(t.Context(), s, publicName, logger)
-			if err != nil {
-				t.Fatal(err)
-			}
-			routers, published = append(routers, k), append(published, [][]byte{k.ConfigList()})
-			time.Sleep(3 * time.Minute)
-			wg.Go(func() {
-				k.Run(ctx, func(list []byte) { published[i] = append(published[i], list) })
-			})
-		}
-		taken := func(k *Keys, list []byte) bool {
-			keys, _ := k.Get(nil)
-			return slices.ContainsFunc(keys, func(key tls.EncryptedClientHelloKey) bool { return bytes.Equal(encodeList(key.Config), list) })
-		}
-		type told struct {
-			list []byte
-			at   time.Time
-		}
-		var clients []told
-		for range 10 * 24 { // ten days
-			time.Sleep(time.Hour)
-			synctest.Wait()
-			for _, k := range routers {
-				clients = append(clients, told{k.ConfigList(), time.Now()})
-				if n := len(k.current.Load().tls); n > 3 {
-					t.Fatalf("%d keys", n)
-				}
-			}
-			for len(clients) > 0 && time.Since(clients[0].at) > 23*time.Hour {
-				clients = clients[1:]
-			}
-			for _, c := range clients {
-				for i, k := range routers {
-					if !taken(k, c.list) {
-						t.Fatalf("Router %d does not take a key that was published %s ago", i, time.Since(c.at))
-					}
-				}
-			}
-		}
+		wg.Go(func() { k.Run(ctx, func(list []byte) { published = append(published, list) }) })
+		time.Sleep(life + interval)
 		stop()
 		wg.Wait()
-		for i, lists := range published {
-			if n := len(lists); n < 10 || n > 11 {
-				t.Errorf("Router %d has published %d keys in ten days", i, n)
-			}
-			if taken(routers[i], lists[0]) {
-				t.Errorf("Router %d still takes its first key", i)
-			}
+		if len(published) != 1 || !bytes.Equal(published[0], k.ConfigList()) || bytes.Equal(published[0], before) {
+			t.Errorf("published %x", published)
 		}
-		if strings.Contains(log.String(), "ERROR") {
-			t.Error(log.String())
+		if again := openKeys(t, s); !bytes.Equal(again.ConfigList(), k.ConfigList()) {
+			t.Error("another Router publishes another key")
 		}
 	})
 }
@@ -174,14 +184,15 @@ func TestRotationAfterALongTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, changed, err := rotate([]byte(`[`+encode(t, old)+`]`), now)
+	keys, changed, err := rotate([]byte(encode(t, []key{old})), now)
 	if err != nil || !changed || len(keys) != 2 || !keys[1].From.Equal(now.Add(lead).UTC()) {
 		t.Errorf("%v %v %v", keys, changed, err)
 	}
 }
 
-func encode(t *testing.T, k key) string {
-	text, err := json.Marshal(k)
+func encode(t *testing.T, keys []key) string {
+	t.Helper()
+	text, err := json.Marshal(keys)
 	if err != nil {
 		t.Fatal(err)
 	}
