@@ -108,7 +108,7 @@ func postfix(keep string) peer {
 	}
 	p.setup = func(s site) ([]string, error) {
 		if os.Getuid() != 0 {
-			return nil, errors.New("Postfix must be started by root")
+			return nil, errors.New("only root can start Postfix")
 		}
 		dir := filepath.Join(s.dir, "conf")
 		if err := errors.Join(os.Chmod(s.dir, 0o755), os.Mkdir(dir, 0o755), os.Mkdir(filepath.Join(s.dir, "queue"), 0o755)); err != nil {
