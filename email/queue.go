@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -200,7 +201,6 @@ func (q *queue) untilNext() time.Duration {
 func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	log := q.r.s.log.With("msg_id", e.id)
 	var p *progress
-	var body *spool.Body
 	var err error
 	if env != nil {
 		p, err = decodeProgress(nil, len(env.Recipients))
@@ -211,28 +211,39 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 		q.forget(e)
 		return
 	}
+	var body *spool.Body
+	stuck, open := false, 0
 	if err == nil {
-		body, err = q.store.Body(ctx, e.id)
+		open = p.open()
+		stuck, err = q.r.tryDelivery(ctx, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
+			var err error
+			if body, err = q.store.Body(ctx, e.id); err != nil {
+				return nil, err
+			}
+			return body.SectionReader, nil
+		}}, p)
 	}
-	if err != nil {
-		if ctx.Err() == nil {
-			log.Error("a message in the spool cannot be read; it is left there", "err", err)
-		}
-		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
-		return
+	if body != nil {
+		defer body.Close()
 	}
-	defer body.Close()
-
-	open := p.open()
-	stuck := q.r.tryDelivery(ctx, string(e.id), env, p, body.SectionReader)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		// Stop has cut it short, which says nothing about those that are left.
-		if p.open() < open {
+		if p != nil && p.open() < open {
 			q.note(e, p)
 		}
-		return
+	case err != nil:
+		log.Error("a message in the spool cannot be read; it is left there", "err", err)
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+	case stuck && p.open() == open:
+		// Nothing was tried, so there is nothing to note.
+		q.mu.Lock()
+		e.stuck = true
+		q.mu.Unlock()
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+	default:
+		q.finish(e, env, p, stuck)
 	}
-	q.finish(e, env, p, stuck)
 }
 
 // read reads what is known of a message.
