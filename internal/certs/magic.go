@@ -93,7 +93,7 @@ func (m *magic) obtain(ctx context.Context, name string, r *request) (*keyPair, 
 	if errors.As(err, &unusable) {
 		// A crash between two writes, perhaps: the certificate of one and the key
 		// of another. certmagic would not look closely.
-		err = m.config.Storage.Delete(ctx, certmagic.KeyBuilder{}.CertsSitePrefix(m.issuer.IssuerKey(), name))
+		err = m.forget(ctx, name)
 	}
 	switch {
 	case err != nil:
