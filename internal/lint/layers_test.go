@@ -29,8 +29,7 @@ var thirdParty = map[string][]string{
 		"github.com/quic-go/quic-go", "golang.org/x/net", "golang.org/x/sys", "golang.org/x/time",
 	},
 	"email": {
-		"blitiri.com.ar/go/spf", "github.com/d--j/go-milter", "github.com/emersion/go-message",
-		"github.com/emersion/go-msgauth", "github.com/emersion/go-sasl", "github.com/emersion/go-smtp",
+		"github.com/emersion/go-message", "github.com/emersion/go-msgauth", "github.com/emersion/go-sasl", "github.com/emersion/go-smtp",
 		"github.com/xdg-go/scram", "github.com/xdg-go/stringprep", "golang.org/x/crypto", "golang.org/x/net", "golang.org/x/text",
 	},
 	"dnsserver": {

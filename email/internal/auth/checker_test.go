@@ -61,7 +61,7 @@ func request(t testing.TB, msg string) Request {
 func sign(t testing.TB, msg string, key crypto.Signer, domain string) string {
 	t.Helper()
 	q := request(t, msg)
-	field, err := dkim.Sign(t.Context(), q.Header, dkim.NewBody(section(q.Body, 0)), time.Now(), dkim.Signer{Domain: domain, Selector: "s", Key: key})
+	field, err := dkim.Sign(t.Context(), q.Header, section(q.Body, 0), dkim.Signer{Domain: domain, Selector: "s", Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}

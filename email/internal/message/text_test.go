@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/emersion/go-message/mail"
 )
 
 func TestDecodeHeader(t *testing.T) {
@@ -25,6 +28,13 @@ func TestDecodeHeader(t *testing.T) {
 		{"=?koi8-r?B?0NLJ18XU?=", "привет"},
 		{"gr\xc3\xbc\xc3\x9fe", "grüße"},
 		{"gr\xfc\xdfe", "grüße"},
+		{"=?iso-8859-1?Q?=93x=94?=", "“x”"},
+		{"=?us-ascii?Q?=93x=94?=", "“x”"},
+		{"=?cp850?Q?gr=81=E1e?= =?IBM437?Q?gr=81=E1e?=", "grüßegrüße"},
+		{"=?ibm1047?B?yIWTk5Y=?=", "Hello"},
+		{"=?hz-gb-2312?Q?~{Dc:C~}?=", "你好"},
+		{"=?utf-16?B?/v8AaABp?= =?utf-16le?B?aABpAA==?=", "hihi"},
+		{"=?iso-2022-kr?Q?=1B$)Chello?=", "$)Chello"},
 		{"=?utf-8?Q?bad=FF?=", "bad\uFFFD"},
 		{"=?utf-8?X?what?= =?utf-8?Q?open", "=?utf-8?X?what?= =?utf-8?Q?open"},
 		{"a\x00b\x1b[31m=?utf-8?Q?=0D=0Ac?=", "ab[31m c"},
@@ -34,6 +44,30 @@ func TestDecodeHeader(t *testing.T) {
 	for _, test := range tests {
 		if got := DecodeHeader(test.in); got != test.want {
 			t.Errorf("%q: got %q, want %q", test.in, got, test.want)
+		}
+	}
+}
+
+// TestWordsOfLibrary reads what go-message writes.
+func TestWordsOfLibrary(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 500 {
+		var b strings.Builder
+		for range 1 + rng.IntN(60) {
+			b.WriteRune([]rune("aZ09 .,_?=<>()\"@:;/äß€你😀\u202e")[rng.IntN(25)])
+		}
+		want := strings.TrimSpace(b.String())
+		if strings.Contains(want, "=?") {
+			continue // written as it is
+		}
+		var h mail.Header
+		h.SetSubject(want)
+		if got := DecodeHeader(h.Get("Subject")); got != want {
+			t.Errorf("%q: got %q, want %q", h.Get("Subject"), got, want)
+		}
+		h.SetAddressList("From", []*mail.Address{{Name: want, Address: "a@example.com"}})
+		if list, err := Addresses(h.Get("From")); err != nil || len(list) != 1 || list[0] != (Address{want, "a", "example.com"}) {
+			t.Errorf("%q: got %q, %v, want %q", h.Get("From"), list, err, want)
 		}
 	}
 }
@@ -201,6 +235,17 @@ func FuzzAddresses(f *testing.F) {
 		}
 		if len(list) == 0 {
 			t.Fatal("nothing, and no error")
+		}
+		// Another program reads the same, or nothing.
+		if theirs, err := mail.ParseAddressList(s); err == nil {
+			if len(theirs) != len(list) {
+				t.Fatalf("go-message reads %d addresses: %q", len(theirs), s)
+			}
+			for i, a := range list {
+				if theirs[i].Address != a.Local+"@"+a.Domain {
+					t.Errorf("%q is %q for go-message", a, theirs[i].Address)
+				}
+			}
 		}
 		for _, a := range list {
 			if !strings.Contains(s, "@"+a.Domain) || !utf8.ValidString(a.Domain) || strings.ContainsAny(a.Domain, " <>,@\"\x00") || a.Domain == "" {

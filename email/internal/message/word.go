@@ -1,11 +1,14 @@
 package message
 
 import (
+	"bytes"
+	"io"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
-	"golang.org/x/text/encoding/charmap"
+	mailcharset "github.com/emersion/go-message/charset"
+	textencoding "golang.org/x/text/encoding"
 	"golang.org/x/text/encoding/htmlindex"
 )
 
@@ -113,18 +116,32 @@ func decodeCharset(charset string, text []byte) string {
 		}
 		charset = "windows-1252"
 	}
+	if out, ok := toUTF8(charset, text); ok {
+		return strings.ToValidUTF8(out, "\uFFFD")
+	}
+	if utf8.Valid(text) {
+		return string(text)
+	}
+	out, _ := toUTF8("windows-1252", text)
+	return strings.ToValidUTF8(out, "\uFFFD")
+}
+
+// toUTF8 decodes text as the Web does, and with it most mail clients: iso-8859-1
+// is windows-1252 there. go-message may know what the Web has no name for (code
+// pages of DOS and mainframes), no longer decodes (HZ), or takes for little-endian
+// whatever its first bytes say (UTF-16).
+func toUTF8(charset string, text []byte) (string, bool) {
 	enc, err := htmlindex.Get(charset)
-	if err != nil {
-		if utf8.Valid(text) {
-			return string(text)
-		}
-		enc = charmap.Windows1252
+	if err == nil && enc != textencoding.Replacement && charset != "utf-16" {
+		out, err := enc.NewDecoder().Bytes(text)
+		return string(out), err == nil
 	}
-	out, err := enc.NewDecoder().Bytes(text)
+	r, err := mailcharset.Reader(charset, bytes.NewReader(text))
 	if err != nil {
-		return strings.ToValidUTF8(string(text), "\uFFFD")
+		return "", false
 	}
-	return strings.ToValidUTF8(string(out), "\uFFFD")
+	out, err := io.ReadAll(r)
+	return string(out), err == nil && string(out) != "\uFFFD" // which is all that the Web shows of ISO-2022-KR
 }
 
 // clean takes out line breaks and control characters. Those that change the

@@ -4,14 +4,13 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/rsa"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"strconv"
+	"io"
 	"strings"
-	"time"
+
+	"github.com/emersion/go-msgauth/dkim"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/message"
@@ -26,48 +25,125 @@ type Signer struct {
 }
 
 // Sign returns a raw DKIM-Signature field for each signer, to be put in front of
-// the message. Header and body are hashed relaxed. The time is that of t=.
+// the message. The body, with CRLF at the ends of its lines, is read once for all
+// of them, in constant memory; header and body are hashed relaxed. The time in t=
+// is that of the system's clock.
 //
 // All fields of today's messages that a reader or a program sees are signed,
 // and as often once more, so that none can be added later (RFC 6376 section
-// 8.15).
-func Sign(ctx context.Context, h message.Header, body *Body, now time.Time, signers ...Signer) ([]byte, error) {
-	sum, _, err := body.Sum(Relaxed, -1)
-	if err != nil {
-		return nil, fmt.Errorf("reading the body: %w", err)
+// 8.15). A message that has so many of them that no line could name them, or a
+// body with more than 32,768 line ends in a row, is an error.
+func Sign(ctx context.Context, h message.Header, body io.Reader, signers ...Signer) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
-	hasher := NewHasher(h)
-	if hasher.Count("from") != 1 {
+	fields := NewHasher(h)
+	if fields.Count("from") != 1 {
 		return nil, errors.New("a message without exactly one field From cannot be signed")
 	}
-	names := signedFields(hasher)
-	var all []byte
-	for _, signer := range signers {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	names := signedFields(fields)
+	if n := len(strings.Join(names, ":")); n > maxNames {
+		return nil, errors.New("a message with so many fields to sign cannot be signed")
+	}
+	var to []io.Writer
+	var started []*dkim.Signer
+	defer func() {
+		for _, s := range started { // in vain, but its goroutine has to end
+			_ = s.Close()
 		}
-		field, err := signer.sign("DKIM-Signature", "v=1", names, sum, hasher, now)
+	}()
+	for _, signer := range signers {
+		s, err := signer.start(names)
 		if err != nil {
 			return nil, fmt.Errorf("signing for %s: %w", signer.Domain, err)
 		}
-		all = append(all, field...)
+		started, to = append(started, s), append(to, s)
 	}
-	return all, nil
-}
-
-// SignARC returns a raw ARC-Message-Signature field for a set's number (RFC 8617
-// section 4.1.2).
-func SignARC(h message.Header, body *Body, now time.Time, instance int, signer Signer) ([]byte, error) {
-	sum, _, err := body.Sum(Relaxed, -1)
-	if err != nil {
+	all := io.MultiWriter(to...)
+	if _, err := all.Write(headerToSign(h, names)); err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.MultiWriter(&emptyLines{}, all), body); err != nil {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}
-	hasher := NewHasher(h)
-	names := signedFields(hasher)
-	for range hasher.Count("dkim-signature") {
-		names = append(names, "DKIM-Signature")
+	var out []byte
+	for i, s := range started {
+		if err := s.Close(); err != nil {
+			return nil, fmt.Errorf("signing for %s: %w", signers[i].Domain, err)
+		}
+		out = append(out, s.Signature()...)
 	}
-	return signer.sign("ARC-Message-Signature", "i="+strconv.Itoa(instance), names, sum, hasher, now)
+	return out, nil
+}
+
+func (s Signer) start(names []string) (*dkim.Signer, error) {
+	domain, selector, _, err := s.names()
+	if err != nil {
+		return nil, err
+	}
+	return dkim.NewSigner(&dkim.SignOptions{
+		Domain: domain, Selector: selector, Signer: s.Key, HeaderKeys: names,
+		HeaderCanonicalization: dkim.CanonicalizationRelaxed, BodyCanonicalization: dkim.CanonicalizationRelaxed,
+	})
+}
+
+// names checks the signer, and returns its names as they are looked up and its
+// algorithm.
+func (s Signer) names() (domain, selector, algorithm string, err error) {
+	if domain, err = lookup.Domain(s.Domain); err != nil {
+		return "", "", "", err
+	}
+	if selector, err = lookup.Domain(s.Selector); err != nil {
+		return "", "", "", err
+	}
+	switch key := s.Key.Public().(type) {
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
+			return "", "", "", ErrWeakKey
+		}
+		return domain, selector, RSA, nil
+	case ed25519.PublicKey:
+		return domain, selector, Ed25519, nil
+	}
+	return "", "", "", errors.New("the key is neither RSA nor Ed25519")
+}
+
+// maxNames bounds h=, which is one line, so that it stays below the 998 bytes of
+// RFC 5322 section 2.1.1. A message by RFC 5322 section 3.6 needs up to 370.
+const maxNames = 900
+
+// headerToSign returns the fields that are signed, in canonical form, and an empty
+// line. Canonical fields have one line each: the library puts folded ones
+// together in time by the square of their lines.
+func headerToSign(h message.Header, names []string) []byte {
+	var out []byte
+	for _, f := range h {
+		if has(names, f.Name) {
+			out = Relaxed.appendHeader(out, f.Raw)
+		}
+	}
+	return append(out, "\r\n"...)
+}
+
+// emptyLines ends a body with too many line ends in a row: the library keeps
+// them in memory, as they may be the last.
+type emptyLines struct{ n int }
+
+const maxEmptyLines = 32 << 10
+
+func (e *emptyLines) Write(p []byte) (int, error) {
+	for _, c := range p {
+		switch c {
+		case '\n':
+			if e.n++; e.n > maxEmptyLines {
+				return 0, errors.New("there are too many empty lines in a row")
+			}
+		case ' ', '\t', '\r':
+		default:
+			e.n = 0
+		}
+	}
+	return len(p), nil
 }
 
 // signedFields lists what is signed: RFC 6376 section 5.4.1, and the fields of
@@ -87,95 +163,5 @@ func signedFields(h *Hasher) []string {
 			names = append(names, name)
 		}
 	}
-	return names[:min(len(names), maxHeaders)]
-}
-
-func (s Signer) sign(name, first string, names []string, bodyHash []byte, h *Hasher, now time.Time) ([]byte, error) {
-	tags, err := s.Tags(now)
-	if err != nil {
-		return nil, err
-	}
-	tags = append([]string{first}, tags...)
-	tags = append(tags, "c=relaxed/relaxed", "h="+strings.Join(names, ":"), "bh="+base64.StdEncoding.EncodeToString(bodyHash))
-	return s.Finish(name, tags, func(field []byte) []byte { return h.Sum(Relaxed, names, field) })
-}
-
-// Tags returns the tags a, d, s and t.
-func (s Signer) Tags(now time.Time) ([]string, error) {
-	domain, err := lookup.Domain(s.Domain)
-	if err != nil {
-		return nil, err
-	}
-	selector, err := lookup.Domain(s.Selector)
-	if err != nil {
-		return nil, err
-	}
-	algorithm := RSA
-	switch key := s.Key.Public().(type) {
-	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-			return nil, ErrWeakKey
-		}
-	case ed25519.PublicKey:
-		algorithm = Ed25519
-	default:
-		return nil, errors.New("the key is neither RSA nor Ed25519")
-	}
-	return []string{"a=" + algorithm, "d=" + domain, "s=" + selector, "t=" + strconv.FormatInt(now.Unix(), 10)}, nil
-}
-
-// Finish writes a field with the tags and the signature of what hash returns for
-// it.
-func (s Signer) Finish(name string, tags []string, hash func(field []byte) []byte) ([]byte, error) {
-	field := Fold(name, append(tags, "b="))
-	var opts crypto.SignerOpts = crypto.SHA256
-	if _, ok := s.Key.Public().(ed25519.PublicKey); ok {
-		opts = crypto.Hash(0) // it signs the hash as a message (RFC 8463 section 3)
-	}
-	signature, err := s.Key.Sign(rand.Reader, hash(field), opts)
-	if err != nil {
-		return nil, err
-	}
-	return Fold(name, append(tags[:len(tags):len(tags)], "b="+base64.StdEncoding.EncodeToString(signature))), nil
-}
-
-// lineLength is where lines are folded (RFC 5322 section 2.1.1).
-const lineLength = 76
-
-// Fold writes a field of tags, folded between them and, in long ones, after
-// colons and within base64.
-func Fold(name string, tags []string) []byte {
-	out := append([]byte(name), ':')
-	line := len(out)
-	add := func(word string, space bool) {
-		if space && line+1+len(word) > lineLength || line+len(word) > lineLength {
-			out, line = append(out, "\r\n\t"...), 1
-		} else if space {
-			out, line = append(out, ' '), line+1
-		}
-		out, line = append(out, word...), line+len(word)
-	}
-	for i, tag := range tags {
-		if i < len(tags)-1 {
-			tag += ";"
-		}
-		switch {
-		case len(tag) < lineLength:
-			add(tag, true)
-		case strings.HasPrefix(tag, "h="):
-			for j, word := range strings.SplitAfter(tag, ":") {
-				add(word, j == 0)
-			}
-		default:
-			for first := true; tag != ""; first = false {
-				n := min(len(tag), lineLength-1)
-				if room := lineLength - line - 1; room > 3 { // "bh=" in one piece
-					n = min(len(tag), room)
-				}
-				add(tag[:n], first)
-				tag = tag[n:]
-			}
-		}
-	}
-	return append(out, "\r\n"...)
+	return names
 }

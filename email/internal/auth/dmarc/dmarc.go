@@ -1,6 +1,9 @@
 // Package dmarc says whether the author that a message shows is who sent it, and
 // what the author's domain asks to do otherwise: DMARC as of RFC 9989, with
 // organizational domains found in DNS and not by a list of public suffixes.
+//
+// go-msgauth reads records as of RFC 7489: it knows no np, psd and t, and has no
+// record where one tag is bad or p is missing, for which RFC 9989 has other rules.
 package dmarc
 
 import (
