@@ -158,6 +158,31 @@ func TestOpenRelay(t *testing.T) {
 	c.say("RCPT TO:<postmaster>", "5")
 }
 
+// Routes that look at the content and only refuse do not make recipients valid:
+// scanners for open relays go by the reply to RCPT.
+func TestRefusingByContentTakesNobody(t *testing.T) {
+	s := start(t, Config{Routes: routes(t, `[
+		{"name":"word","priority":2,"match":{"subject":"/free money/i"},"action":{"type":"reject"}},
+		{"name":"closed","priority":1,"match":{"recipients":"closed@example.com"},"action":{"type":"reject","reject":{"message":"Closed"}}},
+		{"name":"alice","match":{"recipients":"alice@example.com"},"action":{"type":"deliver"}},
+		{"name":"out","match":{"recipients":"*@*"},"action":{"type":"process"}}]`)}, WithMailbox(newMailbox(nil).take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@elsewhere.example>", "550 5.7.1 Relaying denied")
+	c.say("RCPT TO:<closed@example.com>", "550 5.7.1 Closed")
+	c.say("RCPT TO:<alice@example.com>", "250")
+
+	s = start(t, Config{Routes: s.Routes()[:3]}, WithMailbox(newMailbox(nil).take))
+	c = s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@elsewhere.example>", "550 5.7.1 Relaying denied")
+	c.say("RCPT TO:<nobody@example.com>", "550 5.1.1 No such mailbox here")
+	c.say("RCPT TO:<alice@example.com>", "250")
+	if got := c.data(strings.Replace(hi, "Subject: hi", "Subject: Free Money", 1)); !strings.HasPrefix(got, "550 5.7.1 Rejected by policy") {
+		t.Error(got)
+	}
+}
+
 func TestMailboxRefuses(t *testing.T) {
 	var refuse error
 	m := newMailbox(func(d *Delivery) error {

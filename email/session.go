@@ -210,24 +210,26 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 }
 
 // mayGo refuses a recipient that no route takes, that the route rejects, or that
-// would make an open relay of us.
+// would make an open relay of us, whatever the content turns out to be.
 func (r *run) mayGo(f *facts, to addr.Address, rt *route, open []*route) (*Reply, string) {
-	if rt == nil && len(open) == 0 {
+	if rt != nil {
+		open = []*route{rt}
+	}
+	isReject := func(rt *route) bool { return rt.Action.Type == Reject }
+	takers := slices.DeleteFunc(slices.Clone(open), isReject)
+	if len(takers) == 0 {
+		if len(open) > 0 && open[len(open)-1].match(f) == yes {
+			return rejection(&open[len(open)-1].Action), "route"
+		}
 		if r.s.isOurs(to.Domain) {
 			return &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"}, "route"
 		}
 		return relayDenied(), "relay"
 	}
-	if rt != nil {
-		if rt.Action.Type == Reject {
-			return rejection(&rt.Action), "route"
-		}
-		open = []*route{rt}
-	}
-	if !slices.ContainsFunc(open, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
+	if !slices.ContainsFunc(takers, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
 		return relayDenied(), "relay"
 	}
-	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(open, func(rt *route) bool { return rt.Action.Type == Forward || rt.Action.Type == Process }) {
+	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(takers, func(rt *route) bool { return rt.Action.Type != Deliver }) {
 		// The server behind may heed it, and trust us.
 		return &Reply{Code: 553, Enhanced: [3]int{5, 1, 3}, Text: "Source routing is not supported"}, "relay"
 	}
