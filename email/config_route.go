@@ -118,10 +118,13 @@ type ProcessAction struct {
 }
 
 // DeliverAction says where mailboxes are. At most one field is given; without
-// any it is a Maildir below the folder of the storage, "mail/{domain}/{user}".
+// any it is the host's [WithMailbox], or else the Maildir "mail/{domain}/{user}"
+// below [Config.DataPath]. A Maildir is made when its first mail comes, for any
+// user that the route takes: let Match.Recipients, or a hook, say who there is.
 type DeliverAction struct {
 	// Maildir is the folder of the recipient's mailbox. {domain} and {user}
-	// stand for the parts of the address.
+	// stand for the parts of the address; {user} must be there, and without
+	// {domain} users of the same name share a mailbox.
 	Maildir string `json:"maildir"`
 	// LMTP is a server that delivers (RFC 2033): host:port, or the path of a
 	// Unix socket.

@@ -139,19 +139,23 @@ func (s *Server) checkFiles(check *conf.Checker) func(*tls.ClientHelloInfo) (*tl
 		}
 		get = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
-	for i, rt := range s.routes.Load().given {
-		if f := rt.Action.Forward; f != nil {
-			if _, err := clientTLS(&f.TLS); err != nil {
-				check.Field("routes").Index(i).Field("action").Field("forward").Field("tls").Field("caPath").Errorf("%v", err)
-			}
-		}
-	}
+	checkRouteFiles(check.Field("routes"), s.routes.Load().given)
 	if h := s.cfg.SmartHost; h != nil {
 		if _, err := clientTLS(&h.TLS); err != nil {
 			check.Field("smartHost").Field("tls").Field("caPath").Errorf("%v", err)
 		}
 	}
 	return get
+}
+
+func checkRouteFiles(check *conf.Checker, routes []Route) {
+	for i := range routes {
+		if f := routes[i].Action.Forward; f != nil {
+			if _, err := clientTLS(&f.TLS); err != nil {
+				check.Index(i).Field("action").Field("forward").Field("tls").Field("caPath").Errorf("%v", err)
+			}
+		}
+	}
 }
 
 // clientTLS is the setting for TLS on the way to another server.
