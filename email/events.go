@@ -36,7 +36,8 @@ type Event struct {
 	Client netip.Addr
 	// User is who has signed in or tried to.
 	User string
-	// From and Recipients are the envelope's, as far as they are known.
+	// From and Recipients are the envelope's, as far as they are known. Of a
+	// recipient that was refused, it is that one alone.
 	From       string
 	Recipients []string
 	// Route is the name of the route that decided.

@@ -44,6 +44,7 @@ type incoming struct {
 func (s *session) Data(ctx context.Context, r io.Reader) (*smtpd.Reply, error) {
 	m := &incoming{s: s, tx: s.tx, id: spool.NewID(s.r.s.now())}
 	m.tx.env.Arrived = s.r.s.now().UTC()
+	s.asks = m.about()
 	draft, err := s.r.queue.store.Draft(ctx)
 	if err != nil {
 		return nil, s.storageError(err)
@@ -257,6 +258,9 @@ func (m *incoming) decideOpen(i int) error {
 	}
 	f.content = tx.content
 	rt, _ := tx.routes.decide(&f)
+	if rt != nil {
+		m.s.asks.Route = rt.Name
+	}
 	switch {
 	case rt == nil:
 		return m.s.refuse("route", &Reply{Code: 550, Enhanced: [3]int{5, 7, 1}, Text: "No route takes this message for <" + f.recipient + ">"})
@@ -395,11 +399,18 @@ func (m *incoming) accepted(kind, said string) {
 }
 
 func (m *incoming) event(kind, said string) {
-	e := Event{Kind: kind, MessageID: string(m.id), From: m.tx.env.From, Route: m.tx.taken[0].route.Name, Reason: said}
+	e := m.about()
+	e.Kind, e.Route, e.Reason = kind, m.tx.taken[0].route.Name, said
+	m.s.event(e)
+}
+
+// about is what an event shows of the message.
+func (m *incoming) about() Event {
+	e := Event{MessageID: string(m.id), From: m.tx.env.From}
 	for _, r := range m.tx.env.Recipients {
 		e.Recipients = append(e.Recipients, r.Address)
 	}
-	m.s.event(e)
+	return e
 }
 
 // enqueue makes the message durable.

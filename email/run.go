@@ -399,13 +399,20 @@ func addrOf(a net.Addr) netip.Addr {
 	return addr.Unmap()
 }
 
+// loggedRecipients bounds the addresses in one line of the log.
+const loggedRecipients = 10
+
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
-	attrs := make([]slog.Attr, 0, 9)
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
 	if e.MessageID != "" {
-		attrs = append(attrs, slog.String("msg_id", e.MessageID), slog.String("from", e.From), slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
+		attrs = append(attrs, slog.String("msg_id", e.MessageID))
+	}
+	if e.From != "" || len(e.Recipients) > 0 {
+		attrs = append(attrs, slog.String("from", e.From), slog.Any("to", e.Recipients[:min(len(e.Recipients), loggedRecipients)]),
+			slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
 	}
 	attrs = append(attrs, slog.String("user", e.User), slog.String("reason", e.Reason), slog.Bool("security", e.Security))
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)

@@ -19,6 +19,7 @@ type session struct {
 	user   *user        // who has signed in, or nil
 	tx     *transaction // from MAIL on, or nil
 	hop    *openHop     // where this client's mail goes on to, kept for the next message
+	asks   Event        // what the client asks for, for the event if it is refused
 	// leave gives back this connection's place among those to a domain.
 	leave map[string]func()
 }
@@ -71,13 +72,8 @@ func (s *session) admit(ctx context.Context) error {
 // refuse counts a refusal and tells of it.
 func (s *session) refuse(reason string, reply *Reply) error {
 	s.r.s.stats.reasons.add(reason)
-	e := Event{Kind: Refused, Reason: reply.Error(), Security: isSecurity(reason)}
-	if s.tx != nil {
-		e.From, e.MessageID = s.tx.env.From, ""
-		for _, r := range s.tx.env.Recipients {
-			e.Recipients = append(e.Recipients, r.Address)
-		}
-	}
+	e := s.asks
+	e.Kind, e.Reason, e.Security = Refused, reply.Error(), isSecurity(reason)
 	s.event(e)
 	return reply.wire()
 }
@@ -114,6 +110,7 @@ func (s *session) Helo(_ context.Context, name string) error {
 // Mail begins a message.
 func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOptions) error {
 	sender := from.String()
+	s.asks = Event{From: sender}
 	if wait := s.r.limits.message(s.client.Addr, s.client.User); wait > 0 {
 		return s.refuse("rate", tooMuch(wait))
 	}
@@ -161,6 +158,7 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 	if slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool { return r.Address == rcpt }) {
 		return nil // once is enough
 	}
+	s.asks = Event{From: tx.env.From, Recipients: []string{rcpt}}
 	limits := s.r.s.limitsOf(to.Domain)
 	if len(tx.env.Recipients) >= limits.RecipientsPerMessage {
 		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
@@ -169,6 +167,9 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 	f := tx.facts
 	f.recipient = rcpt
 	rt, open := tx.routes.decide(&f)
+	if rt != nil {
+		s.asks.Route = rt.Name
+	}
 	if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
 		return s.refuse(reason, reply)
 	}
@@ -265,7 +266,7 @@ func (s *session) sameFate(rt *route, open []*route) error {
 	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) {
 		return nil
 	}
-	return (&Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"}).wire()
+	return s.refuse("split", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"})
 }
 
 // scans reports whether a route has mail scanned.
@@ -275,7 +276,7 @@ func scans(rt *route) bool {
 
 // Reset ends a message.
 func (s *session) Reset() {
-	s.tx = nil
+	s.tx, s.asks = nil, Event{}
 	if s.hop != nil {
 		s.hop.reset()
 	}
