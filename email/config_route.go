@@ -93,8 +93,8 @@ type ForwardAction struct {
 	AddHeaders map[string]string `json:"addHeaders"`
 	// Queue accepts mail first and hands it over after that, as often as
 	// [Config.Queue] says. The default false hands it over while the client
-	// waits, who is told what the other server says, and queues only mail that
-	// goes to several places.
+	// waits, who is told what the other server says, and queues only what users
+	// who signed in send to several places at once.
 	Queue bool `json:"queue"`
 }
 

@@ -50,10 +50,11 @@
 // # One reply
 //
 // There is one reply to the content of a message for all its recipients. Where
-// the content decides about recipients differently, because a route looks at it
-// or only some of it is scanned, the later ones are asked for in a message of
-// their own (452), so that nothing that was accepted has to bounce. Users who
-// signed in are spared that; one refusal is for all of theirs.
+// they may be decided about differently, because a route looks at the content,
+// only some of it is scanned, it goes on to several servers, or their domains
+// differ in [Domain.DMARC], the later ones are asked for in a message of their
+// own (452), so that nothing that was accepted has to bounce. Users who signed in
+// are spared that; one refusal is for all of theirs.
 //
 // # Standards
 //

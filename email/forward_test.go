@@ -57,6 +57,42 @@ func TestForwardInSession(t *testing.T) {
 	}
 }
 
+// What the next server has not been asked about is not accepted: a stranger's
+// message to several of them comes in several.
+func TestForwardToSeveral(t *testing.T) {
+	m := newMailbox(nil)
+	toB := routes(t, `[{"name":"b","match":{"recipients":"b@*"},"action":{"type":"deliver"}}]`)
+	first, second := start(t, Config{Routes: toB}, WithMailbox(m.take)), start(t, Config{Routes: toB}, WithMailbox(m.take))
+	to := func(s *server, domain string) string {
+		return strings.ReplaceAll(forwardTo(t, s, ""), "example.com", domain)
+	}
+	cfg := submission(t, SMTP)
+	cfg.Domains = []Domain{{Domain: "example.com"}, {Domain: "1.example"}, {Domain: "2.example"}}
+	cfg.Routes = routes(t, `[`+to(first, "1.example")+`,`+strings.Replace(to(second, "2.example"), `"next"`, `"next2"`, 1)+`,{"name":"here","match":{"recipients":"*@example.com"},"action":{"type":"deliver"}}]`)
+	s := start(t, cfg, WithMailbox(m.take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<b@1.example>", "250")
+	c.say("RCPT TO:<nobody@2.example>", "452 4.5.3")
+	c.say("RCPT TO:<b@example.com>", "452 4.5.3")
+	c.say("RCPT TO:<nobody@1.example>", "550")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") || len(m.all()) != 1 {
+		t.Fatal(got)
+	}
+
+	// Users need not know of that.
+	c.startTLS().say("EHLO client.example.net", "250")
+	c.say("AUTH PLAIN "+plain("alice@example.com", "wonderland"), "235")
+	c.say("MAIL FROM:<alice@example.com>", "250")
+	for _, rcpt := range []string{"b@1.example", "b@2.example", "b@example.com"} {
+		c.say("RCPT TO:<"+rcpt+">", "250")
+	}
+	if got := c.data(strings.Replace(hi, "a@example.net", "alice@example.com", 1)); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(m.all()) == 4 })
+}
+
 // A server that is away, or refuses us as a whole, is no reason to refuse mail
 // for good.
 func TestForwardToNobody(t *testing.T) {

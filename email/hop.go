@@ -25,7 +25,7 @@ type openHop struct {
 func (tx *transaction) inSession() *route {
 	var rt *route
 	for _, t := range tx.taken {
-		if t.route == nil || t.route.Action.Type != Forward || t.route.Action.Forward.Queue || rt != nil && t.route != rt {
+		if asksHop(t.route) == nil || rt != nil && t.route != rt {
 			return nil
 		}
 		rt = t.route

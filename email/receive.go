@@ -210,11 +210,8 @@ func (m *incoming) decide(ctx context.Context) error {
 		return nil
 	}
 	for i, t := range tx.taken {
-		if t.route.trusts {
-			continue
-		}
 		_, domain, _ := cutAddress(tx.env.Recipients[i].Address)
-		switch policy := m.s.r.s.dmarcPolicy(domain); {
+		switch policy := m.s.heeds(domain, t.route); {
 		case policy == MonitorDMARC:
 		case policy == RejectDMARC && m.auth.DMARC.Policy == dmarc.Reject:
 			if m.auth.Temporary() {

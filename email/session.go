@@ -173,7 +173,7 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 	if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
 		return s.refuse(reason, reply)
 	}
-	if err := s.sameFate(rt, open); err != nil {
+	if err := s.sameFate(to.Domain, rt, open); err != nil {
 		return err
 	}
 	trusted := s.user != nil || rt != nil && rt.trusts
@@ -254,19 +254,40 @@ func rejection(a *Action) *Reply {
 	return r
 }
 
-// sameFate keeps recipients apart about whom the content may decide differently:
-// there is one reply to it, and a bounce to a sender who may be forged is no
-// better. Clients send the others in a message of their own (RFC 5321 section
-// 4.5.3.1.10). For users who signed in, one refusal is for all.
-func (s *session) sameFate(rt *route, open []*route) error {
+// sameFate keeps recipients apart that the content, or the server that it goes
+// on to, may decide about differently: there is one reply to it, and a bounce to
+// a sender who may be forged is no better. Clients send the others in a message
+// of their own (RFC 5321 section 4.5.3.1.10). For users who signed in, one
+// refusal is for all.
+func (s *session) sameFate(domain string, rt *route, open []*route) error {
 	if len(s.tx.taken) == 0 || s.user != nil {
 		return nil
 	}
 	first := s.tx.taken[0]
-	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) {
+	_, firstDomain, _ := cutAddress(s.tx.env.Recipients[0].Address)
+	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) && asksHop(first.route) == asksHop(rt) &&
+		s.heeds(firstDomain, first.route) == s.heeds(domain, rt) {
 		return nil
 	}
 	return s.refuse("split", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"})
+}
+
+// asksHop returns the route if the next server decides about its mail while the
+// client waits, and otherwise nil.
+func asksHop(rt *route) *route {
+	if rt != nil && rt.Action.Type == Forward && !rt.Action.Forward.Queue {
+		return rt
+	}
+	return nil
+}
+
+// heeds is how far mail to a domain by a route heeds the policies of authors'
+// domains.
+func (s *session) heeds(domain string, rt *route) string {
+	if rt != nil && rt.trusts {
+		return MonitorDMARC
+	}
+	return s.r.s.dmarcPolicy(domain)
 }
 
 // scans reports whether a route has mail scanned.
