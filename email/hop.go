@@ -2,7 +2,6 @@ package email
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
@@ -45,13 +44,15 @@ func (s *session) askHop(ctx context.Context) error {
 	}
 	for {
 		err := s.tryHop(ctx, rt)
-		var e *smtpc.Error
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case s.hop != nil && s.hop.used && !s.hop.begun && errors.As(err, &e) && e.Reply.Code == 0:
-			s.closeHop() // it did not wait for another message; a new connection will do
-			continue
+		}
+		if s.hop != nil && !s.hop.conn.Usable() {
+			again := s.hop.used && !s.hop.begun
+			s.closeHop() // there will be nothing more from it
+			if again {
+				continue // it did not wait for another message; a new connection will do
+			}
 		}
 		s.r.s.log.Info("the next server did not take mail", "conn_id", s.client.ID, "route", rt.Name, "err", err)
 		return s.refuse("next-hop", hopResult(err).reply)
@@ -106,11 +107,9 @@ func (s *session) handOn(ctx context.Context, content io.Reader, eightBit bool) 
 		return hopResult(err)
 	}
 	if reply := replies[0]; !reply.Positive() {
-		res := refusal(fromHop(reply))
-		res.said = reply.String()
-		return res
+		return refusal(fromHop(reply))
 	}
-	return taken(replies[0].String())
+	return taken(replies[0].Text())
 }
 
 // reset ends the transaction with the next server, which is told with the next

@@ -135,9 +135,9 @@ func (m *incoming) read(context.Context) error {
 		return m.refuse("content", 554, 4, 6, "The message has come through too many servers; it is in a loop")
 	}
 	env := &m.tx.env
-	for _, r := range env.Recipients {
-		env.UTF8 = env.UTF8 && (beyondASCII(env.From) || beyondASCII(r.Address) || m.headerIsUTF8())
-	}
+	// Those that do not need SMTPUTF8 can go on to servers without it.
+	env.UTF8 = env.UTF8 && (beyondASCII(env.From) || m.headerIsUTF8() ||
+		slices.ContainsFunc(env.Recipients, func(r recipient) bool { return beyondASCII(r.Address) }))
 	return nil
 }
 
