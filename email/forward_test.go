@@ -1,6 +1,8 @@
 package email
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -173,6 +176,37 @@ func TestOneOfTwoMailboxes(t *testing.T) {
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
 	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {
 		t.Errorf("%v", got)
+	}
+}
+
+// forgetful is a spool that does not store how far messages are.
+type forgetful struct{ spool.Store }
+
+func (forgetful) SetState(context.Context, spool.ID, []byte) error { return errors.New("disk on fire") }
+
+// Who has a message does not get it again though it could not be noted that he
+// has it.
+func TestProgressThatCannotBeStored(t *testing.T) {
+	m := newMailbox(func(d *Delivery) error {
+		if d.Recipient == "b@example.com" {
+			return errors.New("down")
+		}
+		return nil
+	})
+	next := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
+	s := start(t, Config{Queue: Queue{RetryDelay: time.Millisecond}, Routes: routes(t, `[
+		`+forwardTo(t, next, `,"queue":true`)+`,{"name":"b","priority":1,"match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+	s.latest().queue.store = forgetful{s.latest().queue.store}
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<c@example.com>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 3 })
+	if n := len(m.all()); n != 1 {
+		t.Errorf("delivered %d times", n)
 	}
 }
 

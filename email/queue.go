@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +46,19 @@ type entry struct {
 	// which nothing more is tried with, for somebody to look.
 	quarantined, spent bool
 	stuck              bool // no route took it
+	// unsaved is the progress that could not be stored, or nil. It holds as long
+	// as the process lives, so that nobody gets a message at every attempt.
+	unsaved *progress
+}
+
+// latest is the progress of the entry, given what is stored.
+func (e *entry) latest(stored *progress) *progress {
+	if e.unsaved == nil {
+		return stored
+	}
+	p := *e.unsaved
+	p.Recipients = slices.Clone(p.Recipients)
+	return &p
 }
 
 // resting reports whether the entry waits for no time.
@@ -195,6 +209,7 @@ func (q *queue) attempt(ctx context.Context, e *entry) {
 		return
 	}
 	defer body.Close()
+	p = e.latest(p)
 
 	open := p.open()
 	stuck := q.r.tryDelivery(ctx, string(e.id), env, p, body.SectionReader)
@@ -245,7 +260,9 @@ func (q *queue) note(e *entry, p *progress) {
 	if err == nil {
 		err = q.store.SetState(ctx, e.id, text)
 	}
+	e.unsaved = nil
 	if err != nil {
+		e.unsaved = p
 		q.r.s.log.Error("the state of a message could not be stored; after a restart it may be delivered twice", "msg_id", e.id, "err", err)
 	}
 }

@@ -183,6 +183,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	if err != nil {
 		return err
 	}
+	p = e.latest(p)
 	if err := edit(env, p); err != nil {
 		return err
 	}
@@ -194,6 +195,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	if err := q.store.SetState(ctx, e.id, text); err != nil {
 		return queueError(err)
 	}
+	e.unsaved = nil
 	q.mu.Lock()
 	if e.quarantined {
 		e.quarantined = false
