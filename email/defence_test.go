@@ -235,6 +235,9 @@ func TestQuarantine(t *testing.T) {
 			t.Errorf("%q: %q, want %s", test.content[len(test.content)-20:], got, test.want)
 		}
 	}
+	if scans := s.Stats().Scans; scans["spam/clean"] != 2 || scans["spam/bad"] != 1 || scans["virus/bad"] != 1 || scans["attachment/clean"] != 2 {
+		t.Errorf("%v", scans)
+	}
 	// Whether there is a scan is the same for all recipients of a message.
 	c.say("MAIL FROM:<a@example.net>", "250")
 	c.say("RCPT TO:<b@example.com>", "250")

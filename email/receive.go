@@ -248,8 +248,11 @@ func (m *incoming) decideOpen(i int) error {
 	f.recipient = tx.env.Recipients[i].Address
 	if tx.content == nil {
 		c, err := tx.routes.contentOf(m.body)
-		if err != nil {
+		switch {
+		case errors.Is(err, message.ErrTooDeep) || errors.Is(err, message.ErrTooManyParts):
 			return m.refuse("content", 554, 6, 0, sentence(err))
+		case err != nil:
+			return m.s.storageError(err)
 		}
 		tx.content = c
 	}

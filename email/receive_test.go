@@ -101,6 +101,24 @@ func TestContentIsRefused(t *testing.T) {
 	c.say("MAIL FROM:<> SIZE=100001", "552 5.3.4")
 }
 
+// A message that is made to be taken apart for ever is refused where a route
+// looks into it.
+func TestNestedContentIsRefused(t *testing.T) {
+	s := start(t, Config{Routes: routes(t, `[
+		{"name":"files","priority":1,"match":{"hasAttachments":true},"action":{"type":"reject"}},
+		{"name":"rest","match":{"recipients":"*@example.com"},"action":{"type":"deliver"}}]`)})
+	deep := ""
+	for i := range 60 {
+		deep += fmt.Sprintf("Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
+	}
+	wide := "Content-Type: multipart/mixed; boundary=b\r\n\r\n" + strings.Repeat("--b\r\n\r\nx\r\n", 1100)
+	for _, content := range []string{deep, wide} {
+		if got := s.dial().hello().send("a@example.net", "b@example.com", "From: a@example.net\r\nMIME-Version: 1.0\r\n"+content); !strings.HasPrefix(got, "554 5.6.0 The ") {
+			t.Error(got)
+		}
+	}
+}
+
 func TestRoutesByContent(t *testing.T) {
 	m := newMailbox(nil)
 	s := start(t, Config{Routes: routes(t, `[

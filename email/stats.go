@@ -26,7 +26,8 @@ type Stats struct {
 	DMARC map[string]uint64 `json:"dmarc"`
 	ARC   map[string]uint64 `json:"arc"`
 	// Scans counts messages by scanner and what came of it, as "spam/clean",
-	// "spam/bad" and "spam/error".
+	// "spam/bad", "spam/deferred" and "spam/error"; other backends than the
+	// built-in one are named, as in "virus/clamav/clean".
 	Scans map[string]uint64 `json:"scans"`
 	// SignIns and SignInFailures count attempts to sign in.
 	SignIns        uint64 `json:"signIns"`

@@ -97,6 +97,8 @@ func (u *users) find(ctx context.Context, name string) (*user, error) {
 	if known := u.listed[name]; known != nil || u.ask == nil {
 		return known, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+	defer cancel()
 	c, err := u.ask.Lookup(ctx, name)
 	if err != nil {
 		return nil, err
