@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
@@ -50,7 +51,9 @@ type Config struct {
 	RADIUS *radius.Config `json:"radiusConfig"`
 	// Ops is the operations API and the dashboard.
 	Ops *opsapi.Config `json:"opsServerConfig"`
-	// TLS is about certificates for no route in particular.
+	// TLS is about certificates for no route in particular. Where the proxy's
+	// section says nothing about automatic certificates, this one or DNSChallenge
+	// turns them on, from Let's Encrypt.
 	TLS *TLSConfig `json:"tls"`
 	// DNSChallenge answers ACME's DNS-01 challenges (RFC 8555 section 8.4) in
 	// zones that are hosted elsewhere.
@@ -65,8 +68,15 @@ type TLSConfig struct {
 	// ContactEmail is the contact of the ACME account where the proxy's
 	// section names none.
 	ContactEmail string `json:"contactEmail"`
-	// Domain is a name to obtain a certificate for even if no route has it.
+	// Domain is a name to obtain a certificate for even if no route has it, and
+	// the one whose certificate clients get that name no server.
 	Domain string `json:"domain"`
+	// ECHPublicName turns Encrypted Client Hello on (RFC 9849), and is the name
+	// under which connections show instead of the one that they are for. It needs
+	// a route that terminates TLS; a certificate is obtained for it. The keys are
+	// published in HTTPS records for names in zones of the DNS server that have an
+	// address and no such record. The default "" means off.
+	ECHPublicName string `json:"echPublicName"`
 }
 
 // DNSChallenge has the keys of DNS hosters.
@@ -74,6 +84,10 @@ type DNSChallenge struct {
 	// CloudflareAPIKey is an API token that may edit the zones' records.
 	// Required.
 	CloudflareAPIKey Secret `json:"cloudflareApiKey"`
+	// PropagationTimeout is how long to wait for a record to show at the name
+	// servers of its zone before the certification authority is asked to look
+	// for it in any case. Default 2m.
+	PropagationTimeout time.Duration `json:"propagationTimeout"`
 }
 
 // StorageConfig says where to keep what must outlive the Router.
@@ -212,11 +226,13 @@ func (c *Config) Validate() error {
 	}
 	if c.DNSChallenge != nil {
 		check.Field("dnsChallenge").Field("cloudflareApiKey").RequiredSecret(c.DNSChallenge.CloudflareAPIKey)
+		check.Field("dnsChallenge").Field("propagationTimeout").Wait(c.DNSChallenge.PropagationTimeout)
 	}
 	if c.Storage != nil {
 		check.Field("storage").Field("fsPath").Line(c.Storage.FSPath)
 	}
 	c.checkPorts(check)
+	c.checkCertificates(check)
 	return check.Err()
 }
 
@@ -270,5 +286,8 @@ func (t *TLSConfig) validate(check *conf.Checker) {
 	}
 	if t.Domain != "" {
 		check.Field("domain").Domain(strings.TrimPrefix(t.Domain, "*."))
+	}
+	if t.ECHPublicName != "" {
+		check.Field("echPublicName").Domain(t.ECHPublicName)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
@@ -25,10 +26,16 @@ type Router struct {
 	config  Config // routes aside, which the proxy keeps
 	log     *slog.Logger
 	backend storage.Backend
-	proxy   *proxy.Proxy      // always there, so that routes can come later
-	dns     *dnsserver.Server // nil: not configured
-	radius  *radius.Server    // nil: not configured
-	email   *email.Server     // nil: not configured
+	proxy   *proxy.Proxy       // always there, so that routes can come later
+	dns     *dnsserver.Server  // nil: not configured
+	radius  *radius.Server     // nil: not configured
+	email   *email.Server      // nil: not configured
+	certs   *certs.Manager     // nil: certificates are not obtained
+	local   *localCertificates // nil: and not made here
+	hello   *encryptedHello    // nil: nobody hides what server he asks for
+
+	onDemand bool       // certificates come at handshakes, too
+	naming   sync.Mutex // held while certs is told the names of routes
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -54,12 +61,15 @@ func New(opts ...Option) (*Router, error) {
 	if err := o.config.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Router{config: o.config, log: o.log, backend: o.backend}
+	r := &Router{config: o.config, log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	if s := o.config.Storage; r.backend == nil && s != nil && s.FSPath != "" {
 		r.backend = storage.Dir(s.FSPath)
+	}
+	if err := r.setUpCertificates(&o); err != nil {
+		return nil, err
 	}
 	if r.config.hasDNS() {
 		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
@@ -93,6 +103,7 @@ func New(opts ...Option) (*Router, error) {
 		return nil, r.routesError(given, err)
 	}
 	r.proxy = p
+	r.setCertificateNames()
 	return r, nil
 }
 
@@ -120,7 +131,17 @@ func (r *Router) components() []component {
 		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait,
 			talks: r.config.Email.UseSocketHandler})
 	}
-	return append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
+	list = append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
+	nothing := func() error { return nil }
+	if r.certs != nil {
+		// Authorities come to the others.
+		start := func(context.Context) error { r.certs.Start(); return nil }
+		list = append(list, component{section: "smartProxyConfig.acme", name: "certificates", start: start, stop: r.certs.Stop, wait: nothing})
+	}
+	if r.hello != nil {
+		list = append(list, component{section: "tls", name: "encrypted client hello", start: r.hello.start, stop: r.hello.stop, wait: nothing})
+	}
+	return list
 }
 
 // sectionError is inSection for what a component says.
@@ -165,6 +186,9 @@ func (r *Router) Check() error {
 	if r.email != nil {
 		errs = append(errs, inSection("emailConfig", "email", r.email.Check()))
 	}
+	if r.certs != nil {
+		errs = append(errs, inSection("smartProxyConfig.acme", "certificates", r.certs.Check()))
+	}
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
@@ -187,8 +211,6 @@ func (r *Router) Unavailable() error {
 		}
 	}
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
-	missing(c.TLS != nil, "tls", "automatic certificates are")
-	missing(c.DNSChallenge != nil, "dnsChallenge", "automatic certificates are")
 	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
 	return check.Err()
 }
@@ -239,10 +261,32 @@ func (r *Router) Start(ctx context.Context) error {
 	if r.email != nil {
 		r.email.UseStorage(store)
 	}
+	if r.certs != nil {
+		if err := r.certs.Load(ctx, store); err != nil {
+			return errors.Join(inSection("smartProxyConfig.acme", "certificates", err), store.Close())
+		}
+	}
+	if r.local != nil {
+		if err := r.local.open(ctx, store, r.log); err != nil {
+			return errors.Join(err, store.Close())
+		}
+	}
+	if r.hello != nil {
+		if err := r.hello.open(ctx, store); err != nil {
+			if r.certs != nil {
+				err = errors.Join(err, r.certs.Stop(ctx))
+			}
+			return errors.Join(err, store.Close())
+		}
+	}
 	all := r.components()
 	for i, c := range all {
 		if err := c.start(ctx); err != nil {
-			return errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]), store.Close())
+			err = errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]))
+			if r.certs != nil { // it has been loaded
+				err = errors.Join(err, r.certs.Stop(ctx))
+			}
+			return errors.Join(err, store.Close())
 		}
 	}
 	r.mu.Lock()
@@ -328,7 +372,9 @@ func (r *Router) Wait() error {
 // see [proxy.Proxy.UpdateRoutes]. Those that other sections ask for, such as
 // dnsDomain, stay. Before Start it sets the routes to start with.
 func (r *Router) UpdateRoutes(ctx context.Context, routes []proxy.Route) error {
-	return r.routesError(len(routes), r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes)))
+	err := r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes))
+	r.setCertificateNames()
+	return r.routesError(len(routes), err)
 }
 
 // Routes returns a copy of the proxy's routes, without those of other sections.

@@ -2,6 +2,7 @@ package dcrouter_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -317,7 +318,6 @@ func TestUnavailableSectionsAreNamed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Email.Ports = cfg.Email.Ports[:1] // the others need a certificate
 	r, err := dcrouter.New(dcrouter.WithConfig(cfg))
 	if err != nil {
 		t.Fatal(err)
@@ -326,12 +326,18 @@ func TestUnavailableSectionsAreNamed(t *testing.T) {
 	for _, e := range dcrouter.FieldErrors(r.Start(t.Context())) {
 		named[e.Path] = true
 	}
-	for _, path := range []string{"opsServerConfig", "dnsChallenge",
-		"smartProxyConfig.routes[1].action.tls.certificate"} {
-		if !named[path] {
-			t.Errorf("Start does not name %s; it names %v", path, named)
-		}
+	if len(named) != 1 || !named["opsServerConfig"] {
+		t.Errorf("Start names %v", named)
 	}
+	internal, err := dcrouter.LoadConfig(strings.NewReader(`{"dnsDomain": "dns.example.com", "emailConfig": {"ports": [25], "hostname": "mx.example.com",
+		"domains": [{"domain": "example.com", "dnsMode": "internal-dns"}]}}`))
+	if err == nil {
+		r, err = dcrouter.New(dcrouter.WithConfig(internal), dcrouter.WithGetCertificate(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkErrors(t, r.Start(t.Context()), []string{"emailConfig.domains[0].dnsMode: internal-dns is not available"})
 }
 
 func TestWarnsOfMemoryStorage(t *testing.T) {

@@ -1,7 +1,7 @@
 // Package dcrouter is a datacenter's gateway in one process, to be embedded in
 // a host program: routes for HTTP, HTTPS, TLS and TCP that can be replaced
-// while traffic flows, with mail, DNS, RADIUS, certificates and an operator's
-// desk to come.
+// while traffic flows, DNS, RADIUS and automatic certificates, with mail and an
+// operator's desk to come.
 //
 //	r, err := dcrouter.New(
 //		dcrouter.WithProxy(proxy.Config{Routes: routes}),

@@ -2,6 +2,8 @@ package dcrouter_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -69,4 +71,43 @@ func ExampleLoadConfig() {
 	// Output:
 	// smartProxyConfig.routes[0].match.domain: unknown field, did you mean "domains"?
 	// smartProxyConfig.routes[0].action.targets[0].port: 70000 is not a port (1-65535)
+}
+
+// Certificates come by themselves. Here they are made locally, for development;
+// with ACME{Email: ..., UseProduction: true} they come from Let's Encrypt.
+func ExampleNew_certificates() {
+	route := proxy.Route{
+		Name:  "web",
+		Match: proxy.Match{Ports: proxy.Ports(0), Domains: []string{"dev.example"}},
+		Action: proxy.Action{
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello over TLS") }),
+			TLS:     &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}},
+		},
+	}
+	r, err := dcrouter.New(dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}, ACME: &proxy.ACME{LocalCA: true}}))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	if err := r.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer r.Stop(ctx)
+
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.LocalRoot())
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "dev.example"}}
+	req, _ := http.NewRequest(http.MethodGet, "https://"+r.Addrs()["proxy"][0], nil)
+	req.Host = "dev.example"
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Println(string(body))
+	// Output: hello over TLS
 }

@@ -44,6 +44,7 @@ func (r *Router) Collector() prometheus.Collector {
 		dns:               newDNSMetrics(desc),
 		radius:            newRADIUSMetrics(desc),
 		email:             newEmailMetrics(desc),
+		certificates:      newCertificateMetrics(desc),
 	}
 }
 
@@ -56,6 +57,8 @@ type collector struct {
 	dns    dnsMetrics
 	radius radiusMetrics
 	email  emailMetrics
+
+	certificates certificateMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -68,6 +71,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	c.dns.describe(ch)
 	c.radius.describe(ch)
 	c.email.describe(ch)
+	c.certificates.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -88,6 +92,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if all.Email != nil {
 		c.email.collect(all.Email, gauge, counter)
 	}
+	c.certificates.collect(all.Certificates, gauge, counter)
 	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))
 	gauge(c.udpSessions, float64(s.UDPSessions))

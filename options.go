@@ -1,9 +1,11 @@
 package dcrouter
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"net/http"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
@@ -23,6 +25,11 @@ type options struct {
 	dns     []dnsserver.Option
 	radius  []radius.Option
 	email   []email.Option
+
+	getCertificate    getCertificateFunc
+	onDemand          func(ctx context.Context, name string) error
+	certificateEvents func(CertificateEvent)
+	cloudflare        HTTPClient
 }
 
 // WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
@@ -75,17 +82,43 @@ func WithLogger(log *slog.Logger) Option {
 	return func(o *options) { o.log = log }
 }
 
-// WithGetCertificate sets the source of certificates for routes with
-// certificate "auto", for dnsDomain, for DNS over TLS and QUIC, for RadSec, and for
-// mail where its section names none; see
-// [proxy.WithGetCertificate].
+// WithGetCertificate sets a source of certificates for routes with certificate
+// "auto", for dnsDomain, for DNS over TLS and QUIC, for RadSec, and for mail where
+// its section names none; see
+// [proxy.WithGetCertificate]. Where the configuration turns automatic
+// certificates on, they are for the names for which this func has none, nil or
+// an error. It is also asked without a connection, whether it has one for a
+// name.
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
-	return func(o *options) {
-		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
-		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
-		o.radius = append(o.radius, radius.WithGetCertificate(get))
-		o.email = append(o.email, email.WithGetCertificate(get))
-	}
+	return func(o *options) { o.getCertificate = get }
+}
+
+// WithOnDemand makes the Router obtain a certificate for a name that no
+// configuration has at its first handshake with a route that wants an automatic
+// certificate, if allow returns nil for the name. It must be strict: who points
+// his names at this machine could have it order without end. As a last resort
+// there are at most ten new names a minute, and 10,000 in all. allow is asked
+// again before each renewal; names that nobody asks for are not renewed.
+func WithOnDemand(allow func(ctx context.Context, name string) error) Option {
+	return func(o *options) { o.onDemand = allow }
+}
+
+// WithCertificateEvents sets a func that is told when automatic certificates
+// are obtained or renewed, and when that fails. It is called for one event at a
+// time, and Stop waits for it: it should return soon, and must not call Stop.
+func WithCertificateEvents(tell func(CertificateEvent)) Option {
+	return func(o *options) { o.certificateEvents = tell }
+}
+
+// HTTPClient sends requests, as [*net/http.Client].
+type HTTPClient interface {
+	Do(*http.Request) (*http.Response, error)
+}
+
+// WithCloudflareClient sets what sends the requests to Cloudflare that
+// dnsChallenge causes. The default is a client with a timeout of 30s.
+func WithCloudflareClient(c HTTPClient) Option {
+	return func(o *options) { o.cloudflare = c }
 }
 
 // WithAccessLog sets a logger for the proxy's access log alone, and turns that

@@ -26,7 +26,7 @@ func TestCheckRadSec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkErrors(t, r.Check(), []string{"radiusConfig.radSec.certificate: "})
+	checkErrors(t, r.Check(), []string{"radiusConfig.radSec.certificate.certPath: "})
 }
 
 // A device is let in by the Router's RADIUS server, and rules that changed while

@@ -16,6 +16,8 @@ type Stats struct {
 	RADIUS *radius.Stats `json:"radius,omitempty"`
 	// Email is nil where no mail system is configured.
 	Email *email.Stats `json:"email,omitempty"`
+	// Certificates are the automatic ones, by name.
+	Certificates []CertificateState `json:"certificates,omitempty"`
 }
 
 // Stats returns a snapshot of the counters.
@@ -32,6 +34,9 @@ func (r *Router) Stats() Stats {
 	if r.email != nil {
 		m := r.email.Stats()
 		s.Email = &m
+	}
+	if r.certs != nil {
+		s.Certificates = r.certs.States()
 	}
 	return s
 }

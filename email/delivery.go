@@ -21,6 +21,15 @@ type delivery struct {
 	id   string
 	env  *queued
 	body *io.SectionReader // as it arrived
+	// open gets body where it is nil, since many a message needs no look at it.
+	open func() (*io.SectionReader, error)
+}
+
+func (d *delivery) load() (err error) {
+	if d.body == nil {
+		d.body, err = d.open()
+	}
+	return err
 }
 
 // content is the message as a recipient gets it, with more in front.
@@ -60,23 +69,27 @@ func (s *Server) hookResult(err error, log ...any) result {
 
 // tryDelivery delivers a message from the spool to those who are still to get
 // it, and notes in p how that went. It is stuck if no route takes one of them,
-// or none that this version can go.
-func (r *run) tryDelivery(ctx context.Context, id string, env *queued, p *progress, body *io.SectionReader) (stuck bool) {
-	d := &delivery{id: id, env: env, body: body}
+// or none that this version can go. The error is that the message cannot be read.
+func (r *run) tryDelivery(ctx context.Context, d *delivery, p *progress) (stuck bool, err error) {
 	t := r.s.routes.Load()
 	groups := make(map[*route][]int)
-	for i := range env.Recipients {
-		a := &p.Recipients[i]
-		if a.State != "" {
+	for i := range d.env.Recipients {
+		if p.Recipients[i].State != "" {
 			continue
 		}
-		switch rt := r.routeOf(t, d, i); {
-		case rt == nil:
-			stuck, a.Reply = true, "no route takes this mail any more"
-		case rt.Action.Type == Process && r.smartHost() == nil:
-			stuck, a.Reply = true, "kept: without a smart host, this version does not send mail"
+		rt, err := r.routeOf(t, d, i)
+		switch {
+		case err != nil:
+			return false, err
+		case rt == nil, rt.Action.Type == Process && r.smartHost() == nil:
+			stuck = true
 		default:
 			groups[rt] = append(groups[rt], i)
+		}
+	}
+	if len(groups) > 0 {
+		if err := d.load(); err != nil {
+			return false, err
 		}
 	}
 	for rt, list := range groups {
@@ -84,7 +97,7 @@ func (r *run) tryDelivery(ctx context.Context, id string, env *queued, p *progre
 			r.settle(d, p, list[n], rt, res)
 		}
 	}
-	return stuck
+	return stuck, nil
 }
 
 // settle notes what became of a recipient.
@@ -117,22 +130,25 @@ func (r *run) gaveUp(id string, env *queued, i int, said string) {
 
 // routeOf finds the route of a recipient of a message in the spool: the one that
 // took it, as it is now, or else the one that would take it now.
-func (r *run) routeOf(t *routeTable, d *delivery, i int) *route {
+func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {
 	rcpt := &d.env.Recipients[i]
 	for _, rt := range t.routes {
 		if rt.Name == rcpt.Route && rt.Name != "" && rt.Action.Type != Reject {
-			return rt
+			return rt, nil
 		}
+	}
+	if err := d.load(); err != nil {
+		return nil, err
 	}
 	f := &facts{client: d.env.ClientAddr, authenticated: d.env.User != "", sender: d.env.From, recipient: rcpt.Address}
 	var err error
 	if f.content, err = t.contentOf(d.body); err != nil {
-		return nil
+		return nil, err
 	}
 	if rt, _ := t.decide(f); rt != nil && rt.Action.Type != Reject && rt.mayRelay(f, r.s.isOurs) {
-		return rt
+		return rt, nil
 	}
-	return nil
+	return nil, nil
 }
 
 func (r *run) smartHost() *SmartHost {

@@ -151,7 +151,7 @@ func TestNewFindsMistakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Check(); err == nil || !strings.Contains(err.Error(), "tls: ") || !strings.Contains(err.Error(), "routes[0].action.forward.tls.caPath: ") {
+	if err := s.Check(); err == nil || !strings.Contains(err.Error(), "tls.certPath: ") || !strings.Contains(err.Error(), "routes[0].action.forward.tls.caPath: ") {
 		t.Error(err)
 	}
 }

@@ -139,7 +139,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 		t.Skip("the race detector needs memory itself")
 	}
 	const connections = 2000
-	const most = 24 << 10
+	const most = 28 << 10
 	s := start(t, Config{Routes: []Route{{Name: "all", Action: Action{Type: Process}}}}, quiet())
 	connect(t, s)
 	s.dial().hello().send("a@example.net", "b@example.com", hi)

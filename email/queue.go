@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -110,8 +111,36 @@ func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draf
 	if err := q.store.Add(ctx, id, text, d); err != nil {
 		return err
 	}
-	q.insert(&entry{id: id, next: q.r.s.now().Add(after), quarantined: env.Quarantine != ""})
+	e := &entry{id: id, next: q.r.s.now().Add(after), quarantined: env.Quarantine != ""}
+	if after > 0 || e.quarantined || !q.tryNow(e, env) {
+		q.insert(e)
+	}
 	return nil
+}
+
+// tryNow tries a new message at once, if that may be, without reading back what
+// is known of it.
+func (q *queue) tryNow(e *entry, env *queued) bool {
+	select {
+	case q.slots <- struct{}{}:
+	default:
+		return false // its turn comes
+	}
+	q.mu.Lock()
+	e.place, e.busy = -1, true
+	q.entries[e.id] = e
+	q.mu.Unlock()
+	q.start(e, env)
+	return true
+}
+
+// start tries an entry that is busy and has a slot. env is nil if it is to be
+// read.
+func (q *queue) start(e *entry, env *queued) {
+	q.r.working.Go(func() {
+		defer func() { <-q.slots }()
+		q.attempt(q.r.ctx, e, env)
+	})
 }
 
 func (q *queue) insert(e *entry) {
@@ -153,10 +182,7 @@ func (q *queue) serve() {
 				return // it is in the spool
 			case q.slots <- struct{}{}:
 			}
-			q.r.working.Go(func() {
-				defer func() { <-q.slots }()
-				q.attempt(q.r.ctx, e)
-			})
+			q.start(e, nil)
 		}
 		timer.Reset(q.untilNext())
 	}
@@ -184,43 +210,64 @@ func (q *queue) untilNext() time.Duration {
 	return max(0, min(q.due[0].next.Sub(q.r.s.now()), time.Hour))
 }
 
-// attempt tries to deliver a message to whom it has not been delivered yet.
-func (q *queue) attempt(ctx context.Context, e *entry) {
+// attempt tries to deliver a message to whom it has not been delivered yet. env
+// is nil if it is to be read.
+func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	log := q.r.s.log.With("msg_id", e.id)
-	m, err := q.store.Get(ctx, e.id)
+	var p *progress
+	var err error
+	if env != nil {
+		p, err = decodeProgress(nil, len(env.Recipients))
+	} else {
+		env, p, err = q.read(ctx, e.id)
+	}
 	if errors.Is(err, spool.ErrNotFound) {
 		q.forget(e)
 		return
 	}
-	var env *queued
-	var p *progress
 	var body *spool.Body
+	stuck, open := false, 0
 	if err == nil {
-		env, p, err = decodeMessage(m)
+		p = e.latest(p)
+		open = p.open()
+		stuck, err = q.r.tryDelivery(ctx, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
+			var err error
+			if body, err = q.store.Body(ctx, e.id); err != nil {
+				return nil, err
+			}
+			return body.SectionReader, nil
+		}}, p)
 	}
-	if err == nil {
-		body, err = q.store.Body(ctx, e.id)
+	if body != nil {
+		defer body.Close()
 	}
-	if err != nil {
-		if ctx.Err() == nil {
-			log.Error("a message in the spool cannot be read; it is left there", "err", err)
-		}
-		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
-		return
-	}
-	defer body.Close()
-	p = e.latest(p)
-
-	open := p.open()
-	stuck := q.r.tryDelivery(ctx, string(e.id), env, p, body.SectionReader)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		// Stop has cut it short, which says nothing about those that are left.
-		if p.open() < open {
+		if p != nil && p.open() < open {
 			q.note(e, p)
 		}
-		return
+	case err != nil:
+		log.Error("a message in the spool cannot be read; it is left there", "err", err)
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+	case stuck && p.open() == open:
+		// Nothing was tried, so there is nothing to note.
+		q.mu.Lock()
+		e.stuck = true
+		q.mu.Unlock()
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+	default:
+		q.finish(e, env, p, stuck)
 	}
-	q.finish(e, env, p, stuck)
+}
+
+// read reads what is known of a message.
+func (q *queue) read(ctx context.Context, id spool.ID) (*queued, *progress, error) {
+	m, err := q.store.Get(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	return decodeMessage(m)
 }
 
 // finish notes what an attempt has brought: the message goes, or waits.

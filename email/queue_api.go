@@ -29,6 +29,9 @@ type QueuedMessage struct {
 	Next    time.Time `json:"next"`
 	// Tries is how often it was tried.
 	Tries int `json:"tries"`
+	// Stuck is set for one that no route takes any more, or none that this version
+	// can go: it waits for other routes.
+	Stuck bool `json:"stuck,omitempty"`
 	// Quarantine says why it is held back, or is "".
 	Quarantine string `json:"quarantine,omitempty"`
 	// Refused is set for a copy of a message that its sender was told is refused.
@@ -59,7 +62,7 @@ func (s *Server) Queue(ctx context.Context) iter.Seq2[QueuedMessage, error] {
 		for m, err := range r.queue.store.All(ctx) {
 			qm := QueuedMessage{ID: string(m.ID)}
 			if err == nil {
-				qm, err = describe(m)
+				qm, err = r.queue.describe(m)
 			}
 			if !yield(qm, err) {
 				return
@@ -68,7 +71,7 @@ func (s *Server) Queue(ctx context.Context) iter.Seq2[QueuedMessage, error] {
 	}
 }
 
-func describe(m spool.Message) (QueuedMessage, error) {
+func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 	env, p, err := decodeMessage(m)
 	if err != nil {
 		return QueuedMessage{ID: string(m.ID)}, err
@@ -82,6 +85,11 @@ func describe(m spool.Message) (QueuedMessage, error) {
 	if !p.Released {
 		qm.Quarantine = env.Quarantine
 	}
+	q.mu.Lock()
+	if e := q.entries[m.ID]; e != nil {
+		qm.Stuck, qm.Next = e.stuck, e.next
+	}
+	q.mu.Unlock()
 	for i, rcpt := range env.Recipients {
 		qm.Recipients = append(qm.Recipients, QueuedRecipient{rcpt.Address, rcpt.Route, p.Recipients[i].State, p.Recipients[i].Reply})
 	}
@@ -98,7 +106,7 @@ func (s *Server) Queued(ctx context.Context, id string) (QueuedMessage, io.ReadC
 	if err != nil {
 		return QueuedMessage{}, nil, queueError(err)
 	}
-	qm, err := describe(m)
+	qm, err := r.queue.describe(m)
 	if err != nil {
 		return qm, nil, err
 	}

@@ -45,15 +45,10 @@ func (s *session) Data(ctx context.Context, r io.Reader) (*smtpd.Reply, error) {
 	m := &incoming{s: s, tx: s.tx, id: spool.NewID(s.r.s.now())}
 	m.tx.env.Arrived = s.r.s.now().UTC()
 	s.asks = m.about()
-	draft, err := s.r.queue.store.Draft(ctx)
-	if err != nil {
-		return nil, s.storageError(err)
-	}
-	defer draft.Discard() // does nothing once it was added
-	m.draft = draft
+	m.draft = s.tx.draft
 	in := &bitCheck{r: r}
 	buf := s.r.buffers.Get().(*[]byte)
-	_, err = io.CopyBuffer(draft, in, *buf)
+	_, err := io.CopyBuffer(m.draft, in, *buf)
 	s.r.buffers.Put(buf)
 	if err != nil {
 		if in.err != nil {
@@ -62,7 +57,7 @@ func (s *session) Data(ctx context.Context, r io.Reader) (*smtpd.Reply, error) {
 		return nil, s.storageError(err)
 	}
 	m.tx.env.EightBit = in.eightBit
-	m.body = draft.Body()
+	m.body = m.draft.Body()
 
 	for _, step := range []func(context.Context) error{m.read, m.complete, m.authenticate, m.decide, m.scan, m.ask} {
 		if err := step(ctx); err != nil {
@@ -149,8 +144,8 @@ func beyondASCII(s string) bool {
 	return strings.ContainsFunc(s, func(r rune) bool { return r >= 0x80 })
 }
 
-// authenticate finds out who the message is from. Who has signed in, and clients
-// that a route relays for, need no proof.
+// authenticate finds out who the message is from. Who has signed in needs no
+// proof.
 func (m *incoming) authenticate(ctx context.Context) error {
 	s := m.s
 	env := &m.tx.env

@@ -24,6 +24,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/smtpd"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
+	"github.com/dcrouter/dcrouter/internal/certfile"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
@@ -133,11 +134,12 @@ func (s *Server) openSpool(ctx context.Context) (spool.Store, error) {
 func (s *Server) checkFiles(check *conf.Checker) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	get := s.opts.getCertificate
 	if t := s.cfg.TLS; t != nil {
-		cert, err := tls.LoadX509KeyPair(t.CertPath, t.KeyPath)
+		pair, err := certfile.Open(t.CertPath, t.KeyPath, s.log)
 		if err != nil {
-			check.Field("tls").Errorf("%v", err)
+			check.Field("tls").Add(err)
+		} else {
+			get = pair.GetCertificate
 		}
-		get = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
 	checkRouteFiles(check.Field("routes"), s.routes.Load().given)
 	if h := s.cfg.SmartHost; h != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/smtpd"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 // session is the conversation with a client.
@@ -30,6 +31,8 @@ type transaction struct {
 	facts  facts
 	env    queued
 	taken  []recipientRoute // for each recipient of env
+	// draft is where the content goes.
+	draft *spool.Draft
 	// content is what routes have looked at of the message, nil before.
 	content *content
 	// domains are those whose limits have counted the message.
@@ -133,6 +136,11 @@ func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOpti
 			return s.refuse("hook", res.reply)
 		}
 	}
+	draft, err := s.r.queue.store.Draft(ctx)
+	if err != nil {
+		return s.storageError(err) // before anything is sent
+	}
+	tx.draft = draft
 	s.tx = tx
 	return nil
 }
@@ -297,6 +305,9 @@ func scans(rt *route) bool {
 
 // Reset ends a message.
 func (s *session) Reset() {
+	if s.tx != nil {
+		s.tx.draft.Discard() // does nothing once it was added
+	}
 	s.tx, s.asks = nil, Event{}
 	if s.hop != nil {
 		s.hop.reset()
@@ -306,6 +317,9 @@ func (s *session) Reset() {
 // Close ends the conversation.
 func (s *session) Close() {
 	s.r.s.stats.open.Add(-1)
+	if s.tx != nil {
+		s.tx.draft.Discard()
+	}
 	for _, leave := range s.leave {
 		leave()
 	}

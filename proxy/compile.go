@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/dcrouter/dcrouter/internal/certfile"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/glob"
 )
@@ -27,7 +28,7 @@ type assembly struct {
 	policies map[tlsPolicyKey]*tlsPolicy
 	limiters map[rateLimiterKey]*rateLimiter
 	loaded   map[policyFiles]*tlsPolicy
-	certs    map[*tlsPolicy]*tls.Certificate
+	files    map[*tlsPolicy]*certfile.Pair
 	dead     map[*target]bool // by any check; nil until asked for
 	serving  bool
 }
@@ -45,7 +46,7 @@ func (p *Proxy) assemble(routes []*Route) (*assembly, error) {
 		policies: make(map[tlsPolicyKey]*tlsPolicy),
 		limiters: make(map[rateLimiterKey]*rateLimiter),
 		loaded:   make(map[policyFiles]*tlsPolicy),
-		certs:    make(map[*tlsPolicy]*tls.Certificate),
+		files:    make(map[*tlsPolicy]*certfile.Pair),
 		serving:  p.current() != nil,
 	}
 	known := maps.Clone(p.policies)
@@ -182,13 +183,13 @@ func (a *assembly) policy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy
 	if policy := a.loaded[files]; policy != nil {
 		return policy, nil
 	}
-	policy, cert, err := a.p.loadPolicy(t, known)
+	policy, pair, err := a.p.loadPolicy(t, known)
 	if err != nil {
 		return nil, err
 	}
 	a.loaded[files], a.policies[policy.key] = policy, policy
-	if cert != nil {
-		a.certs[policy] = cert
+	if pair != nil {
+		a.files[policy] = pair
 	}
 	return policy, nil
 }
@@ -334,8 +335,8 @@ func (a *assembly) isDead(t *target) bool {
 // commit makes the assembly the Proxy's. It cannot fail.
 func (a *assembly) commit() {
 	p := a.p
-	for policy, cert := range a.certs {
-		policy.cert.Store(cert)
+	for policy, pair := range a.files {
+		policy.files.Store(pair)
 	}
 	// What is still in use outlives the table, so that a route or target that
 	// comes back meanwhile finds its counts.

@@ -152,7 +152,7 @@ type ACME struct {
 	// Email is the account's contact.
 	Email string `json:"email"`
 	// UseProduction selects Let's Encrypt's production service instead of
-	// its staging service.
+	// its staging service, whose certificates nobody trusts.
 	UseProduction bool `json:"useProduction"`
 	// AutoRenew renews certificates before they expire. The default nil means
 	// true.
@@ -161,9 +161,50 @@ type ACME struct {
 	CADirectory string `json:"caDirectory"`
 	// CARootPath is a PEM file of roots to trust when talking to CADirectory.
 	CARootPath string `json:"caRootPath"`
+	// LocalCA makes certificates here instead, with an authority of our own
+	// that is kept in the storage: for development, also offline.
+	LocalCA bool `json:"localCa"`
+	// ExternalAccount is what authorities hand out that want to know whose
+	// account it is (RFC 8555 section 7.3.4). Nil means nothing.
+	ExternalAccount *ACMEExternalAccount `json:"externalAccount"`
+	// Profile is the kind of certificate, of those that the authority offers,
+	// such as "shortlived". The default "" leaves it to the authority.
+	Profile string `json:"profile"`
+	// KeyType of the certificates: "p256", "p384", "rsa2048", "rsa3072" or
+	// "rsa4096". The default "" means "p256".
+	KeyType string `json:"keyType"`
 	// Challenges limits and orders the challenge types: "dns-01",
-	// "tls-alpn-01", "http-01". Empty means all that are possible.
+	// "tls-alpn-01", "http-01". Empty means all that are possible, in this
+	// order; after a failure the next one is tried.
 	Challenges []string `json:"challenges"`
+	// TLSALPNPort and HTTPPort are the ports of routes at which connections
+	// arrive that an authority makes to port 443 for "tls-alpn-01" and to port
+	// 80 for "http-01": others than these where something in front translates
+	// ports. The default nil means 443 and 80.
+	TLSALPNPort *int `json:"tlsAlpnPort"`
+	HTTPPort    *int `json:"httpPort"`
+	// PublishCAA makes CAA records that allow this account alone to have
+	// certificates (RFC 8657), for names in zones of the DNS server for which
+	// there are none, also at names above. The default nil means true.
+	PublishCAA *bool `json:"publishCaa"`
+	// OnFailure is what becomes of connections while there is no certificate
+	// for them: "self-signed" shows them one that nobody trusts, "close" ends
+	// the handshake. An expired certificate is better than none in either case.
+	// The default "" means "self-signed".
+	OnFailure string `json:"onFailure"`
+	// RetryInterval is the pause after a first failure to obtain a certificate.
+	// It doubles with each further failure, up to 6h. Default 1m, least 1s.
+	RetryInterval time.Duration `json:"retryInterval"`
+	// Timeout is how long one attempt may take. Default 5m.
+	Timeout time.Duration `json:"timeout"`
+}
+
+// ACMEExternalAccount is an account that the authority knows otherwise.
+type ACMEExternalAccount struct {
+	// KeyID is its name. Required.
+	KeyID string `json:"keyId" conf:"key"`
+	// MACKey is the key in base64url form, as authorities hand it out. Required.
+	MACKey Secret `json:"macKey"`
 }
 
 // Route sends the traffic that Match describes to where Action says.
@@ -393,7 +434,9 @@ type TLS struct {
 }
 
 // Certificate names a server certificate. Written as JSON it is "auto", or an
-// object with certPath and keyPath.
+// object with certPath and keyPath. Files that change are read again within
+// seconds, when a client comes; as long as the two do not belong together the
+// previous certificate stays in use.
 type Certificate struct {
 	// Auto takes the certificate from [WithGetCertificate], or in a Router
 	// from certificate automation.

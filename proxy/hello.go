@@ -10,6 +10,10 @@ import (
 type clientHello struct {
 	serverName string   // as sent, "" if there is none
 	protocols  []string // ALPN, RFC 7301
+	// encrypted says that there is another hello in this one (RFC 9849 section
+	// 5), or what looks like it, encrypted with the key that echConfig names.
+	encrypted bool
+	echConfig byte
 }
 
 var errNotTLS = errors.New("not a TLS client hello")
@@ -103,6 +107,8 @@ func (h *helloReader) parse() (*clientHello, error) {
 			if hello.protocols, ok = protocols(body); !ok {
 				return nil, errNotTLS
 			}
+		case kind == 0xfe0d && len(body) > 5 && body[0] == 0: // after two bytes each of KDF and AEAD
+			hello.encrypted, hello.echConfig = true, body[5]
 		}
 	}
 	return hello, nil

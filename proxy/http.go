@@ -165,6 +165,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		r.refuse(w, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
 		return
 	}
+	if protocol == "" && r.isHTTPChallenge(c, req.Method, canonical) && r.answersChallenge(w, req, c, &rec) {
+		return
+	}
 	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
 	if no.status != 0 {

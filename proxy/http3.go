@@ -60,7 +60,11 @@ func (q *quicPort) open() {
 	if q.listener != nil {
 		return
 	}
-	ln, err := q.transport.Listen(&tls.Config{GetConfigForClient: q.configFor}, q.run.quicConfig())
+	config := &tls.Config{GetConfigForClient: q.configFor}
+	if p := q.run.p; p.opts.echKeys != nil {
+		config.GetEncryptedClientHelloKeys = p.echKeys
+	}
+	ln, err := q.transport.Listen(config, q.run.quicConfig())
 	if err != nil {
 		q.run.fail(fmt.Errorf("cannot serve HTTP/3 on %s: %w", q.run.p.listenAddr(q.port), err))
 		return
@@ -109,11 +113,9 @@ func (q *quicPort) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	host, ok := canonicalHost(hello.ServerName)
 	if ok {
 		_, p := q.run.routes(c)
-		named := &query{client: c.client.Addr(), host: host}
-		rt := p.hello.find(named, anyTraffic)
-		if rt != nil && rt.terminatesTLS() && p.terminated.find(named, httpTraffic) != nil {
-			c.policy, c.serverName = rt.policy, host
-			return rt.policy.http3, nil
+		if chosen, ok := p.termination(&query{client: c.client.Addr(), host: host}); ok && chosen.http {
+			c.policy, c.serverName = chosen.route.policy, host
+			return c.policy.http3, nil
 		}
 	}
 	// crypto/tls sends the alert that it finds in the error.

@@ -174,6 +174,9 @@ func (l *fastLane) serve() verdict {
 	if !ok || !sendable(path) {
 		return handOver // to be refused
 	}
+	if r.isHTTPChallenge(c, req.Method, canonical) {
+		return handOver
+	}
 	q := &l.query
 	*q = query{client: c.client.Addr(), host: l.canonical, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: &req.Fields}

@@ -34,6 +34,8 @@ type Proxy struct {
 	stats     counters
 	waiting   atomic.Int64 // in the queues of all routes
 
+	echFailures logLimit
+
 	encoders encoders
 
 	requestIDHeader string // "" where requests get no id

@@ -121,38 +121,47 @@ func (r *run) serveTLS(c *conn) {
 		return
 	}
 	c.serverName = host
-	q := &query{client: c.client.Addr(), host: host}
-	t, p := r.routes(c)
-	rt := p.hello.find(q, anyTraffic)
-	if rt == nil {
-		c.Conn.Write(unrecognizedName())
-		r.reject(c, &r.p.stats.unknownName, errUnknownName)
+	if r.isTLSChallenge(hello) && r.answersTLSChallenge(c) {
 		return
 	}
-	if !rt.terminatesTLS() {
+	q := &query{client: c.client.Addr(), host: host}
+	t, p := r.routes(c)
+	if rt := p.hello.find(q, anyTraffic); rt != nil && !rt.terminatesTLS() {
 		r.stream(c, c.Conn, c.takeHead(), t, rt)
 		return
 	}
 
-	// The route says which policy; what the stream turns out to carry may
-	// belong to another route with the same name.
-	offersHTTP := p.terminated.find(q, httpTraffic) != nil
-	offersStream := p.terminated.find(q, streamTraffic) != nil
-	tc := tls.Server(c, rt.policy.config(hello, offersHTTP, offersStream))
+	chosen, ok := p.termination(q)
+	var config *tls.Config
+	switch {
+	case hello.encrypted && r.p.opts.echKeys != nil:
+		config = r.echConfig(c, p, q, hello, &chosen)
+	case ok:
+		config = chosen.config(hello.protocols)
+	default:
+		c.Conn.Write(unrecognizedName())
+		r.reject(c, &r.p.stats.unknownName, errUnknownName)
+		return
+	}
+	tc := tls.Server(c, config)
 	ctx, cancel := r.routeContext()
 	err = tc.HandshakeContext(ctx)
 	cancel()
 	if err != nil {
-		r.reject(c, &r.p.stats.badTLS, err)
+		reason := &r.p.stats.badTLS
+		if errors.Is(err, errUnknownName) {
+			reason = &r.p.stats.unknownName
+		}
+		r.reject(c, reason, err)
 		return
 	}
 	state := tc.ConnectionState()
-	c.policy, c.tls = rt.policy, &state
+	c.policy, c.tls = chosen.route.policy, &state
 
 	var head []byte
-	http := !offersStream || state.NegotiatedProtocol != ""
+	http := !chosen.streams || state.NegotiatedProtocol != ""
 	traffic := streamTraffic
-	if !http && offersHTTP {
+	if !http && chosen.http {
 		var kind looks
 		head, kind, err = sniff(tc)
 		switch {
@@ -171,7 +180,8 @@ func (r *run) serveTLS(c *conn) {
 		return
 	}
 	t, p = r.routes(c)
-	if rt = p.terminated.find(q, traffic); rt == nil || rt.policy != c.policy {
+	rt := p.terminated.find(q, traffic)
+	if rt == nil || rt.policy != c.policy {
 		r.reject(c, &r.p.stats.noRoute, errNoRoute)
 		return
 	}

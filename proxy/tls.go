@@ -11,6 +11,9 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/certfile"
+	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // tlsPolicy is one way to terminate TLS: a certificate and what is asked of
@@ -20,8 +23,8 @@ import (
 // be resumed under another.
 type tlsPolicy struct {
 	key tlsPolicyKey
-	// cert is replaced when the files have changed. Nil for "auto".
-	cert atomic.Pointer[tls.Certificate]
+	// files are read anew by each update. Nil for "auto".
+	files atomic.Pointer[certfile.Pair]
 	// http offers HTTP in ALPN, stream offers nothing, http3 is for QUIC.
 	http, stream, http3 *tls.Config
 	tickets             ticketRing
@@ -35,9 +38,9 @@ type tlsPolicyKey struct {
 }
 
 // loadPolicy returns the policy for t, the one in known where there is one,
-// and the certificate to put into it once the update that asks for it is
+// and the files to put into it once the update that asks for it is
 // certain to take place.
-func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, *tls.Certificate, error) {
+func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolicy, *certfile.Pair, error) {
 	key := tlsPolicyKey{certPath: t.Certificate.CertPath, keyPath: t.Certificate.KeyPath}
 	var clientCAs *x509.CertPool
 	if t.ClientAuth != nil {
@@ -48,25 +51,24 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 		key.clientCA, clientCAs = pem, pool
 	}
 
-	var cert *tls.Certificate
+	var files *certfile.Pair
 	if !t.Certificate.Auto {
-		c, err := loadCertificate(t.Certificate)
-		if err != nil {
-			return nil, nil, err
+		var err error
+		if files, err = certfile.Open(key.certPath, key.keyPath, p.log); err != nil {
+			return nil, nil, conf.Prefix("certificate", err)
 		}
-		cert = c
 	}
 	if policy := known[key]; policy != nil {
-		return policy, cert, nil
+		return policy, files, nil
 	}
 
 	policy := &tlsPolicy{key: key}
-	if cert != nil {
-		policy.cert.Store(cert)
-	}
 	getCertificate := p.opts.getCertificate
-	if !t.Certificate.Auto {
-		getCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return policy.cert.Load(), nil }
+	if files != nil {
+		policy.files.Store(files)
+		getCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return policy.files.Load().GetCertificate(hello)
+		}
 	}
 	config := func(protocols ...string) *tls.Config {
 		c := &tls.Config{
@@ -75,6 +77,9 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 			GetCertificate:         getCertificate,
 			NextProtos:             protocols,
 			SessionTicketsDisabled: p.cfg.AllowSessionTicket != nil && !*p.cfg.AllowSessionTicket,
+		}
+		if p.opts.echKeys != nil {
+			c.GetEncryptedClientHelloKeys = p.echKeys // for the client to try again with
 		}
 		if clientCAs != nil {
 			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, clientCAs
@@ -85,7 +90,7 @@ func (p *Proxy) loadPolicy(t *TLS, known map[tlsPolicyKey]*tlsPolicy) (*tlsPolic
 	policy.http3.GetCertificate = p.recovered(getCertificate)
 	policy.rotateTickets(time.Now())
 	known[key] = policy
-	return policy, cert, nil
+	return policy, files, nil
 }
 
 // recovered calls code of the host where nobody else would recover from its
@@ -114,31 +119,29 @@ func cipherSuites() []uint16 {
 	}
 }
 
-// config returns the configuration for a connection that may carry HTTP,
-// streams or both.
-func (p *tlsPolicy) config(hello *clientHello, http, streams bool) *tls.Config {
-	offersHTTP := slices.Contains(hello.protocols, "h2") || slices.Contains(hello.protocols, "http/1.1")
-	if http && (offersHTTP || !streams) {
-		return p.http
-	}
-	return p.stream
+// termination is how TLS for a name is terminated. The route says by which
+// policy; what comes out may belong to another route with the same name.
+type termination struct {
+	route         *route
+	http, streams bool // what may come out
 }
 
-// loadCertificate reads a key pair; errors name the field at fault.
-func loadCertificate(c Certificate) (*tls.Certificate, error) {
-	certPEM, err := readFile(c.CertPath)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate.certPath", Msg: "cannot read the certificate: " + err.Error(), Err: err}
+// termination reports false if no route terminates TLS for the name.
+func (p *portRoutes) termination(q *query) (termination, bool) {
+	rt := p.hello.find(q, anyTraffic)
+	if rt == nil || !rt.terminatesTLS() {
+		return termination{}, false
 	}
-	keyPEM, err := readFile(c.KeyPath)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate.keyPath", Msg: "cannot read the key: " + err.Error(), Err: err}
+	return termination{rt, p.terminated.find(q, httpTraffic) != nil, p.terminated.find(q, streamTraffic) != nil}, true
+}
+
+// config returns the configuration for a client that offers some protocols.
+func (t termination) config(protocols []string) *tls.Config {
+	offersHTTP := slices.Contains(protocols, "h2") || slices.Contains(protocols, "http/1.1")
+	if t.http && (offersHTTP || !t.streams) {
+		return t.route.policy.http
 	}
-	cert, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		return nil, &FieldError{Path: "certificate", Msg: fmt.Sprintf("%s and %s are not a certificate and its key: %v", c.CertPath, c.KeyPath, err)}
-	}
-	return &cert, nil
+	return t.route.policy.stream
 }
 
 // loadCAs reads a PEM file of certification authorities.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -272,14 +273,33 @@ func TestTLSCertificateReplaced(t *testing.T) {
 		t.Errorf("after a failed update: %s", got)
 	}
 	replace(files.Certificate.KeyPath, newer.Certificate.KeyPath)
-	if got := shown(); got != "old.test" {
-		t.Errorf("before the update: %s", got)
-	}
 	if err := p.UpdateRoutes(t.Context(), routes); err != nil {
 		t.Fatal(err)
 	}
 	if got := shown(); got != "new.test" {
 		t.Errorf("after the update: %s", got)
+	}
+}
+
+// Whatever renews certificates need not tell anybody.
+func TestTLSCertificateReplacedWithoutUpdate(t *testing.T) {
+	t.Parallel()
+	files, _ := tlsFiles(t, "old.test")
+	newer, pool := tlsFiles(t, "a.test")
+	p := startBare(t, with3(tlsRoute("r", files, Action{Handler: says("ok")}, "a.test")))
+	for dst, src := range map[string]string{files.Certificate.CertPath: newer.Certificate.CertPath, files.Certificate.KeyPath: newer.Certificate.KeyPath} {
+		if err := os.Rename(src, dst); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.WaitFor(t, time.Minute, func() error {
+		_, err := tlsDial(t, addr(t, p, 0), &tls.Config{ServerName: "a.test", RootCAs: pool})
+		return err
+	})
+	// The same over QUIC.
+	c := client3(t, addr(t, p, 0), pool)
+	if status, body := get(t, c, "https://a.test/"); status != 200 || body != "ok" {
+		t.Errorf("%d %q", status, body)
 	}
 }
 

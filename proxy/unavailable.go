@@ -2,8 +2,8 @@ package proxy
 
 import "github.com/dcrouter/dcrouter/internal/conf"
 
-// unavailable names what routes can say and this version cannot do. It would
-// be wrong to serve them without it and say nothing.
+// unavailable names what routes ask for and nobody has given. It would be wrong
+// to serve them without it and say nothing.
 func (p *Proxy) unavailable(routes []*Route) error {
 	check := conf.NewChecker()
 	for i, r := range routes {
@@ -12,7 +12,7 @@ func (p *Proxy) unavailable(routes []*Route) error {
 		}
 		if t := r.Action.TLS; t != nil && t.Certificate.Auto && p.opts.getCertificate == nil {
 			check.Field("routes").Index(i).Field("action").Field("tls").Field("certificate").Errorf(
-				"\"auto\" needs a source of certificates, and automatic ones are not available in this version: give certPath and keyPath, or in Go WithGetCertificate")
+				"\"auto\" needs a source of certificates: give the section acme to a Router, certPath and keyPath, or in Go WithGetCertificate")
 		}
 	}
 	return check.Err()

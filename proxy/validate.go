@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"slices"
@@ -64,6 +65,34 @@ func (a *ACME) validate(check *conf.Checker) {
 	if a.CADirectory != "" && !strings.HasPrefix(a.CADirectory, "https://") {
 		check.Field("caDirectory").Errorf("%q must be an https:// URL", a.CADirectory)
 	}
+	if a.LocalCA && (a.CADirectory != "" || a.UseProduction || a.ExternalAccount != nil) {
+		check.Field("localCa").Errorf("true, and settings for another authority: leave one out")
+	}
+	if e := a.ExternalAccount; e != nil {
+		check.Field("externalAccount").Field("keyId").Required(e.KeyID)
+		check.Field("externalAccount").Field("macKey").RequiredSecret(e.MACKey)
+		if _, err := base64.RawURLEncoding.DecodeString(e.MACKey.Reveal()); err != nil {
+			check.Field("externalAccount").Field("macKey").Errorf("not in base64url form without padding")
+		}
+	}
+	check.Field("caRootPath").Line(a.CARootPath)
+	check.Field("profile").Line(a.Profile)
+	if a.KeyType != "" {
+		check.Field("keyType").OneOf(a.KeyType, "p256", "p384", "rsa2048", "rsa3072", "rsa4096")
+	}
+	if a.OnFailure != "" {
+		check.Field("onFailure").OneOf(a.OnFailure, "self-signed", "close")
+	}
+	if a.TLSALPNPort != nil {
+		check.Field("tlsAlpnPort").Port(*a.TLSALPNPort)
+	}
+	if a.HTTPPort != nil {
+		check.Field("httpPort").Port(*a.HTTPPort)
+	}
+	if a.RetryInterval != 0 && a.RetryInterval < time.Second {
+		check.Field("retryInterval").Errorf("%v is less than 1s", a.RetryInterval)
+	}
+	check.Field("timeout").Wait(a.Timeout)
 	if a.Email != "" {
 		check.Field("email").Mailbox(a.Email)
 	}

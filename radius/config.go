@@ -172,7 +172,9 @@ type RadSec struct {
 }
 
 // Certificate names a server certificate. Written as JSON it is "auto", or an
-// object with certPath and keyPath.
+// object with certPath and keyPath. Files that change are read again within
+// seconds, when a client comes; as long as the two do not belong together the
+// previous certificate stays in use.
 type Certificate struct {
 	// Auto takes the certificate from [WithGetCertificate], or in a Router
 	// from certificate automation.

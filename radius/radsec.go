@@ -13,6 +13,9 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/certfile"
+	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 const (
@@ -42,11 +45,11 @@ type radsec struct {
 func (r *run) listenRadSec(ctx context.Context) (*radsec, error) {
 	s := r.s
 	cfg := s.cfg.RadSec
-	conf, err := s.radSecTLS(cfg)
+	config, err := s.radSecTLS(cfg)
 	if err != nil {
 		return nil, err
 	}
-	rs := &radsec{r: r, tls: conf, most: valueOr(cfg.MaxConnections, 256), conns: make(map[net.Conn]netip.Addr), perAddr: make(map[netip.Addr]int)}
+	rs := &radsec{r: r, tls: config, most: valueOr(cfg.MaxConnections, 256), conns: make(map[net.Conn]netip.Addr), perAddr: make(map[netip.Addr]int)}
 	addr := s.listenAddr(pointedOr(cfg.Port, DefaultRadSecPort))
 	if rs.ln = s.opts.listeners[addr]; rs.ln == nil {
 		var lc net.ListenConfig
@@ -68,36 +71,36 @@ func (s *Server) Check() error {
 }
 
 func (s *Server) radSecTLS(cfg *RadSec) (*tls.Config, error) {
-	conf := &tls.Config{}
+	c := &tls.Config{}
 	if s.opts.tls != nil {
-		conf = s.opts.tls.Clone()
+		c = s.opts.tls.Clone()
 	}
-	conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+	c.MinVersion = max(c.MinVersion, tls.VersionTLS12)
 	switch {
 	case cfg.Certificate.Auto:
-		conf.Certificates, conf.GetCertificate = nil, s.opts.getCertificate
+		c.Certificates, c.GetCertificate = nil, s.opts.getCertificate
 	case cfg.Certificate.CertPath != "":
-		cert, err := tls.LoadX509KeyPair(cfg.Certificate.CertPath, cfg.Certificate.KeyPath)
+		pair, err := certfile.Open(cfg.Certificate.CertPath, cfg.Certificate.KeyPath, s.log)
 		if err != nil {
-			return nil, &FieldError{Path: "radSec.certificate", Msg: err.Error(), Err: err}
+			return nil, conf.Prefix("radSec.certificate", err)
 		}
-		conf.Certificates, conf.GetCertificate = []tls.Certificate{cert}, nil
+		c.Certificates, c.GetCertificate = nil, pair.GetCertificate
 	}
 	if cfg.ClientCAPath != "" {
 		pem, err := os.ReadFile(cfg.ClientCAPath)
 		if err != nil {
 			return nil, &FieldError{Path: "radSec.clientCaPath", Msg: err.Error(), Err: err}
 		}
-		conf.ClientCAs = x509.NewCertPool()
-		if !conf.ClientCAs.AppendCertsFromPEM(pem) {
+		c.ClientCAs = x509.NewCertPool()
+		if !c.ClientCAs.AppendCertsFromPEM(pem) {
 			return nil, &FieldError{Path: "radSec.clientCaPath", Msg: cfg.ClientCAPath + " has no certificate"}
 		}
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
+		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	if conf.ClientAuth == tls.NoClientCert && conf.GetConfigForClient == nil {
-		conf.ClientAuth = tls.RequireAndVerifyClientCert
+	if c.ClientAuth == tls.NoClientCert && c.GetConfigForClient == nil {
+		c.ClientAuth = tls.RequireAndVerifyClientCert
 	}
-	return conf, nil
+	return c, nil
 }
 
 // stop ends the taking of connections and packets; answers still go out.

@@ -265,6 +265,26 @@ func TestRadSecConfigMistakes(t *testing.T) {
 	}
 }
 
+// Whatever renews certificates need not tell anybody.
+func TestRadSecCertificateReplaced(t *testing.T) {
+	cfg, client, cert, key := radSecConfig(t)
+	s := startServer(t, cfg)
+	newCert, newKey, pool := testenv.SelfSigned(t, "new.test")
+	client.RootCAs, client.ServerName = pool, "new.test"
+	for dst, src := range map[string]string{cert: newCert, key: newKey} {
+		if err := os.Rename(src, dst); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.WaitFor(t, time.Minute, func() error {
+		conn, err := tls.Dial("tcp", radSecAddr(s), client)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	})
+}
+
 // The host's own setting of TLS stands in for all files.
 func TestRadSecWithTLSConfig(t *testing.T) {
 	cfg, client, _, _ := radSecConfig(t)

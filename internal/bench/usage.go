@@ -20,7 +20,7 @@ const tick = time.Second / 100
 // parent, so everything is read once more.
 func cpuTime(pid int) (used time.Duration, err error) {
 	for range 10 {
-		if used, err = cpuTimeOnce(pid); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+		if used, err = cpuTimeOnce(pid); !isGone(err) {
 			break
 		}
 	}
@@ -47,6 +47,11 @@ func cpuTimeOnce(pid int) (time.Duration, error) {
 		}
 	}
 	return sum, nil
+}
+
+// isGone reports whether an error is that a process has ended.
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
 }
 
 // stat is /proc/PID/stat from its third field on, which is the first after the
@@ -86,8 +91,11 @@ func family(pid int) []int {
 // that several of them share counts once.
 func memory(pid int) (int, error) {
 	sum := 0
-	for _, pid := range family(pid) {
+	for i, pid := range family(pid) {
 		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if i > 0 && isGone(err) {
+			continue // it holds nothing any more
+		}
 		if err != nil {
 			return 0, err
 		}

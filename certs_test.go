@@ -1,0 +1,213 @@
+package dcrouter_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// In development everything has TLS, offline, and a restart is no new root.
+func TestLocalCA(t *testing.T) {
+	testenv.Goroutines(t)
+	curl := testenv.Need(t, "curl", "apt-get install curl")
+	port := testenv.FreePort(t)
+	route := forward("web", port, backend(t, "x"))
+	route.Match.Domains = []string{"dev.example", "*.dev.example"}
+	route.Action.TLS = &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}}
+	dir := t.TempDir()
+	run := func() []byte {
+		r := start(t, dcrouter.WithStorage(storage.Dir(dir)),
+			dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}, ACME: &proxy.ACME{LocalCA: true}}))
+		defer stop(t, r)
+		root := r.LocalRoot()
+		path := filepath.Join(t.TempDir(), "root.pem")
+		if err := os.WriteFile(path, root, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"dev.example", "www.dev.example"} {
+			out, err := exec.Command(curl, "-sS", "--cacert", path, "--resolve", fmt.Sprintf("%s:%d:127.0.0.1", name, port), fmt.Sprintf("https://%s:%d/", name, port)).CombinedOutput()
+			if err != nil || string(out) != "x" {
+				t.Errorf("%s: %s, %v", name, out, err)
+			}
+		}
+		if out, err := exec.Command(curl, "-sS", "--cacert", path, "--resolve", fmt.Sprintf("other.example:%d:127.0.0.1", port), fmt.Sprintf("https://other.example:%d/", port)).CombinedOutput(); err == nil {
+			t.Errorf("a name of nobody's: %s", out)
+		}
+		return root
+	}
+	if first, second := run(), run(); string(first) != string(second) {
+		t.Error("another root after a restart")
+	}
+}
+
+// Nobody agrees to an authority's terms for a host that has not asked for it.
+func TestCertificatesAreNotObtainedUnasked(t *testing.T) {
+	route := autoRoute("example.com")
+	off := false
+	for what, c := range map[string]dcrouter.Config{
+		"no section": {Proxy: &proxy.Config{Routes: []proxy.Route{route}}},
+		"turned off": {Proxy: &proxy.Config{Routes: []proxy.Route{route}, ACME: &proxy.ACME{Enabled: &off}}, TLS: &dcrouter.TLSConfig{ContactEmail: "a@example.com"}},
+	} {
+		r, err := dcrouter.New(dcrouter.WithConfig(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fields := dcrouter.FieldErrors(r.Start(t.Context()))
+		if len(fields) != 1 || fields[0].Path != "smartProxyConfig.routes[0].action.tls.certificate" || !strings.Contains(fields[0].Msg, "acme") {
+			t.Errorf("%s: %v", what, fields)
+		}
+		if s := r.Stats().Certificates; s != nil {
+			t.Errorf("%s: %+v", what, s)
+		}
+	}
+}
+
+func autoRoute(domains ...string) proxy.Route {
+	r := proxy.Route{Name: "auto", Match: proxy.Match{Ports: proxy.Ports(0), Domains: domains}, Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.org/"}}}
+	r.Action.TLS = &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}}
+	return r
+}
+
+// The names come from all sections that want a certificate.
+func TestCertificateNames(t *testing.T) {
+	disabled := autoRoute("disabled.example.com")
+	disabled.Name, disabled.Enabled = "disabled", new(bool)
+	passed := proxy.Route{Name: "passed", Match: proxy.Match{Ports: proxy.Ports(0), Domains: []string{"passed.example.com"}},
+		Action: proxy.Action{Type: proxy.Forward, Targets: []proxy.Target{{Host: "127.0.0.1", Port: 1}}, TLS: &proxy.TLS{Mode: proxy.Passthrough}}}
+	// Of an authority that is not there.
+	acme := &proxy.ACME{CADirectory: "https://127.0.0.1:1/dir"}
+	cfg := dcrouter.Config{
+		Proxy:     &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{autoRoute("WWW.example.com", "*.example.com"), disabled, passed}, ACME: acme},
+		DNS:       &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), DoT: &dnsserver.EncryptedPort{Port: new(int)}},
+		DNSDomain: "dns.example.com", DoHPort: new(int), DNSNSDomains: []string{"ns1.example.com"}, TLS: &dcrouter.TLSConfig{Domain: "default.example.com"},
+	}
+	r := start(t, dcrouter.WithConfig(cfg))
+	names := func() (list []string) {
+		for _, s := range r.Stats().Certificates {
+			list = append(list, s.Name)
+		}
+		return list
+	}
+	if got, want := fmt.Sprint(names()), "[*.example.com default.example.com dns.example.com ns1.example.com www.example.com]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if err := r.UpdateRoutes(t.Context(), []proxy.Route{autoRoute("new.example.com")}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(names()), "[default.example.com dns.example.com new.example.com ns1.example.com]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(r.Collector())
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(fmt.Sprint(families), "dcrouter_certificate_expiry_timestamp_seconds") {
+		t.Error("no metric of certificates")
+	}
+	// A client without a name, and one with a name that is none of these.
+	addr := r.Addrs()["proxy"][0]
+	if c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "new.example.com", InsecureSkipVerify: true}); err != nil || c.ConnectionState().PeerCertificates[0].VerifyHostname("new.example.com") == nil {
+		t.Errorf("the stand-in: %v", err)
+	}
+	if _, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "else.example.com", RootCAs: x509.NewCertPool()}); err == nil {
+		t.Error("a name of nobody's")
+	}
+}
+
+func TestCertificateMistakes(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"smartProxyConfig": {"acme": {"challenges": ["http-01"]}, "routes": [{"match": {"ports": 443, "domains": ["a.b", "*.a.b"]},
+			"action": {"type": "redirect", "redirect": {"to": "https://x/"}, "tls": {"mode": "terminate", "certificate": "auto"}}}]}, "dnsServerConfig": {}}`: `smartProxyConfig.routes[0].match.domains[1]: an automatic certificate for "*.a.b" is obtained by dns-01 only: this needs dns-01 in`,
+		`{"smartProxyConfig": {"acme": {}, "routes": [{"match": {"ports": 443, "domains": ["*.a.b"]},
+			"action": {"type": "redirect", "redirect": {"to": "https://x/"}, "tls": {"mode": "terminate", "certificate": "auto"}}}]}}`: `smartProxyConfig.routes[0].match.domains[0]: an automatic certificate for "*.a.b" is obtained by dns-01 only: this needs dnsServerConfig`,
+		`{"smartProxyConfig": {"acme": {"challenges": ["dns-01"]}}}`:                                   "smartProxyConfig.acme.challenges: dns-01 needs",
+		`{"smartProxyConfig": {"acme": {"localCa": true, "caDirectory": "https://ca/"}}}`:              "smartProxyConfig.acme.localCa:",
+		`{"smartProxyConfig": {"acme": {"keyType": "dsa"}}}`:                                           `smartProxyConfig.acme.keyType: "dsa" is not known`,
+		`{"smartProxyConfig": {"acme": {"onFailure": "panic"}}}`:                                       `smartProxyConfig.acme.onFailure: "panic" is not known`,
+		`{"smartProxyConfig": {"acme": {"retryInterval": "1ms"}}}`:                                     "smartProxyConfig.acme.retryInterval: 1ms is less",
+		`{"smartProxyConfig": {"acme": {"httpPort": 0}}}`:                                              "smartProxyConfig.acme.httpPort: 0 is not a port",
+		`{"smartProxyConfig": {"acme": {"externalAccount": {"keyId": "k", "macKey": "not base64!"}}}}`: "smartProxyConfig.acme.externalAccount.macKey: not in base64url",
+		`{"dnsChallenge": {"cloudflareApiKey": "x", "propagationTimeout": "-1s"}}`:                     "dnsChallenge.propagationTimeout: -1s is negative",
+	} {
+		_, err := dcrouter.LoadConfig(strings.NewReader(text))
+		fields := dcrouter.FieldErrors(err)
+		if len(fields) != 1 || !strings.HasPrefix(fields[0].Error(), want) {
+			t.Errorf("%s:\n got %v\nwant %s", text, fields, want)
+		}
+	}
+	r, err := dcrouter.New(dcrouter.WithProxy(proxy.Config{ACME: &proxy.ACME{CARootPath: "no/such/file"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"Check": r.Check(), "Start": r.Start(t.Context())} {
+		if fields := dcrouter.FieldErrors(err); len(fields) != 1 || fields[0].Path != "smartProxyConfig.acme.caRootPath" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// A client that has the keys from the DNS says to nobody else what server it asks
+// for.
+func TestEncryptedClientHello(t *testing.T) {
+	testenv.Goroutines(t)
+	const hidden, theirs = "hidden.example.com", "theirs.example.com"
+	port := testenv.FreePort(t)
+	public, route := autoRoute("public.example.com"), autoRoute(hidden, theirs, "nowhere.example.com")
+	public.Name = "public"
+	public.Match.Ports, route.Match.Ports = proxy.Ports(port), proxy.Ports(port)
+	var records []dnsserver.Record
+	for _, name := range []string{hidden, theirs, "public.example.com"} {
+		records = append(records, dnsserver.Record{Name: name, Type: "A", Value: "127.0.0.1"})
+	}
+	records = append(records, dnsserver.Record{Name: theirs, Type: "HTTPS", Value: `1 . alpn="h2"`})
+	r := start(t, dcrouter.WithConfig(dcrouter.Config{
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{public}, ACME: &proxy.ACME{LocalCA: true}},
+		DNS:   &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.com"}}, Records: records},
+		TLS:   &dcrouter.TLSConfig{ECHPublicName: "public.example.com"},
+	}))
+	if err := r.UpdateRoutes(t.Context(), []proxy.Route{public, route}); err != nil {
+		t.Fatal(err)
+	}
+	var list []byte
+	testenv.WaitFor(t, 20*time.Second, func() error {
+		found, err := r.DNS().Lookup(hidden, "HTTPS")
+		if err != nil || len(found) != 1 {
+			return fmt.Errorf("%v, %v", found, err)
+		}
+		list, err = base64.StdEncoding.DecodeString(strings.TrimSuffix(strings.TrimPrefix(found[0].Value, `1 . ech="`), `"`))
+		return err
+	})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.LocalRoot())
+	c, err := tls.Dial("tcp", r.Addrs()["proxy"][0], &tls.Config{ServerName: hidden, RootCAs: roots, EncryptedClientHelloConfigList: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if !c.ConnectionState().ECHAccepted {
+		t.Error("not accepted")
+	}
+	if found, err := r.DNS().Lookup(theirs, "HTTPS"); err != nil || len(found) != 1 || strings.Contains(found[0].Value, "ech") {
+		t.Errorf("a record of the operator's: %v, %v", found, err)
+	}
+	if found, err := r.DNS().Lookup("nowhere.example.com", "HTTPS"); err != nil || len(found) != 0 {
+		t.Errorf("a name without address: %v, %v", found, err)
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !unix
+
+package certfile
+
+const openNonblock = 0
