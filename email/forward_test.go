@@ -118,6 +118,24 @@ func TestForwardToNobody(t *testing.T) {
 	}
 }
 
+// Servers that forward to each other do not take up all their connections for one
+// message.
+func TestForwardInACircle(t *testing.T) {
+	port := testenv.FreePort(t)
+	s := start(t, Config{Ports: Ports(port), Connections: Connections{Max: 300}, Routes: routes(t, fmt.Sprintf(
+		`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d}}}]`, port))})
+	c := s.dial().hello()
+	for range 2 {
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<b@example.com>", "451 4.4.6 Too much of this mail is under way at once")
+		c.say("RSET", "250")
+	}
+	if n := s.Stats().Connections.Total; n > 2*maxReceived+2 {
+		t.Errorf("%d connections", n)
+	}
+	c.say("QUIT", "221")
+}
+
 func TestForwardThroughTheSpool(t *testing.T) {
 	m := newMailbox(nil)
 	var down atomic.Bool

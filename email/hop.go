@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
@@ -34,6 +35,10 @@ func (tx *transaction) inSession() *route {
 
 // askHop asks the next server about the recipients so far, if it takes them all.
 // Otherwise the message goes through the spool.
+//
+// Servers that hand mail on to each other in a circle would each ask the next one
+// before there is a message whose Received fields could tell. So there is a bound
+// to what is asked at once about the same mail.
 func (s *session) askHop(ctx context.Context) error {
 	rt := s.tx.inSession()
 	if rt == nil {
@@ -41,6 +46,13 @@ func (s *session) askHop(ctx context.Context) error {
 			s.hop.reset()
 		}
 		return nil
+	}
+	if s.tx.leaveHop == nil {
+		leave, ok := s.r.limits.hops.Enter(fmt.Sprintf("%s %q %q", s.client.Addr, s.tx.env.From, s.tx.env.Recipients[0].Address), maxReceived)
+		if !ok {
+			return s.refuse("next-hop", &Reply{Code: 451, Enhanced: [3]int{4, 4, 6}, Text: "Too much of this mail is under way at once; it may be in a loop"})
+		}
+		s.tx.leaveHop = leave
 	}
 	for {
 		err := s.tryHop(ctx, rt)

@@ -31,6 +31,8 @@ type transaction struct {
 	facts  facts
 	env    queued
 	taken  []recipientRoute // for each recipient of env
+	// leaveHop gives back the place among the messages that wait for a next server.
+	leaveHop func()
 	// draft is where the content goes.
 	draft *spool.Draft
 	// content is what routes have looked at of the message, nil before.
@@ -305,21 +307,26 @@ func scans(rt *route) bool {
 
 // Reset ends a message.
 func (s *session) Reset() {
-	if s.tx != nil {
-		s.tx.draft.Discard() // does nothing once it was added
-	}
-	s.tx, s.asks = nil, Event{}
+	s.endTransaction()
 	if s.hop != nil {
 		s.hop.reset()
 	}
 }
 
+func (s *session) endTransaction() {
+	if tx := s.tx; tx != nil {
+		tx.draft.Discard() // does nothing once it was added
+		if tx.leaveHop != nil {
+			tx.leaveHop()
+		}
+	}
+	s.tx, s.asks = nil, Event{}
+}
+
 // Close ends the conversation.
 func (s *session) Close() {
 	s.r.s.stats.open.Add(-1)
-	if s.tx != nil {
-		s.tx.draft.Discard()
-	}
+	s.endTransaction()
 	for _, leave := range s.leave {
 		leave()
 	}
