@@ -84,8 +84,8 @@ func TestValidate(t *testing.T) {
 		{"limits", `"rateLimits":{"inbound":{"messagesPerMinute":-1,"connectionsPerIp":-2,"recipientsPerMessage":-3},"outbound":{"messagesPerHour":-4,"messagesPerDay":-5}}`,
 			"rateLimits.inbound.messagesPerMinute: -1 is negative\nrateLimits.inbound.connectionsPerIp: -2 is negative\nrateLimits.inbound.recipientsPerMessage: -3 is negative\n" +
 				"rateLimits.outbound.messagesPerHour: -4 is negative\nrateLimits.outbound.messagesPerDay: -5 is negative"},
-		{"queue", `"queue":{"concurrency":-1,"maxRetries":-1,"retryDelay":-1}`,
-			"queue.concurrency: -1 is negative\nqueue.maxRetries: -1 is negative\nqueue.retryDelay: -1ms is negative"},
+		{"queue", `"queue":{"concurrency":-1,"maxRetries":-1,"retryDelay":-1,"keepHeld":-1}`,
+			"queue.concurrency: -1 is negative\nqueue.maxRetries: -1 is negative\nqueue.retryDelay: -1ms is negative\nqueue.keepHeld: -1ms is negative"},
 		{"users", `"auth":{"users":[{"password":"p"},{"username":"a","password":"***"},{"username":"a"}]}`,
 			"auth.users[0].username: missing\nauth.users[1].password: *** is what is shown in place of a secret: give its value\n" +
 				"auth.users[2].password: missing\nauth.users[2].username: \"a\" is that of users[1] already"},

@@ -128,6 +128,16 @@ func (r *run) gaveUp(id string, env *queued, i int, said string) {
 		Recipients: []string{env.Recipients[i].Address}, Route: env.Recipients[i].Route, Reason: "given up; at last: " + said})
 }
 
+// expired tells that a message was held back, or kept after it was given up, long
+// enough.
+func (r *run) expired(id string, env *queued) {
+	e := Event{Kind: Expired, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From, Reason: env.Quarantine}
+	for _, rcpt := range env.Recipients {
+		e.Recipients = append(e.Recipients, rcpt.Address)
+	}
+	r.s.event(e)
+}
+
 // routeOf finds the route of a recipient of a message in the spool: the one that
 // took it, as it is now, or else the one that would take it now.
 func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {

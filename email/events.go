@@ -23,6 +23,9 @@ const (
 	// Deferred is a message that is tried again later, Failed one that is not.
 	Deferred = "deferred"
 	Failed   = "failed"
+	// Expired is a message that was in quarantine, or kept after it failed, for as
+	// long as [Queue.KeepHeld] says, and was removed.
+	Expired = "expired"
 )
 
 // Event is something that happened to a connection or message.

@@ -24,7 +24,8 @@ type QueuedMessage struct {
 	Recipients []QueuedRecipient `json:"recipients"`
 	// Size of the content, in bytes.
 	Size int64 `json:"size"`
-	// Arrived is when it was received, Next when it is tried again.
+	// Arrived is when it was received, Next when it is tried again; or removed, if
+	// it is in quarantine or given up ([Queue.KeepHeld]).
 	Arrived time.Time `json:"arrived"`
 	Next    time.Time `json:"next"`
 	// Tries is how often it was tried.
