@@ -83,6 +83,9 @@ func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 	for _, c := range env.Cuts {
 		qm.Size -= c.End - c.Start
 	}
+	if env.Break > 0 {
+		qm.Size += 2
+	}
 	if !p.Released {
 		qm.Quarantine = env.Quarantine
 	}

@@ -126,6 +126,17 @@ func (m *incoming) read(context.Context) error {
 	case err != nil:
 		return m.s.storageError(err)
 	}
+	if len(m.header) > 0 && int64(m.headerSize) < m.body.Size() {
+		var end [4]byte
+		if _, err := m.body.ReadAt(end[:], int64(m.headerSize-len(end))); err != nil {
+			return m.s.storageError(err)
+		}
+		if string(end[:]) != "\r\n\r\n" {
+			// The header ends with a line that is none of it. Not all readers see it
+			// so, and would take what follows for the header, another From as well.
+			m.tx.env.Break = int64(m.headerSize)
+		}
+	}
 	if len(m.header.All("Received")) > maxReceived {
 		return m.refuse("content", 554, 4, 6, "The message has come through too many servers; it is in a loop")
 	}

@@ -72,6 +72,28 @@ func dotStuffed(s string) string {
 	return s
 }
 
+// What comes behind a line that is no field is no header for any reader: the
+// authors that DMARC has looked at are the ones that people are shown.
+func TestHeaderEndsForEverybody(t *testing.T) {
+	for content, want := range map[string]string{
+		"From: a@example.net\r\nnot a field\r\nFrom: boss@bank.example\r\n\r\nHi": "From: a@example.net\r\n\r\nnot a field\r\nFrom: boss@bank.example\r\n\r\nHi\r\n",
+		"F:\r\nx": "F:\r\n\r\nx\r\n",
+		"Authentication-Results: mx.example.com; spf=pass\r\nSubject: x\r\n-\r\n\r\nHi": "Subject: x\r\n\r\n-\r\n\r\nHi\r\n",
+		hi:                        hi + "\r\n",
+		"From: a@example.net\r\n": "From: a@example.net\r\n\r\n",
+		"From: a@example.net":     "From: a@example.net\r\n",
+	} {
+		m := newMailbox(nil)
+		s := start(t, Config{Routes: toMailboxes, Defaults: Defaults{DMARC: MonitorDMARC}}, WithMailbox(m.take))
+		if got := s.dial().hello().send("", "b@example.com", content); !strings.HasPrefix(got, "250") {
+			t.Fatal(got)
+		}
+		if got := m.all()[0].content; !strings.HasSuffix(got, "policy.iprev=127.0.0.1\r\n"+want) {
+			t.Errorf("%q became %q", content, got)
+		}
+	}
+}
+
 func TestForgedResultsAreRemoved(t *testing.T) {
 	m := newMailbox(nil)
 	s := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
