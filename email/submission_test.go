@@ -122,6 +122,38 @@ func TestSendersOfUsers(t *testing.T) {
 	}
 }
 
+// A user's limit is the user's, from however many addresses, and nobody else's.
+func TestLimitOfUsers(t *testing.T) {
+	clk := newClock()
+	cfg := submission(t, SMTPS)
+	cfg.RateLimits.Inbound.MessagesPerMinutePerUser = 2
+	cfg.UseSocketHandler = true
+	s := start(t, cfg, WithClock(clk.now))
+	from := func(addr, user, password string) *client {
+		ours, theirs := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- s.ServeConn(t.Context(), ours, SMTPS, Peer{Client: mustAddrPort(addr)}) }()
+		t.Cleanup(func() { theirs.Close(); <-done })
+		theirs.SetDeadline(time.Now().Add(time.Minute))
+		c := (&client{t, theirs, bufio.NewReader(theirs)}).tls().hello()
+		c.say("AUTH PLAIN "+plain(user, password), "235")
+		return c
+	}
+	bob := from("192.0.2.1:1", "bob", "hunter2")
+	for range 2 {
+		bob.say("MAIL FROM:<bob@example.com>", "250")
+		bob.say("RSET", "250")
+	}
+	bob.say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
+	from("192.0.2.2:1", "bob", "hunter2").say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
+	from("192.0.2.1:2", "alice@example.com", "wonderland").say("MAIL FROM:<alice@example.com>", "250")
+	if e := s.seen(Refused); len(e) != 2 || e[0].User != "bob" || e[0].From != "bob@example.com" {
+		t.Errorf("%+v", e)
+	}
+	clk.advance(2 * time.Minute)
+	bob.say("MAIL FROM:<bob@example.com>", "250")
+}
+
 func TestAuthenticator(t *testing.T) {
 	cfg := submission(t, SMTPS)
 	cfg.Auth = nil
