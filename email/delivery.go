@@ -70,8 +70,7 @@ func (s *Server) hookResult(err error, log ...any) result {
 // tryDelivery delivers a message from the spool to those who are still to get
 // it, and notes in p how that went. It is stuck if no route takes one of them,
 // or none that this version can go. The error is that the message cannot be read.
-func (r *run) tryDelivery(ctx context.Context, d *delivery, p *progress) (stuck bool, err error) {
-	t := r.s.routes.Load()
+func (r *run) tryDelivery(ctx context.Context, t *routeTable, d *delivery, p *progress) (stuck bool, err error) {
 	groups := make(map[*route][]int)
 	for i := range d.env.Recipients {
 		if p.Recipients[i].State != "" {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,6 +196,39 @@ func TestOneOfTwoMailboxes(t *testing.T) {
 	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {
 		t.Errorf("%v", got)
 	}
+}
+
+// Routes that come while a message is tried by the old ones are tried as well.
+func TestRoutesComeDuringAnAttempt(t *testing.T) {
+	m := newMailbox(func(d *Delivery) error {
+		if d.Recipient == "b@example.com" {
+			return errors.New("down")
+		}
+		return nil
+	})
+	var s *server
+	var once sync.Once
+	list := routes(t, `[{"name":"x","match":{"recipients":"x@example.com"},"action":{"type":"process"}},{"name":"b","match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)
+	s = start(t, Config{Routes: list}, WithMailbox(m.take), WithHooks(Hooks{OnEvent: func(e Event) {
+		if e.Kind != Deferred {
+			return
+		}
+		once.Do(func() {
+			list := s.Routes()
+			list[0].Action.Type = Deliver
+			if err := s.UpdateRoutes(t.Context(), list); err != nil {
+				t.Error(err)
+			}
+		})
+	}}))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@example.com>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(m.all()) == 1 })
 }
 
 // forgetful is a spool that does not store how far messages are.

@@ -49,7 +49,8 @@ type entry struct {
 	// up.
 	quarantined, spent bool
 	arrived            time.Time
-	stuck              bool // no route took it
+	stuck              bool        // no route took it
+	routes             *routeTable // in force at the last attempt
 	// unsaved is the progress that could not be stored, or nil. It holds as long
 	// as the process lives, so that nobody gets a message at every attempt.
 	unsaved *progress
@@ -221,6 +222,7 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 		q.expire(ctx, e)
 		return
 	}
+	e.routes = q.r.s.routes.Load()
 	log := q.r.s.log.With("msg_id", e.id)
 	var p *progress
 	var err error
@@ -238,7 +240,7 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	if err == nil {
 		p = e.latest(p)
 		open = p.open()
-		stuck, err = q.r.tryDelivery(ctx, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
+		stuck, err = q.r.tryDelivery(ctx, e.routes, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
 			var err error
 			if body, err = q.store.Body(ctx, e.id); err != nil {
 				return nil, err
@@ -365,6 +367,9 @@ func (q *queue) putBack(e *entry, next time.Time) {
 	defer q.mu.Unlock()
 	e.busy = false
 	e.next = next
+	if e.stuck && e.routes != q.r.s.routes.Load() {
+		e.next = q.r.s.now() // retryAll could not have it meanwhile
+	}
 	q.schedule(e)
 }
 
