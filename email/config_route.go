@@ -20,7 +20,8 @@ type Route struct {
 // Match is a set of conditions, all of which must hold. An empty one always
 // does. Conditions on text are globs, in which * is any run of characters and
 // ? any one, or regular expressions (RE2) written /.../ or /.../i. Globs on
-// addresses and headers disregard case.
+// addresses and headers disregard case. Internationalized domains are compared in
+// A-labels, which globs need not be written in.
 type Match struct {
 	// Recipients are patterns of envelope recipients, as "*@example.com". One
 	// of them must match.

@@ -122,6 +122,33 @@ func TestSendersOfUsers(t *testing.T) {
 	}
 }
 
+// Users are who they are in whatever form their names and domains are written.
+func TestNamesOfUsers(t *testing.T) {
+	cfg := submission(t, SMTPS)
+	cfg.Auth = &Auth{Users: []User{{Username: "Ⅸ", Password: "x", Senders: []string{"*@example.com"}}, {Username: "ü@münchen.example", Password: "x"}}}
+	s := start(t, cfg)
+	for _, name := range []string{"Ⅸ", "IX", "I\u00adX"} { // the same by RFC 4013
+		s.dial().tls().hello().say("AUTH PLAIN "+plain(name, "x"), "235")
+	}
+	c := s.dial().tls().hello()
+	c.say("AUTH PLAIN "+plain("ü@münchen.example", "x"), "235")
+	c.say("MAIL FROM:<ü@xn--mnchen-3ya.example> SMTPUTF8", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data("From: ü@münchen.example\r\n\r\nHi"); !strings.HasPrefix(got, "250") {
+		t.Error(got)
+	}
+	for i, names := range [][]string{{"Ⅸ", "IX"}, {"a\u0007"}} {
+		var users []User
+		for _, name := range names {
+			users = append(users, User{Username: name, Password: "x"})
+		}
+		_, err := New(Config{Ports: Ports(25), Hostname: "x.example.com", Auth: &Auth{Users: users}})
+		if want := fmt.Sprintf("auth.users[%d].username: ", 1-i); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // A user's limit is the user's, from however many addresses, and nobody else's.
 func TestLimitOfUsers(t *testing.T) {
 	clk := newClock()
