@@ -190,7 +190,10 @@ func TestOneOfTwoMailboxes(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 1 })
+	if e := s.seen(Deferred); len(e) == 0 || e[0].Recipients[0] != "b@example.com" || e[0].MessageID == "" || e[0].Reason != "down" {
+		t.Errorf("%+v", e)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 2 })
 	down.Store(false)
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
 	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {

@@ -439,6 +439,7 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 		groups[t.route] = append(groups[t.route], i)
 	}
 	var refused *result
+	var later []Event
 	rest := *env
 	rest.Recipients = nil
 	for rt, list := range groups {
@@ -452,6 +453,8 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 				refused = &res // the mildest of them
 			}
 			rest.Recipients = append(rest.Recipients, env.Recipients[list[n]])
+			later = append(later, Event{Kind: Deferred, MessageID: string(m.id), From: env.From,
+				Recipients: []string{env.Recipients[list[n]].Address}, Route: rt.Name, Reason: res.said})
 		}
 	}
 	if len(rest.Recipients) == len(env.Recipients) {
@@ -460,6 +463,10 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	if len(rest.Recipients) > 0 {
 		if err := m.s.r.queue.add(ctx, m.id, &rest, m.draft, m.s.r.queue.delay(1)); err != nil {
 			return nil, m.s.storageError(err)
+		}
+		for _, e := range later {
+			m.s.r.s.stats.retried.Add(1)
+			m.s.event(e)
 		}
 	}
 	m.accepted(Received, "")
