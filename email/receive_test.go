@@ -195,7 +195,19 @@ func TestOpenRelay(t *testing.T) {
 	} {
 		c.say("RCPT TO:<"+rcpt+">", want)
 	}
-	c.say("RCPT TO:<postmaster>", "5")
+}
+
+// Mail to the postmaster has to come somewhere, also without a domain, if the
+// routes have one for him.
+func TestPostmaster(t *testing.T) {
+	for _, test := range []struct{ hostname, want string }{{"mx.example.com", "postmaster@example.com"}, {"example.org", "postmaster@example.org"}} {
+		m := newMailbox(nil)
+		s := start(t, Config{Hostname: test.hostname, Domains: []Domain{{Domain: "example.com"}, {Domain: "example.org"}},
+			Routes: routes(t, `[{"name":"p","match":{"recipients":"postmaster@example.*"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+		if got := s.dial().hello().send("a@example.net", "postmaster", hi); !strings.HasPrefix(got, "250") || m.all()[0].Recipient != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
 }
 
 // Routes that look at the content and only refuse do not make recipients valid:

@@ -265,4 +265,13 @@ func canonicalDomain(name string) string {
 // domains of their own.
 func (s *Server) domain(name string) *Domain { return s.domains[canonicalDomain(name)] }
 
+// postmasterDomain is whose postmaster the one without a domain is (RFC 5321
+// section 4.5.1).
+func (s *Server) postmasterDomain() string {
+	if host := canonicalDomain(s.cfg.Hostname); s.isOurs(host) || len(s.cfg.Domains) == 0 {
+		return host
+	}
+	return canonicalDomain(s.cfg.Domains[0].Domain)
+}
+
 func (s *Server) isOurs(domain string) bool { return s.domain(domain) != nil }

@@ -67,7 +67,7 @@ func (s *session) admit(ctx context.Context) error {
 	if hook := s.r.s.opts.hooks.OnConnect; hook != nil {
 		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
 		defer cancel()
-		if res := s.r.s.hookResult(hook(ctx, s.client), "conn_id", s.client.ID, "hook", "OnConnect"); !res.ok {
+		if res := s.r.s.hookResult(hook(ctx, s.who()), "conn_id", s.client.ID, "hook", "OnConnect"); !res.ok {
 			return s.refuse("hook", res.reply)
 		}
 	}
@@ -149,8 +149,14 @@ func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOpti
 
 func (s *session) envelope(tx *transaction) Envelope {
 	e := tx.env.envelope()
-	e.Client = s.client
+	e.Client = s.who()
 	return e
+}
+
+// who is a copy for the host, which may keep it while ours changes.
+func (s *session) who() *Client {
+	c := *s.client
+	return &c
 }
 
 // tooMuch puts off what exceeds a limit.
@@ -162,7 +168,7 @@ func tooMuch(wait time.Duration) *Reply {
 func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOptions) error {
 	tx := s.tx
 	if to.Domain == "" {
-		to.Domain = canonicalDomain(s.r.s.cfg.Hostname) // "<postmaster>"
+		to.Domain = s.r.s.postmasterDomain() // "<postmaster>"
 	}
 	rcpt := to.String()
 	if slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool { return r.Address == rcpt }) {
