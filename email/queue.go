@@ -91,7 +91,7 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 			r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", m.ID, "err", err)
 			continue
 		}
-		q.insert(&entry{id: m.ID, arrived: env.Arrived, next: p.Next, quarantined: env.Quarantine != "" && !p.Released, spent: p.open() == 0})
+		q.insert(&entry{id: m.ID, arrived: env.Arrived, next: p.Next, quarantined: env.Quarantine != "" && !p.Released, spent: p.open() == 0 && !p.all(delivered)})
 	}
 	return q, nil
 }
@@ -254,7 +254,11 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	switch {
 	case ctx.Err() != nil:
 		// Stop has cut it short, which says nothing about those that are left.
-		if p != nil && p.open() < open {
+		switch {
+		case p == nil || p.open() == open:
+		case p.all(delivered):
+			q.finish(e, env, p, false)
+		default:
 			q.note(e, p)
 		}
 	case err != nil:
