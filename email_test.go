@@ -126,7 +126,7 @@ func TestMailThroughTheProxy(t *testing.T) {
 
 func TestMailPortIsTaken(t *testing.T) {
 	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{"smartProxyConfig": {"routes": [{"match": {"ports": 2525}, "action": {"type": "forward", "targets": [{"host": "127.0.0.1", "port": 1}]}}]},
-		"emailConfig": {"ports": [2525], "useSocketHandler": true, "hostname": "mx.example.com", "routes": [{"name": "local", "action": {"type": "deliver"}}]}}`))
+		"emailConfig": {"ports": [2525], "useSocketHandler": true, "hostname": "mx.example.com", "routes": [{"name": "local", "action": {"type": "reject"}}]}}`))
 	if err == nil {
 		_, err = dcrouter.New(dcrouter.WithConfig(cfg))
 	}

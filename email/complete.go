@@ -25,7 +25,7 @@ func (m *incoming) complete(context.Context) error {
 		return s.refuse("content", reply)
 	}
 	for _, a := range from {
-		if address := a.Local + "@" + a.Domain; !s.user.maySend(address) {
+		if address := asciiDomain(a.Local + "@" + a.Domain); !s.user.maySend(address) {
 			return m.refuse("sender", 550, 7, 1, fmt.Sprintf("From has <%s>, which is not an address of %s", address, s.user.name))
 		}
 	}

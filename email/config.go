@@ -170,6 +170,10 @@ type Queue struct {
 	// sender is told (RFC 5321 section 4.5.4.1). The default nil means as often as
 	// fits into five days; 0 means never.
 	MaxRetries *int `json:"maxRetries"`
+	// KeepHeld is how long messages in quarantine, and those that could not be
+	// delivered, are kept in the spool for somebody to look at (see
+	// [Server.Queue]); then they are removed. The default 0 means 30 days.
+	KeepHeld time.Duration `json:"keepHeld"`
 	// RetryDelay is the time before the first retry; each further one waits
 	// longer. The default 0 means 5m.
 	RetryDelay time.Duration `json:"retryDelay"`

@@ -20,7 +20,8 @@ type Route struct {
 // Match is a set of conditions, all of which must hold. An empty one always
 // does. Conditions on text are globs, in which * is any run of characters and
 // ? any one, or regular expressions (RE2) written /.../ or /.../i. Globs on
-// addresses and headers disregard case.
+// addresses and headers disregard case. Internationalized domains are compared in
+// A-labels, which globs need not be written in.
 type Match struct {
 	// Recipients are patterns of envelope recipients, as "*@example.com". One
 	// of them must match.
@@ -93,8 +94,8 @@ type ForwardAction struct {
 	AddHeaders map[string]string `json:"addHeaders"`
 	// Queue accepts mail first and hands it over after that, as often as
 	// [Config.Queue] says. The default false hands it over while the client
-	// waits, who is told what the other server says, and queues only mail that
-	// goes to several places.
+	// waits, who is told what the other server says, and queues only what users
+	// who signed in send to several places at once.
 	Queue bool `json:"queue"`
 }
 
@@ -118,10 +119,13 @@ type ProcessAction struct {
 }
 
 // DeliverAction says where mailboxes are. At most one field is given; without
-// any it is a Maildir below the folder of the storage, "mail/{domain}/{user}".
+// any it is the host's [WithMailbox], or else the Maildir "mail/{domain}/{user}"
+// below [Config.DataPath]. A Maildir is made when its first mail comes, for any
+// user that the route takes: let Match.Recipients, or a hook, say who there is.
 type DeliverAction struct {
 	// Maildir is the folder of the recipient's mailbox. {domain} and {user}
-	// stand for the parts of the address.
+	// stand for the parts of the address; {user} must be there, and without
+	// {domain} users of the same name share a mailbox.
 	Maildir string `json:"maildir"`
 	// LMTP is a server that delivers (RFC 2033): host:port, or the path of a
 	// Unix socket.

@@ -84,8 +84,8 @@ func TestValidate(t *testing.T) {
 		{"limits", `"rateLimits":{"inbound":{"messagesPerMinute":-1,"connectionsPerIp":-2,"recipientsPerMessage":-3},"outbound":{"messagesPerHour":-4,"messagesPerDay":-5}}`,
 			"rateLimits.inbound.messagesPerMinute: -1 is negative\nrateLimits.inbound.connectionsPerIp: -2 is negative\nrateLimits.inbound.recipientsPerMessage: -3 is negative\n" +
 				"rateLimits.outbound.messagesPerHour: -4 is negative\nrateLimits.outbound.messagesPerDay: -5 is negative"},
-		{"queue", `"queue":{"concurrency":-1,"maxRetries":-1,"retryDelay":-1}`,
-			"queue.concurrency: -1 is negative\nqueue.maxRetries: -1 is negative\nqueue.retryDelay: -1ms is negative"},
+		{"queue", `"queue":{"concurrency":-1,"maxRetries":-1,"retryDelay":-1,"keepHeld":-1}`,
+			"queue.concurrency: -1 is negative\nqueue.maxRetries: -1 is negative\nqueue.retryDelay: -1ms is negative\nqueue.keepHeld: -1ms is negative"},
 		{"users", `"auth":{"users":[{"password":"p"},{"username":"a","password":"***"},{"username":"a"}]}`,
 			"auth.users[0].username: missing\nauth.users[1].password: *** is what is shown in place of a secret: give its value\n" +
 				"auth.users[2].password: missing\nauth.users[2].username: \"a\" is that of users[1] already"},
@@ -132,9 +132,10 @@ func TestValidate(t *testing.T) {
 				"routes[1].action.forward.addHeaders[\"X-B\"]: \"a\\r\\nb\" has a line break or another control character in it\n" +
 				"routes[2].action.forward.tls: mode none has nothing to verify"},
 		{"process", `"routes":[{"action":{"type":"process","process":{"queue":"fast"}}}]`, `routes[0].action.process.queue: "fast" is not known; use normal or priority`},
-		{"deliver", `"routes":[{"action":{"type":"deliver","deliver":{"maildir":"{home}","lmtp":"24"}}}]`,
+		{"deliver", `"routes":[{"action":{"type":"deliver","deliver":{"maildir":"{home}","lmtp":"24"}}},{"action":{"type":"deliver","deliver":{"maildir":"/var/mail/{domain}"}}}]`,
 			"routes[0].action.deliver: maildir and lmtp exclude each other\nroutes[0].action.deliver.maildir: \"{home}\" has braces other than {domain} and {user}\n" +
-				"routes[0].action.deliver.lmtp: \"24\" is not host:port"},
+				"routes[0].action.deliver.lmtp: \"24\" is not host:port\n" +
+				"routes[1].action.deliver.maildir: \"/var/mail/{domain}\" has no {user}: all mail would go into one mailbox"},
 		{"reject", `"routes":[{"action":{"type":"reject","reject":{"code":250,"message":"a\nb"}}},{"action":{"type":"reject","reject":{"code":600}}}]`,
 			"routes[0].action.reject.code: 250 is not a reply code that refuses (400-599)\nroutes[0].action.reject.message: \"a\\nb\" has a line break or another control character in it\n" +
 				"routes[1].action.reject.code: 600 is not a reply code that refuses (400-599)"},

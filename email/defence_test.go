@@ -190,6 +190,26 @@ func TestDMARC(t *testing.T) {
 	}
 }
 
+// A domain's policy is not another one's, though a message is for both.
+func TestDMARCOfSeveralDomains(t *testing.T) {
+	s := start(t, Config{
+		Domains: []Domain{{Domain: "strict.example"}, {Domain: "lax.example", DMARC: MonitorDMARC}, {Domain: "other.example", DMARC: RejectDMARC}},
+		Routes:  routes(t, `[{"name":"in","action":{"type":"deliver"}},{"name":"lan","priority":1,"match":{"recipients":"lan@*","clientIp":"127.0.0.1"},"action":{"type":"deliver"}}]`),
+	})
+	for _, first := range []string{"x@strict.example", "x@lax.example"} {
+		c := s.dial().hello()
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<"+first+">", "250")
+		for rcpt, lax := range map[string]bool{"y@strict.example": false, "y@other.example": false, "y@lax.example": true, "lan@strict.example": true} {
+			want := "250"
+			if lax != strings.Contains(first, "lax") {
+				want = "452 4.5.3"
+			}
+			c.say("RCPT TO:<"+rcpt+">", want)
+		}
+	}
+}
+
 func TestQuarantine(t *testing.T) {
 	dir := t.TempDir()
 	eicar := strings.Replace(hi, "Hello.", `X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*`, 1)
@@ -214,6 +234,9 @@ func TestQuarantine(t *testing.T) {
 		if got := c.send("a@example.net", test.to, test.content); !strings.HasPrefix(got, test.want) {
 			t.Errorf("%q: %q, want %s", test.content[len(test.content)-20:], got, test.want)
 		}
+	}
+	if scans := s.Stats().Scans; scans["spam/clean"] != 2 || scans["spam/bad"] != 1 || scans["virus/bad"] != 1 || scans["attachment/clean"] != 2 {
+		t.Errorf("%v", scans)
 	}
 	// Whether there is a scan is the same for all recipients of a message.
 	c.say("MAIL FROM:<a@example.net>", "250")

@@ -70,8 +70,7 @@ func (s *Server) hookResult(err error, log ...any) result {
 // tryDelivery delivers a message from the spool to those who are still to get
 // it, and notes in p how that went. It is stuck if no route takes one of them,
 // or none that this version can go. The error is that the message cannot be read.
-func (r *run) tryDelivery(ctx context.Context, d *delivery, p *progress) (stuck bool, err error) {
-	t := r.s.routes.Load()
+func (r *run) tryDelivery(ctx context.Context, t *routeTable, d *delivery, p *progress) (stuck bool, err error) {
 	groups := make(map[*route][]int)
 	for i := range d.env.Recipients {
 		if p.Recipients[i].State != "" {
@@ -126,6 +125,16 @@ func (r *run) gaveUp(id string, env *queued, i int, said string) {
 	r.s.stats.failed.Add(1)
 	r.s.event(Event{Kind: Failed, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From,
 		Recipients: []string{env.Recipients[i].Address}, Route: env.Recipients[i].Route, Reason: "given up; at last: " + said})
+}
+
+// expired tells that a message was held back, or kept after it was given up, long
+// enough.
+func (r *run) expired(id string, env *queued) {
+	e := Event{Kind: Expired, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From, Reason: env.Quarantine}
+	for _, rcpt := range env.Recipients {
+		e.Recipients = append(e.Recipients, rcpt.Address)
+	}
+	r.s.event(e)
 }
 
 // routeOf finds the route of a recipient of a message in the spool: the one that

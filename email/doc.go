@@ -37,6 +37,23 @@
 // spool is a log in the folder [Config.DataPath], or without that in the storage
 // ([WithStorage]), or in memory.
 //
+// # Who has a mailbox
+//
+// The routes say so: who is not among their recipients is refused at RCPT. A
+// pattern such as "*@example.com" takes any name, and its Maildir is made when
+// mail for it comes; where that is not wanted, list the names, or have
+// [Hooks.OnRcpt] refuse those that there are not. Servers behind [Forward] are
+// asked themselves, while the client waits.
+//
+// # Mail that is held back
+//
+// Mail that a scanner or the DMARC policy of its author's domain wants in
+// quarantine is accepted and kept in the spool. [Server.Queue] lists it, with the
+// reason, beside what is on its way; [Server.Queued] shows one message,
+// [Server.Release] lets it go on, [Server.Drop] removes it. What could not be
+// delivered is kept as well, for [Server.Retry]. After [Queue.KeepHeld] both are
+// removed.
+//
 // # Who may send what
 //
 // Mail leaves for other servers only from users who have signed in, from clients
@@ -50,10 +67,11 @@
 // # One reply
 //
 // There is one reply to the content of a message for all its recipients. Where
-// the content decides about recipients differently, because a route looks at it
-// or only some of it is scanned, the later ones are asked for in a message of
-// their own (452), so that nothing that was accepted has to bounce. Users who
-// signed in are spared that; one refusal is for all of theirs.
+// they may be decided about differently, because a route looks at the content,
+// only some of it is scanned, it goes on to several servers, or their domains
+// differ in [Domain.DMARC], the later ones are asked for in a message of their
+// own (452), so that nothing that was accepted has to bounce. Users who signed in
+// are spared that; one refusal is for all of theirs.
 //
 // # Standards
 //
@@ -70,6 +88,6 @@
 // [Config.SmartHost], and keeps mail in the spool without one. There are no
 // bounces, and no DKIM signatures on mail going out; what could not be delivered
 // in time stays in the spool ([Server.Queue]) for somebody to look at. The limits
-// on mail going out ([OutboundLimits]), [Domain.DNSMode] and [DKIM] are read and
-// checked, and have no effect.
+// on mail going out ([OutboundLimits]), [Domain.DNSMode], [ForwardDNSSettings],
+// [DKIM] and [ProcessAction.Queue] are read and checked, and have no effect.
 package email

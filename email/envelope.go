@@ -1,7 +1,6 @@
 package email
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/netip"
@@ -22,9 +21,12 @@ type queued struct {
 	EnvID string `json:"envId,omitempty"`
 	Ret   string `json:"ret,omitempty"`
 
-	// Prefix is put in front of the content, from which Cuts are left out.
+	// Prefix is put in front of the content, from which Cuts are left out. Break is
+	// where the empty line between header and body is missing, and put in; 0 if it
+	// is not.
 	Prefix []byte `json:"prefix,omitempty"`
 	Cuts   []span `json:"cuts,omitempty"`
+	Break  int64  `json:"break,omitempty"`
 
 	Arrived        time.Time  `json:"arrived"`
 	ConnID         string     `json:"connId"`
@@ -118,8 +120,7 @@ func decodeProgress(data []byte, recipients int) (*progress, error) {
 // content is the message with what the server has added, behind more that the
 // recipient is to see.
 func (q *queued) content(body *io.SectionReader, more []byte) *io.SectionReader {
-	prefix := append(more[:len(more):len(more)], q.Prefix...)
-	return newSplice(bytes.NewReader(prefix), int64(len(prefix)), body, q.Cuts)
+	return newSplice(append(more[:len(more):len(more)], q.Prefix...), body, q.Cuts, q.Break)
 }
 
 // envelope is what hooks see.

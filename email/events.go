@@ -23,6 +23,9 @@ const (
 	// Deferred is a message that is tried again later, Failed one that is not.
 	Deferred = "deferred"
 	Failed   = "failed"
+	// Expired is a message that was in quarantine, or kept after it failed, for as
+	// long as [Queue.KeepHeld] says, and was removed.
+	Expired = "expired"
 )
 
 // Event is something that happened to a connection or message.
@@ -36,7 +39,8 @@ type Event struct {
 	Client netip.Addr
 	// User is who has signed in or tried to.
 	User string
-	// From and Recipients are the envelope's, as far as they are known.
+	// From and Recipients are the envelope's, as far as they are known. Of a
+	// recipient that was refused, it is that one alone.
 	From       string
 	Recipients []string
 	// Route is the name of the route that decided.

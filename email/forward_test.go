@@ -1,14 +1,18 @@
 package email
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -57,6 +61,42 @@ func TestForwardInSession(t *testing.T) {
 	}
 }
 
+// What the next server has not been asked about is not accepted: a stranger's
+// message to several of them comes in several.
+func TestForwardToSeveral(t *testing.T) {
+	m := newMailbox(nil)
+	toB := routes(t, `[{"name":"b","match":{"recipients":"b@*"},"action":{"type":"deliver"}}]`)
+	first, second := start(t, Config{Routes: toB}, WithMailbox(m.take)), start(t, Config{Routes: toB}, WithMailbox(m.take))
+	to := func(s *server, domain string) string {
+		return strings.ReplaceAll(forwardTo(t, s, ""), "example.com", domain)
+	}
+	cfg := submission(t, SMTP)
+	cfg.Domains = []Domain{{Domain: "example.com"}, {Domain: "1.example"}, {Domain: "2.example"}}
+	cfg.Routes = routes(t, `[`+to(first, "1.example")+`,`+strings.Replace(to(second, "2.example"), `"next"`, `"next2"`, 1)+`,{"name":"here","match":{"recipients":"*@example.com"},"action":{"type":"deliver"}}]`)
+	s := start(t, cfg, WithMailbox(m.take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<b@1.example>", "250")
+	c.say("RCPT TO:<nobody@2.example>", "452 4.5.3")
+	c.say("RCPT TO:<b@example.com>", "452 4.5.3")
+	c.say("RCPT TO:<nobody@1.example>", "550")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") || len(m.all()) != 1 {
+		t.Fatal(got)
+	}
+
+	// Users need not know of that.
+	c.startTLS().say("EHLO client.example.net", "250")
+	c.say("AUTH PLAIN "+plain("alice@example.com", "wonderland"), "235")
+	c.say("MAIL FROM:<alice@example.com>", "250")
+	for _, rcpt := range []string{"b@1.example", "b@2.example", "b@example.com"} {
+		c.say("RCPT TO:<"+rcpt+">", "250")
+	}
+	if got := c.data(strings.Replace(hi, "a@example.net", "alice@example.com", 1)); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(m.all()) == 4 })
+}
+
 // A server that is away, or refuses us as a whole, is no reason to refuse mail
 // for good.
 func TestForwardToNobody(t *testing.T) {
@@ -77,6 +117,24 @@ func TestForwardToNobody(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250") || len(m.all()) != 1 {
 		t.Error(got)
 	}
+}
+
+// Servers that forward to each other do not take up all their connections for one
+// message.
+func TestForwardInACircle(t *testing.T) {
+	port := testenv.FreePort(t)
+	s := start(t, Config{Ports: Ports(port), Connections: Connections{Max: 300}, Routes: routes(t, fmt.Sprintf(
+		`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d}}}]`, port))})
+	c := s.dial().hello()
+	for range 2 {
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<b@example.com>", "451 4.4.6 Too much of this mail is under way at once")
+		c.say("RSET", "250")
+	}
+	if n := s.Stats().Connections.Total; n > 2*maxReceived+2 {
+		t.Errorf("%d connections", n)
+	}
+	c.say("QUIT", "221")
 }
 
 func TestForwardThroughTheSpool(t *testing.T) {
@@ -132,11 +190,78 @@ func TestOneOfTwoMailboxes(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 1 })
+	if e := s.seen(Deferred); len(e) == 0 || e[0].Recipients[0] != "b@example.com" || e[0].MessageID == "" || e[0].Reason != "down" {
+		t.Errorf("%+v", e)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 2 })
 	down.Store(false)
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
 	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {
 		t.Errorf("%v", got)
+	}
+}
+
+// Routes that come while a message is tried by the old ones are tried as well.
+func TestRoutesComeDuringAnAttempt(t *testing.T) {
+	m := newMailbox(func(d *Delivery) error {
+		if d.Recipient == "b@example.com" {
+			return errors.New("down")
+		}
+		return nil
+	})
+	var s *server
+	var once sync.Once
+	list := routes(t, `[{"name":"x","match":{"recipients":"x@example.com"},"action":{"type":"process"}},{"name":"b","match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)
+	s = start(t, Config{Routes: list}, WithMailbox(m.take), WithHooks(Hooks{OnEvent: func(e Event) {
+		if e.Kind != Deferred {
+			return
+		}
+		once.Do(func() {
+			list := s.Routes()
+			list[0].Action.Type = Deliver
+			if err := s.UpdateRoutes(t.Context(), list); err != nil {
+				t.Error(err)
+			}
+		})
+	}}))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@example.com>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(m.all()) == 1 })
+}
+
+// forgetful is a spool that does not store how far messages are.
+type forgetful struct{ spool.Store }
+
+func (forgetful) SetState(context.Context, spool.ID, []byte) error { return errors.New("disk on fire") }
+
+// Who has a message does not get it again though it could not be noted that he
+// has it.
+func TestProgressThatCannotBeStored(t *testing.T) {
+	m := newMailbox(func(d *Delivery) error {
+		if d.Recipient == "b@example.com" {
+			return errors.New("down")
+		}
+		return nil
+	})
+	next := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
+	s := start(t, Config{Queue: Queue{RetryDelay: time.Millisecond}, Routes: routes(t, `[
+		`+forwardTo(t, next, `,"queue":true`)+`,{"name":"b","priority":1,"match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+	s.latest().queue.store = forgetful{s.latest().queue.store}
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<c@example.com>", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 3 })
+	if n := len(m.all()); n != 1 {
+		t.Errorf("delivered %d times", n)
 	}
 }
 

@@ -56,6 +56,9 @@ func start(t testing.TB, cfg Config, opts ...Option) *server {
 	}
 	ts := &server{t: t}
 	all := []Option{WithLogger(slog.New(slog.NewTextHandler(testLog{t}, nil))), WithResolver(noDNS{}), WithHooks(Hooks{OnEvent: ts.note})}
+	if cfg.DataPath == "" {
+		all = append(all, WithMailbox(newMailbox(nil).take))
+	}
 	var err error
 	if ts.Server, err = New(cfg, append(all, opts...)...); err != nil {
 		t.Fatal(err)

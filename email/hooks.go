@@ -12,7 +12,8 @@ import (
 
 // Hooks let the host take part in what happens to mail. All may be nil. They are
 // called from the goroutine of the connection, and ctx ends when the client has
-// gone, after 30 seconds, or when the Server gives up waiting in Stop.
+// gone, after 30 seconds, or when the Server gives up waiting in Stop. They have to
+// return then: Stop waits until they have.
 //
 // An error refuses: a [*Reply] with that reply, any other with 451, so that
 // nothing passes where a hook fails. The text of other errors is logged and not

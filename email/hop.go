@@ -2,7 +2,7 @@ package email
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
 
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
@@ -25,7 +25,7 @@ type openHop struct {
 func (tx *transaction) inSession() *route {
 	var rt *route
 	for _, t := range tx.taken {
-		if t.route == nil || t.route.Action.Type != Forward || t.route.Action.Forward.Queue || rt != nil && t.route != rt {
+		if asksHop(t.route) == nil || rt != nil && t.route != rt {
 			return nil
 		}
 		rt = t.route
@@ -35,6 +35,10 @@ func (tx *transaction) inSession() *route {
 
 // askHop asks the next server about the recipients so far, if it takes them all.
 // Otherwise the message goes through the spool.
+//
+// Servers that hand mail on to each other in a circle would each ask the next one
+// before there is a message whose Received fields could tell. So there is a bound
+// to what is asked at once about the same mail.
 func (s *session) askHop(ctx context.Context) error {
 	rt := s.tx.inSession()
 	if rt == nil {
@@ -43,15 +47,24 @@ func (s *session) askHop(ctx context.Context) error {
 		}
 		return nil
 	}
+	if s.tx.leaveHop == nil {
+		leave, ok := s.r.limits.hops.Enter(fmt.Sprintf("%s %q %q", s.client.Addr, s.tx.env.From, s.tx.env.Recipients[0].Address), maxReceived)
+		if !ok {
+			return s.refuse("next-hop", &Reply{Code: 451, Enhanced: [3]int{4, 4, 6}, Text: "Too much of this mail is under way at once; it may be in a loop"})
+		}
+		s.tx.leaveHop = leave
+	}
 	for {
 		err := s.tryHop(ctx, rt)
-		var e *smtpc.Error
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case s.hop != nil && s.hop.used && !s.hop.begun && errors.As(err, &e) && e.Reply.Code == 0:
-			s.closeHop() // it did not wait for another message; a new connection will do
-			continue
+		}
+		if s.hop != nil && !s.hop.conn.Usable() {
+			again := s.hop.used && !s.hop.begun
+			s.closeHop() // there will be nothing more from it
+			if again {
+				continue // it did not wait for another message; a new connection will do
+			}
 		}
 		s.r.s.log.Info("the next server did not take mail", "conn_id", s.client.ID, "route", rt.Name, "err", err)
 		return s.refuse("next-hop", hopResult(err).reply)
@@ -106,11 +119,9 @@ func (s *session) handOn(ctx context.Context, content io.Reader, eightBit bool) 
 		return hopResult(err)
 	}
 	if reply := replies[0]; !reply.Positive() {
-		res := refusal(fromHop(reply))
-		res.said = reply.String()
-		return res
+		return refusal(fromHop(reply))
 	}
-	return taken(replies[0].String())
+	return taken(replies[0].Text())
 }
 
 // reset ends the transaction with the next server, which is told with the next

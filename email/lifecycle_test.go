@@ -1,8 +1,10 @@
 package email
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"testing"
@@ -66,15 +68,18 @@ func TestStartAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := s.dial().hello()
-		if err := s.Stop(t.Context()); err != nil {
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Stop(t.Context()) }()
+		c.want("Stop", "421")
+		c.Close()
+		if err := <-stopped; err != nil {
 			t.Fatal(err)
 		}
-		c.want("Stop", "421")
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	taken, err := New(Config{ListenHost: "127.0.0.1", Ports: append(Ports(0), Port{Port: port}), Hostname: "x.example.com", Routes: toMailboxes})
+	taken, err := New(Config{ListenHost: "127.0.0.1", Ports: append(Ports(0), Port{Port: port}), Hostname: "x.example.com", Routes: toMailboxes}, WithMailbox(newMailbox(nil).take))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +127,21 @@ func TestNewFindsMistakes(t *testing.T) {
 			t.Errorf("%v lacks %q", err, want)
 		}
 	}
+	nowhere := Config{Ports: Ports(25), Hostname: "x.example.com", Routes: []Route{{Name: "ok", Action: Action{Type: Deliver, Deliver: &DeliverAction{LMTP: "/lmtp"}}}, {Action: Action{Type: Deliver}}}}
+	if _, err := New(nowhere); err == nil || !strings.HasPrefix(err.Error(), "routes[1].action: there is no place for mailboxes") {
+		t.Error(err)
+	}
+	nobody, err := New(Config{Ports: Ports(25), Hostname: "x.example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nobody.UpdateRoutes(t.Context(), nowhere.Routes); err == nil || !strings.HasPrefix(err.Error(), "routes[1].action: ") || len(nobody.Routes()) != 0 {
+		t.Error(err)
+	}
+	nowhere.DataPath = t.TempDir()
+	if _, err := New(nowhere); err != nil {
+		t.Error(err)
+	}
 	_, err = New(Config{Ports: Ports(25), Hostname: "x.example.com", Auth: &Auth{Users: []User{{Username: "u", Password: "$argon2id$hunter2"}}}})
 	if err == nil || !strings.HasPrefix(err.Error(), "auth.users[0].password: ") || strings.Contains(err.Error(), "hunter2") {
 		t.Error(err)
@@ -133,5 +153,26 @@ func TestNewFindsMistakes(t *testing.T) {
 	}
 	if err := s.Check(); err == nil || !strings.Contains(err.Error(), "tls.certPath: ") || !strings.Contains(err.Error(), "routes[0].action.forward.tls.caPath: ") {
 		t.Error(err)
+	}
+}
+
+// A port that nobody can use is no mistake in the configuration, but somebody
+// should know.
+func TestPortsForNobodyAreToldOf(t *testing.T) {
+	users := &Auth{Users: []User{{Username: "u", Password: "p"}}}
+	for _, test := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{Ports: []Port{{Mode: Submission}}}, "auth.users is empty"},
+		{Config{Ports: []Port{{Mode: Submission}}, Auth: users}, "there is no certificate"},
+		{Config{Ports: Ports(0), Auth: users}, ""},
+	} {
+		var log bytes.Buffer
+		s := start(t, test.cfg, WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		s.Stop(t.Context())
+		if got := log.String(); strings.Contains(got, "nobody can send mail") != (test.want != "") || !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %s", test.cfg, got)
+		}
 	}
 }

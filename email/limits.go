@@ -15,6 +15,7 @@ type limits struct {
 	all, perIP, perUser *limit.Limiter
 	domains             map[string]domainLimits // by canonical name
 	connections         limit.Gate              // by domain and client
+	hops                limit.Gate              // messages that wait for a next server, by client and envelope
 }
 
 // domainLimits are those on messages to a domain.

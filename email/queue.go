@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ const (
 	// giveUpAfter is RFC 5321 section 4.5.4.1's.
 	giveUpAfter        = 5 * 24 * time.Hour
 	defaultConcurrency = 10
+	defaultKeepHeld    = 30 * 24 * time.Hour
 )
 
 // queue has the messages of the spool on their way: what is due is tried, what
@@ -43,12 +45,28 @@ type entry struct {
 	place int // in due, -1 if it is not there
 	busy  bool
 	// quarantined messages wait for somebody to release them, and spent ones,
-	// which nothing more is tried with, for somebody to look.
+	// which nothing more is tried with, for somebody to look; until their time is
+	// up.
 	quarantined, spent bool
-	stuck              bool // no route took it
+	arrived            time.Time
+	stuck              bool        // no route took it
+	routes             *routeTable // in force at the last attempt
+	// unsaved is the progress that could not be stored, or nil. It holds as long
+	// as the process lives, so that nobody gets a message at every attempt.
+	unsaved *progress
 }
 
-// resting reports whether the entry waits for no time.
+// latest is the progress of the entry, given what is stored.
+func (e *entry) latest(stored *progress) *progress {
+	if e.unsaved == nil {
+		return stored
+	}
+	p := *e.unsaved
+	p.Recipients = slices.Clone(p.Recipients)
+	return &p
+}
+
+// resting reports whether the entry is not to be tried.
 func (e *entry) resting() bool { return e.quarantined || e.spent }
 
 // openQueue takes up what an earlier run has left.
@@ -73,7 +91,7 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 			r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", m.ID, "err", err)
 			continue
 		}
-		q.insert(&entry{id: m.ID, next: p.Next, quarantined: env.Quarantine != "" && !p.Released, spent: p.open() == 0})
+		q.insert(&entry{id: m.ID, arrived: env.Arrived, next: p.Next, quarantined: env.Quarantine != "" && !p.Released, spent: p.open() == 0 && !p.all(delivered)})
 	}
 	return q, nil
 }
@@ -97,7 +115,7 @@ func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draf
 	if err := q.store.Add(ctx, id, text, d); err != nil {
 		return err
 	}
-	e := &entry{id: id, next: q.r.s.now().Add(after), quarantined: env.Quarantine != ""}
+	e := &entry{id: id, arrived: env.Arrived, next: q.r.s.now().Add(after), quarantined: env.Quarantine != ""}
 	if after > 0 || e.quarantined || !q.tryNow(e, env) {
 		q.insert(e)
 	}
@@ -137,13 +155,14 @@ func (q *queue) insert(e *entry) {
 	if e.quarantined {
 		q.held++
 	}
-	if !e.resting() {
-		q.schedule(e)
-	}
+	q.schedule(e)
 }
 
 // schedule puts an entry where it waits for its time. The caller holds mu.
 func (q *queue) schedule(e *entry) {
+	if e.resting() {
+		e.next = e.arrived.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld))
+	}
 	heap.Push(&q.due, e)
 	select {
 	case q.wake <- struct{}{}:
@@ -199,6 +218,11 @@ func (q *queue) untilNext() time.Duration {
 // attempt tries to deliver a message to whom it has not been delivered yet. env
 // is nil if it is to be read.
 func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
+	if e.resting() {
+		q.expire(ctx, e)
+		return
+	}
+	e.routes = q.r.s.routes.Load()
 	log := q.r.s.log.With("msg_id", e.id)
 	var p *progress
 	var err error
@@ -214,8 +238,9 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	var body *spool.Body
 	stuck, open := false, 0
 	if err == nil {
+		p = e.latest(p)
 		open = p.open()
-		stuck, err = q.r.tryDelivery(ctx, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
+		stuck, err = q.r.tryDelivery(ctx, e.routes, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
 			var err error
 			if body, err = q.store.Body(ctx, e.id); err != nil {
 				return nil, err
@@ -229,7 +254,11 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	switch {
 	case ctx.Err() != nil:
 		// Stop has cut it short, which says nothing about those that are left.
-		if p != nil && p.open() < open {
+		switch {
+		case p == nil || p.open() == open:
+		case p.all(delivered):
+			q.finish(e, env, p, false)
+		default:
 			q.note(e, p)
 		}
 	case err != nil:
@@ -244,6 +273,25 @@ func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
 	default:
 		q.finish(e, env, p, stuck)
 	}
+}
+
+// expire removes a message that nobody has looked after. Otherwise whoever sends
+// us enough that is held back would fill the disk.
+func (q *queue) expire(ctx context.Context, e *entry) {
+	env, _, err := q.read(ctx, e.id)
+	if err == nil {
+		err = q.store.Remove(ctx, e.id)
+	}
+	switch {
+	case err == nil:
+		q.r.expired(string(e.id), env)
+	case errors.Is(err, spool.ErrNotFound):
+	case ctx.Err() != nil:
+		return
+	default:
+		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "msg_id", e.id, "err", err)
+	}
+	q.forget(e)
 }
 
 // read reads what is known of a message.
@@ -292,7 +340,9 @@ func (q *queue) note(e *entry, p *progress) {
 	if err == nil {
 		err = q.store.SetState(ctx, e.id, text)
 	}
+	e.unsaved = nil
 	if err != nil {
+		e.unsaved = p
 		q.r.s.log.Error("the state of a message could not be stored; after a restart it may be delivered twice", "msg_id", e.id, "err", err)
 	}
 }
@@ -321,9 +371,10 @@ func (q *queue) putBack(e *entry, next time.Time) {
 	defer q.mu.Unlock()
 	e.busy = false
 	e.next = next
-	if !e.resting() {
-		q.schedule(e)
+	if e.stuck && e.routes != q.r.s.routes.Load() {
+		e.next = q.r.s.now() // retryAll could not have it meanwhile
 	}
+	q.schedule(e)
 }
 
 func (q *queue) forget(e *entry) {

@@ -24,7 +24,8 @@ type QueuedMessage struct {
 	Recipients []QueuedRecipient `json:"recipients"`
 	// Size of the content, in bytes.
 	Size int64 `json:"size"`
-	// Arrived is when it was received, Next when it is tried again.
+	// Arrived is when it was received, Next when it is tried again; or removed, if
+	// it is in quarantine or given up ([Queue.KeepHeld]).
 	Arrived time.Time `json:"arrived"`
 	Next    time.Time `json:"next"`
 	// Tries is how often it was tried.
@@ -81,6 +82,9 @@ func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 	}
 	for _, c := range env.Cuts {
 		qm.Size -= c.End - c.Start
+	}
+	if env.Break > 0 {
+		qm.Size += 2
 	}
 	if !p.Released {
 		qm.Quarantine = env.Quarantine
@@ -191,6 +195,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	if err != nil {
 		return err
 	}
+	p = e.latest(p)
 	if err := edit(env, p); err != nil {
 		return err
 	}
@@ -202,6 +207,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	if err := q.store.SetState(ctx, e.id, text); err != nil {
 		return queueError(err)
 	}
+	e.unsaved = nil
 	q.mu.Lock()
 	if e.quarantined {
 		e.quarantined = false

@@ -44,6 +44,7 @@ type incoming struct {
 func (s *session) Data(ctx context.Context, r io.Reader) (*smtpd.Reply, error) {
 	m := &incoming{s: s, tx: s.tx, id: spool.NewID(s.r.s.now())}
 	m.tx.env.Arrived = s.r.s.now().UTC()
+	s.asks = m.about()
 	m.draft = s.tx.draft
 	in := &bitCheck{r: r}
 	buf := s.r.buffers.Get().(*[]byte)
@@ -125,13 +126,24 @@ func (m *incoming) read(context.Context) error {
 	case err != nil:
 		return m.s.storageError(err)
 	}
+	if len(m.header) > 0 && int64(m.headerSize) < m.body.Size() {
+		var end [4]byte
+		if _, err := m.body.ReadAt(end[:], int64(m.headerSize-len(end))); err != nil {
+			return m.s.storageError(err)
+		}
+		if string(end[:]) != "\r\n\r\n" {
+			// The header ends with a line that is none of it. Not all readers see it
+			// so, and would take what follows for the header, another From as well.
+			m.tx.env.Break = int64(m.headerSize)
+		}
+	}
 	if len(m.header.All("Received")) > maxReceived {
 		return m.refuse("content", 554, 4, 6, "The message has come through too many servers; it is in a loop")
 	}
 	env := &m.tx.env
-	for _, r := range env.Recipients {
-		env.UTF8 = env.UTF8 && (beyondASCII(env.From) || beyondASCII(r.Address) || m.headerIsUTF8())
-	}
+	// Those that do not need SMTPUTF8 can go on to servers without it.
+	env.UTF8 = env.UTF8 && (beyondASCII(env.From) || m.headerIsUTF8() ||
+		slices.ContainsFunc(env.Recipients, func(r recipient) bool { return beyondASCII(r.Address) }))
 	return nil
 }
 
@@ -204,11 +216,8 @@ func (m *incoming) decide(ctx context.Context) error {
 		return nil
 	}
 	for i, t := range tx.taken {
-		if t.route.trusts {
-			continue
-		}
 		_, domain, _ := cutAddress(tx.env.Recipients[i].Address)
-		switch policy := m.s.r.s.dmarcPolicy(domain); {
+		switch policy := m.s.heeds(domain, t.route); {
 		case policy == MonitorDMARC:
 		case policy == RejectDMARC && m.auth.DMARC.Policy == dmarc.Reject:
 			if m.auth.Temporary() {
@@ -245,13 +254,19 @@ func (m *incoming) decideOpen(i int) error {
 	f.recipient = tx.env.Recipients[i].Address
 	if tx.content == nil {
 		c, err := tx.routes.contentOf(m.body)
-		if err != nil {
+		switch {
+		case errors.Is(err, message.ErrTooDeep) || errors.Is(err, message.ErrTooManyParts):
 			return m.refuse("content", 554, 6, 0, sentence(err))
+		case err != nil:
+			return m.s.storageError(err)
 		}
 		tx.content = c
 	}
 	f.content = tx.content
 	rt, _ := tx.routes.decide(&f)
+	if rt != nil {
+		m.s.asks.Route = rt.Name
+	}
 	switch {
 	case rt == nil:
 		return m.s.refuse("route", &Reply{Code: 550, Enhanced: [3]int{5, 7, 1}, Text: "No route takes this message for <" + f.recipient + ">"})
@@ -390,11 +405,18 @@ func (m *incoming) accepted(kind, said string) {
 }
 
 func (m *incoming) event(kind, said string) {
-	e := Event{Kind: kind, MessageID: string(m.id), From: m.tx.env.From, Route: m.tx.taken[0].route.Name, Reason: said}
+	e := m.about()
+	e.Kind, e.Route, e.Reason = kind, m.tx.taken[0].route.Name, said
+	m.s.event(e)
+}
+
+// about is what an event shows of the message.
+func (m *incoming) about() Event {
+	e := Event{MessageID: string(m.id), From: m.tx.env.From}
 	for _, r := range m.tx.env.Recipients {
 		e.Recipients = append(e.Recipients, r.Address)
 	}
-	m.s.event(e)
+	return e
 }
 
 // enqueue makes the message durable.
@@ -417,6 +439,7 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 		groups[t.route] = append(groups[t.route], i)
 	}
 	var refused *result
+	var later []Event
 	rest := *env
 	rest.Recipients = nil
 	for rt, list := range groups {
@@ -430,6 +453,8 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 				refused = &res // the mildest of them
 			}
 			rest.Recipients = append(rest.Recipients, env.Recipients[list[n]])
+			later = append(later, Event{Kind: Deferred, MessageID: string(m.id), From: env.From,
+				Recipients: []string{env.Recipients[list[n]].Address}, Route: rt.Name, Reason: res.said})
 		}
 	}
 	if len(rest.Recipients) == len(env.Recipients) {
@@ -438,6 +463,10 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	if len(rest.Recipients) > 0 {
 		if err := m.s.r.queue.add(ctx, m.id, &rest, m.draft, m.s.r.queue.delay(1)); err != nil {
 			return nil, m.s.storageError(err)
+		}
+		for _, e := range later {
+			m.s.r.s.stats.retried.Add(1)
+			m.s.event(e)
 		}
 	}
 	m.accepted(Received, "")

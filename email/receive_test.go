@@ -72,6 +72,28 @@ func dotStuffed(s string) string {
 	return s
 }
 
+// What comes behind a line that is no field is no header for any reader: the
+// authors that DMARC has looked at are the ones that people are shown.
+func TestHeaderEndsForEverybody(t *testing.T) {
+	for content, want := range map[string]string{
+		"From: a@example.net\r\nnot a field\r\nFrom: boss@bank.example\r\n\r\nHi": "From: a@example.net\r\n\r\nnot a field\r\nFrom: boss@bank.example\r\n\r\nHi\r\n",
+		"F:\r\nx": "F:\r\n\r\nx\r\n",
+		"Authentication-Results: mx.example.com; spf=pass\r\nSubject: x\r\n-\r\n\r\nHi": "Subject: x\r\n\r\n-\r\n\r\nHi\r\n",
+		hi:                        hi + "\r\n",
+		"From: a@example.net\r\n": "From: a@example.net\r\n\r\n",
+		"From: a@example.net":     "From: a@example.net\r\n",
+	} {
+		m := newMailbox(nil)
+		s := start(t, Config{Routes: toMailboxes, Defaults: Defaults{DMARC: MonitorDMARC}}, WithMailbox(m.take))
+		if got := s.dial().hello().send("", "b@example.com", content); !strings.HasPrefix(got, "250") {
+			t.Fatal(got)
+		}
+		if got := m.all()[0].content; !strings.HasSuffix(got, "policy.iprev=127.0.0.1\r\n"+want) {
+			t.Errorf("%q became %q", content, got)
+		}
+	}
+}
+
 func TestForgedResultsAreRemoved(t *testing.T) {
 	m := newMailbox(nil)
 	s := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
@@ -99,6 +121,24 @@ func TestContentIsRefused(t *testing.T) {
 	}
 	c := s.dial().hello()
 	c.say("MAIL FROM:<> SIZE=100001", "552 5.3.4")
+}
+
+// A message that is made to be taken apart for ever is refused where a route
+// looks into it.
+func TestNestedContentIsRefused(t *testing.T) {
+	s := start(t, Config{Routes: routes(t, `[
+		{"name":"files","priority":1,"match":{"hasAttachments":true},"action":{"type":"reject"}},
+		{"name":"rest","match":{"recipients":"*@example.com"},"action":{"type":"deliver"}}]`)})
+	deep := ""
+	for i := range 60 {
+		deep += fmt.Sprintf("Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n", i, i)
+	}
+	wide := "Content-Type: multipart/mixed; boundary=b\r\n\r\n" + strings.Repeat("--b\r\n\r\nx\r\n", 1100)
+	for _, content := range []string{deep, wide} {
+		if got := s.dial().hello().send("a@example.net", "b@example.com", "From: a@example.net\r\nMIME-Version: 1.0\r\n"+content); !strings.HasPrefix(got, "554 5.6.0 The ") {
+			t.Error(got)
+		}
+	}
 }
 
 func TestRoutesByContent(t *testing.T) {
@@ -155,7 +195,44 @@ func TestOpenRelay(t *testing.T) {
 	} {
 		c.say("RCPT TO:<"+rcpt+">", want)
 	}
-	c.say("RCPT TO:<postmaster>", "5")
+}
+
+// Mail to the postmaster has to come somewhere, also without a domain, if the
+// routes have one for him.
+func TestPostmaster(t *testing.T) {
+	for _, test := range []struct{ hostname, want string }{{"mx.example.com", "postmaster@example.com"}, {"example.org", "postmaster@example.org"}} {
+		m := newMailbox(nil)
+		s := start(t, Config{Hostname: test.hostname, Domains: []Domain{{Domain: "example.com"}, {Domain: "example.org"}},
+			Routes: routes(t, `[{"name":"p","match":{"recipients":"postmaster@example.*"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take))
+		if got := s.dial().hello().send("a@example.net", "postmaster", hi); !strings.HasPrefix(got, "250") || m.all()[0].Recipient != test.want {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}
+
+// Routes that look at the content and only refuse do not make recipients valid:
+// scanners for open relays go by the reply to RCPT.
+func TestRefusingByContentTakesNobody(t *testing.T) {
+	s := start(t, Config{Routes: routes(t, `[
+		{"name":"word","priority":2,"match":{"subject":"/free money/i"},"action":{"type":"reject"}},
+		{"name":"closed","priority":1,"match":{"recipients":"closed@example.com"},"action":{"type":"reject","reject":{"message":"Closed"}}},
+		{"name":"alice","match":{"recipients":"alice@example.com"},"action":{"type":"deliver"}},
+		{"name":"out","match":{"recipients":"*@*"},"action":{"type":"process"}}]`)}, WithMailbox(newMailbox(nil).take))
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@elsewhere.example>", "550 5.7.1 Relaying denied")
+	c.say("RCPT TO:<closed@example.com>", "550 5.7.1 Closed")
+	c.say("RCPT TO:<alice@example.com>", "250")
+
+	s = start(t, Config{Routes: s.Routes()[:3]}, WithMailbox(newMailbox(nil).take))
+	c = s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@elsewhere.example>", "550 5.7.1 Relaying denied")
+	c.say("RCPT TO:<nobody@example.com>", "550 5.1.1 No such mailbox here")
+	c.say("RCPT TO:<alice@example.com>", "250")
+	if got := c.data(strings.Replace(hi, "Subject: hi", "Subject: Free Money", 1)); !strings.HasPrefix(got, "550 5.7.1 Rejected by policy") {
+		t.Error(got)
+	}
 }
 
 func TestMailboxRefuses(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/internal/glob"
 )
@@ -84,11 +85,11 @@ func compileRoute(r *Route, index int) *route {
 	m := &r.Match
 	c.namesDomain = len(m.Recipients) > 0
 	for _, p := range m.Recipients {
-		c.recipients = append(c.recipients, mustPattern(p))
+		c.recipients = append(c.recipients, mustPattern(asciiDomain(p)))
 		c.namesDomain = c.namesDomain && namesDomain(p)
 	}
 	for _, p := range m.Senders {
-		c.senders = append(c.senders, mustPattern(p))
+		c.senders = append(c.senders, mustPattern(asciiDomain(p)))
 	}
 	c.trusts = len(m.ClientIP) > 0
 	for _, p := range m.ClientIP {
@@ -110,6 +111,22 @@ func compileRoute(r *Route, index int) *route {
 func mustPattern(s string) glob.Pattern {
 	p, _ := glob.ParseFold(s)
 	return p
+}
+
+// asciiDomain is an address, or a pattern of some, with its domain as the envelope
+// has it, in A-labels (RFC 5890).
+func asciiDomain(pattern string) string {
+	local, domain, ok := cutAddress(pattern)
+	if !ok || strings.HasPrefix(pattern, "/") || !beyondASCII(domain) {
+		return pattern
+	}
+	labels := strings.Split(domain, ".")
+	for i, label := range labels {
+		if ascii, err := addr.ParseDomain(label); err == nil { // others have wildcards in them
+			labels[i] = ascii
+		}
+	}
+	return local + "@" + strings.Join(labels, ".")
 }
 
 // mustPrefix reads what Validate has read before.

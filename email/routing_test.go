@@ -70,6 +70,22 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+// Domains are compared as the envelope has them, however they are written.
+func TestMatchInternationalized(t *testing.T) {
+	for pattern, want := range map[string]verdict{
+		"*@münchen.example": yes, "*@MÜNCHEN.example": yes, "*@xn--mnchen-3ya.example": yes, "*@*.example": yes,
+		"bücher@münchen.*": yes, "*@m?nchen.example": no, "*@munchen.example": no, "/@münchen/": no,
+	} {
+		list := []Route{{Match: Match{Recipients: []string{pattern}}}, {Match: Match{Senders: []string{pattern}}}}
+		f := facts{sender: "bücher@xn--mnchen-3ya.example", recipient: "bücher@xn--mnchen-3ya.example"}
+		for _, r := range compileRoutes(list).routes {
+			if got := r.match(&f); got != want {
+				t.Errorf("%s: %v, want %v", pattern, got, want)
+			}
+		}
+	}
+}
+
 func TestDecide(t *testing.T) {
 	table := compileRoutes(routes(t, `[
 		{"name":"rest","action":{"type":"reject"}},

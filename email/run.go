@@ -141,19 +141,23 @@ func (s *Server) checkFiles(check *conf.Checker) func(*tls.ClientHelloInfo) (*tl
 			get = pair.GetCertificate
 		}
 	}
-	for i, rt := range s.routes.Load().given {
-		if f := rt.Action.Forward; f != nil {
-			if _, err := clientTLS(&f.TLS); err != nil {
-				check.Field("routes").Index(i).Field("action").Field("forward").Field("tls").Field("caPath").Errorf("%v", err)
-			}
-		}
-	}
+	checkRouteFiles(check.Field("routes"), s.routes.Load().given)
 	if h := s.cfg.SmartHost; h != nil {
 		if _, err := clientTLS(&h.TLS); err != nil {
 			check.Field("smartHost").Field("tls").Field("caPath").Errorf("%v", err)
 		}
 	}
 	return get
+}
+
+func checkRouteFiles(check *conf.Checker, routes []Route) {
+	for i := range routes {
+		if f := routes[i].Action.Forward; f != nil {
+			if _, err := clientTLS(&f.TLS); err != nil {
+				check.Index(i).Field("action").Field("forward").Field("tls").Field("caPath").Errorf("%v", err)
+			}
+		}
+	}
 }
 
 // clientTLS is the setting for TLS on the way to another server.
@@ -397,13 +401,20 @@ func addrOf(a net.Addr) netip.Addr {
 	return addr.Unmap()
 }
 
+// loggedRecipients bounds the addresses in one line of the log.
+const loggedRecipients = 10
+
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
-	attrs := make([]slog.Attr, 0, 9)
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
 	if e.MessageID != "" {
-		attrs = append(attrs, slog.String("msg_id", e.MessageID), slog.String("from", e.From), slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
+		attrs = append(attrs, slog.String("msg_id", e.MessageID))
+	}
+	if e.From != "" || len(e.Recipients) > 0 {
+		attrs = append(attrs, slog.String("from", e.From), slog.Any("to", e.Recipients[:min(len(e.Recipients), loggedRecipients)]),
+			slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
 	}
 	attrs = append(attrs, slog.String("user", e.User), slog.String("reason", e.Reason), slog.Bool("security", e.Security))
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)

@@ -102,7 +102,10 @@ func (m *incoming) scan(ctx context.Context) error {
 				return err
 			}
 		case f.verdict.Action == scan.Greylist || f.verdict.Action == scan.SoftReject:
+			m.s.r.s.stats.scanners.add(f.scanner.name + "/deferred")
 			return m.refuse("scanner", 451, 7, 1, replyText(&f.verdict, "Try again later"))
+		default:
+			m.s.r.s.stats.scanners.add(f.scanner.name + "/clean")
 		}
 		if f.err == nil {
 			tags = f.appendTags(tags)
@@ -160,11 +163,7 @@ func (m *incoming) found(ctx context.Context, f finding) error {
 	}
 	m.s.r.s.log.Info("a scanner has found something", "msg_id", m.id, "scanner", f.scanner.name, "found", f.verdict.Name,
 		"score", f.verdict.Score, "details", f.verdict.Details)
-	action := f.scanner.Action
-	if f.verdict.Action == scan.Reject && f.scanner.Type == SpamScanner && f.scanner.Backend != BuiltinBackend && action == "" {
-		action = RejectMail
-	}
-	switch action {
+	switch f.scanner.Action {
 	case TagMail:
 	case QuarantineMail:
 		m.quarantine = f.scanner.Type + ": " + what

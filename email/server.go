@@ -92,6 +92,33 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
 		}
 	}
+	o.validatePlaces(check.Field("routes"), cfg.Routes, cfg.DataPath)
+}
+
+// validatePlaces wants a place for the mail of each route that delivers.
+func (o *options) validatePlaces(check *conf.Checker, routes []Route, dataPath string) {
+	if dataPath != "" || o.mailbox != nil {
+		return
+	}
+	for i := range routes {
+		a := &routes[i].Action
+		if a.Type == Deliver && (a.Deliver == nil || a.Deliver.Maildir == "" && a.Deliver.LMTP == "") {
+			check.Index(i).Field("action").Errorf("there is no place for mailboxes: give deliver.maildir or deliver.lmtp, dataPath in the configuration, or a Mailbox")
+		}
+	}
+}
+
+// warn tells of what is no mistake, and still not what anybody wants.
+func (s *Server) warn() {
+	for _, p := range s.cfg.Ports {
+		switch {
+		case p.EffectiveMode() == SMTP:
+		case s.users == nil:
+			s.log.Warn("nobody can send mail to a port that is for users, as there are none: auth.users is empty, and there is no Authenticator", "port", p.Port)
+		case s.cfg.TLS == nil && s.opts.getCertificate == nil:
+			s.log.Warn("nobody can send mail to a port that is for users, as they sign in under TLS only, and there is no certificate", "port", p.Port)
+		}
+	}
 }
 
 // EffectiveMode returns Mode, or what Port means where that is "".
@@ -137,6 +164,7 @@ func (s *Server) Start(ctx context.Context) error {
 		s.closeGiven()
 		return err
 	}
+	s.warn()
 	s.run = r
 	r.serve()
 	return nil
@@ -236,5 +264,14 @@ func canonicalDomain(name string) string {
 // domain returns the configured domain of this name, or nil. Subdomains are
 // domains of their own.
 func (s *Server) domain(name string) *Domain { return s.domains[canonicalDomain(name)] }
+
+// postmasterDomain is whose postmaster the one without a domain is (RFC 5321
+// section 4.5.1).
+func (s *Server) postmasterDomain() string {
+	if host := canonicalDomain(s.cfg.Hostname); s.isOurs(host) || len(s.cfg.Domains) == 0 {
+		return host
+	}
+	return canonicalDomain(s.cfg.Domains[0].Domain)
+}
 
 func (s *Server) isOurs(domain string) bool { return s.domain(domain) != nil }

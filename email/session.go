@@ -20,6 +20,7 @@ type session struct {
 	user   *user        // who has signed in, or nil
 	tx     *transaction // from MAIL on, or nil
 	hop    *openHop     // where this client's mail goes on to, kept for the next message
+	asks   Event        // what the client asks for, for the event if it is refused
 	// leave gives back this connection's place among those to a domain.
 	leave map[string]func()
 }
@@ -30,6 +31,8 @@ type transaction struct {
 	facts  facts
 	env    queued
 	taken  []recipientRoute // for each recipient of env
+	// leaveHop gives back the place among the messages that wait for a next server.
+	leaveHop func()
 	// draft is where the content goes.
 	draft *spool.Draft
 	// content is what routes have looked at of the message, nil before.
@@ -64,7 +67,7 @@ func (s *session) admit(ctx context.Context) error {
 	if hook := s.r.s.opts.hooks.OnConnect; hook != nil {
 		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
 		defer cancel()
-		if res := s.r.s.hookResult(hook(ctx, s.client), "conn_id", s.client.ID, "hook", "OnConnect"); !res.ok {
+		if res := s.r.s.hookResult(hook(ctx, s.who()), "conn_id", s.client.ID, "hook", "OnConnect"); !res.ok {
 			return s.refuse("hook", res.reply)
 		}
 	}
@@ -74,13 +77,8 @@ func (s *session) admit(ctx context.Context) error {
 // refuse counts a refusal and tells of it.
 func (s *session) refuse(reason string, reply *Reply) error {
 	s.r.s.stats.reasons.add(reason)
-	e := Event{Kind: Refused, Reason: reply.Error(), Security: isSecurity(reason)}
-	if s.tx != nil {
-		e.From, e.MessageID = s.tx.env.From, ""
-		for _, r := range s.tx.env.Recipients {
-			e.Recipients = append(e.Recipients, r.Address)
-		}
-	}
+	e := s.asks
+	e.Kind, e.Reason, e.Security = Refused, reply.Error(), isSecurity(reason)
 	s.event(e)
 	return reply.wire()
 }
@@ -117,6 +115,7 @@ func (s *session) Helo(_ context.Context, name string) error {
 // Mail begins a message.
 func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOptions) error {
 	sender := from.String()
+	s.asks = Event{From: sender}
 	if wait := s.r.limits.message(s.client.Addr, s.client.User); wait > 0 {
 		return s.refuse("rate", tooMuch(wait))
 	}
@@ -150,8 +149,14 @@ func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOpti
 
 func (s *session) envelope(tx *transaction) Envelope {
 	e := tx.env.envelope()
-	e.Client = s.client
+	e.Client = s.who()
 	return e
+}
+
+// who is a copy for the host, which may keep it while ours changes.
+func (s *session) who() *Client {
+	c := *s.client
+	return &c
 }
 
 // tooMuch puts off what exceeds a limit.
@@ -163,12 +168,13 @@ func tooMuch(wait time.Duration) *Reply {
 func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOptions) error {
 	tx := s.tx
 	if to.Domain == "" {
-		to.Domain = canonicalDomain(s.r.s.cfg.Hostname) // "<postmaster>"
+		to.Domain = s.r.s.postmasterDomain() // "<postmaster>"
 	}
 	rcpt := to.String()
 	if slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool { return r.Address == rcpt }) {
 		return nil // once is enough
 	}
+	s.asks = Event{From: tx.env.From, Recipients: []string{rcpt}}
 	limits := s.r.s.limitsOf(to.Domain)
 	if len(tx.env.Recipients) >= limits.RecipientsPerMessage {
 		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
@@ -177,10 +183,13 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 	f := tx.facts
 	f.recipient = rcpt
 	rt, open := tx.routes.decide(&f)
+	if rt != nil {
+		s.asks.Route = rt.Name
+	}
 	if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
 		return s.refuse(reason, reply)
 	}
-	if err := s.sameFate(rt, open); err != nil {
+	if err := s.sameFate(to.Domain, rt, open); err != nil {
 		return err
 	}
 	trusted := s.user != nil || rt != nil && rt.trusts
@@ -218,24 +227,26 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 }
 
 // mayGo refuses a recipient that no route takes, that the route rejects, or that
-// would make an open relay of us.
+// would make an open relay of us, whatever the content turns out to be.
 func (r *run) mayGo(f *facts, to addr.Address, rt *route, open []*route) (*Reply, string) {
-	if rt == nil && len(open) == 0 {
+	if rt != nil {
+		open = []*route{rt}
+	}
+	isReject := func(rt *route) bool { return rt.Action.Type == Reject }
+	takers := slices.DeleteFunc(slices.Clone(open), isReject)
+	if len(takers) == 0 {
+		if len(open) > 0 && open[len(open)-1].match(f) == yes {
+			return rejection(&open[len(open)-1].Action), "route"
+		}
 		if r.s.isOurs(to.Domain) {
 			return &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"}, "route"
 		}
 		return relayDenied(), "relay"
 	}
-	if rt != nil {
-		if rt.Action.Type == Reject {
-			return rejection(&rt.Action), "route"
-		}
-		open = []*route{rt}
-	}
-	if !slices.ContainsFunc(open, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
+	if !slices.ContainsFunc(takers, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
 		return relayDenied(), "relay"
 	}
-	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(open, func(rt *route) bool { return rt.Action.Type == Forward || rt.Action.Type == Process }) {
+	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(takers, func(rt *route) bool { return rt.Action.Type != Deliver }) {
 		// The server behind may heed it, and trust us.
 		return &Reply{Code: 553, Enhanced: [3]int{5, 1, 3}, Text: "Source routing is not supported"}, "relay"
 	}
@@ -259,19 +270,40 @@ func rejection(a *Action) *Reply {
 	return r
 }
 
-// sameFate keeps recipients apart about whom the content may decide differently:
-// there is one reply to it, and a bounce to a sender who may be forged is no
-// better. Clients send the others in a message of their own (RFC 5321 section
-// 4.5.3.1.10). For users who signed in, one refusal is for all.
-func (s *session) sameFate(rt *route, open []*route) error {
+// sameFate keeps recipients apart that the content, or the server that it goes
+// on to, may decide about differently: there is one reply to it, and a bounce to
+// a sender who may be forged is no better. Clients send the others in a message
+// of their own (RFC 5321 section 4.5.3.1.10). For users who signed in, one
+// refusal is for all.
+func (s *session) sameFate(domain string, rt *route, open []*route) error {
 	if len(s.tx.taken) == 0 || s.user != nil {
 		return nil
 	}
 	first := s.tx.taken[0]
-	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) {
+	_, firstDomain, _ := cutAddress(s.tx.env.Recipients[0].Address)
+	if slices.Equal(first.open, open) && scans(first.route) == scans(rt) && asksHop(first.route) == asksHop(rt) &&
+		s.heeds(firstDomain, first.route) == s.heeds(domain, rt) {
 		return nil
 	}
-	return (&Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"}).wire()
+	return s.refuse("split", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Send to this recipient in another message"})
+}
+
+// asksHop returns the route if the next server decides about its mail while the
+// client waits, and otherwise nil.
+func asksHop(rt *route) *route {
+	if rt != nil && rt.Action.Type == Forward && !rt.Action.Forward.Queue {
+		return rt
+	}
+	return nil
+}
+
+// heeds is how far mail to a domain by a route heeds the policies of authors'
+// domains.
+func (s *session) heeds(domain string, rt *route) string {
+	if rt != nil && rt.trusts {
+		return MonitorDMARC
+	}
+	return s.r.s.dmarcPolicy(domain)
 }
 
 // scans reports whether a route has mail scanned.
@@ -281,21 +313,26 @@ func scans(rt *route) bool {
 
 // Reset ends a message.
 func (s *session) Reset() {
-	if s.tx != nil {
-		s.tx.draft.Discard() // does nothing once it was added
-	}
-	s.tx = nil
+	s.endTransaction()
 	if s.hop != nil {
 		s.hop.reset()
 	}
 }
 
+func (s *session) endTransaction() {
+	if tx := s.tx; tx != nil {
+		tx.draft.Discard() // does nothing once it was added
+		if tx.leaveHop != nil {
+			tx.leaveHop()
+		}
+	}
+	s.tx, s.asks = nil, Event{}
+}
+
 // Close ends the conversation.
 func (s *session) Close() {
 	s.r.s.stats.open.Add(-1)
-	if s.tx != nil {
-		s.tx.draft.Discard()
-	}
+	s.endTransaction()
 	for _, leave := range s.leave {
 		leave()
 	}

@@ -1,8 +1,10 @@
 package email
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // piece is a run of bytes of something else.
@@ -18,15 +20,20 @@ type splice struct {
 	size   int64
 }
 
-// newSplice puts prefix in front of body and leaves ranges of body out, which
-// must be in order.
-func newSplice(prefix io.ReaderAt, prefixSize int64, body *io.SectionReader, cuts []span) *io.SectionReader {
+// newSplice puts prefix in front of body, leaves ranges of body out, which must be
+// in order, and puts a line end in at blank, which is behind them, if it is not 0.
+func newSplice(prefix []byte, body *io.SectionReader, cuts []span, blank int64) *io.SectionReader {
 	s := &splice{}
-	s.add(prefix, 0, prefixSize)
+	s.add(bytes.NewReader(prefix), 0, int64(len(prefix)))
 	var at int64
 	for _, c := range cuts {
 		s.add(body, at, c.Start-at)
 		at = c.End
+	}
+	if blank > 0 {
+		s.add(body, at, blank-at)
+		s.add(strings.NewReader("\r\n"), 0, 2)
+		at = blank
 	}
 	s.add(body, at, body.Size()-at)
 	return io.NewSectionReader(s, 0, s.size)

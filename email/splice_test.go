@@ -12,16 +12,20 @@ func TestSplice(t *testing.T) {
 	tests := []struct {
 		prefix string
 		cuts   []span
+		blank  int64
 		want   string
 	}{
-		{"", nil, "0123456789"},
-		{"ab", nil, "ab0123456789"},
-		{"ab", []span{{0, 3}}, "ab3456789"},
-		{"ab", []span{{2, 4}, {4, 5}, {9, 10}}, "ab015678"},
-		{"", []span{{0, 10}}, ""},
+		{"", nil, 0, "0123456789"},
+		{"ab", nil, 0, "ab0123456789"},
+		{"ab", []span{{0, 3}}, 0, "ab3456789"},
+		{"ab", []span{{2, 4}, {4, 5}, {9, 10}}, 0, "ab015678"},
+		{"", []span{{0, 10}}, 0, ""},
+		{"ab", nil, 3, "ab012\r\n3456789"},
+		{"ab", []span{{0, 1}, {2, 4}}, 4, "ab1\r\n456789"},
+		{"", []span{{1, 2}}, 10, "023456789\r\n"},
 	}
 	for _, test := range tests {
-		s := newSplice(strings.NewReader(test.prefix), int64(len(test.prefix)), body, test.cuts)
+		s := newSplice([]byte(test.prefix), body, test.cuts, test.blank)
 		if s.Size() != int64(len(test.want)) {
 			t.Errorf("%v: size %d", test, s.Size())
 		}
@@ -32,7 +36,7 @@ func TestSplice(t *testing.T) {
 }
 
 func TestSpliceOfLess(t *testing.T) {
-	s := newSplice(strings.NewReader(""), 0, io.NewSectionReader(strings.NewReader("0123"), 0, 10), nil)
+	s := newSplice(nil, io.NewSectionReader(strings.NewReader("0123"), 0, 10), nil, 0)
 	if _, err := io.ReadAll(s); err != io.ErrUnexpectedEOF {
 		t.Error(err)
 	}

@@ -13,10 +13,10 @@ type Stats struct {
 	Connections ConnectionStats `json:"connections"`
 	// Messages are those that clients have sent.
 	Messages MessageStats `json:"messages"`
-	// Refused counts refusals by reason: "connections", "reputation",
-	// "early-talker", "rate", "greylist", "relay", "route", "sender", "size",
-	// "authentication", "scanner", "hook", "content", "storage", "next-hop",
-	// "mailbox".
+	// Refused counts refusals by reason: "connections", "tls", "reputation",
+	// "early-talker", "timeout", "protocol", "smuggling", "rate", "greylist",
+	// "relay", "route", "split", "sender", "authentication", "scanner", "hook",
+	// "content", "storage", "next-hop", "mailbox".
 	Refused map[string]uint64 `json:"refused"`
 	// Routes counts recipients by the route that took them.
 	Routes map[string]uint64 `json:"routes"`
@@ -26,7 +26,8 @@ type Stats struct {
 	DMARC map[string]uint64 `json:"dmarc"`
 	ARC   map[string]uint64 `json:"arc"`
 	// Scans counts messages by scanner and what came of it, as "spam/clean",
-	// "spam/bad" and "spam/error".
+	// "spam/bad", "spam/deferred" and "spam/error"; other backends than the
+	// built-in one are named, as in "virus/clamav/clean".
 	Scans map[string]uint64 `json:"scans"`
 	// SignIns and SignInFailures count attempts to sign in.
 	SignIns        uint64 `json:"signIns"`

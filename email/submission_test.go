@@ -122,6 +122,65 @@ func TestSendersOfUsers(t *testing.T) {
 	}
 }
 
+// Users are who they are in whatever form their names and domains are written.
+func TestNamesOfUsers(t *testing.T) {
+	cfg := submission(t, SMTPS)
+	cfg.Auth = &Auth{Users: []User{{Username: "Ⅸ", Password: "x", Senders: []string{"*@example.com"}}, {Username: "ü@münchen.example", Password: "x"}}}
+	s := start(t, cfg)
+	for _, name := range []string{"Ⅸ", "IX", "I\u00adX"} { // the same by RFC 4013
+		s.dial().tls().hello().say("AUTH PLAIN "+plain(name, "x"), "235")
+	}
+	c := s.dial().tls().hello()
+	c.say("AUTH PLAIN "+plain("ü@münchen.example", "x"), "235")
+	c.say("MAIL FROM:<ü@xn--mnchen-3ya.example> SMTPUTF8", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data("From: ü@münchen.example\r\n\r\nHi"); !strings.HasPrefix(got, "250") {
+		t.Error(got)
+	}
+	for i, names := range [][]string{{"Ⅸ", "IX"}, {"a\u0007"}} {
+		var users []User
+		for _, name := range names {
+			users = append(users, User{Username: name, Password: "x"})
+		}
+		_, err := New(Config{Ports: Ports(25), Hostname: "x.example.com", Auth: &Auth{Users: users}})
+		if want := fmt.Sprintf("auth.users[%d].username: ", 1-i); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// A user's limit is the user's, from however many addresses, and nobody else's.
+func TestLimitOfUsers(t *testing.T) {
+	clk := newClock()
+	cfg := submission(t, SMTPS)
+	cfg.RateLimits.Inbound.MessagesPerMinutePerUser = 2
+	cfg.UseSocketHandler = true
+	s := start(t, cfg, WithClock(clk.now))
+	from := func(addr, user, password string) *client {
+		ours, theirs := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- s.ServeConn(t.Context(), ours, SMTPS, Peer{Client: mustAddrPort(addr)}) }()
+		t.Cleanup(func() { theirs.Close(); <-done })
+		theirs.SetDeadline(time.Now().Add(time.Minute))
+		c := (&client{t, theirs, bufio.NewReader(theirs)}).tls().hello()
+		c.say("AUTH PLAIN "+plain(user, password), "235")
+		return c
+	}
+	bob := from("192.0.2.1:1", "bob", "hunter2")
+	for range 2 {
+		bob.say("MAIL FROM:<bob@example.com>", "250")
+		bob.say("RSET", "250")
+	}
+	bob.say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
+	from("192.0.2.2:1", "bob", "hunter2").say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
+	from("192.0.2.1:2", "alice@example.com", "wonderland").say("MAIL FROM:<alice@example.com>", "250")
+	if e := s.seen(Refused); len(e) != 2 || e[0].User != "bob" || e[0].From != "bob@example.com" {
+		t.Errorf("%+v", e)
+	}
+	clk.advance(2 * time.Minute)
+	bob.say("MAIL FROM:<bob@example.com>", "250")
+}
+
 func TestAuthenticator(t *testing.T) {
 	cfg := submission(t, SMTPS)
 	cfg.Auth = nil

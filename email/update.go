@@ -44,7 +44,11 @@ func (s *Server) UpdateRoutes(ctx context.Context, routes []Route) error {
 	if err := conf.KeepSecrets(&list, routeList{s.routes.Load().given}); err != nil {
 		return err
 	}
-	if err := list.validate(); err != nil {
+	check := conf.NewChecker()
+	check.Add(list.validate())
+	s.opts.validatePlaces(check.Field("routes"), list.Routes, s.cfg.DataPath)
+	checkRouteFiles(check.Field("routes"), list.Routes)
+	if err := check.Err(); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {

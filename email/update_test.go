@@ -26,7 +26,7 @@ func TestUpdateRoutes(t *testing.T) {
 
 	// What was shown comes back with its secret, and new routes hold from the
 	// next message on.
-	changed := append(s.Routes(), Route{Name: "new", Match: Match{Recipients: []string{"*@new.example"}}, Action: Action{Type: Deliver}})
+	changed := append(s.Routes(), Route{Name: "new", Match: Match{Recipients: []string{"*@new.example"}}, Action: Action{Type: Deliver, Deliver: &DeliverAction{Maildir: "/nowhere/{user}"}}})
 	changed[0].Action.Forward.Auth.Password = "***"
 	if err := s.UpdateRoutes(t.Context(), changed); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,8 @@ func TestUpdateRoutes(t *testing.T) {
 	// A mistake changes nothing.
 	for _, bad := range [][]Route{
 		{{Name: "x", Action: Action{Type: "burn"}}},
-		{{Name: "x", Action: Action{Type: Deliver}}, {Name: "x", Action: Action{Type: Deliver}}},
+		{{Name: "x", Action: Action{Type: Reject}}, {Name: "x", Action: Action{Type: Reject}}},
+		{{Name: "x", Action: Action{Type: Forward, Forward: &ForwardAction{Host: "a", TLS: ClientTLS{CAPath: "/nowhere"}}}}},
 	} {
 		var field *FieldError
 		if err := s.UpdateRoutes(t.Context(), bad); !errors.As(err, &field) || !strings.HasPrefix(field.Path, "routes[") {

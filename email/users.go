@@ -71,7 +71,16 @@ func newUsers(cfg *Config, o *options) (*users, error) {
 		if _, err := sasl.ParseCredential(list[i].Password); err != nil {
 			check.Field("auth").Field("users").Index(i).Field("password").Errorf("%v", err)
 		}
-		u.listed[c.Username] = u.compile(c)
+		name, err := sasl.Prepare(c.Username)
+		switch {
+		case err != nil:
+			check.Field("auth").Field("users").Index(i).Field("username").Errorf("%q has characters that user names cannot have (RFC 4013)", c.Username)
+		case u.listed[name] != nil:
+			check.Field("auth").Field("users").Index(i).Field("username").Errorf("%q is another one's to those who compare (RFC 4013)", c.Username)
+		default:
+			c.Username = name
+			u.listed[name] = u.compile(c)
+		}
 	}
 	if err := check.Err(); err != nil {
 		return nil, err
@@ -87,7 +96,7 @@ func newUsers(cfg *Config, o *options) (*users, error) {
 func (u *users) compile(c User) *user {
 	compiled := &user{name: c.Username, domains: u.domains}
 	for _, p := range c.Senders {
-		compiled.senders = append(compiled.senders, mustPattern(p))
+		compiled.senders = append(compiled.senders, mustPattern(asciiDomain(p)))
 	}
 	return compiled
 }
@@ -97,6 +106,8 @@ func (u *users) find(ctx context.Context, name string) (*user, error) {
 	if known := u.listed[name]; known != nil || u.ask == nil {
 		return known, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, hookTimeout)
+	defer cancel()
 	c, err := u.ask.Lookup(ctx, name)
 	if err != nil {
 		return nil, err
@@ -119,7 +130,7 @@ func (u *user) maySend(address string) bool {
 		return matchAny(u.senders, address)
 	}
 	if strings.Contains(u.name, "@") {
-		return strings.EqualFold(u.name, address)
+		return strings.EqualFold(asciiDomain(u.name), address)
 	}
 	local, domain, _ := cutAddress(address)
 	for _, d := range u.domains {

@@ -112,6 +112,7 @@ func (q *Queue) validate(check *conf.Checker) {
 		check.Field("maxRetries").NotNegative(*q.MaxRetries)
 	}
 	check.Field("retryDelay").Wait(q.RetryDelay)
+	check.Field("keepHeld").Wait(q.KeepHeld)
 }
 
 func (s *SmartHost) validate(check *conf.Checker) {

@@ -100,8 +100,11 @@ func (d *DeliverAction) validate(check *conf.Checker) {
 		check.Errorf("maildir and lmtp exclude each other")
 	}
 	rest := strings.NewReplacer("{domain}", "", "{user}", "").Replace(d.Maildir)
-	if strings.ContainsAny(rest, "{}") {
+	switch {
+	case strings.ContainsAny(rest, "{}"):
 		check.Field("maildir").Errorf("%q has braces other than {domain} and {user}", d.Maildir)
+	case d.Maildir != "" && !strings.Contains(d.Maildir, "{user}"):
+		check.Field("maildir").Errorf("%q has no {user}: all mail would go into one mailbox", d.Maildir)
 	}
 	check.Field("maildir").Line(d.Maildir)
 	if d.LMTP != "" {

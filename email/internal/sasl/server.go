@@ -193,6 +193,11 @@ func (x *Exchange) lookup(ctx context.Context) (Credential, error) {
 	return c, err
 }
 
+// Prepare is the form that user names are compared in, and that [Exchange.Username]
+// has (SASLprep, RFC 4013). It fails for an empty name and for one that can be
+// nobody's.
+func Prepare(username string) (string, error) { return prepare(username) }
+
 // prepare is SASLprep for a query (RFC 4013), so that one password has one form.
 func prepare(s string) (string, error) {
 	prepared, err := stringprep.SASLprep.Prepare(s)
