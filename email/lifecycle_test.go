@@ -97,7 +97,11 @@ func TestSpoolInStorage(t *testing.T) {
 	}
 	defer store.Close()
 	cfg := Config{Routes: routes(t, `[{"name":"in","match":{"recipients":"*@example.com"},"action":{"type":"process"}}]`)}
-	s := start(t, cfg, WithStorage(store))
+	var log strings.Builder
+	s := start(t, cfg, WithStorage(store), WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))))
+	if !strings.Contains(log.String(), "stays in the spool") || !strings.Contains(log.String(), "route=in") {
+		t.Errorf("the log is %q", log.String())
+	}
 	if got := s.dial().hello().send("a@example.net", "b@example.com", hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}

@@ -165,9 +165,22 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.warn()
+	s.warnOfKeptMail(r)
 	s.run = r
 	r.serve()
 	return nil
+}
+
+// warnOfKeptMail names the routes whose mail has nowhere to go.
+func (s *Server) warnOfKeptMail(r *run) {
+	if r.smartHost() != nil {
+		return
+	}
+	for _, rt := range s.routes.Load().routes {
+		if rt.Action.Type == Process {
+			s.log.Warn("mail of this route stays in the spool: this version sends it to a smart host only, and none is configured", "route", rt.Name)
+		}
+	}
 }
 
 // UseStorage is [WithStorage] for hosts that have no storage yet when they make
