@@ -39,7 +39,7 @@ func TestHeldMailExpires(t *testing.T) {
 
 	clk.advance(15 * time.Minute) // the first one's time is up
 	s = start(t, cfg, WithResolver(dns), WithClock(clk.now), WithMailbox(m.take))
-	waitFor(t, func() bool { return s.Stats().Spool.Messages == 1 && len(s.seen(Expired)) > 0 })
+	waitFor(t, func() bool { return s.Stats().Spool.Messages == 1 && len(s.seen(Expired)) == 1 })
 	if e := s.seen(Expired); len(e) != 1 || e[0].MessageID != held[0].ID || e[0].From != "a@bank.example" || len(e[0].Recipients) != 1 {
 		t.Errorf("%+v", e)
 	}
