@@ -193,8 +193,9 @@ func (r *Router) Check() error {
 }
 
 // Unavailable names what the configuration asks for and this version does not
-// have. Start refuses such a configuration with the same error: it would be
-// wrong to serve a part of it and say nothing.
+// have, and what it lacks itself to be served ([email.Server.Unready]). Start
+// refuses such a configuration with the same error: it would be wrong to serve a
+// part of it and say nothing.
 func (r *Router) Unavailable() error {
 	check := conf.NewChecker()
 	c := &r.config
@@ -209,6 +210,7 @@ func (r *Router) Unavailable() error {
 				check.Field("emailConfig").Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns is not available in this version")
 			}
 		}
+		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))

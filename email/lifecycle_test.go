@@ -126,14 +126,20 @@ func TestNewFindsMistakes(t *testing.T) {
 	defer ln.Close()
 	_, err = New(Config{Ports: []Port{{Port: 465}, {Port: 25}}, Hostname: "x.example.com",
 		Auth: &Auth{Users: []User{{Username: "u", Password: "$argon2id$nonsense"}}}}, WithListener("127.0.0.1:26", ln))
-	for _, want := range []string{"ports[0]: mode smtps needs a certificate", "no port uses the listener for 127.0.0.1:26"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v lacks %q", err, want)
-		}
-	}
-	nowhere := Config{Ports: Ports(25), Hostname: "x.example.com", Routes: []Route{{Name: "ok", Action: Action{Type: Deliver, Deliver: &DeliverAction{LMTP: "/lmtp"}}}, {Action: Action{Type: Deliver}}}}
-	if _, err := New(nowhere); err == nil || !strings.HasPrefix(err.Error(), "routes[1].action: there is no place for mailboxes") {
+	if err == nil || err.Error() != "no port uses the listener for 127.0.0.1:26" {
 		t.Error(err)
+	}
+	nowhere := Config{Ports: append(Ports(25), Port{Port: 465}), Hostname: "x.example.com", Routes: []Route{{Name: "ok", Action: Action{Type: Deliver, Deliver: &DeliverAction{LMTP: "/lmtp"}}}, {Action: Action{Type: Deliver}}}}
+	unready, err := New(nowhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{unready.Unready(), unready.Start(t.Context())} {
+		for _, want := range []string{"ports[1]: mode smtps needs a certificate", "routes[1].action: there is no place for mailboxes"} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v lacks %q", err, want)
+			}
+		}
 	}
 	nobody, err := New(Config{Ports: Ports(25), Hostname: "x.example.com"})
 	if err != nil {
@@ -142,9 +148,9 @@ func TestNewFindsMistakes(t *testing.T) {
 	if err := nobody.UpdateRoutes(t.Context(), nowhere.Routes); err == nil || !strings.HasPrefix(err.Error(), "routes[1].action: ") || len(nobody.Routes()) != 0 {
 		t.Error(err)
 	}
-	nowhere.DataPath = t.TempDir()
-	if _, err := New(nowhere); err != nil {
-		t.Error(err)
+	nowhere.DataPath, nowhere.Ports = t.TempDir(), Ports(25)
+	if ready, err := New(nowhere); err != nil || ready.Unready() != nil {
+		t.Errorf("%v, %v", err, ready.Unready())
 	}
 	_, err = New(Config{Ports: Ports(25), Hostname: "x.example.com", Auth: &Auth{Users: []User{{Username: "u", Password: "$argon2id$hunter2"}}}})
 	if err == nil || !strings.HasPrefix(err.Error(), "auth.users[0].password: ") || strings.Contains(err.Error(), "hunter2") {

@@ -87,12 +87,21 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 			check.Errorf("no port uses the listener for %s", addr)
 		}
 	}
-	for i, p := range cfg.Ports {
-		if p.EffectiveMode() == SMTPS && cfg.TLS == nil && o.getCertificate == nil {
+}
+
+// Unready returns what keeps Start from serving though the configuration is
+// valid: a port that needs a certificate where there is no source of any, and
+// routes that deliver where there is no place for mailboxes. Each is a
+// [*FieldError].
+func (s *Server) Unready() error {
+	check := conf.NewChecker()
+	for i, p := range s.cfg.Ports {
+		if p.EffectiveMode() == SMTPS && s.cfg.TLS == nil && s.opts.getCertificate == nil {
 			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
 		}
 	}
-	o.validatePlaces(check.Field("routes"), cfg.Routes, cfg.DataPath)
+	s.opts.validatePlaces(check.Field("routes"), s.routes.Load().given, s.cfg.DataPath)
+	return check.Err()
 }
 
 // validatePlaces wants a place for the mail of each route that delivers.
@@ -155,7 +164,11 @@ func (s *Server) Start(ctx context.Context) error {
 			return ErrRunning
 		}
 	}
-	if err := s.loadRoutes(ctx); err != nil {
+	err := s.loadRoutes(ctx)
+	if err == nil {
+		err = s.Unready()
+	}
+	if err != nil {
 		s.closeGiven()
 		return err
 	}

@@ -282,7 +282,13 @@ func TestCheckAcceptsTheReference(t *testing.T) {
 		t.Fatalf("found %v, %v", files, err)
 	}
 	for _, file := range append(files, "gateway.json") {
-		if status, text := check(t, file); status != 0 {
+		status, text := check(t, file)
+		bad := status != 0 && status != 1
+		for line := range strings.Lines(text) {
+			// Their certificates are not here.
+			bad = bad || status == 1 && !strings.HasPrefix(line, "note: ") && !strings.HasPrefix(line, "emailConfig.tls.certPath: cannot read the certificate: ")
+		}
+		if bad {
 			t.Errorf("%s: exit status %d\n%s", file, status, text)
 		}
 	}
