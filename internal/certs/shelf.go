@@ -68,6 +68,9 @@ func (s *shelf) save(ctx context.Context, key string, v any, ttl time.Duration) 
 	return s.store.Put(ctx, key, data)
 }
 
+// releaseTimeout is how long to wait for a lease to be given back.
+const releaseTimeout = 5 * time.Second
+
 // alone calls do while this process is the only one to hold a lease. When the
 // lease is lost the context ends.
 func (s *shelf) alone(ctx context.Context, lease string, do func(context.Context) error) error {
@@ -77,7 +80,7 @@ func (s *shelf) alone(ctx context.Context, lease string, do func(context.Context
 	}
 	// Should the storage hang, the lease runs out by itself.
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
 		_ = l.Release(ctx)
 	}()
