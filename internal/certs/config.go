@@ -84,6 +84,10 @@ type ExternalAccount struct {
 type DNS interface {
 	// Authoritative reports whether records can be made at a name.
 	Authoritative(name string) bool
+	// Owner returns at what name a text has to be for queries about a name to
+	// find it. It is another one if a record at the name itself would take from
+	// the name above it what that has by a wildcard (RFC 4592 section 2.2.2).
+	Owner(name string) string
 	// Add adds a record beside those there are, and Remove takes out just that
 	// one. They are visible to the next query when the call returns.
 	Add(ctx context.Context, r Record) error

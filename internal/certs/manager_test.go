@@ -33,6 +33,8 @@ func (z zones) Authoritative(name string) bool {
 	return err == nil
 }
 
+func (z zones) Owner(name string) string { return name }
+
 func (z zones) change(ctx context.Context, r Record, do func(*dnsserver.Tx, ...dnsserver.Record)) error {
 	tx := new(dnsserver.Tx)
 	do(tx, dnsserver.Record{Name: r.Name, Type: r.Type, Value: r.Value, TTL: 60})
@@ -270,6 +272,8 @@ type fakeDNS struct {
 }
 
 func (d *fakeDNS) Authoritative(name string) bool { return strings.HasSuffix(name, "example.com") }
+
+func (d *fakeDNS) Owner(name string) string { return name }
 
 func (d *fakeDNS) Add(_ context.Context, r Record) error {
 	d.mu.Lock()
