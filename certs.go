@@ -328,6 +328,11 @@ func (z challengeZones) CAA(name string) (at string, values []string, err error)
 	if err != nil {
 		return "", nil, err
 	}
+	alias, err := z.router.dns.Lookup(name, "CNAME")
+	if err != nil {
+		return "", nil, err
+	}
+	has = has && len(alias) == 0 // which has room for nothing else
 	for at = plainDomain(name); ; {
 		list, err := z.router.dns.Lookup(at, "CAA")
 		if err != nil {

@@ -94,7 +94,8 @@ type DNS interface {
 	Remove(ctx context.Context, r Record) error
 	// CAA returns the values of the CAA records that hold for a name (RFC 8659
 	// section 3), as far as the zone has them, and the name that has them; if there
-	// are none, the name itself if it has records of any type, and "" if not.
+	// are none, the name itself if it has records and one can be beside them, and ""
+	// if not.
 	CAA(name string) (at string, values []string, err error)
 }
 

@@ -127,7 +127,10 @@ func (m *Manager) Start() {
 		m.keep((*m.names.Load())[name])
 	}
 	r := m.run
-	r.wg.Go(func() { m.tidy(r.ctx, r.magic) })
+	r.wg.Go(func() {
+		m.withdrawOldCAA(r.ctx, r.shelf)
+		m.tidy(r.ctx, r.magic)
+	})
 }
 
 // Stop ends what is under way and waits for it. The certificates stay there for

@@ -319,3 +319,16 @@ func TestWildcardAnswersDuringChallenge(t *testing.T) {
 		}
 	}
 }
+
+// An alias has no CAA record beside it.
+func TestCertificateOfAlias(t *testing.T) {
+	testenv.Goroutines(t)
+	port := testenv.FreePort(t)
+	g := newGateway(t, setup{routes: []proxy.Route{autoRoute(port, "www.example.com")}, config: func(c *dcrouter.Config) {
+		c.DNS.Records = append(c.DNS.Records, dnsserver.Record{Name: "www.example.com", Type: "CNAME", Value: "example.com"})
+	}})
+	waitForCertificate(t, port, "www.example.com", g.pebble.Root(t))
+	if strings.Contains(g.log.String(), "CAA") {
+		t.Error("tried to publish a CAA record")
+	}
+}
