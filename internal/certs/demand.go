@@ -117,17 +117,20 @@ func (m *Manager) isUnused(c *managed) bool {
 	return idle > forgetUnused && !time.Now().Before(c.renewAt)
 }
 
-// drop forgets a name.
-func (m *Manager) drop(c *managed) {
+// drop forgets a name, unless it has become one that was asked for.
+func (m *Manager) drop(c *managed) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := *m.names.Load()
-	if old[c.name] != c || !c.isOnDemand() {
-		return
+	if old[c.name] == c && !c.isOnDemand() {
+		return false
 	}
 	all := maps.Clone(old)
-	delete(all, c.name)
+	if all[c.name] == c {
+		delete(all, c.name)
+	}
 	m.names.Store(&all)
+	return true
 }
 
 // bucket limits what strangers cause: so many a minute, and as many at once.

@@ -146,8 +146,7 @@ func (m *Manager) keepGoing(ctx context.Context, r *run, c *managed) {
 			m.askForRenewal(ctx, r, c)
 			m.refreshStaple(ctx, c)
 		}
-		if m.isUnused(c) {
-			m.drop(c)
+		if m.isUnused(c) && m.drop(c) {
 			return
 		}
 		timer := time.NewTimer(time.Until(m.nextLook(c)))

@@ -80,8 +80,9 @@ func (m *Manager) Check() error {
 var ErrRunning = errors.New("certs: already running")
 
 // Load reads the certificates of the names from a storage. From then on they are
-// there for handshakes. Certificates that cannot be read are reported in
-// [Manager.States] and obtained anew; a storage that does not work is an error.
+// there for handshakes. What cannot be read is logged, and obtained anew if the
+// storage works but what it holds does not. It is an error that ctx ends, or that
+// the roots of [Config.CARootPath] cannot be read.
 func (m *Manager) Load(ctx context.Context, store *storage.Store) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
