@@ -289,6 +289,7 @@ func (r *Router) Start(ctx context.Context) error {
 			return errors.Join(err, store.Close())
 		}
 	}
+	r.withdrawOldHellos(ctx, store)
 	r.mu.Lock()
 	r.run = &run{store: store, stopped: make(chan struct{})}
 	r.mu.Unlock()

@@ -148,8 +148,12 @@ func prove(ctx context.Context, c *client, account acme.Account, order acme.Orde
 
 func answer(ctx context.Context, c *client, account acme.Account, authz acme.Authorization, ch acme.Challenge, s solver) (err error) {
 	defer func() {
-		// Whatever became of it, also if the time is up.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		// Whatever became of it, also if the time is up. Stop waits for it.
+		limit := requestTimeout
+		if errors.Is(ctx.Err(), context.Canceled) {
+			limit = releaseTimeout
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		if clean := s.cleanUp(ctx, ch); clean != nil {
 			err = errors.Join(err, fmt.Errorf("taking the answer away again: %w", clean))

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -222,5 +223,30 @@ func TestAuthorityAsksForSomethingElse(t *testing.T) {
 				t.Errorf("%q", s.LastError)
 			}
 		})
+	}
+}
+
+// Who stops does not wait for an authority to take back what it has begun.
+func TestStopWhileAuthorityHangs(t *testing.T) {
+	testenv.Goroutines(t)
+	f := newFront(t)
+	f.interfere(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/authZ/") || f.count("chalZ") == 0 {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	})
+	g := newGateway(t, setup{front: f, routes: []proxy.Route{autoRoute(testenv.FreePort(t), "example.com")}})
+	testenv.WaitFor(t, patience, func() error {
+		if f.count("chalZ") == 0 {
+			return errors.New("no challenge yet")
+		}
+		return nil
+	})
+	start := time.Now()
+	g.stop(t)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
