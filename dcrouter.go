@@ -246,6 +246,9 @@ func (r *Router) Start(ctx context.Context) error {
 	backend := r.backend
 	if backend == nil {
 		r.log.Warn("no storage is configured: everything is kept in memory and lost when the process ends")
+		if r.certs != nil {
+			r.log.Warn("certificates are ordered anew at each start, which authorities allow a few times a week only: set storage.fsPath", "component", "certificates")
+		}
 		backend = storage.Memory()
 	}
 	store, err := storage.Open(ctx, backend, storage.WithLogger(r.log))

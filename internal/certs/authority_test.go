@@ -1,12 +1,10 @@
 package certs
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 )
 
 type transport func(*http.Request) (*http.Response, error)
@@ -47,24 +45,3 @@ func TestAuthoritySendsWithoutEnd(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-// A name that came with a handshake goes when nobody asks for it, but not if it
-// has been configured meanwhile: nobody else would renew its certificate.
-func TestDrop(t *testing.T) {
-	m := newManager(t, Config{})
-	c := m.newManaged("a.example.com", true)
-	m.names.Store(&map[string]*managed{c.name: c})
-	c.state.Failures = 1
-	c.used.Store(time.Now().Add(-2 * forgetFailed).Unix())
-	if !m.isUnused(c) {
-		t.Fatal(errors.New("it is still of use"))
-	}
-	m.SetNames([]string{c.name})
-	if m.drop(c) || m.find(c.name) != c {
-		t.Error("a configured name was dropped")
-	}
-	c.onDemand = true
-	if !m.drop(c) || m.find(c.name) != nil {
-		t.Error("it is still there")
-	}
-}

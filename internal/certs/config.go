@@ -151,7 +151,8 @@ func WithReachable(reachable func(challenge string) bool) Option {
 
 // WithOnDemand makes the Manager obtain certificates for further names at their
 // first handshake, if allow returns nil for them. The names have the form of
-// domains. allow is asked again before a renewal.
+// domains. allow is asked again before a renewal. Handshakes ask it about 64 names
+// at once at most, and the others wait.
 func WithOnDemand(allow func(ctx context.Context, name string) error) Option {
 	return func(o *options) { o.onDemand = allow }
 }

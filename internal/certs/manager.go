@@ -26,6 +26,7 @@ type Manager struct {
 	answers     *answers
 	plainClient *http.Client
 	slots       chan struct{} // one for each attempt under way
+	decisions   chan struct{} // one for each name that the host is asked about
 	standIn     standIn
 	newNames    bucket // on demand
 
@@ -54,7 +55,7 @@ const maxAttempts = 8
 
 // New makes a Manager. It does no I/O.
 func New(cfg Config, opts ...Option) (*Manager, error) {
-	m := &Manager{cfg: cfg, answers: new(answers), slots: make(chan struct{}, maxAttempts)}
+	m := &Manager{cfg: cfg, answers: new(answers), slots: make(chan struct{}, maxAttempts), decisions: make(chan struct{}, maxDecisions)}
 	m.plainClient = &http.Client{Timeout: requestTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute}}
 	for _, opt := range opts {
 		opt(&m.opts)
