@@ -277,6 +277,22 @@ func (z challengeZones) Authoritative(name string) bool {
 	return err == nil
 }
 
+// Owner is the wildcard if the name that is to be proven has what it has by
+// one: below an alias a text would not be found, and where there is no other
+// challenge it is better to be without the wildcard for some seconds than
+// without a certificate.
+func (z challengeZones) Owner(name string) string {
+	_, proven, _ := strings.Cut(name, ".")
+	star, err := z.router.dns.Wildcard(proven)
+	if err != nil || star == "" {
+		return name
+	}
+	if alias, err := z.router.dns.Lookup(star, "CNAME"); err != nil || len(alias) > 0 {
+		return name
+	}
+	return star
+}
+
 // challengeTTL is the TTL of records for others to look at once, in seconds.
 const challengeTTL = 60
 
@@ -284,6 +300,9 @@ func (z challengeZones) record(r certs.Record) dnsserver.Record {
 	out := dnsserver.Record{Name: r.Name, Type: r.Type, Value: r.Value}
 	if r.Type == "TXT" {
 		out.Value, out.TTL = dnsserver.QuoteText(r.Value), challengeTTL
+		if beside, err := z.router.dns.Lookup(r.Name, "TXT"); err == nil && len(beside) > 0 {
+			out.TTL = beside[0].TTL // all take over that of the last one
+		}
 	}
 	return out
 }
@@ -309,6 +328,11 @@ func (z challengeZones) CAA(name string) (at string, values []string, err error)
 	if err != nil {
 		return "", nil, err
 	}
+	alias, err := z.router.dns.Lookup(name, "CNAME")
+	if err != nil {
+		return "", nil, err
+	}
+	has = has && len(alias) == 0 // which has room for nothing else
 	for at = plainDomain(name); ; {
 		list, err := z.router.dns.Lookup(at, "CAA")
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -78,6 +79,55 @@ func (e *encryptedHello) namesChanged() {
 	}
 }
 
+// helloRecords are the records that have been published, by name.
+const helloRecords = "certificates/ech/records/"
+
+// withdrawOldHellos takes the records of an earlier process away that this one
+// does not want: clients would go on to hide names with keys that nobody has.
+func (r *Router) withdrawOldHellos(ctx context.Context, store *storage.Store) {
+	if r.dns == nil {
+		return
+	}
+	wanted := make(map[string]bool)
+	if r.hello != nil {
+		for _, name := range r.certificateNames(r.proxy.Routes()) {
+			wanted[plainDomain(name)] = true
+		}
+	}
+	err := func() error {
+		for key, err := range store.List(ctx, helloRecords) {
+			if err != nil {
+				return err
+			}
+			if name := strings.TrimPrefix(key, helloRecords); !wanted[name] {
+				if err := r.withdrawHello(ctx, store, key, name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}()
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("cannot take back old keys of encrypted client hello", "component", "certificates", "err", err)
+	}
+}
+
+func (r *Router) withdrawHello(ctx context.Context, store *storage.Store, key, name string) error {
+	if _, err := r.dns.Source(name); err != nil {
+		return nil // the record is not here either
+	}
+	mine, err := store.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	tx := new(dnsserver.Tx)
+	tx.Remove(dnsserver.Record{Name: name, Type: "HTTPS", Value: string(mine)})
+	if err := r.dns.Update(ctx, tx); err != nil {
+		return err
+	}
+	return store.Delete(ctx, key)
+}
+
 // publish makes a record for each name that has an address in our zones, and no
 // HTTPS record of somebody else's. Keys live for two days, the record for an
 // hour.
@@ -107,7 +157,7 @@ func (e *encryptedHello) publishAt(ctx context.Context, name, value string) erro
 	if err = errors.Join(errA, errAAAA, err); err != nil || len(a)+len(aaaa) == 0 {
 		return err
 	}
-	key := "certificates/ech/records/" + plainDomain(name)
+	key := helloRecords + plainDomain(name)
 	mine, err := e.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err

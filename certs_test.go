@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,11 +178,13 @@ func TestEncryptedClientHello(t *testing.T) {
 		records = append(records, dnsserver.Record{Name: name, Type: "A", Value: "127.0.0.1"})
 	}
 	records = append(records, dnsserver.Record{Name: theirs, Type: "HTTPS", Value: `1 . alpn="h2"`})
-	r := start(t, dcrouter.WithConfig(dcrouter.Config{
+	backend := storage.Memory()
+	cfg := dcrouter.Config{
 		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{public}, ACME: &proxy.ACME{LocalCA: true}},
 		DNS:   &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.com"}}, Records: records},
 		TLS:   &dcrouter.TLSConfig{ECHPublicName: "public.example.com"},
-	}))
+	}
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
 	if err := r.UpdateRoutes(t.Context(), []proxy.Route{public, route}); err != nil {
 		t.Fatal(err)
 	}
@@ -209,5 +212,24 @@ func TestEncryptedClientHello(t *testing.T) {
 	}
 	if found, err := r.DNS().Lookup("nowhere.example.com", "HTTPS"); err != nil || len(found) != 0 {
 		t.Errorf("a name without address: %v, %v", found, err)
+	}
+
+	// What was published goes when the name is gone, and when nothing is to be
+	// hidden any more.
+	for _, left := range []struct {
+		ech   string
+		names []string
+	}{{"public.example.com", []string{"public.example.com"}}, {"", nil}} {
+		if err := r.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		cfg.TLS = &dcrouter.TLSConfig{ECHPublicName: left.ech}
+		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
+		for _, name := range []string{hidden, "public.example.com", theirs} {
+			want := slices.Contains(left.names, name) || name == theirs
+			if found, err := r.DNS().Lookup(name, "HTTPS"); err != nil || (len(found) == 1) != want {
+				t.Errorf("public name %q: %s: %v, %v", left.ech, name, found, err)
+			}
+		}
 	}
 }

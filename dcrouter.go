@@ -248,6 +248,9 @@ func (r *Router) Start(ctx context.Context) error {
 	backend := r.backend
 	if backend == nil {
 		r.log.Warn("no storage is configured: everything is kept in memory and lost when the process ends")
+		if r.certs != nil {
+			r.log.Warn("certificates are ordered anew at each start, which authorities allow a few times a week only: set storage.fsPath", "component", "certificates")
+		}
 		backend = storage.Memory()
 	}
 	store, err := storage.Open(ctx, backend, storage.WithLogger(r.log))
@@ -291,6 +294,7 @@ func (r *Router) Start(ctx context.Context) error {
 			return errors.Join(err, store.Close())
 		}
 	}
+	r.withdrawOldHellos(ctx, store)
 	r.mu.Lock()
 	r.run = &run{store: store, stopped: make(chan struct{})}
 	r.mu.Unlock()

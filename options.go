@@ -97,8 +97,8 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 // configuration has at its first handshake with a route that wants an automatic
 // certificate, if allow returns nil for the name. It must be strict: who points
 // his names at this machine could have it order without end. As a last resort
-// there are at most ten new names a minute, and 10,000 in all. allow is asked
-// again before each renewal; names that nobody asks for are not renewed.
+// there are at most ten new names a minute, and 10,000 in all; handshakes ask
+// allow about 64 names at once at most. It is asked again before each renewal; names that nobody asks for are not renewed.
 func WithOnDemand(allow func(ctx context.Context, name string) error) Option {
 	return func(o *options) { o.onDemand = allow }
 }

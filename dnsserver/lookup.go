@@ -60,6 +60,31 @@ func (s *Server) HasRecords(name string) (bool, error) {
 	return n != nil && len(n.sets) > 0, nil
 }
 
+// Wildcard returns the wildcard that answers for a name, without final dot: it is
+// "" if the name is in the zone itself, also if only because there are names below
+// it (RFC 4592 section 2.2.2), or if there is no wildcard for it. The errors are
+// those of [Server.Source].
+func (s *Server) Wildcard(name string) (string, error) {
+	wire, err := wireName(name)
+	if err != nil {
+		return "", fmt.Errorf("%.60q is %w", name, err)
+	}
+	_, version, key, err := s.place(name)
+	if err != nil || version.nodes.get(key) != nil {
+		return "", err
+	}
+	encloser := version.nodes.get(key)
+	for encloser == nil { // the top is there
+		wire = wire[1+int(wire[0]):]
+		encloser = version.nodes.get(version.nodeKey(wire))
+	}
+	star := version.nodes.get(encloser.key + starKey)
+	if star == nil {
+		return "", nil
+	}
+	return strings.TrimSuffix(nameText(version.nameOf(star)), "."), nil
+}
+
 // place finds where the records of a name are.
 func (s *Server) place(name string) (*servedZone, *zone, string, error) {
 	wire, err := wireName(name)

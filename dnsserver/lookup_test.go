@@ -56,6 +56,27 @@ func TestSourceAndLookup(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, has, err)
 		}
 	}
+	for name, want := range map[string]string{
+		"x.wild.example.com": "*.wild.example.com", "_acme-challenge.a.B.wild.example.com.": "*.wild.example.com", "*.wild.example.com": "",
+		"wild.example.com": "", "x.example.com": "", "example.com": "",
+	} {
+		if star, err := s.Wildcard(name); star != want || err != nil {
+			t.Errorf("%s: %q, %v", name, star, err)
+		}
+	}
+	tx := new(Tx)
+	tx.Add(Record{Name: "below.y.wild.example.com", Type: "A", Value: "192.0.2.1", TTL: 60})
+	if err := s.Update(t.Context(), tx); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"y.wild.example.com": "", "z.y.wild.example.com": "", "z.wild.example.com": "*.wild.example.com"} {
+		if star, err := s.Wildcard(name); star != want || err != nil {
+			t.Errorf("%s: %q, %v", name, star, err)
+		}
+	}
+	if _, err := s.Wildcard("example.org"); err == nil {
+		t.Error("a wildcard of a zone that there is not")
+	}
 	if _, err := s.HasRecords("example.org"); err == nil {
 		t.Error("records of a zone that there is not")
 	}

@@ -175,7 +175,10 @@ type ACME struct {
 	KeyType string `json:"keyType"`
 	// Challenges limits and orders the challenge types: "dns-01",
 	// "tls-alpn-01", "http-01". Empty means all that are possible, in this
-	// order; after a failure the next one is tried.
+	// order; after a failure the next one is tried. While a name is proven by
+	// "dns-01" in a zone of the DNS server that has it only by a wildcard, the
+	// text is at the wildcard; if that is an alias, the name is without it for
+	// these seconds.
 	Challenges []string `json:"challenges"`
 	// TLSALPNPort and HTTPPort are the ports of routes at which connections
 	// arrive that an authority makes to port 443 for "tls-alpn-01" and to port
@@ -185,7 +188,9 @@ type ACME struct {
 	HTTPPort    *int `json:"httpPort"`
 	// PublishCAA makes CAA records that allow this account alone to have
 	// certificates (RFC 8657), for names in zones of the DNS server for which
-	// there are none, also at names above. The default nil means true.
+	// there are none, also at names above. Nobody else can obtain certificates
+	// for these names then. Records that are not wanted any more, by the routes
+	// or because this is false, go at the next start. The default nil means true.
 	PublishCAA *bool `json:"publishCaa"`
 	// OnFailure is what becomes of connections while there is no certificate
 	// for them: "self-signed" shows them one that nobody trusts, "close" ends

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mholt/acmez/v3/acme"
@@ -35,6 +36,7 @@ const (
 	requestTimeout = 30 * time.Second
 	quickTimeout   = 10 * time.Second // where everything else waits
 	maxResponse    = 1 << 20
+	maxResponses   = 64 << 20 // in one attempt: acmez keeps all chains that it is pointed to
 	maxRetryAfter  = 7 * 24 * time.Hour
 )
 
@@ -90,6 +92,8 @@ type replies struct {
 	mu      sync.Mutex
 	renewal string        // where it suggests times of renewal, "" if not known
 	pause   time.Duration // that the last reply asks for, if it was an error
+
+	read atomic.Int64 // bytes
 }
 
 func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -120,7 +124,7 @@ func (r *replies) RoundTrip(req *http.Request) (*http.Response, error) {
 		r.pause = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
 	r.mu.Unlock()
-	resp.Body = &boundedBody{io.LimitReader(resp.Body, maxResponse), resp.Body, cancel}
+	resp.Body = &boundedBody{io.LimitReader(resp.Body, maxResponse), resp.Body, cancel, &r.read}
 	return resp, nil
 }
 
@@ -173,6 +177,15 @@ type boundedBody struct {
 	io.Reader
 	body   io.Closer
 	cancel context.CancelFunc
+	total  *atomic.Int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.total.Add(int64(n)) > maxResponses {
+		err = errors.New("the authority sends too much")
+	}
+	return n, err
 }
 
 func (b *boundedBody) Close() error {

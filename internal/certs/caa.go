@@ -52,6 +52,23 @@ func (m *Manager) putCAA(ctx context.Context, s *shelf, name, value string) erro
 	return m.opts.dns.Add(ctx, Record{name, "CAA", value})
 }
 
+// withdrawOldCAA takes away the records of an earlier process that nobody wants
+// now. Of names that come at handshakes nobody knows that.
+func (m *Manager) withdrawOldCAA(ctx context.Context, s *shelf) {
+	if m.opts.dns == nil || m.opts.onDemand != nil && !m.cfg.NoCAA {
+		return
+	}
+	for key, err := range s.store.List(ctx, caaKeys) {
+		if err != nil {
+			if ctx.Err() == nil {
+				m.log.Warn("cannot look for old CAA records", "err", errorText(err))
+			}
+			return
+		}
+		m.withdrawCAA(ctx, s, strings.TrimPrefix(key, caaKeys))
+	}
+}
+
 // withdrawCAA takes our CAA record of a name away that is not managed any more,
 // lest it keep others from having certificates.
 func (m *Manager) withdrawCAA(ctx context.Context, s *shelf, name string) {
@@ -59,7 +76,8 @@ func (m *Manager) withdrawCAA(ctx context.Context, s *shelf, name string) {
 	m.caa.Lock()
 	defer m.caa.Unlock()
 	names := *m.names.Load()
-	if m.opts.dns == nil || names[name] != nil || names["*."+name] != nil {
+	wanted := names[name] != nil || names["*."+name] != nil
+	if wanted && !m.cfg.NoCAA || m.opts.dns == nil || !m.opts.dns.Authoritative(name) {
 		return
 	}
 	mine := ""

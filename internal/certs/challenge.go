@@ -44,7 +44,7 @@ func (m *Manager) solver(kind, name string) (solver, string) {
 	case kind != DNS01 && isWildcard(name): // RFC 8555 section 7.1.3
 		return nil, ""
 	case kind == DNS01 && m.opts.dns != nil && m.opts.dns.Authoritative(challengeName(name)):
-		return &zoneSolver{m.opts.dns}, ""
+		return &zoneSolver{dns: m.opts.dns}, ""
 	case kind == DNS01 && m.opts.cloudflare != "":
 		return m.cloudflareSolver(), ""
 	case kind == DNS01:

@@ -84,13 +84,18 @@ type ExternalAccount struct {
 type DNS interface {
 	// Authoritative reports whether records can be made at a name.
 	Authoritative(name string) bool
+	// Owner returns at what name a text has to be for queries about a name to
+	// find it. It is another one if a record at the name itself would take from
+	// the name above it what that has by a wildcard (RFC 4592 section 2.2.2).
+	Owner(name string) string
 	// Add adds a record beside those there are, and Remove takes out just that
 	// one. They are visible to the next query when the call returns.
 	Add(ctx context.Context, r Record) error
 	Remove(ctx context.Context, r Record) error
 	// CAA returns the values of the CAA records that hold for a name (RFC 8659
 	// section 3), as far as the zone has them, and the name that has them; if there
-	// are none, the name itself if it has records of any type, and "" if not.
+	// are none, the name itself if it has records and one can be beside them, and ""
+	// if not.
 	CAA(name string) (at string, values []string, err error)
 }
 
@@ -146,7 +151,8 @@ func WithReachable(reachable func(challenge string) bool) Option {
 
 // WithOnDemand makes the Manager obtain certificates for further names at their
 // first handshake, if allow returns nil for them. The names have the form of
-// domains. allow is asked again before a renewal.
+// domains. allow is asked again before a renewal. Handshakes ask it about 64 names
+// at once at most, and the others wait.
 func WithOnDemand(allow func(ctx context.Context, name string) error) Option {
 	return func(o *options) { o.onDemand = allow }
 }

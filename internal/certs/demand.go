@@ -16,6 +16,8 @@ const (
 	// newNamesPerMinute is how many names may be ordered for that were not known
 	// before.
 	newNamesPerMinute = 10
+	// maxDecisions is how many times at once the host is asked about names.
+	maxDecisions = 64
 	// maxOnDemand is how many names there may be at once.
 	maxOnDemand = 10_000
 	// demandPatience is how long a handshake waits, unless it ends before.
@@ -52,7 +54,7 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	if r == nil || !r.started {
 		return nil, errors.New("certificates are not obtained yet, or no more")
 	}
-	if err := m.opts.onDemand(ctx, name); err != nil {
+	if err := m.allowed(ctx, name); err != nil {
 		return nil, err
 	}
 	kept, err := r.magic.certificate(ctx, name)
@@ -78,6 +80,17 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	m.names.Store(&all)
 	m.keep(c)
 	return c, nil
+}
+
+// allowed asks the host about a name that a stranger has come with.
+func (m *Manager) allowed(ctx context.Context, name string) error {
+	select {
+	case m.decisions <- struct{}{}:
+		defer func() { <-m.decisions }()
+	case <-ctx.Done():
+		return fmt.Errorf("not decided yet: %w", ctx.Err())
+	}
+	return m.opts.onDemand(ctx, name)
 }
 
 // wait waits for the end of the attempt that is under way or about to begin. It
@@ -117,17 +130,20 @@ func (m *Manager) isUnused(c *managed) bool {
 	return idle > forgetUnused && !time.Now().Before(c.renewAt)
 }
 
-// drop forgets a name.
-func (m *Manager) drop(c *managed) {
+// drop forgets a name, unless it has become one that was asked for.
+func (m *Manager) drop(c *managed) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	old := *m.names.Load()
-	if old[c.name] != c || !c.isOnDemand() {
-		return
+	if old[c.name] == c && !c.isOnDemand() {
+		return false
 	}
 	all := maps.Clone(old)
-	delete(all, c.name)
+	if all[c.name] == c {
+		delete(all, c.name)
+	}
 	m.names.Store(&all)
+	return true
 }
 
 // bucket limits what strangers cause: so many a minute, and as many at once.

@@ -2,11 +2,10 @@
 // storage and renews them before they expire.
 //
 //	m, err := certs.New(certs.Config{Directory: certs.LetsEncrypt, Email: "ops@example.com"}, certs.WithDNS(zones))
-//	m.UseStorage(store)
 //	m.SetNames([]string{"example.com", "*.example.com"})
-//	err = m.Load(ctx)  // from now on GetCertificate has what is in the storage
+//	err = m.Load(ctx, store)  // from now on GetCertificate has what is in the storage
 //	... listen ...
-//	m.Start()          // obtains what is missing, in the background
+//	m.Start()                 // obtains what is missing, in the background
 //	defer m.Stop(ctx)
 //
 // Nothing waits for a certification authority but goroutines of the Manager:
@@ -24,8 +23,9 @@
 // storage, so Managers in one process with storages of their own know nothing
 // of each other: each has its account and orders for itself.
 //
-// The protocol is acmez's lower layer, and not certmagic on top of it, because
-// that keeps jobs, challenges and rate limits by name for the whole process, so
-// that two Routers would get in each other's way, retries where nobody sees it,
-// writes a certificate and its key apart, and brings a logger of its own along.
+// certmagic makes keys and requests, keeps certificates and cleans the storage;
+// acmez speaks the protocol. certmagic's own issuer and its schedule are not
+// used: they keep jobs, challenges and rate limits by name for the whole process,
+// so that two Routers would get in each other's way, and retry where nobody sees
+// it.
 package certs

@@ -53,11 +53,6 @@ func checkChain(chain []byte, csr *x509.CertificateRequest) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// joinKeyPair puts a certificate and its key together, both in PEM.
-func joinKeyPair(chain, key []byte) (*keyPair, error) {
-	return parseKeyPair(slices.Concat(chain, key))
-}
-
 // parseKeyPair reads a certificate as it is kept. What is wrong with it is said
 // without showing it.
 func parseKeyPair(text []byte) (*keyPair, error) {

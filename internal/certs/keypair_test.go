@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,7 +34,7 @@ func testPair(t testing.TB, start time.Time, life time.Duration, names ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := joinKeyPair(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyText)
+	pair, err := parseKeyPair(append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), keyText...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ func TestKeyPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := joinKeyPair(chain, otherKey); err == nil || strings.Contains(err.Error(), "BEGIN") {
+	if _, err := parseKeyPair(slices.Concat(chain, otherKey)); err == nil || strings.Contains(err.Error(), "BEGIN") {
 		t.Errorf("another key: %v", err)
 	}
 	// An authority that sends a key along does not get to choose it.
@@ -118,7 +119,7 @@ func FuzzChain(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got, err := joinKeyPair(chain, key)
+		got, err := parseKeyPair(slices.Concat(chain, key))
 		if err == nil && (got.leaf() == nil || got.tls.PrivateKey == nil) {
 			t.Error("neither an error nor a certificate")
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
 
 // magic is certmagic at work: it makes keys and requests, keeps certificates,
@@ -29,12 +30,12 @@ const never = 100 * 365 * 24 * time.Hour
 
 func newMagic(cfg *Config, s *shelf, a *authority, log *slog.Logger) *magic {
 	m := &magic{issuer: &issuer{a}, shelf: s}
-	zap := zapLogger(log)
+	logger := zapLogger(log)
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return m.config, nil },
 		OCSPCheckInterval:  never,
 		RenewCheckInterval: never,
-		Logger:             zap,
+		Logger:             logger,
 	})
 	m.config = certmagic.New(m.cache, certmagic.Config{
 		Issuers:            []certmagic.Issuer{m.issuer},
@@ -42,8 +43,11 @@ func newMagic(cfg *Config, s *shelf, a *authority, log *slog.Logger) *magic {
 		Storage:            &magicStorage{store: s.store, root: s.root + "/certmagic"},
 		OCSP:               certmagic.OCSPConfig{DisableStapling: true},
 		RenewalWindowRatio: certmagic.DefaultRenewalWindowRatio,
-		Logger:             zap,
+		Logger:             logger,
 	})
+	// What New has taken from the host's certmagic.Default is not for us.
+	m.config.OnDemand, m.config.MustStaple, m.config.LocalCache = nil, false, nil
+	m.config.OnEvent, m.config.ShouldEmitFunc = nil, nil
 	return m
 }
 
@@ -56,19 +60,35 @@ func (k keySource) GenerateKey() (crypto.PrivateKey, error) { return generateKey
 
 // certificate returns what is kept of a name, or nil if there is nothing.
 func (m *magic) certificate(ctx context.Context, name string) (*keyPair, error) {
-	keys := certmagic.KeyBuilder{}
-	chain, err := m.config.Storage.Load(ctx, keys.SiteCert(m.issuer.IssuerKey(), name))
-	var key []byte
-	if err == nil {
-		key, err = m.config.Storage.Load(ctx, keys.SitePrivateKey(m.issuer.IssuerKey(), name))
+	keys, key := certmagic.KeyBuilder{}, m.issuer.IssuerKey()
+	k, err := m.read(ctx, name, keys.SiteCert(key, name), keys.SitePrivateKey(key, name))
+	var unusable *errUnusable
+	if k != nil || err != nil && !errors.As(err, &unusable) {
+		return k, err
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if old, oldErr := m.read(ctx, name, m.asideKey(name)); old != nil {
+		return old, nil
+	} else if oldErr != nil && !errors.As(oldErr, &unusable) {
+		return nil, oldErr
 	}
-	if err != nil {
-		return nil, err
+	return nil, err
+}
+
+// read puts the values at some keys together, which should be a certificate of
+// a name and its key. It returns nil if one is missing.
+func (m *magic) read(ctx context.Context, name string, keys ...string) (*keyPair, error) {
+	var text []byte
+	for _, key := range keys {
+		value, err := m.config.Storage.Load(ctx, key)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		text = append(append(text, value...), '\n')
 	}
-	k, err := joinKeyPair(chain, key)
+	k, err := parseKeyPair(text)
 	if err != nil {
 		return nil, &errUnusable{err}
 	}
@@ -86,35 +106,45 @@ func (e *errUnusable) Error() string {
 }
 
 // obtain gets a certificate by one order and keeps it.
+//
+// certmagic writes a certificate and its key one after the other, and takes both
+// away if that fails. So the one that is to be replaced is set aside whole, for
+// the time that it takes: it may be good for another month.
 func (m *magic) obtain(ctx context.Context, name string, r *request) (*keyPair, error) {
 	ctx = context.WithValue(ctx, requestKey{}, r)
-	kept, err := m.certificate(ctx, name)
+	old, err := m.certificate(ctx, name)
 	var unusable *errUnusable
-	if errors.As(err, &unusable) {
-		// A crash between two writes, perhaps: the certificate of one and the key
-		// of another. certmagic would not look closely.
-		err = m.forget(ctx, name)
+	if err != nil && !errors.As(err, &unusable) {
+		return nil, err
 	}
-	switch {
-	case err != nil:
-	case kept != nil:
-		err = m.config.RenewCertSync(ctx, name, true)
-	default:
-		err = m.config.ObtainCertSync(ctx, name)
+	if old != nil {
+		if err := m.config.Storage.Store(ctx, m.asideKey(name), old.text); err != nil {
+			return nil, fmt.Errorf("setting the old certificate aside: %w", err)
+		}
 	}
+	if err := m.config.Storage.Delete(ctx, certmagic.KeyBuilder{}.CertsSitePrefix(m.issuer.IssuerKey(), name)); err != nil {
+		return nil, err
+	}
+	if err := m.config.ObtainCertSync(ctx, name); err != nil {
+		return nil, err
+	}
+	made, err := m.certificate(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	kept, err = m.certificate(ctx, name)
-	if err == nil && kept == nil {
-		err = errors.New("the certificate has vanished from the storage")
+	if made == nil {
+		return nil, errors.New("the certificate has vanished from the storage")
 	}
-	return kept, err
+	if err := m.config.Storage.Delete(ctx, m.asideKey(name)); err != nil {
+		m.config.Logger.Error("cannot remove the old certificate", zap.String("identifier", name), zap.Error(err))
+	}
+	return made, nil
 }
 
-// forget removes what is kept of a name.
-func (m *magic) forget(ctx context.Context, name string) error {
-	return m.config.Storage.Delete(ctx, certmagic.KeyBuilder{}.CertsSitePrefix(m.issuer.IssuerKey(), name))
+// asideKey is where a certificate is, followed by its key, while it is being
+// replaced. certmagic's CleanStorage looks there as well.
+func (m *magic) asideKey(name string) string {
+	return certmagic.KeyBuilder{}.SiteCert(m.issuer.IssuerKey()+"-replaced", name)
 }
 
 // issuer is the authority as certmagic sees it.

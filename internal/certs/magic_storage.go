@@ -26,7 +26,11 @@ type magicStorage struct {
 var (
 	_ certmagic.Storage   = (*magicStorage)(nil)
 	_ certmagic.TryLocker = (*magicStorage)(nil)
+	_ fmt.Stringer        = (*magicStorage)(nil)
 )
+
+// String is what certmagic's log lines say of it.
+func (s *magicStorage) String() string { return s.root }
 
 func (s *magicStorage) key(key string) string {
 	if key = strings.Trim(key, "/"); key == "" {
@@ -141,7 +145,7 @@ func (s *magicStorage) TryLock(ctx context.Context, name string) (bool, error) {
 	return true, nil
 }
 
-// Unlock gives a lease back.
+// Unlock gives a lease back. Should the storage hang, it runs out by itself.
 func (s *magicStorage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
 	l := s.leases[name]
@@ -150,5 +154,7 @@ func (s *magicStorage) Unlock(ctx context.Context, name string) error {
 	if l == nil {
 		return fmt.Errorf("certs: %q is not locked", name)
 	}
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
 	return l.Release(ctx)
 }

@@ -20,6 +20,7 @@ type managed struct {
 	used      atomic.Int64 // last handshake, in Unix seconds; on demand only
 	wake      chan struct{}
 	noRenewal bool
+	least     time.Duration // between two orders
 
 	mu       sync.Mutex
 	onDemand bool
@@ -36,7 +37,7 @@ type managed struct {
 }
 
 func (m *Manager) newManaged(name string, onDemand bool) *managed {
-	return &managed{name: name, noRenewal: m.cfg.NoRenewal, onDemand: onDemand, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	return &managed{name: name, noRenewal: m.cfg.NoRenewal, least: m.cfg.RetryInterval, onDemand: onDemand, wake: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
 func (c *managed) begin(cancel context.CancelFunc) {
@@ -123,7 +124,7 @@ func (c *managed) load(ctx context.Context, kept *magic) error {
 // use makes a certificate of some time the one in use. c.mu is held.
 func (c *managed) use(k *keyPair, info acme.RenewalInfo, since time.Time) {
 	c.pair, c.renewal, c.staple, c.revoked = k, info, staple{}, false
-	c.restUntil, c.renewAt, c.suggestAt, c.stapleAt = since.Add(rest(k)), renewalTime(k, info), time.Time{}, time.Time{}
+	c.restUntil, c.renewAt, c.suggestAt, c.stapleAt = since.Add(max(rest(k), c.least)), renewalTime(k, info), time.Time{}, time.Time{}
 	if info.HasWindow() {
 		c.suggestAt = suggestionTime(k, info, time.Now())
 	}
@@ -146,8 +147,7 @@ func (m *Manager) keepGoing(ctx context.Context, r *run, c *managed) {
 			m.askForRenewal(ctx, r, c)
 			m.refreshStaple(ctx, c)
 		}
-		if m.isUnused(c) {
-			m.drop(c)
+		if m.isUnused(c) && m.drop(c) {
 			return
 		}
 		timer := time.NewTimer(time.Until(m.nextLook(c)))

@@ -26,6 +26,7 @@ type Manager struct {
 	answers     *answers
 	plainClient *http.Client
 	slots       chan struct{} // one for each attempt under way
+	decisions   chan struct{} // one for each name that the host is asked about
 	standIn     standIn
 	newNames    bucket // on demand
 
@@ -54,7 +55,7 @@ const maxAttempts = 8
 
 // New makes a Manager. It does no I/O.
 func New(cfg Config, opts ...Option) (*Manager, error) {
-	m := &Manager{cfg: cfg, answers: new(answers), slots: make(chan struct{}, maxAttempts)}
+	m := &Manager{cfg: cfg, answers: new(answers), slots: make(chan struct{}, maxAttempts), decisions: make(chan struct{}, maxDecisions)}
 	m.plainClient = &http.Client{Timeout: requestTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, IdleConnTimeout: time.Minute}}
 	for _, opt := range opts {
 		opt(&m.opts)
@@ -80,8 +81,9 @@ func (m *Manager) Check() error {
 var ErrRunning = errors.New("certs: already running")
 
 // Load reads the certificates of the names from a storage. From then on they are
-// there for handshakes. Certificates that cannot be read are reported in
-// [Manager.States] and obtained anew; a storage that does not work is an error.
+// there for handshakes. What cannot be read is logged, and obtained anew if the
+// storage works but what it holds does not. It is an error that ctx ends, or that
+// the roots of [Config.CARootPath] cannot be read.
 func (m *Manager) Load(ctx context.Context, store *storage.Store) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -127,7 +129,10 @@ func (m *Manager) Start() {
 		m.keep((*m.names.Load())[name])
 	}
 	r := m.run
-	r.wg.Go(func() { m.tidy(r.ctx, r.magic) })
+	r.wg.Go(func() {
+		m.withdrawOldCAA(r.ctx, r.shelf)
+		m.tidy(r.ctx, r.magic)
+	})
 }
 
 // Stop ends what is under way and waits for it. The certificates stay there for

@@ -33,6 +33,8 @@ func (z zones) Authoritative(name string) bool {
 	return err == nil
 }
 
+func (z zones) Owner(name string) string { return name }
+
 func (z zones) change(ctx context.Context, r Record, do func(*dnsserver.Tx, ...dnsserver.Record)) error {
 	tx := new(dnsserver.Tx)
 	do(tx, dnsserver.Record{Name: r.Name, Type: r.Type, Value: r.Value, TTL: 60})
@@ -271,6 +273,8 @@ type fakeDNS struct {
 
 func (d *fakeDNS) Authoritative(name string) bool { return strings.HasSuffix(name, "example.com") }
 
+func (d *fakeDNS) Owner(name string) string { return name }
+
 func (d *fakeDNS) Add(_ context.Context, r Record) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -350,9 +354,51 @@ func TestCAA(t *testing.T) {
 	m.withdrawCAA(t.Context(), s, "a.example.com")
 	want("a.example.com", theirs)
 
+	// A record for another authority, such as one for trials, gives way.
+	publish("d.example.com", "https://ca/1")
+	production := newShelf(s.store, "https://production.example/dir")
+	m.publishCAA(t.Context(), production, "d.example.com", "https://production/1", []string{"ca.example"})
+	want("d.example.com", ours("https://production/1"))
+
 	off := newManager(t, Config{NoCAA: true}, WithDNS(d))
 	off.publishCAA(t.Context(), s, "c.example.com", "https://ca/1", []string{"ca.example"})
 	want("c.example.com")
+}
+
+// A new process takes away what the one before has published for names that are
+// gone, and all of it if no records are wanted any more.
+func TestOldCAA(t *testing.T) {
+	d := &fakeDNS{caa: map[string][]string{"theirs.example.com": {"theirs"}}}
+	store := openStore(t, storage.Memory())
+	first := newManager(t, Config{}, WithDNS(d))
+	s := newShelf(store, first.cfg.Directory)
+	for _, name := range []string{"a.example.com", "b.example.com"} {
+		first.publishCAA(t.Context(), s, name, "https://ca/1", []string{"ca.example"})
+	}
+	left := func(want ...string) {
+		t.Helper()
+		testenv.WaitFor(t, patience, func() error {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			var got []string
+			for name, values := range d.caa {
+				if len(values) > 0 {
+					got = append(got, name)
+				}
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				return fmt.Errorf("records at %q, want them at %q", got, want)
+			}
+			return nil
+		})
+	}
+	left("a.example.com", "b.example.com", "theirs.example.com")
+	second := newManager(t, Config{}, WithDNS(d))
+	second.begin(t, store, "*.a.example.com")
+	left("a.example.com", "theirs.example.com")
+	third := newManager(t, Config{NoCAA: true}, WithDNS(d))
+	third.begin(t, store, "a.example.com")
+	left("theirs.example.com")
 }
 
 func TestChoice(t *testing.T) {

@@ -83,7 +83,7 @@ func (a *authority) issueAs(ctx context.Context, account acme.Account, r *reques
 	if err != nil {
 		return issued{}, fmt.Errorf("ordering: %w", err)
 	}
-	challenge, err := prove(ctx, c, account, order, s)
+	challenge, err := prove(ctx, c, account, order, csr.DNSNames[0], s)
 	if err != nil {
 		return issued{}, err
 	}
@@ -111,9 +111,9 @@ func (a *authority) newOrder(ctx context.Context, c *client, account acme.Accoun
 	return c.NewOrder(ctx, account, order)
 }
 
-// prove answers a challenge of each authorization that is not valid yet, and
-// returns its type.
-func prove(ctx context.Context, c *client, account acme.Account, order acme.Order, s solver) (string, error) {
+// prove answers a challenge of each authorization for a name that is not valid
+// yet, and returns its type.
+func prove(ctx context.Context, c *client, account acme.Account, order acme.Order, name string, s solver) (string, error) {
 	kind := ""
 	for _, url := range order.Authorizations {
 		authz, err := c.GetAuthorization(ctx, account, url)
@@ -122,6 +122,10 @@ func prove(ctx context.Context, c *client, account acme.Account, order acme.Orde
 		}
 		if authz.Status == acme.StatusValid {
 			continue
+		}
+		// What comes next is put into zones and answers, so it must be about nothing else.
+		if id := authz.Identifier; id.Type != "dns" || !strings.EqualFold(id.Value, strings.TrimPrefix(name, "*.")) {
+			return "", fmt.Errorf("the authority wants a proof for %.300q instead", id.Value)
 		}
 		kind = s.kind()
 		i := slices.IndexFunc(authz.Challenges, func(ch acme.Challenge) bool { return ch.Type == kind })
@@ -132,6 +136,9 @@ func prove(ctx context.Context, c *client, account acme.Account, order acme.Orde
 			}
 			return "", fmt.Errorf("the authority does not accept %s for it, only %s", kind, strings.Join(offered, ", "))
 		}
+		if !isToken(authz.Challenges[i].Token) {
+			return "", fmt.Errorf("the authority has sent a token for %s that is none", kind)
+		}
 		if err := answer(ctx, c, account, authz, authz.Challenges[i], s); err != nil {
 			return "", fmt.Errorf("%s: %w", kind, err)
 		}
@@ -141,8 +148,12 @@ func prove(ctx context.Context, c *client, account acme.Account, order acme.Orde
 
 func answer(ctx context.Context, c *client, account acme.Account, authz acme.Authorization, ch acme.Challenge, s solver) (err error) {
 	defer func() {
-		// Whatever became of it, also if the time is up.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+		// Whatever became of it, also if the time is up. Stop waits for it.
+		limit := requestTimeout
+		if errors.Is(ctx.Err(), context.Canceled) {
+			limit = releaseTimeout
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 		defer cancel()
 		if clean := s.cleanUp(ctx, ch); clean != nil {
 			err = errors.Join(err, fmt.Errorf("taking the answer away again: %w", clean))

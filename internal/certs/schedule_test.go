@@ -103,3 +103,17 @@ func TestBucket(t *testing.T) {
 		t.Error("an hour later")
 	}
 }
+
+// A certificate that is as good as expired when it comes is no reason to order
+// the next one at once.
+func TestRestAfterShortLife(t *testing.T) {
+	m := newManager(t, Config{RetryInterval: time.Minute})
+	c := m.newManaged("example.com", false)
+	now := time.Now()
+	for _, life := range []time.Duration{time.Second, -time.Hour} {
+		c.use(testPair(t, now, life, "example.com"), acme.RenewalInfo{}, now)
+		if next := c.nextRenewal(); next.Before(now.Add(time.Minute)) {
+			t.Errorf("%v: renewed after %v", life, next.Sub(now))
+		}
+	}
+}

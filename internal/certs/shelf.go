@@ -14,8 +14,8 @@ import (
 //
 //	certificates/acme/<authority>/account         the account and its key
 //	certificates/acme/<authority>/certmagic/...   certificates and their keys, as certmagic keeps them
-//	certificates/acme/<authority>/caa/<name>      the CAA record that we have made
 //	certificates/acme/<authority>/answers/<id>    what to answer to a challenge
+//	certificates/caa/<name>                       the CAA record that we have made, for whichever authority
 //
 // Values are written whole: a crash leaves the old or the new one. Leases have the
 // name of what they protect.
@@ -39,9 +39,11 @@ func plain(s string) string {
 	return strings.Trim(s, "-.")
 }
 
+const caaKeys = "certificates/caa/"
+
 func (s *shelf) accountKey() string           { return s.root + "/account" }
 func (s *shelf) nameLease(name string) string { return s.root + "/names/" + name }
-func (s *shelf) caaKey(name string) string    { return s.root + "/caa/" + name }
+func (s *shelf) caaKey(name string) string    { return caaKeys + name }
 func (s *shelf) answerKey(id string) string   { return s.root + "/answers/" + id }
 
 // load reads a value that is JSON, and reports whether there is one.
@@ -68,6 +70,9 @@ func (s *shelf) save(ctx context.Context, key string, v any, ttl time.Duration) 
 	return s.store.Put(ctx, key, data)
 }
 
+// releaseTimeout is how long to wait for a lease to be given back.
+const releaseTimeout = 5 * time.Second
+
 // alone calls do while this process is the only one to hold a lease. When the
 // lease is lost the context ends.
 func (s *shelf) alone(ctx context.Context, lease string, do func(context.Context) error) error {
@@ -77,7 +82,7 @@ func (s *shelf) alone(ctx context.Context, lease string, do func(context.Context
 	}
 	// Should the storage hang, the lease runs out by itself.
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
 		_ = l.Release(ctx)
 	}()

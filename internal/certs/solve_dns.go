@@ -15,20 +15,24 @@ import (
 )
 
 // zoneSolver answers DNS-01 in zones of this process.
-type zoneSolver struct{ dns DNS }
+type zoneSolver struct {
+	dns   DNS
+	owner string // of the answer
+}
 
 func (*zoneSolver) kind() string { return DNS01 }
 
-func txtRecord(c acme.Challenge) Record {
-	return Record{Name: c.DNS01TXTRecordName(), Type: "TXT", Value: c.DNS01KeyAuthorization()}
+func (s *zoneSolver) record(c acme.Challenge) Record {
+	return Record{Name: s.owner, Type: "TXT", Value: c.DNS01KeyAuthorization()}
 }
 
 func (s *zoneSolver) present(ctx context.Context, c acme.Challenge) error {
-	return s.dns.Add(ctx, txtRecord(c))
+	s.owner = s.dns.Owner(c.DNS01TXTRecordName())
+	return s.dns.Add(ctx, s.record(c))
 }
 
 func (s *zoneSolver) cleanUp(ctx context.Context, c acme.Challenge) error {
-	return s.dns.Remove(ctx, txtRecord(c))
+	return s.dns.Remove(ctx, s.record(c))
 }
 
 // cloudflareSolver answers DNS-01 in zones at Cloudflare.

@@ -20,7 +20,7 @@ import (
 type answers struct {
 	mu    sync.Mutex
 	mine  map[string]acme.Challenge
-	shelf *shelf // nil before UseStorage
+	shelf *shelf // nil before Load
 }
 
 // answerTTL is longer than an attempt may take.

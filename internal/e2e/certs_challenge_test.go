@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/dcrouter/dcrouter"
@@ -266,5 +268,67 @@ func TestCertificatesByCloudflare(t *testing.T) {
 	}
 	if strings.Contains(g.log.String(), hoster.token) {
 		t.Error("the log has the token")
+	}
+}
+
+// A name keeps the address that it has by a wildcard while it is being proven:
+// a record below it would make it exist without one (RFC 4592 section 2.2.2).
+func TestWildcardAnswersDuringChallenge(t *testing.T) {
+	testenv.Goroutines(t)
+	f := newFront(t)
+	var g *gateway
+	var asked atomic.Int32
+	problem := make(chan error, 1)
+	ready := make(chan struct{})
+	f.interfere(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/chalZ") {
+			return false
+		}
+		<-ready
+		asked.Add(1)
+		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, g.dns)
+		}}
+		if addrs, err := resolver.LookupHost(r.Context(), "www.example.com."); err != nil || !slices.Equal(addrs, []string{"127.0.0.1"}) {
+			select {
+			case problem <- fmt.Errorf("%v, %v", addrs, err):
+			default:
+			}
+		}
+		return false
+	})
+	port := testenv.FreePort(t)
+	g = newGateway(t, setup{front: f, routes: []proxy.Route{autoRoute(port, "www.example.com")}, config: func(c *dcrouter.Config) {
+		c.DNS.Records = append(c.DNS.Records, dnsserver.Record{Name: "*.example.com", Type: "TXT", Value: "v=spf1 -all", TTL: 7200})
+	}})
+	close(ready)
+	waitForCertificate(t, port, "www.example.com", g.pebble.Root(t))
+	select {
+	case err := <-problem:
+		t.Error(err)
+	default:
+	}
+	if asked.Load() == 0 {
+		t.Error("there was no challenge")
+	}
+	g.waitForState(t, "www.example.com", func(s dcrouter.CertificateState) bool { return !s.InProgress })
+	for name, want := range map[string]int{"*.example.com": 1, "_acme-challenge.www.example.com": 0} {
+		texts, err := g.DNS().Lookup(name, "TXT")
+		if err != nil || len(texts) != want || want > 0 && texts[0].TTL != 7200 {
+			t.Errorf("%s: %+v, %v", name, texts, err)
+		}
+	}
+}
+
+// An alias has no CAA record beside it.
+func TestCertificateOfAlias(t *testing.T) {
+	testenv.Goroutines(t)
+	port := testenv.FreePort(t)
+	g := newGateway(t, setup{routes: []proxy.Route{autoRoute(port, "www.example.com")}, config: func(c *dcrouter.Config) {
+		c.DNS.Records = append(c.DNS.Records, dnsserver.Record{Name: "www.example.com", Type: "CNAME", Value: "example.com"})
+	}})
+	waitForCertificate(t, port, "www.example.com", g.pebble.Root(t))
+	if strings.Contains(g.log.String(), "CAA") {
+		t.Error("tried to publish a CAA record")
 	}
 }

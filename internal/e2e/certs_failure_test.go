@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -196,5 +197,56 @@ func TestAuthorityHangs(t *testing.T) {
 	g.stop(t)
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("Stop took %v", took)
+	}
+}
+
+// An authority can have nothing proven but the name that was ordered.
+func TestAuthorityAsksForSomethingElse(t *testing.T) {
+	for what, authorization := range map[string]string{
+		"wants a proof for": `{"status":"pending","identifier":{"type":"dns","value":"other.example.com"},"challenges":[{"type":"dns-01","url":"https://127.0.0.1:1/x","token":"0123456789012345678901"}]}`,
+		"a token for":       `{"status":"pending","identifier":{"type":"dns","value":"example.com"},"challenges":[{"type":"dns-01","url":"https://127.0.0.1:1/x","token":"../../x\n"}]}`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			testenv.Goroutines(t)
+			f := newFront(t)
+			f.interfere(func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasPrefix(r.URL.Path, "/authZ/") {
+					return false
+				}
+				w.Header().Set("Content-Type", "application/json")
+				_, _ = io.WriteString(w, authorization)
+				return true
+			})
+			g := newGateway(t, setup{front: f, routes: []proxy.Route{autoRoute(testenv.FreePort(t), "example.com")}})
+			s := g.waitForState(t, "example.com", func(s dcrouter.CertificateState) bool { return s.Failures > 0 && !s.InProgress })
+			if !strings.Contains(s.LastError, what) || strings.Contains(s.LastError, "\n") {
+				t.Errorf("%q", s.LastError)
+			}
+		})
+	}
+}
+
+// Who stops does not wait for an authority to take back what it has begun.
+func TestStopWhileAuthorityHangs(t *testing.T) {
+	testenv.Goroutines(t)
+	f := newFront(t)
+	f.interfere(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/authZ/") || f.count("chalZ") == 0 {
+			return false
+		}
+		<-r.Context().Done()
+		return true
+	})
+	g := newGateway(t, setup{front: f, routes: []proxy.Route{autoRoute(testenv.FreePort(t), "example.com")}})
+	testenv.WaitFor(t, patience, func() error {
+		if f.count("chalZ") == 0 {
+			return errors.New("no challenge yet")
+		}
+		return nil
+	})
+	start := time.Now()
+	g.stop(t)
+	if took := time.Since(start); took > 20*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

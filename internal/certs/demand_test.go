@@ -1,0 +1,77 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// Whatever strangers ask for, the host is not overrun by it.
+func TestManyUnknownNames(t *testing.T) {
+	var mu sync.Mutex
+	now, most := 0, 0
+	full := make(chan struct{})
+	allow := func(ctx context.Context, name string) error {
+		mu.Lock()
+		if now++; now > most {
+			if most = now; most == maxDecisions {
+				close(full)
+			}
+		}
+		mu.Unlock()
+		select {
+		case <-full:
+		case <-ctx.Done():
+		}
+		mu.Lock()
+		now--
+		mu.Unlock()
+		return errors.New("unknown")
+	}
+	m := newManager(t, Config{}, WithOnDemand(allow))
+	m.begin(t, openStore(t, storage.Memory()))
+	var wg sync.WaitGroup
+	for i := range 4 * maxDecisions {
+		wg.Go(func() {
+			name := fmt.Sprintf("host%d.example.com", i)
+			if _, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: name}); err == nil || !strings.Contains(err.Error(), "unknown") {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	wg.Wait()
+	if most != maxDecisions {
+		t.Errorf("%d at once", most)
+	}
+	if len(m.States()) > 0 {
+		t.Error("names that are not allowed are kept")
+	}
+}
+
+// A name that came with a handshake goes when nobody asks for it, but not if it
+// has been configured meanwhile: nobody else would renew its certificate.
+func TestDrop(t *testing.T) {
+	m := newManager(t, Config{})
+	c := m.newManaged("a.example.com", true)
+	m.names.Store(&map[string]*managed{c.name: c})
+	c.state.Failures = 1
+	c.used.Store(time.Now().Add(-2 * forgetFailed).Unix())
+	if !m.isUnused(c) {
+		t.Fatal(errors.New("it is still of use"))
+	}
+	m.SetNames([]string{c.name})
+	if m.drop(c) || m.find(c.name) != c {
+		t.Error("a configured name was dropped")
+	}
+	c.onDemand = true
+	if !m.drop(c) || m.find(c.name) != nil {
+		t.Error("it is still there")
+	}
+}
