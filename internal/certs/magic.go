@@ -126,6 +126,9 @@ func (m *magic) obtain(ctx context.Context, name string, r *request) (*keyPair, 
 		return nil, err
 	}
 	if err := m.config.ObtainCertSync(ctx, name); err != nil {
+		if r.err != nil {
+			return nil, r.err // without what certmagic puts around it
+		}
 		return nil, err
 	}
 	made, err := m.certificate(ctx, name)
@@ -169,6 +172,7 @@ func (i *issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 	}
 	got, err := i.authority.issue(ctx, r, csr)
 	if err != nil {
+		r.err = err
 		return nil, err
 	}
 	r.challenge, r.renewal = got.challenge, got.renewal

@@ -27,6 +27,8 @@ type request struct {
 	challenge string
 	// renewal is what the authority suggests.
 	renewal acme.RenewalInfo
+	// err is why there is no certificate, if it is the order that failed.
+	err error
 }
 
 // solver answers one type of challenge.

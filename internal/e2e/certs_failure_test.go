@@ -219,7 +219,7 @@ func TestAuthorityAsksForSomethingElse(t *testing.T) {
 			})
 			g := newGateway(t, setup{front: f, routes: []proxy.Route{autoRoute(testenv.FreePort(t), "example.com")}})
 			s := g.waitForState(t, "example.com", func(s dcrouter.CertificateState) bool { return s.Failures > 0 && !s.InProgress })
-			if !strings.Contains(s.LastError, what) || strings.Contains(s.LastError, "\n") {
+			if !strings.HasPrefix(s.LastError, "the authority") || !strings.Contains(s.LastError, what) || strings.Contains(s.LastError, "\n") {
 				t.Errorf("%q", s.LastError)
 			}
 		})
