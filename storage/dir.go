@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"iter"
@@ -12,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/dcrouter/dcrouter/internal/folderlock"
 )
 
 // Dir returns a backend that keeps each value in a file of its own below
@@ -66,7 +69,10 @@ func (d *dir) Open(ctx context.Context) error {
 	if err := makeFolders(abs); err != nil {
 		return d.fail(err)
 	}
-	lock, err := lockFolder(filepath.Join(abs, dirLockName))
+	lock, err := folderlock.Lock(filepath.Join(abs, dirLockName))
+	if held := (*folderlock.Held)(nil); errors.As(err, &held) {
+		err = fmt.Errorf("%w: %w", held, ErrInUse)
+	}
 	if err != nil {
 		return d.fail(err)
 	}

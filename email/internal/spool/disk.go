@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"syscall"
+
+	"github.com/dcrouter/dcrouter/internal/folderlock"
 )
 
 // disk is the folder of a log. It is an interface so that tests can let it
@@ -57,7 +59,10 @@ func openDisk(folder string) (*osDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := lockFolder(root, "lock")
+	lock, err := folderlock.Lock(filepath.Join(folder, "lock"))
+	if held := (*folderlock.Held)(nil); errors.As(err, &held) {
+		err = fmt.Errorf("%w: %w", ErrInUse, held)
+	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}

@@ -1,10 +1,9 @@
 //go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
 
-package spool
+package folderlock
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -12,10 +11,11 @@ import (
 	"syscall"
 )
 
-// lockFolder takes the lock file for as long as the result is open. The
-// system drops the lock when the process ends, however it ends.
-func lockFolder(root *os.Root, name string) (io.Closer, error) {
-	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+// Lock takes the lock file for as long as the result is open. The system drops
+// the lock when the process ends, however it ends. The error is a [*Held] if
+// somebody has it.
+func Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,11 @@ func lockFolder(root *os.Root, name string) (io.Closer, error) {
 		holder := make([]byte, 20)
 		n, _ := f.ReadAt(holder, 0) // only to say more
 		_ = f.Close()
-		return nil, fmt.Errorf("%w by process %.20q", ErrInUse, strings.TrimSpace(string(holder[:n])))
+		held := &Held{PID: strings.TrimSpace(string(holder[:n]))}
+		if _, err := strconv.Atoi(held.PID); err != nil {
+			held.PID = "" // whoever wrote that
+		}
+		return nil, held
 	}
 	if err != nil {
 		_ = f.Close()

@@ -1,21 +1,20 @@
 //go:build !(darwin || dragonfly || freebsd || linux || netbsd || openbsd || windows)
 
-package storage
+package folderlock
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 )
 
-// lockFolder creates the lock file. Here a process that is killed leaves it
-// behind, so the error says what to do.
-func lockFolder(name string) (io.Closer, error) {
+// Lock creates the lock file. Here a process that is killed leaves it behind, so
+// the error, a [*Held] if somebody has it, says what to do.
+func Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%w; if none is running, remove the file %s", inUseBy(""), name)
+		return nil, &Held{File: name}
 	}
 	if err != nil {
 		return nil, err
