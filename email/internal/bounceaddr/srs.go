@@ -57,6 +57,10 @@ func (s *SRS) Forward(sender string) (string, error) {
 	local := ""
 	kind, rest := srsKind(a.Local)
 	_, host, opaque, isSRS1 := cutSRS1(rest)
+	if isSRS1 {
+		_, err := original("SRS0"+opaque, host)
+		isSRS1 = err == nil // or else we could not undo it
+	}
 	switch {
 	case kind == 1 && isSRS1:
 		// The address of the first forwarder stays, and we take the place of the one
