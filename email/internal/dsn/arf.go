@@ -88,7 +88,7 @@ func (c *Complaint) readFields(list []field) {
 		case "user-agent":
 			c.UserAgent = f.value
 		case "original-rcpt-to", "removal-recipient":
-			c.Recipients = appendOnce(c.Recipients, cleanAddress("", f.value))
+			c.addRecipient(cleanAddress("", f.value))
 		case "original-mail-from":
 			c.MailFrom = cleanAddress("", f.value)
 		case "original-envelope-id":
@@ -124,13 +124,10 @@ func (c *Complaint) readOriginal(e *evidence) {
 		c.MailFrom = findAddress(h.Get("X-HmXmrOriginalSender"))
 	}
 	if len(c.Recipients) == 0 {
-		// Providers often take the recipient's address out; where they forget a
-		// field, it is theirs to say.
+		// Microsoft adds a field to the original, others leave in what was there.
 		for _, name := range []string{"X-HmXmrOriginalRecipient", "Delivered-To", "X-Original-To", "X-Rcpt-To", "To"} {
 			for _, f := range h.All(name) {
-				if address := findAddress(f.Value()); address != "" && !strings.Contains(strings.ToLower(address), "redacted") {
-					c.Recipients = appendOnce(c.Recipients, address)
-				}
+				c.addRecipient(findAddress(f.Value()))
 			}
 			if len(c.Recipients) > 0 {
 				break
@@ -144,6 +141,14 @@ func (c *Complaint) readOriginal(e *evidence) {
 				break
 			}
 		}
+	}
+}
+
+// addRecipient adds an address that is one, and not what some providers put in its
+// place.
+func (c *Complaint) addRecipient(address string) {
+	if strings.Contains(address, "@") && !strings.Contains(strings.ToLower(address), "redacted") {
+		c.Recipients = appendOnce(c.Recipients, address)
 	}
 }
 

@@ -10,8 +10,11 @@ import (
 // nothing about delivery but that it worked.
 func isAutoReply(e *evidence) bool {
 	h := e.header
-	auto := strings.ToLower(h.Get("Auto-Submitted"))
-	switch word, _, _ := strings.Cut(auto, ";"); strings.TrimSpace(word) {
+	auto := h.Get("Auto-Submitted")
+	if end := strings.IndexAny(auto, ";( "); end >= 0 {
+		auto = auto[:end]
+	}
+	switch strings.ToLower(auto) {
 	case "auto-replied", "auto-reply":
 		return true
 	case "auto-generated": // RFC 3834 section 5: not in answer to a message

@@ -83,6 +83,9 @@ func Classify(f Failure) Class {
 	if said := findStatus(text); said != "" && (status == "" || strings.HasSuffix(status, ".0.0")) {
 		status = said
 	}
+	if f.Code/100 == 2 || f.Code == 0 && strings.HasPrefix(status, "2") {
+		return Class{Severity: Soft, Reason: Unknown} // no failure
+	}
 	reason := cmp.Or(clearReason(text), clearStatus(status), vagueReason(text, status), vagueStatus(status), codeReason(f.Code), Unknown)
 	if isAboutSender(text) && severity(reason, false) == Hard {
 		reason = Policy // it is our address that is no good to them

@@ -116,13 +116,16 @@ func (r *Recipient) readField(f field) {
 		r.Action = parseAction(f.value)
 	case "status":
 		r.Status = findStatus(f.value)
+		if _, comment, ok := strings.Cut(f.value, "("); ok && r.Diagnostic == "" {
+			r.Diagnostic = strings.TrimSuffix(comment, ")") // all that some servers say
+		}
 	case "remote-mta":
 		if _, host := typed(f.value); host != "" {
-			r.RemoteMTA = strings.Fields(host)[0]
+			r.RemoteMTA = strings.TrimRight(strings.Fields(host)[0], ".;,")
 		}
 	case "diagnostic-code":
-		if _, r.Diagnostic = typed(f.value); r.Diagnostic == "" {
-			r.Diagnostic = f.value
+		if _, said := typed(f.value); said != "" {
+			r.Diagnostic = said
 		}
 	case "last-attempt-date":
 		r.LastAttempt = parseDate(f.value)

@@ -1,6 +1,7 @@
 package dsn
 
 import (
+	"cmp"
 	"io"
 	"strings"
 
@@ -63,29 +64,28 @@ func kindOf(list []Recipient, otherwise Kind) Kind {
 }
 
 // complete takes from the text what the fields for machines do not say: some
-// servers put their own words there, and what the other one said into the text.
+// servers put only that it failed there.
 func (n *Notification) complete(e *evidence) {
 	var said []Recipient
 	for i := range n.Recipients {
 		r := &n.Recipients[i]
-		if r.Diagnostic != "" && (r.Action != Failed || len(r.Diagnostic) > 20 || strings.ContainsAny(r.Diagnostic, "45")) {
+		if r.Diagnostic != "" {
 			continue
 		}
 		if said == nil {
-			said = append(textRecipients(e.text), Recipient{})
+			if said = textRecipients(e.text); len(said) == 0 {
+				own, _ := cutOriginal(e.text)
+				said = mentioned(own, e)
+			}
+			said = append(said, Recipient{}) // not nil again
 		}
 		for _, s := range said {
-			same := strings.EqualFold(s.Address, r.Address) || len(n.Recipients) == 1 && len(said) == 2
-			if same && s.Address != "" && s.Diagnostic != "" {
-				if r.Diagnostic != "" {
-					r.Diagnostic += ": "
-				}
-				r.Diagnostic = line(r.Diagnostic+s.Diagnostic, maxDiagnostic)
-				if r.RemoteMTA == "" {
-					r.RemoteMTA = s.RemoteMTA
-				}
-				break
+			if s.Diagnostic == "" || !strings.EqualFold(s.Address, r.Address) && (len(n.Recipients) > 1 || len(said) > 2) {
+				continue
 			}
+			r.Diagnostic = s.Diagnostic
+			r.RemoteMTA = cmp.Or(r.RemoteMTA, s.RemoteMTA)
+			break
 		}
 	}
 }

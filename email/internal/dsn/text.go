@@ -12,10 +12,13 @@ import (
 // nothing but phrases to go by, it has to come from a server's own address.
 func (n *Notification) readText(e *evidence) bool {
 	failed := e.header.Get("X-Failed-Recipients") // Exim's, and those who took it over
-	if failed == "" && !fromServer(e.header) {
-		return false
-	}
 	subject := strings.ToLower(message.DecodeHeader(e.header.Get("Subject")))
+	if failed == "" && !fromServer(e.header) {
+		// The null sender has sent it, and it is no person's vacation program.
+		if e.header.Get("Return-Path") != "<>" || !saysFailure(subject) || isAutoReply(e) {
+			return false
+		}
+	}
 	own, rest := cutOriginal(e.text)
 	lower := strings.ToLower(own)
 	format := textFormat(lower)
@@ -26,7 +29,7 @@ func (n *Notification) readText(e *evidence) bool {
 		// A string cannot fail to be read.
 		e.original, _ = headerOf(strings.NewReader(strings.TrimLeft(rest, "\n ")))
 	}
-	n.Recipients = withoutAddressee(textRecipients(e.text), e.header)
+	n.Recipients = withoutSender(textRecipients(e.text), e)
 	if len(n.Recipients) == 0 {
 		n.Recipients = mentioned(own, e)
 	}
@@ -47,11 +50,11 @@ func (n *Notification) readText(e *evidence) bool {
 	return true
 }
 
-// withoutAddressee leaves out whom the notification is for, unless there is nobody
-// else: some servers begin with whose message it was.
-func withoutAddressee(list []Recipient, h message.Header) []Recipient {
-	to := strings.ToLower(h.Get("To"))
-	isSender := func(r Recipient) bool { return strings.Contains(to, strings.ToLower(r.Address)) }
+// withoutSender leaves out whose message it was, unless there is nobody else: some
+// servers begin with that.
+func withoutSender(list []Recipient, e *evidence) []Recipient {
+	sender := strings.ToLower(e.header.Get("To") + " " + e.original.Get("Return-Path"))
+	isSender := func(r Recipient) bool { return strings.Contains(sender, strings.ToLower(r.Address)) }
 	if slices.ContainsFunc(list, func(r Recipient) bool { return !isSender(r) }) {
 		list = slices.DeleteFunc(list, isSender)
 	}
@@ -81,9 +84,6 @@ func addRecipient(list []Recipient, address string) []Recipient {
 
 // fromServer says whether a message is from a mail server, by its own account.
 func fromServer(h message.Header) bool {
-	if h.Get("Return-Path") == "<>" {
-		return true
-	}
 	from := strings.ToLower(message.DecodeHeader(h.Get("From") + " " + h.Get("Sender")))
 	return containsAny(from, "mailer-daemon", "mailer_daemon", "mailerdaemon", "postmaster", "mail delivery", "delivery subsystem",
 		"system administrator", "mail-daemon", "maildaemon", "mdaemon", "daemon@", "mail administrator", "mail system", "mail server", "microsoft outlook", "postoffice@")
@@ -117,7 +117,7 @@ func textFormat(text string) string {
 func saysFailure(s string) bool {
 	return containsAny(s, "undeliver", "not be delivered", "n't be delivered", "cannot be delivered", "not delivered", "n't delivered", "unable to deliver",
 		"delivery failed", "delivery failure", "failure notice", "returned mail", "delivery has failed", "failed to deliver", "did not reach", "delivery status notification",
-		"mail system error", "non-delivery", "nondeliver", "permanent failure", "permanent error", "permanent fatal", "delivery error", "mail could not be",
+		"mail system error", "mail failure", "non-delivery", "nondeliver", "permanent failure", "permanent error", "permanent fatal", "delivery error", "mail could not be",
 		"message was rejected", "rejected your message", "delivery problem", "could not deliver", "couldn't deliver", "can't deliver", "mail delivery",
 		"could not be sent", "error sending mail", "cannot deliver", "returning message to sender", "user unknown", "bounced", "delivery report")
 }
