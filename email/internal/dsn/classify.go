@@ -86,7 +86,7 @@ func Classify(f Failure) Class {
 	if f.Code/100 == 2 || f.Code == 0 && strings.HasPrefix(status, "2") {
 		return Class{Severity: Soft, Reason: Unknown} // no failure
 	}
-	reason := cmp.Or(clearReason(text), clearStatus(status), vagueReason(text, status), vagueStatus(status), codeReason(f.Code), Unknown)
+	reason := cmp.Or(clearReason(text), clearStatus(status, text), vagueReason(text, status), vagueStatus(status), codeReason(f.Code), Unknown)
 	if isAboutSender(text) && severity(reason, false) == Hard {
 		reason = Policy // it is our address that is no good to them
 	}
@@ -123,7 +123,7 @@ func severity(reason Reason, temporary bool) Severity {
 
 // clearStatus knows the codes of RFC 3463 and its registry (RFC 5248) that
 // servers use for what they mean.
-func clearStatus(status string) Reason {
+func clearStatus(status, text string) Reason {
 	if len(status) < 3 {
 		return ""
 	}
@@ -141,6 +141,9 @@ func clearStatus(status string) Reason {
 	case "2.3", "3.4":
 		return Size
 	case "4.1", "4.2", "4.3":
+		if strings.Contains(text, "recipient address rejected: access denied") {
+			return NoSuchUser // Exchange Online, for whom is not in the directory
+		}
 		return Network
 	case "4.5", "5.3", "7.28":
 		return Rate

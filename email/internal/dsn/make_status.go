@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/emersion/go-message/textproto"
 )
 
 // statusPart writes the fields that machines read (RFC 3464 section 2).
@@ -108,12 +106,27 @@ func (f *fields) time(name string, t time.Time) {
 }
 
 // write writes the group with the empty line that ends it, and empties it.
+// go-message would write the names as "Remote-Mta".
 func (f *fields) write(out *bytes.Buffer) {
-	var h textproto.Header
-	for i := len(f.list) - 1; i >= 0; i-- {
-		h.Add(f.list[i][0], f.list[i][1])
+	for _, nameAndValue := range f.list {
+		// Folded (RFC 5322 section 2.2.3). Values are short enough for a line each
+		// even if they are one word.
+		width := 0
+		for i, word := range append([]string{nameAndValue[0] + ":"}, strings.Fields(nameAndValue[1])...) {
+			switch {
+			case i > 1 && width+1+len(word) > 76:
+				out.WriteString("\r\n ")
+				width = 1
+			case i > 0:
+				out.WriteByte(' ')
+				width++
+			}
+			out.WriteString(word)
+			width += len(word)
+		}
+		out.WriteString("\r\n")
 	}
-	_ = textproto.WriteHeader(out, h) // a buffer and names without a colon: no error
+	out.WriteString("\r\n")
 	f.list = nil
 }
 

@@ -119,8 +119,6 @@ func isUnknownUser(s string) bool {
 		return !containsAny(s, "host not found", "domain not found", "host or domain", "domain name")
 	case containsAny(s, "unknown", "not known") && containsAny(s, "user", "recipient", "mailbox", "local part", "rcpt"):
 		return !containsAny(s, "unknown error", "unknown reason", "unknown host", "unknown domain", "host unknown")
-	case strings.Contains(s, "recipient address rejected: access denied") && containsAny(s, "5.4.1"):
-		return true // Exchange Online, for whom is not in the directory
 	case strings.Contains(s, "requested action not taken: mailbox unavailable"):
 		return true // the text of RFC 5321 for 550, as of Outlook.com and GMX
 	}
