@@ -34,7 +34,7 @@ func Make(r Report) (*Message, error) {
 
 	// Fields are added from the last to the first: go-message puts each in front.
 	var h gomessage.Header
-	h.SetContentType("multipart/report", map[string]string{"report-type": "delivery-status"})
+	h.SetContentType("multipart/report", map[string]string{"report-type": "delivery-status", "boundary": rand.Text()})
 	h.Add("MIME-Version", "1.0")
 	h.Add("Auto-Submitted", "auto-replied") // RFC 3834 section 5
 	if id := original.messageID; id != "" {
