@@ -45,9 +45,9 @@ type Config struct {
 	// for those that come back: to change the secret, put the new one in front,
 	// and drop the old one MaxAge later. Each has 16 bytes at least. Required.
 	Secrets [][]byte
-	// MaxAge is how long an address is good for, rounded up to whole days; the
-	// last day may end up to a day early or late. Default 14 days for VERP, 21 for
-	// SRS.
+	// MaxAge is how long an address is good for, rounded up to whole days, and up
+	// to a day longer: addresses tell the day only. Default 14 days for VERP, 21
+	// for SRS.
 	MaxAge time.Duration
 	// Now is the clock. Nil means [time.Now].
 	Now func() time.Time

@@ -45,7 +45,8 @@ const (
 // Failure is what is known of a delivery that failed. Each of the fields may be
 // missing.
 type Failure struct {
-	// Code is the reply code, as 550.
+	// Code is the reply code, as 550. If it is 0, one in the text counts, with less
+	// trust.
 	Code int
 	// Status is the enhanced status code, as "5.1.1".
 	Status string
@@ -57,7 +58,7 @@ type Failure struct {
 // Failure returns what the notification says about a recipient who was not
 // reached.
 func (r Recipient) Failure() Failure {
-	return Failure{Code: findCode(r.Diagnostic), Status: r.Status, Text: r.Diagnostic}
+	return Failure{Status: r.Status, Text: r.Diagnostic}
 }
 
 // Class is what a failure is taken for.
@@ -74,38 +75,29 @@ type Class struct {
 // is good does more harm than one more message to one that is not.
 func Classify(f Failure) Class {
 	text := normalize(f.Text)
-	if f.Code == 0 {
-		f.Code = findCode(f.Text)
-	}
 	status := findStatus(f.Status)
+	code := cmp.Or(f.Code, findCode(f.Text))
 	// A general code from a program about the delivery says less than the one
 	// that the other server gave.
 	if said := findStatus(text); said != "" && (status == "" || strings.HasSuffix(status, ".0.0")) {
 		status = said
 	}
-	if f.Code/100 == 2 || f.Code == 0 && strings.HasPrefix(status, "2") {
+	// The reply code is what SMTP acts on (RFC 5321 section 4.2.1).
+	temporary := code/100 == 4 || f.Code == 0 && strings.HasPrefix(status, "4")
+	if code/100 == 2 || code == 0 && strings.HasPrefix(status, "2") {
 		return Class{Severity: Soft, Reason: Unknown} // no failure
 	}
-	reason := cmp.Or(clearReason(text), clearStatus(status, text), vagueReason(text, status), vagueStatus(status), codeReason(f.Code), Unknown)
+	reason := cmp.Or(clearReason(text), clearStatus(status, text), vagueReason(text, status), vagueStatus(status), codeReason(code), Unknown)
 	if isAboutSender(text) && severity(reason, false) == Hard {
 		reason = Policy // it is our address that is no good to them
 	}
-	temporary := isTemporary(f.Code, status) || reason == Disabled && strings.Contains(text, "temporar")
+	temporary = temporary || reason == Disabled && strings.Contains(text, "temporar")
 	return Class{Severity: severity(reason, temporary), Reason: reason}
 }
 
 // isAboutSender finds the phase of the dialogue that programs name.
 func isAboutSender(text string) bool {
 	return containsAny(text, "after mail from", "reply to mail from", "response to mail from", "to our mail from", "command: mail from", ">>> mail from")
-}
-
-// isTemporary goes by the reply code, which is what SMTP acts on (RFC 5321
-// section 4.2.1), or without one by the status.
-func isTemporary(code int, status string) bool {
-	if code != 0 {
-		return code/100 == 4
-	}
-	return strings.HasPrefix(status, "4")
 }
 
 func severity(reason Reason, temporary bool) Severity {
@@ -206,8 +198,9 @@ func codeReason(code int) Reason {
 }
 
 // normalize makes a reply comparable: lower case, single spaces, plain
-// apostrophes, no codes at the start of later lines, and nothing of what Cisco's
-// servers call the class of an error ("5.1.0 - Unknown address error 554-'...'").
+// apostrophes, no codes at the start of later lines, no addresses, as people have
+// all kinds of words in theirs, and nothing of what Cisco's servers call the class
+// of an error ("5.1.0 - Unknown address error 554-'...'").
 func normalize(s string) string {
 	s = strings.ToLower(line(s, 2000))
 	if code, rest, ok := strings.Cut(s, " - "); ok && len(code) > 4 && findStatus(code) == code {
@@ -217,6 +210,12 @@ func normalize(s string) string {
 	words := strings.Fields(s)
 	kept := words[:0]
 	for _, w := range words {
+		if strings.Contains(w, "@") {
+			before, _, _ := strings.Cut(w, "<") // as of MAIL FROM:<a@b.example>
+			if w = "<address>"; !strings.Contains(before, "@") {
+				w = before + w
+			}
+		}
 		// 550-5.7.1 between the lines of one reply
 		if len(w) > 4 && w[3] == '-' && findCode(w) != 0 {
 			if w = w[4:]; findStatus(w) == w {

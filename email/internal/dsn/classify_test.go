@@ -40,6 +40,10 @@ func TestClassify(t *testing.T) {
 		{Failure{0, "5.4.7", "delivery time expired"}, Class{Soft, Expired}},
 		{Failure{550, "5.7.10", "TLS required"}, Class{Soft, Protocol}},
 		{Failure{0, "5.1.0", "5.1.0 - Unknown address error 554-'5.7.1 rejected for policy reasons'"}, Class{Block, Policy}},
+		// Whatever an address is made of.
+		{Failure{550, "5.1.1", "<spam-trap@rbl.example>: user unknown"}, Class{Hard, NoSuchUser}},
+		{Failure{550, "", "Unable to deliver to over-quota@your-domain.example"}, Class{Soft, Unknown}},
+		{Failure{550, "", "bob@example.net does not exist"}, Class{Hard, NoSuchUser}},
 		// Programs tell in which phase that was.
 		{Failure{550, "", "SMTP error from remote mail server after MAIL FROM:<a@b.example>: 550 user unknown"}, Class{Block, Policy}},
 		{Failure{552, "", "SMTP error from remote mail server after MAIL FROM:<a@b.example> SIZE=9: 552 message too large"}, Class{Soft, Size}},

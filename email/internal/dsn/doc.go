@@ -90,8 +90,9 @@ type Report struct {
 	Recipients []Recipient
 	// Original is the original message, or its header section. It may be nil.
 	Original *io.SectionReader
-	// Full returns all of the original (RET=FULL), if it is not larger than 100
-	// KiB; otherwise its header goes back, 64 KiB of it at most.
+	// Full returns all of the original (RET=FULL) with a failure, if it is not
+	// larger than 100 KiB and its lines are fit for SMTP; otherwise its header goes
+	// back, 64 KiB of it at most.
 	Full bool
 	// UTF8 writes message/global-* (RFC 6533) where there is something beyond
 	// ASCII. It is for senders who take such mail: those of SMTPUTF8 messages.

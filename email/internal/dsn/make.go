@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,8 @@ func Make(r Report) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	original, err := readOriginal(r.Original, r.Full, r.UTF8)
+	// All of the message only where it did not arrive (RFC 3461 section 4.3).
+	original, err := readOriginal(r.Original, r.Full && r.worst() == Failed, r.UTF8)
 	if err != nil {
 		return nil, fmt.Errorf("dsn: reading the original message: %w", err)
 	}
@@ -116,14 +118,12 @@ func (r *Report) messageID() string {
 
 // worst is the action that the notification as a whole is about.
 func (r *Report) worst() Action {
-	worst := Expanded
-	rank := func(a Action) int { return strings.Index("failed delayed relayed delivered expanded", string(a)) }
-	for _, rcpt := range r.Recipients {
-		if rank(rcpt.Action) < rank(worst) {
-			worst = rcpt.Action
+	for _, action := range []Action{Failed, Delayed, Relayed, Delivered} {
+		if slices.ContainsFunc(r.Recipients, func(rcpt Recipient) bool { return rcpt.Action == action }) {
+			return action
 		}
 	}
-	return worst
+	return Expanded
 }
 
 func (r *Report) subject() string {

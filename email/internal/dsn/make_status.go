@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -170,14 +171,13 @@ func decodeUTF8Address(s string) string {
 			return b.String()
 		}
 		hex, after, closed := strings.Cut(rest, "}")
-		var c rune
-		n, _ := fmt.Sscanf(hex, "%X", &c)
-		if !closed || n != 1 || len(hex) > 6 || c <= ' ' || !utf8.ValidRune(c) {
+		c, err := strconv.ParseUint(hex, 16, 21)
+		if !closed || err != nil || c <= ' ' || !utf8.ValidRune(rune(c)) {
 			b.WriteString(`\x{`)
 			s = rest
 			continue
 		}
-		b.WriteRune(c)
+		b.WriteRune(rune(c))
 		s = after
 	}
 }

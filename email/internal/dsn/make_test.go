@@ -125,7 +125,7 @@ func TestMake(t *testing.T) {
 
 func TestMakeActions(t *testing.T) {
 	r := testReport()
-	r.Original = nil
+	r.Full = true
 	for action, want := range map[Action]struct {
 		kind                  Kind
 		status, subject, text string
@@ -141,7 +141,7 @@ func TestMakeActions(t *testing.T) {
 		checkLines(t, m.Content)
 		h, parts := readParts(t, m.Content)
 		n := parse(t, m.Content)
-		if n.Kind != want.kind || n.Recipients[0].Action != action || n.Recipients[0].Status != want.status || !strings.Contains(h.Get("Subject"), want.subject) || !strings.Contains(parts[0].content, want.text) || len(parts) != 2 {
+		if n.Kind != want.kind || n.Recipients[0].Action != action || n.Recipients[0].Status != want.status || !strings.Contains(h.Get("Subject"), want.subject) || !strings.Contains(parts[0].content, want.text) || len(parts) != 3 || strings.HasPrefix(parts[2].mediaType, "message/") != (action == Failed) {
 			t.Errorf("%s: %+v\n%s", action, n, m.Content)
 		}
 		if n.Recipients[0].RetryUntil.IsZero() != (action != Delayed) || strings.Contains(parts[0].content, "Mon, 02 Feb 2026") != (action == Delayed) {

@@ -85,8 +85,10 @@ func addRecipient(list []Recipient, address string) []Recipient {
 // fromServer says whether a message is from a mail server, by its own account.
 func fromServer(h message.Header) bool {
 	from := strings.ToLower(message.DecodeHeader(h.Get("From") + " " + h.Get("Sender")))
-	return containsAny(from, "mailer-daemon", "mailer_daemon", "mailerdaemon", "postmaster", "mail delivery", "delivery subsystem",
-		"system administrator", "mail-daemon", "maildaemon", "mdaemon", "daemon@", "mail administrator", "mail system", "mail server", "microsoft outlook", "postoffice@")
+	return containsAny(from,
+		"mailer-daemon", "mailer_daemon", "mailerdaemon", "postmaster", "mail delivery", "delivery subsystem",
+		"system administrator", "mail-daemon", "maildaemon", "mdaemon", "daemon@", "mail administrator", "mail system",
+		"mail server", "microsoft outlook", "postoffice@")
 }
 
 // textFormat recognizes programs by what they always say. The text is in lower
@@ -101,7 +103,9 @@ func textFormat(text string) string {
 		return "yahoo"
 	case containsAny(text, "this is the mail system at host", "this is the postfix program at"):
 		return "postfix"
-	case containsAny(text, "delivery to the following recipient failed permanently", "delivery to the following recipients failed permanently", "google tried to deliver"):
+	case containsAny(text,
+		"delivery to the following recipient failed permanently", "delivery to the following recipients failed permanently",
+		"google tried to deliver"):
 		return "gmail"
 	case containsAny(text, "did not reach the following recipient", "diagnostic information for administrators"):
 		return "exchange"
@@ -115,17 +119,23 @@ func textFormat(text string) string {
 
 // saysFailure and saysDelay look for what servers write, in lower case.
 func saysFailure(s string) bool {
-	return containsAny(s, "undeliver", "not be delivered", "n't be delivered", "cannot be delivered", "not delivered", "n't delivered", "unable to deliver",
-		"delivery failed", "delivery failure", "failure notice", "returned mail", "delivery has failed", "failed to deliver", "did not reach", "delivery status notification",
-		"mail system error", "mail failure", "non-delivery", "nondeliver", "permanent failure", "permanent error", "permanent fatal", "delivery error", "mail could not be",
-		"message was rejected", "rejected your message", "delivery problem", "could not deliver", "couldn't deliver", "can't deliver", "mail delivery",
-		"could not be sent", "error sending mail", "cannot deliver", "returning message to sender", "user unknown", "bounced", "delivery report")
+	return containsAny(s,
+		"undeliver", "not be delivered", "n't be delivered", "not delivered", "n't delivered", "unable to deliver",
+		"delivery failed", "delivery failure", "failure notice", "returned mail", "delivery has failed", "failed to deliver",
+		"did not reach", "delivery status notification", "mail system error", "mail failure", "non-delivery", "nondeliver",
+		"permanent failure", "permanent error", "permanent fatal", "delivery error", "mail could not be",
+		"message was rejected", "rejected your message", "delivery problem", "could not deliver", "couldn't deliver",
+		"can't deliver", "mail delivery", "could not be sent", "error sending mail", "cannot deliver",
+		"returning message to sender", "user unknown", "bounced", "delivery report")
 }
 
 func saysDelay(s string) bool {
-	return containsAny(s, "a warning message only", "this is a warning only", "not yet been delivered", "message delayed", "delivery is delayed", "delivery delayed",
-		"has been delayed", "not need to resend", "not have to resend", "no action is required on your part", "will be retried", "will continue to try", "notification (delay)",
-		"will continue trying", "will keep trying", "warning: could not send", "keep trying until", "delayed mail", "delivery will be attempted again")
+	return containsAny(s,
+		"a warning message only", "this is a warning only", "not yet been delivered", "message delayed", "delivery is delayed",
+		"delivery delayed", "has been delayed", "not need to resend", "not have to resend",
+		"no action is required on your part", "will be retried", "will continue to try", "notification (delay)",
+		"will continue trying", "will keep trying", "warning: could not send", "keep trying until", "delayed mail",
+		"delivery will be attempted again")
 }
 
 func containsAny(s string, phrases ...string) bool {
@@ -146,8 +156,12 @@ func cutOriginal(text string) (own, original string) {
 		switch {
 		case strings.HasPrefix(t, "received: ") && at > 0, strings.HasPrefix(t, "return-path: "):
 			return text[:at], text[at:]
-		case strings.HasPrefix(t, "--") && containsAny(t, "original", "returned message", "unsent message", "copy of", "message follows", "headers follow", "header follow", "body of the message", "enclosed", "message header"),
-			containsAny(t, "message header follows", "message headers follow", "original message headers:", "original message follows", "start of message", "headers of the original message", "content of the original message"):
+		case strings.HasPrefix(t, "--") && containsAny(t,
+			"original", "returned message", "unsent message", "copy of", "message follows", "headers follow", "header follow",
+			"body of the message", "enclosed", "message header"),
+			containsAny(t,
+				"message header follows", "message headers follow", "original message headers:", "original message follows",
+				"start of message", "headers of the original message", "content of the original message"):
 			return text[:at], text[next:]
 		}
 		at = next
@@ -188,13 +202,13 @@ func textRecipients(text string) []Recipient {
 			said[at] = append(said[at], l)
 		}
 	}
-	for i := range list {
-		lines := said[i]
-		if i+1 < len(list) && len(strings.Join(lines, "")) == 0 {
-			lines = said[len(list)-1] // several with the same reason below them
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].explain(said[i]); list[i].Diagnostic != "" {
+			continue
 		}
-		list[i].explain(lines)
-		if list[i].Diagnostic == "" && !strings.HasSuffix(before, ":") {
+		if i+1 < len(list) { // several with the same reason below them
+			list[i].Diagnostic, list[i].Status, list[i].RemoteMTA = list[i+1].Diagnostic, list[i+1].Status, list[i+1].RemoteMTA
+		} else if !strings.HasSuffix(before, ":") {
 			list[i].explain([]string{before}) // Domino: the reason stands first
 		}
 	}
@@ -258,8 +272,10 @@ func mentioned(own string, e *evidence) []Recipient {
 		}
 		list = addRecipient(list, address)
 	}
+	var r Recipient
+	r.explain(lines)
 	for i := range list {
-		list[i].explain(lines)
+		list[i].Diagnostic, list[i].Status, list[i].RemoteMTA = r.Diagnostic, r.Status, r.RemoteMTA
 	}
 	return list
 }
