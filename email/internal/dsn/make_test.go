@@ -175,6 +175,7 @@ func TestMakeOriginal(t *testing.T) {
 		{"UTF-8 message", raw + "\r\nHi\r\n", true, true, "message/global", "8bit", raw + "\r\nHi\r\n", true},
 		{"Latin-1 header", "Subject: Gr\xfc\xdfe\r\n\r\n", true, true, "text/rfc822-headers", "quoted-printable", "Subject: Gr=FC=DFe\r\n", false},
 		{"header with LF", "Subject: a\nX: b\n c\n\nHi\n", true, false, "text/rfc822-headers", "7bit", "Subject: a\r\nX: b\r\n c\r\n", false},
+		{"folded to nothing", "Subject: a\r\n \r\nX: b\r\n\r\nHi\r\n", false, false, "text/rfc822-headers", "7bit", "Subject: a\r\nX: b\r\n", false},
 		{"header alone", "Subject: a\r\n", true, false, "message/rfc822", "7bit", "Subject: a\r\n", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -94,6 +94,11 @@ func TestParse(t *testing.T) {
 			"bob@example.net failed 5.1.1 hard no-such-user",
 			"carol@example.net failed 5.7.1 block spam",
 		}},
+		{"action-first", "rfc3464", Bounce, "", []string{
+			"bob@example.net failed 5.0.0 soft unknown",
+			"carol@example.net delivered 2.0.0",
+			"dave@example.net delayed soft unknown",
+		}},
 		{"x400", "rfc3464", Bounce, "", []string{"bob@example.net failed 5.1.1 hard no-such-user"}},
 		{"utf8", "rfc3464", Bounce, "lunch-15@example.com", []string{"zoë@example.net failed 5.7.26 block auth"}},
 		{"delivered", "rfc3464", Success, "lunch-16@example.com", []string{"bob@example.net delivered 2.1.5", "list@example.net expanded 2.0.0"}},
