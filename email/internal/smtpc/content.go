@@ -16,19 +16,28 @@ var ErrBareNewline = errors.New("the content has a bare CR or LF, which SMTP can
 // sendContent sends the content and the final dot. Until the last byte of that
 // is with the kernel the server cannot have the message.
 func (c *Conn) sendContent(ctx context.Context, content io.Reader) error {
+	if c.block == nil {
+		c.block = make([]byte, 32<<10)
+	}
 	source := &sourceReader{r: content}
-	out := bufio.NewWriterSize(&blockWriter{c, ctx}, 32<<10)
-	dots := &dotWriter{w: out, lineStart: true}
-	_, err := io.CopyBuffer(dots, source, make([]byte, 32<<10))
+	dots := &dotWriter{w: c.w, lineStart: true}
+	_, err := io.CopyBuffer(&blockWriter{c, ctx, dots}, source, c.block)
 	if err == nil {
 		err = dots.end()
 	}
 	if err == nil {
-		err = out.Flush()
+		c.setDeadline(ctx, c.cfg.Timeouts.Block)
+		err = c.w.Flush()
 	}
+	if err != nil {
+		return c.contentError(ctx, source, err)
+	}
+	return nil
+}
+
+// contentError says what it means that the content did not get to its end.
+func (c *Conn) contentError(ctx context.Context, source *sourceReader, err error) error {
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, ErrBareNewline):
 		return c.lose(&Error{Phase: PhaseContent, Status: Permanent, Reply: Reply{Code: 550, Enhanced: "5.6.0"}, Err: err})
 	case source.err != nil || ctx.Err() != nil:
@@ -61,11 +70,12 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 type blockWriter struct {
 	c   *Conn
 	ctx context.Context
+	w   io.Writer
 }
 
 func (b *blockWriter) Write(p []byte) (int, error) {
 	b.c.setDeadline(b.ctx, b.c.cfg.Timeouts.Block)
-	return b.c.conn.Write(p)
+	return b.w.Write(p)
 }
 
 // dotWriter doubles dots at the beginning of lines (RFC 5321 section 4.5.2).

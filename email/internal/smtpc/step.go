@@ -148,5 +148,8 @@ func (c *Conn) finish(ctx context.Context, content io.Reader) ([]Reply, error) {
 		}
 	}
 	c.started, c.accepted = false, 0
+	if c.r.Buffered() > 0 { // more than was asked for: what comes next would be taken for other answers
+		c.lost = true
+	}
 	return replies, nil
 }
