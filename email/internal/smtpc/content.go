@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -12,6 +13,10 @@ import (
 // ErrBareNewline says that the content has a CR without LF or an LF without CR.
 // It was not sent to its end.
 var ErrBareNewline = errors.New("the content has a bare CR or LF, which SMTP cannot carry")
+
+// ErrUnreadable says that the content could not be read to its end; why comes along
+// with it. The server is not to blame.
+var ErrUnreadable = errors.New("the content cannot be read")
 
 // sendContent sends the content and the final dot. Until the last byte of that
 // is with the kernel the server cannot have the message.
@@ -40,7 +45,9 @@ func (c *Conn) contentError(ctx context.Context, source *sourceReader, err error
 	switch {
 	case errors.Is(err, ErrBareNewline):
 		return c.lose(&Error{Phase: PhaseContent, Status: Permanent, Reply: Reply{Code: 550, Enhanced: "5.6.0"}, Err: err})
-	case source.err != nil || ctx.Err() != nil:
+	case source.err != nil:
+		return c.lose(temporary(PhaseContent, fmt.Errorf("%w: %w", ErrUnreadable, err)))
+	case ctx.Err() != nil:
 		return c.lose(temporary(PhaseContent, err))
 	}
 	// A server that has enough says why and closes.
