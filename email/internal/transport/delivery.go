@@ -83,6 +83,9 @@ func (d *delivery) try(ctx, connecting context.Context, t *target) (more bool) {
 			continue
 		}
 		more = d.settle(ctx, a, batch, result.Recipients, e)
+		if refusedContent(result.Recipients) {
+			c.limit = 0
+		}
 		if e != nil || len(d.open) > 0 && (!c.Usable() || c.served >= c.limit) {
 			d.client.pool.put(t.key, c)
 			c = nil
@@ -214,6 +217,20 @@ func lastAccepted(results []smtpc.RcptResult) int {
 		}
 	}
 	return -1
+}
+
+// refusedContent says that nobody got the message for what is in it. A host may say
+// so before the end of the content and once more after it, which would be taken for
+// the answer to the next message. So that goes over another connection.
+func refusedContent(results []smtpc.RcptResult) bool {
+	refused := false
+	for _, r := range results {
+		if r.Status == smtpc.Delivered {
+			return false
+		}
+		refused = refused || r.Phase == smtpc.PhaseEnd
+	}
+	return refused
 }
 
 // tooMany says that a recipient may be one too many for the transaction rather than

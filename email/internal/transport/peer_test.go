@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,8 @@ type server struct {
 	mu    sync.Mutex
 	taken []string // their recipients
 	conns int
+	quits int
+	open  map[net.Conn]bool
 }
 
 // peer is one connection.
@@ -57,7 +60,7 @@ func start(t testing.TB, s *server) *server {
 	}
 	s.addr = ln.Addr().String()
 	var group sync.WaitGroup
-	open := map[net.Conn]bool{}
+	s.open = map[net.Conn]bool{}
 	group.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -68,7 +71,7 @@ func start(t testing.TB, s *server) *server {
 			s.mu.Lock()
 			s.conns++
 			p := &peer{server: s, Conn: c, n: s.conns, r: bufio.NewReader(c)}
-			open[c] = true
+			s.open[c] = true
 			s.mu.Unlock()
 			group.Go(func() {
 				defer c.Close()
@@ -78,14 +81,33 @@ func start(t testing.TB, s *server) *server {
 	})
 	t.Cleanup(func() {
 		ln.Close()
-		s.mu.Lock()
-		for c := range open {
-			c.Close()
-		}
-		s.mu.Unlock()
+		s.hangUp()
 		group.Wait()
 	})
 	return s
+}
+
+// connections is how many there were.
+func (s *server) connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns
+}
+
+// messages lists the recipients of what was taken.
+func (s *server) messages() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.taken)
+}
+
+// hangUp closes all connections.
+func (s *server) hangUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		c.Close()
+	}
 }
 
 // say sends lines.
@@ -132,7 +154,7 @@ func (p *peer) serve() {
 			}
 			ok = p.answer(smtpc.PhaseHello, lines...)
 		case "STARTTLS":
-			if ok = p.answer(smtpc.PhaseTLS, "220 go on"); ok && p.cert != nil {
+			if ok = p.answer(smtpc.PhaseTLS, "220 go on"); ok && p.said[0] == '2' {
 				c := tls.Server(p.Conn, &tls.Config{Certificates: []tls.Certificate{*p.cert}})
 				if c.Handshake() != nil {
 					return
@@ -161,6 +183,9 @@ func (p *peer) serve() {
 			}
 			began, p.to = false, nil
 		case "QUIT":
+			p.mu.Lock()
+			p.quits++
+			p.mu.Unlock()
 			p.say("221 2.0.0 bye")
 			return
 		default: // RSET, NOOP
