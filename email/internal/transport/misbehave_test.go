@@ -64,7 +64,7 @@ func TestMisbehaviour(t *testing.T) {
 				continue // replies before the end: TestEarlyReply
 			}
 			for _, extension := range []string{"PIPELINING", "SIZE"} {
-				if w.slow {
+				if w.slow || phase == smtpc.PhaseContent {
 					slow.Go(func() { misbehave(t, phase, w, extension) })
 				} else {
 					misbehave(t, phase, w, extension)
