@@ -63,6 +63,10 @@ type Config struct {
 	// AllowPlaintextAuth lets Auth be used without TLS.
 	AllowPlaintextAuth bool
 
+	// Chunking sends content in chunks (BDAT, RFC 3030) where the server offers
+	// that. It makes for less work, but some servers offer it and do it wrong.
+	Chunking bool
+
 	// Timeouts bounds each phase.
 	Timeouts Timeouts
 }
@@ -87,7 +91,7 @@ type Timeouts struct {
 	Command  time.Duration // for the reply to a command without a field of its own; default 5m
 	Mail     time.Duration // for the reply to MAIL; default 5m
 	Rcpt     time.Duration // for the reply to RCPT; default 5m
-	Data     time.Duration // for the reply to DATA; default 2m
+	Data     time.Duration // for the reply to DATA, or to a chunk but the last; default 2m
 	Block    time.Duration // for a part of the content to be taken; default 3m
 	End      time.Duration // for the reply to the end of the content; default 10m
 	Quit     time.Duration // for the reply to QUIT; default 5s

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -22,6 +24,9 @@ type Conn struct {
 	greeting   Reply
 	extensions map[string]string // upper-case keyword: parameters
 	tls        *TLSState
+	tlsFailure error
+
+	block []byte // a part of the content on its way, kept for the next message
 
 	started  bool // a transaction was begun, so that RSET comes before the next
 	accepted int  // recipients of this transaction
@@ -41,8 +46,46 @@ func (c *Conn) Greeting() Reply { return c.greeting }
 // TLS describes the connection's TLS; nil means that there is none.
 func (c *Conn) TLS() *TLSState { return c.tls }
 
+// TLSFailure returns the failure of a handshake that [Opportunistic] has got over
+// by connecting once more and doing without TLS. It is nil if there was none.
+func (c *Conn) TLSFailure() error { return c.tlsFailure }
+
+// RemoteAddr returns the server's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.raw.RemoteAddr() }
+
+// LocalAddr returns the address that was connected from.
+func (c *Conn) LocalAddr() net.Addr { return c.raw.LocalAddr() }
+
+// Limits are a server's, of RFC 9422; 0 means that it announces none.
+type Limits struct {
+	// MailMax is how many transactions a connection may have.
+	MailMax int
+	// RcptMax is how many recipients a transaction may have.
+	RcptMax int
+}
+
+// Limits returns what the server announces.
+func (c *Conn) Limits() Limits {
+	var l Limits
+	params, _ := c.Extension("LIMITS")
+	for word := range strings.FieldsSeq(params) {
+		name, value, _ := strings.Cut(word, "=")
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1 || len(value) > 6 { // RFC 9422 section 4.1
+			continue
+		}
+		switch strings.ToUpper(name) {
+		case "MAILMAX":
+			l.MailMax = n
+		case "RCPTMAX":
+			l.RcptMax = n
+		}
+	}
+	return l
+}
+
 // Usable says whether another message can be sent. It does not find out whether
-// the server has closed the connection meanwhile: [Conn.Noop] does.
+// the server has closed the connection meanwhile: [Conn.Noop] and [Conn.Idle] do.
 func (c *Conn) Usable() bool { return !c.lost }
 
 // Reset gives up a transaction (RSET).
@@ -56,6 +99,32 @@ func (c *Conn) Reset(ctx context.Context) error {
 
 // Noop asks for a sign of life (NOOP).
 func (c *Conn) Noop(ctx context.Context) error { return c.simple(ctx, "NOOP") }
+
+// Idle waits until ctx ends, and then returns nil. If before that the server
+// closes the connection or says something, which it has no reason to but to take
+// leave, the connection is lost, and the error says so.
+func (c *Conn) Idle(ctx context.Context) error {
+	if c.lost {
+		return temporary(PhaseOther, net.ErrClosed)
+	}
+	c.raw.SetDeadline(time.Time{})
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		c.raw.SetDeadline(time.Unix(1, 0))
+		close(interrupted)
+	})
+	_, err := c.r.Peek(1)
+	if !stop() {
+		<-interrupted
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = errUnasked
+	}
+	return c.lose(temporary(PhaseOther, err))
+}
 
 // Quit takes leave (QUIT) and closes the connection. A connection that is lost
 // is just closed. The error is of no consequence for messages sent before.

@@ -15,7 +15,7 @@ import (
 func stuff(content io.Reader) (string, error) {
 	var out bytes.Buffer
 	w := bufio.NewWriter(&out)
-	d := &dotWriter{w: w, lineStart: true}
+	d := &dotWriter{w: w, lines: newlines{lineStart: true}}
 	_, err := io.Copy(struct{ io.Writer }{d}, struct{ io.Reader }{content})
 	if err == nil {
 		err = d.end()

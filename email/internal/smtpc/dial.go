@@ -18,9 +18,12 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	c, err := open(ctx, cfg)
-	if errors.Is(err, errHandshake) && cfg.TLS == Opportunistic && ctx.Err() == nil {
+	if errors.Is(err, ErrHandshake) && cfg.TLS == Opportunistic && ctx.Err() == nil {
+		failure := err
 		cfg.TLS = NoTLS
-		c, err = open(ctx, cfg)
+		if c, err = open(ctx, cfg); err == nil {
+			c.tlsFailure = failure
+		}
 	}
 	return c, err
 }

@@ -23,7 +23,7 @@
 // # Standards
 //
 // RFC 5321 (SMTP), 2033 (LMTP), 1870 (SIZE), 2034 (enhanced status codes), 2920
-// (pipelining), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152 (8BITMIME), 6531
-// (SMTPUTF8), 7435 (opportunistic TLS), 7677 (SCRAM-SHA-256), 8314 (implicit
-// TLS), 8689 (REQUIRETLS).
+// (pipelining), 3030 (BDAT), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 6152
+// (8BITMIME), 6531 (SMTPUTF8), 7435 (opportunistic TLS), 7677 (SCRAM-SHA-256), 8314
+// (implicit TLS), 8689 (REQUIRETLS), 9422 (LIMITS).
 package smtpc

@@ -71,7 +71,7 @@ func (c *Conn) mailCommand(env Envelope) (string, *Error) {
 		b.WriteString(" SMTPUTF8")
 	}
 	if env.RequireTLS {
-		if c.tls == nil || !c.tls.Verified {
+		if !c.tls.authentic() {
 			return "", lacking(PhaseMail, 550, "5.7.10", "the next server has no TLS with a valid certificate, which the message requires")
 		}
 		if _, ok := c.Extension("REQUIRETLS"); !ok {

@@ -81,6 +81,10 @@ func (e *Error) Error() string {
 // Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
+// ErrNotAsked says that it was the client that refused to go on, for what this
+// server cannot do. Another server for the same mail may be able to.
+var ErrNotAsked = errors.New("not asked of the server")
+
 // refused is the error for a reply that is no success.
 func refused(phase Phase, r Reply) *Error {
 	status := r.status()
@@ -93,7 +97,7 @@ func refused(phase Phase, r Reply) *Error {
 // lacking is the error for what the server would have to be able to do.
 func lacking(phase Phase, code int, enhanced, text string) *Error {
 	r := Reply{Code: code, Enhanced: enhanced, Lines: []string{text}}
-	return &Error{Phase: phase, Status: r.status(), Reply: r, Err: errors.New("not asked of the server")}
+	return &Error{Phase: phase, Status: r.status(), Reply: r, Err: ErrNotAsked}
 }
 
 // temporary is the error for a dialogue that broke off.

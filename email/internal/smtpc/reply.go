@@ -22,6 +22,7 @@ var (
 	errReplyTooLong   = errors.New("the server's reply is too long")
 	errReplyMalformed = errors.New("the server's reply is malformed")
 	errClosed         = errors.New("the server closed the connection")
+	errUnasked        = errors.New("the server spoke without being asked")
 )
 
 // Reply is a server's answer (RFC 5321 section 4.2). Its text is what a

@@ -53,6 +53,8 @@ type transaction struct {
 	// accepted has the index of each recipient that the server will take mail
 	// for.
 	accepted []int
+	// data says that DATA is among the commands.
+	data bool
 }
 
 func (t *transaction) decide(i int, e *Error) {
@@ -87,13 +89,15 @@ func (t *transaction) run(ctx context.Context, env Envelope, content io.Reader) 
 	case len(t.accepted) == 0:
 		return t.sendNothing(ctx)
 	}
-	if err := t.c.mayContinue(data); err != nil {
-		var e *Error
-		if errors.As(err, &e) && !t.c.lost {
-			t.decideRest(e)
-			return nil
+	if t.data {
+		if err := t.c.mayContinue(data); err != nil {
+			var e *Error
+			if errors.As(err, &e) && !t.c.lost {
+				t.decideRest(e)
+				return nil
+			}
+			return err
 		}
-		return err
 	}
 	t.c.accepted = len(t.accepted)
 	replies, err := t.c.finish(ctx, content)
@@ -112,7 +116,7 @@ func (t *transaction) end(i int, reply Reply) {
 	t.decide(i, &Error{Phase: PhaseEnd, Status: reply.status(), Reply: reply})
 }
 
-// commands writes all commands up to DATA. Recipients that can't be asked about
+// commands writes all commands up to the content. Recipients that can't be asked about
 // are decided.
 func (t *transaction) commands(env Envelope) ([]string, error) {
 	mail, refusal := t.c.mailCommand(env)
@@ -132,7 +136,10 @@ func (t *transaction) commands(env Envelope) ([]string, error) {
 	if len(t.asked) == 0 {
 		return nil, &Error{Phase: PhaseRcpt, Status: Permanent, Err: errors.New("there is no recipient that could be asked about")}
 	}
-	return append(commands, "DATA"), nil
+	if t.data = !t.c.chunking(); t.data {
+		commands = append(commands, "DATA")
+	}
+	return commands, nil
 }
 
 // exchange sends the commands and reads the replies. It returns the one to
@@ -140,8 +147,7 @@ func (t *transaction) commands(env Envelope) ([]string, error) {
 func (t *transaction) exchange(ctx context.Context, commands []string) (data Reply, err error) {
 	var mail *Error // MAIL's refusal
 	for at := 0; at < len(commands); {
-		isLast := at == len(commands)-1
-		if mail != nil || isLast && len(t.accepted) == 0 {
+		if mail != nil || t.phase(commands, at) == PhaseData && len(t.accepted) == 0 {
 			break
 		}
 		n := t.c.batch(commands[at:])
@@ -175,10 +181,10 @@ func (t *transaction) exchange(ctx context.Context, commands []string) (data Rep
 }
 
 func (t *transaction) phase(commands []string, i int) Phase {
-	switch i {
-	case 0:
+	switch {
+	case i == 0:
 		return PhaseMail
-	case len(commands) - 1:
+	case t.data && i == len(commands)-1:
 		return PhaseData
 	default:
 		return PhaseRcpt

@@ -22,7 +22,7 @@ import (
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		testenv.Lacks(t, "Postfix and Dovecot can be started by root only")
+		testenv.Lacks(t, "mail servers can be started by root only")
 	}
 }
 
@@ -289,6 +289,7 @@ func TestPostfix(t *testing.T) {
 		"opportunistic": func(cfg *Config) {},
 		"starttls":      func(cfg *Config) { cfg.TLS = StartTLS },
 		"implicit":      func(cfg *Config) { cfg.Address, cfg.TLS = p.smtps, ImplicitTLS },
+		"chunks":        func(cfg *Config) { cfg.Chunking = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := base

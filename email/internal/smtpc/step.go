@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -47,7 +48,7 @@ func (c *Conn) Rcpt(ctx context.Context, to Rcpt, utf8 bool) (Reply, error) {
 	return reply, err
 }
 
-// Data sends the content and ends the transaction (DATA). With SMTP there is
+// Data sends the content and ends the transaction (DATA, or BDAT). With SMTP there is
 // one reply, with LMTP one for each recipient that was accepted, in their order.
 //
 // The error is nil if the server has answered for all; what it answered may
@@ -60,13 +61,16 @@ func (c *Conn) Data(ctx context.Context, content io.Reader) ([]Reply, error) {
 		if c.accepted == 0 {
 			return &Error{Phase: PhaseData, Status: Permanent, Reply: Reply{Code: 503, Enhanced: "5.5.1"}, Err: errors.New("there is no recipient")}
 		}
-		reply, err := c.command(ctx, PhaseData, c.cfg.Timeouts.Data, "DATA")
-		if err != nil {
-			return err
+		if !c.chunking() {
+			reply, err := c.command(ctx, PhaseData, c.cfg.Timeouts.Data, "DATA")
+			if err != nil {
+				return err
+			}
+			if err := c.mayContinue(reply); err != nil {
+				return err
+			}
 		}
-		if err := c.mayContinue(reply); err != nil {
-			return err
-		}
+		var err error
 		replies, err = c.finish(ctx, content)
 		return err
 	})
@@ -124,12 +128,20 @@ func (c *Conn) mayContinue(reply Reply) error {
 // finish sends the content and reads what is said to it. From the final dot on,
 // what is not answered is unknown.
 func (c *Conn) finish(ctx context.Context, content io.Reader) ([]Reply, error) {
-	if err := c.sendContent(ctx, content); err != nil {
-		return nil, err
-	}
 	want := 1
 	if c.cfg.LMTP {
 		want = c.accepted
+	}
+	if c.chunking() {
+		refusal, err := c.sendChunks(ctx, content)
+		if err != nil {
+			return nil, err
+		}
+		if refusal.Code != 0 {
+			return slices.Repeat([]Reply{refusal}, want), nil
+		}
+	} else if err := c.sendContent(ctx, content); err != nil {
+		return nil, err
 	}
 	replies := make([]Reply, 0, want)
 	for range want {
@@ -148,5 +160,8 @@ func (c *Conn) finish(ctx context.Context, content io.Reader) ([]Reply, error) {
 		}
 	}
 	c.started, c.accepted = false, 0
+	if c.r.Buffered() > 0 { // more than was asked for: what comes next would be taken for other answers
+		c.lost = true
+	}
 	return replies, nil
 }

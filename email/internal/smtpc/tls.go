@@ -9,8 +9,13 @@ import (
 	"time"
 )
 
-// errHandshake marks what opportunistic TLS gets over by doing without.
-var errHandshake = errors.New("the TLS handshake failed")
+// ErrHandshake says that a TLS handshake failed; the cause comes along with it.
+// Opportunistic TLS gets over that by doing without.
+var ErrHandshake = errors.New("the TLS handshake failed")
+
+// ErrNoStartTLS says that the server does not offer STARTTLS, which the
+// configuration insists on.
+var ErrNoStartTLS = errors.New("the server does not offer STARTTLS")
 
 // vetoError is the host's own check of a connection saying no. Opportunistic TLS
 // does not get over that.
@@ -32,13 +37,19 @@ type TLSState struct {
 	Verified bool
 	// VerifyError is why not.
 	VerifyError error
+	// Approved says that the VerifyConnection of [Config.TLSConfig] was asked and
+	// had nothing against it, as is so of a certificate that DANE vouches for.
+	Approved bool
 }
+
+// authentic says whether it is known who the server is.
+func (s *TLSState) authentic() bool { return s != nil && (s.Verified || s.Approved) }
 
 // startTLS does STARTTLS (RFC 3207), if it is offered.
 func (c *Conn) startTLS(ctx context.Context) error {
 	if _, ok := c.Extension("STARTTLS"); !ok {
 		if c.cfg.TLS == StartTLS {
-			return c.lose(temporary(PhaseTLS, errors.New("the server does not offer STARTTLS")))
+			return c.lose(temporary(PhaseTLS, ErrNoStartTLS))
 		}
 		return nil
 	}
@@ -73,7 +84,7 @@ func (c *Conn) handshake(ctx context.Context, phase Phase) error {
 		if veto := (*vetoError)(nil); errors.As(err, &veto) {
 			return c.lose(temporary(phase, veto))
 		}
-		return c.lose(temporary(phase, fmt.Errorf("%w: %w", errHandshake, err)))
+		return c.lose(temporary(phase, fmt.Errorf("%w: %w", ErrHandshake, err)))
 	}
 	negotiated := conn.ConnectionState()
 	state.Version = tls.VersionName(negotiated.Version)
@@ -104,6 +115,7 @@ func (c *Conn) tlsConfig(state *TLSState) *tls.Config {
 			if err := also(cs); err != nil {
 				return &vetoError{err}
 			}
+			state.Approved = true
 		}
 		return nil
 	}
