@@ -106,17 +106,17 @@ func (r *Reporter) document(e *domain) ([]byte, error) {
 	return append(append([]byte(xml.Header), text...), '\n'), err
 }
 
-func (l *row) record(count int) record {
+func (r *row) record(count int) record {
 	rec := record{
-		Source: l.Source.String(), Count: count, Disposition: l.Disposition, DKIM: passed(l.DKIM), SPF: passed(l.SPF),
-		From: l.EnvelopeFrom, HeaderFrom: l.HeaderFrom,
-		SPFResult: spfResult{l.SPFDomain, "mfrom", l.SPFResult},
+		Source: r.Source.String(), Count: count, Disposition: r.Disposition, DKIM: passed(r.DKIM), SPF: passed(r.SPF),
+		From: r.EnvelopeFrom, HeaderFrom: r.HeaderFrom,
+		SPFResult: spfResult{r.SPFDomain, "mfrom", r.SPFResult},
 	}
-	for line := range lines(l.Reasons) {
+	for line := range lines(r.Reasons) {
 		kind, comment, _ := strings.Cut(line, " ")
 		rec.Reasons = append(rec.Reasons, reason{kind, comment})
 	}
-	for line := range lines(l.Signatures) {
+	for line := range lines(r.Signatures) {
 		domain, rest, _ := strings.Cut(line, " ")
 		selector, result, _ := strings.Cut(rest, " ")
 		rec.Signatures = append(rec.Signatures, dkimResult{domain, selector, result})

@@ -2,6 +2,7 @@ package dmarcrpt
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -127,6 +128,33 @@ func TestTriedAgain(t *testing.T) {
 	}
 }
 
+// A destination that has the report does not get it again because of another.
+func TestTriedAgainWhereItFailed(t *testing.T) {
+	c, b := newClock(), &box{}
+	ill := true
+	r := open(t, Config{Now: c.now, Send: func(ctx context.Context, r Report) error {
+		if ill && r.To == "b@example.com" {
+			return errors.New("ill")
+		}
+		return b.send(ctx, r)
+	}})
+	m := failing("example.com")
+	m.Auth.DMARC.Record.Aggregate = []string{"mailto:a@example.com", "mailto:b@example.com", "mailto:c@example.com"}
+	add(r, 10, m)
+	if list := dayOver(t, r, c, b); len(list) != 2 {
+		t.Errorf("%d reports", len(list))
+	}
+	ill = false
+	c.pass(time.Hour)
+	r.sendDue(t.Context())
+	if list := b.take(); len(list) != 1 || list[0].To != "b@example.com" {
+		t.Errorf("%d reports", len(list))
+	}
+	if s := r.Stats(); s.Sent != 3 || s.Domains != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestLargerThanWanted(t *testing.T) {
 	c, b := newClock(), &box{}
 	r := open(t, Config{Send: b.send, Now: c.now})
@@ -216,10 +244,6 @@ func TestBounds(t *testing.T) {
 	for i := range 5000 {
 		m := failing(fmt.Sprintf("forged%d.example", i))
 		add(r, 1+i%3, m)
-		// Subdomains of one organization, each with a policy of its own.
-		m = failing(fmt.Sprintf("s%d.wild.example", i))
-		m.Auth.DMARC.Organization = "wild.example"
-		r.Add(m)
 		// A domain with endless rows.
 		m = failing("rows.example")
 		m.Auth.SPF.Domain = strings.Repeat("x", i%250) + ".example"
@@ -227,9 +251,6 @@ func TestBounds(t *testing.T) {
 		if len(r.domains) > 1000 || r.bytes > 2<<20 {
 			t.Fatalf("%d domains, %d bytes", len(r.domains), r.bytes)
 		}
-	}
-	if n := r.organizations[key{dayOf(c.now()), "wild.example"}]; n > maxPerOrganization {
-		t.Errorf("%d domains of one organization", n)
 	}
 	if e := r.domains[key{dayOf(c.now()), "busy.example"}]; e == nil || e.messages != 500 {
 		t.Error("the domain with traffic is gone")
@@ -257,6 +278,20 @@ func TestBounds(t *testing.T) {
 	}
 	if stored > 2<<20 {
 		t.Errorf("%d bytes are stored", stored)
+	}
+}
+
+// Subdomains of one organization, each with a policy of its own.
+func TestOrganizationsAreBounded(t *testing.T) {
+	r := open(t, Config{Send: (&box{}).send})
+	for i := range 300 {
+		m := failing(fmt.Sprintf("s%d.wild.example", i))
+		m.Auth.DMARC.Organization = "wild.example"
+		r.Add(m)
+		r.Add(failing(fmt.Sprintf("d%d.example", i)))
+	}
+	if s := r.Stats(); s.Domains != 300+maxPerOrganization || s.Omitted != 200 {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -104,4 +104,13 @@ func TestNothingChangedIsNotStored(t *testing.T) {
 	if err != nil || len(data) > 2000 {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}
+	if err := store.Delete(t.Context(), "email/warmup/192.0.2.1.json"); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Get(t.Context(), "email/warmup/192.0.2.1.json"); err == nil {
+		t.Error("what was stored is stored again")
+	}
 }
