@@ -10,7 +10,9 @@ import (
 	"github.com/emersion/go-message/mail"
 )
 
-// Report is a message that is ready to be signed and sent.
+// Report is a message that is ready to be signed and sent, from Config.Email in the
+// envelope too, so that SPF can vouch for it, and without a wish for notifications
+// (NOTIFY=NEVER): many of the addresses are not read.
 type Report struct {
 	// ID is the Report-ID: the same for a report that is sent again.
 	ID string

@@ -83,8 +83,9 @@ const daySeconds = 24 * 60 * 60
 
 func dayOf(t time.Time) int64 { return int64(math.Floor(float64(t.Unix()) / daySeconds)) }
 
-// Add counts a message. One without a policy, or whose domain wants no reports,
-// is passed over.
+// Add counts a message, once it is decided what becomes of it: one that was put off
+// comes again. One without a policy, or whose domain wants no reports, is passed
+// over.
 func (r *Reporter) Add(m Message) {
 	if m.Auth == nil {
 		return

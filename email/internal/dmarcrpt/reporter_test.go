@@ -320,3 +320,16 @@ func TestConcurrently(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func BenchmarkAdd(b *testing.B) {
+	r, err := Open(b.Context(), Config{Hostname: "mx.example", Email: "a@example.com", Send: (&box{}).send})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close(b.Context())
+	m := passing("example.com")
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Add(m)
+	}
+}

@@ -104,8 +104,8 @@ type Hold struct {
 	Bounces float64 `json:"bounces"`
 	// Blocks is for what was refused for policy or reputation; default 0.1.
 	Blocks float64 `json:"blocks"`
-	// Complaints is for readers who call it spam; default 0.002. Gmail and Yahoo
-	// want less than 0.001, and never 0.003.
+	// Complaints is for readers who call it spam; default 0.0015. Gmail and Yahoo
+	// want less than 0.001, and never 0.003, where a lane steps back.
 	Complaints float64 `json:"complaints"`
 }
 
@@ -117,7 +117,7 @@ func (h Hold) withDefaults() Hold {
 	}
 	def(&h.Bounces, 0.05)
 	def(&h.Blocks, 0.1)
-	def(&h.Complaints, 0.002)
+	def(&h.Complaints, 0.0015)
 	return h
 }
 

@@ -94,7 +94,7 @@ func (c Counts) Score() int {
 	const clean = 50 // messages without trouble that are added
 	c.Delivered += clean
 	r := c.Rates()
-	return int(100 - 30*min(1, r.Bounces/0.1) - 30*min(1, r.Blocks/0.2) - 40*min(1, r.Complaints/0.004) + 0.5)
+	return int(100 - 30*min(1, r.Bounces/0.1) - 30*min(1, r.Blocks/0.2) - 40*min(1, r.Complaints/0.003) + 0.5)
 }
 
 // recent counts in a span that slides, in slots of equal width.

@@ -46,7 +46,7 @@
 // The score of a lane or an address, from 100 (nothing but delivered) to 0, is
 // from the last day:
 //
-//	100 - 30·min(1, bounces/10%) - 30·min(1, blocks/20%) - 40·min(1, complaints/0.4%)
+//	100 - 30·min(1, bounces/10%) - 30·min(1, blocks/20%) - 40·min(1, complaints/0.3%)
 //
 // with bounces (hard ones) and blocks as parts of all answers, complaints as
 // part of what was delivered, and 50 messages without trouble added to each, so

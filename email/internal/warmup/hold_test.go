@@ -154,7 +154,7 @@ func TestScore(t *testing.T) {
 		{Counts{HardBounces: 1}, 94},
 		{Counts{Delivered: 850, HardBounces: 100}, 70},
 		{Counts{Delivered: 850, Blocks: 100}, 85},
-		{Counts{Delivered: 950, Complaints: 2}, 80},
+		{Counts{Delivered: 950, Complaints: 2}, 73},
 		{Counts{Blocks: 1000}, 70},
 		{Counts{HardBounces: 500, Blocks: 500, Complaints: 10}, 0},
 		{Counts{Delivered: 500, Deferred: 10_000, SoftBounces: 100}, 100},
