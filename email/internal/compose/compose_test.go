@@ -172,6 +172,15 @@ func TestUTF8Address(t *testing.T) {
 	}
 }
 
+// TestSpacesInAddress: a line of white space only would end the header section for
+// some.
+func TestSpacesInAddress(t *testing.T) {
+	for n := range 200 {
+		_, msg, _ := write(t, &compose.Message{From: "a@example.com", To: []string{`"a` + strings.Repeat(" ", n) + `b"@example.com`, "c@example.com"}})
+		checkLines(t, msg)
+	}
+}
+
 func TestAttachedMessage(t *testing.T) {
 	m := &compose.Message{From: "a@example.com", To: []string{"b@example.com"}, Attachments: []compose.Attachment{
 		{Filename: "x.eml", ContentType: "message/rfc822", Content: []byte("Subject: in\n\nGrüße\r\nend")}}}
