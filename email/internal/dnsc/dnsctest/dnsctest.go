@@ -1,0 +1,143 @@
+// Package dnsctest runs a validating resolver for tests: unbound, in front of
+// nsd, which serves zones that were signed by ldns-signzone.
+package dnsctest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// Zone is a zone that the resolver knows.
+type Zone struct {
+	// Name of the zone, as "example.test".
+	Name string
+	// Records as in a zone file, without the SOA and NS records.
+	Records string
+	// Signed zones are signed, and the resolver has their key.
+	Signed bool
+	// Tamper changes the file of a zone after it was signed. Nil leaves it.
+	Tamper func(file string) string
+}
+
+// Start starts the servers, and returns the address of the resolver. They end
+// with the test.
+func Start(t testing.TB, zones ...Zone) string {
+	t.Helper()
+	unbound := testenv.Need(t, "unbound", "apt-get install unbound")
+	nsd := testenv.Need(t, "nsd", "apt-get install nsd")
+	dir := testenv.Folder(t)
+
+	authority := fmt.Sprintf("127.0.0.1@%d", testenv.FreePort(t))
+	resolver := fmt.Sprintf("127.0.0.1@%d", testenv.FreePort(t))
+	var nsdConf, unboundConf, stubs strings.Builder
+	fmt.Fprintf(&nsdConf, `server:
+	ip-address: %s
+	username: ""
+	chroot: ""
+	database: ""
+	zonesdir: %q
+	pidfile: ""
+	xfrdfile: ""
+	zonelistfile: "zones.list"
+	server-count: 1
+remote-control:
+	control-enable: no
+`, authority, dir)
+	fmt.Fprintf(&unboundConf, `server:
+	interface: %s
+	username: ""
+	chroot: ""
+	directory: %q
+	pidfile: ""
+	use-syslog: no
+	do-daemonize: no
+	do-not-query-localhost: no
+	num-threads: 1
+	module-config: "validator iterator"
+	target-fetch-policy: "0 0 0 0 0"
+	local-zone: "test." nodefault
+`, resolver, dir)
+	for _, z := range zones {
+		fmt.Fprintf(&unboundConf, "\tlocal-zone: %q nodefault\n", z.Name+".") // those of tests and private addresses it has itself
+		file := write(t, dir, z.Name+".zone", "$ORIGIN "+z.Name+".\n$TTL 300\n@ IN SOA ns hostmaster 1 7200 3600 1209600 60\n@ IN NS ns\nns IN A 127.0.0.1\n"+z.Records+"\n")
+		if z.Signed {
+			var anchor string
+			file, anchor = sign(t, dir, z.Name, file)
+			fmt.Fprintf(&unboundConf, "\ttrust-anchor: %q\n", anchor)
+		}
+		if z.Tamper != nil {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, filepath.Base(file), z.Tamper(string(text)))
+		}
+		fmt.Fprintf(&nsdConf, "zone:\n\tname: %s\n\tzonefile: %s\n", z.Name, filepath.Base(file))
+		fmt.Fprintf(&stubs, "stub-zone:\n\tname: %s\n\tstub-addr: %s\n\tstub-no-cache: no\n", z.Name, authority)
+	}
+	fmt.Fprintf(&unboundConf, "%sremote-control:\n\tcontrol-enable: no\n", stubs.String())
+
+	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(authority)}, nsd, "-d", "-c", write(t, dir, "nsd.conf", nsdConf.String()))
+	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(resolver)}, unbound, "-d", "-p", "-c", write(t, dir, "unbound.conf", unboundConf.String()))
+	for _, z := range zones {
+		waitForZone(t, dialable(authority), z.Name)
+	}
+	return dialable(resolver)
+}
+
+// waitForZone waits until nsd has read a zone: it accepts connections before.
+func waitForZone(t testing.TB, authority, zone string) {
+	t.Helper()
+	testenv.WaitFor(t, time.Minute, func() error {
+		m := new(dns.Msg)
+		m.SetQuestion(zone+".", dns.TypeSOA)
+		answer, err := dns.Exchange(m, authority)
+		if err == nil && answer.Rcode != dns.RcodeSuccess {
+			err = fmt.Errorf("%s: %s", zone, dns.RcodeToString[answer.Rcode])
+		}
+		return err
+	})
+}
+
+// sign returns the file of the signed zone, and the DS record of its key.
+func sign(t testing.TB, dir, zone, file string) (signed, anchor string) {
+	t.Helper()
+	run := func(tool string, args ...string) string {
+		cmd := exec.Command(testenv.Need(t, tool, "apt-get install ldnsutils"), args...)
+		cmd.Dir = dir
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", tool, err, stderr.String())
+		}
+		return strings.TrimSpace(string(out))
+	}
+	key := run("ldns-keygen", "-k", "-a", "ECDSAP256SHA256", zone)
+	run("ldns-signzone", "-f", zone+".signed", file, key)
+	ds, err := os.ReadFile(filepath.Join(dir, key+".ds"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, zone+".signed"), strings.Join(strings.Fields(string(ds)), " ")
+}
+
+func dialable(addr string) string { return strings.Replace(addr, "@", ":", 1) }
+
+func write(t testing.TB, dir, name, text string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
