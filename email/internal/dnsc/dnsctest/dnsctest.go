@@ -32,12 +32,18 @@ type Zone struct {
 // with the test.
 func Start(t testing.TB, zones ...Zone) string {
 	t.Helper()
+	return StartAt(t, fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t)), zones...)
+}
+
+// StartAt is Start with an address for the resolver.
+func StartAt(t testing.TB, addr string, zones ...Zone) string {
+	t.Helper()
 	unbound := testenv.Need(t, "unbound", "apt-get install unbound")
 	nsd := testenv.Need(t, "nsd", "apt-get install nsd")
 	dir := testenv.Folder(t)
 
 	authority := fmt.Sprintf("127.0.0.1@%d", testenv.FreePort(t))
-	resolver := fmt.Sprintf("127.0.0.1@%d", testenv.FreePort(t))
+	resolver := strings.Replace(addr, ":", "@", 1)
 	var nsdConf, unboundConf, stubs strings.Builder
 	fmt.Fprintf(&nsdConf, `server:
 	ip-address: %s
@@ -87,11 +93,11 @@ remote-control:
 	fmt.Fprintf(&unboundConf, "%sremote-control:\n\tcontrol-enable: no\n", stubs.String())
 
 	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(authority)}, nsd, "-d", "-c", write(t, dir, "nsd.conf", nsdConf.String()))
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(resolver)}, unbound, "-d", "-p", "-c", write(t, dir, "unbound.conf", unboundConf.String()))
+	testenv.Start(t, testenv.Opts{Dir: dir, Ready: addr}, unbound, "-d", "-p", "-c", write(t, dir, "unbound.conf", unboundConf.String()))
 	for _, z := range zones {
 		waitForZone(t, dialable(authority), z.Name)
 	}
-	return dialable(resolver)
+	return addr
 }
 
 // waitForZone waits until nsd has read a zone: it accepts connections before.

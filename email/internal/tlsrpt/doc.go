@@ -1,0 +1,2 @@
+// Package tlsrpt counts.
+package tlsrpt
