@@ -132,7 +132,7 @@ func parseSTS(text string) (*stsPolicy, error) {
 			if err != nil || len(value) > 10 || value[0] == '+' {
 				return nil, fmt.Errorf("the max_age %.50q of the policy is no number of seconds", value)
 			}
-			p.MaxAge = min(time.Duration(n)*time.Second, maxSTSAge)
+			p.MaxAge = time.Duration(min(n, uint64(maxSTSAge/time.Second))) * time.Second
 		case "mode":
 			p.Mode = stsMode(value)
 		}
