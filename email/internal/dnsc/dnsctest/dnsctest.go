@@ -90,6 +90,8 @@ remote-control:
 		fmt.Fprintf(&nsdConf, "zone:\n\tname: %s\n\tzonefile: %s\n", z.Name, filepath.Base(file))
 		fmt.Fprintf(&stubs, "stub-zone:\n\tname: %s\n\tstub-addr: %s\n\tstub-no-cache: no\n", z.Name, authority)
 	}
+	// All other names fail at once: nothing here asks the Internet.
+	fmt.Fprintf(&stubs, "forward-zone:\n\tname: \".\"\n\tforward-addr: %s\n", authority)
 	fmt.Fprintf(&unboundConf, "%sremote-control:\n\tcontrol-enable: no\n", stubs.String())
 
 	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(authority)}, nsd, "-d", "-c", write(t, dir, "nsd.conf", nsdConf.String()))
