@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/dnsc"
-	"github.com/dcrouter/dcrouter/email/internal/dnsc/dnsctest"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -37,13 +36,13 @@ func TestValidation(t *testing.T) {
 	for range 20 {
 		big += ` "` + strings.Repeat("x", 200) + `"`
 	}
-	server := dnsctest.Start(t,
-		dnsctest.Zone{Name: "signed.test", Records: records + big, Signed: true},
-		dnsctest.Zone{Name: "plain.test", Records: records},
-		dnsctest.Zone{Name: "bogus.test", Records: records, Signed: true, Tamper: func(file string) string {
+	server := testenv.StartDNSSEC(t, "",
+		testenv.DNSZone{Name: "signed.test", Records: records + big, Signed: true},
+		testenv.DNSZone{Name: "plain.test", Records: records},
+		testenv.DNSZone{Name: "bogus.test", Records: records, Signed: true, Tamper: func(file string) string {
 			return strings.ReplaceAll(file, "192.0.2.1", "192.0.2.99")
 		}},
-		dnsctest.Zone{Name: "2.0.192.in-addr.arpa", Records: "1 PTR a.plain.test.", Signed: true},
+		testenv.DNSZone{Name: "2.0.192.in-addr.arpa", Records: "1 PTR a.plain.test.", Signed: true},
 	)
 	r, err := dnsc.New(dnsc.Config{Servers: []string{server}, Timeout: 20 * time.Second})
 	if err != nil {
@@ -152,7 +151,7 @@ func TestValidation(t *testing.T) {
 
 // A record that was changed under its signature is a failure, not an absence.
 func TestBogus(t *testing.T) {
-	server := dnsctest.Start(t, dnsctest.Zone{
+	server := testenv.StartDNSSEC(t, "", testenv.DNSZone{
 		Name: "bogus.test", Records: "@ MX 10 a\na A 192.0.2.1\n_25._tcp.a TLSA 3 1 1 ffff", Signed: true,
 		Tamper: func(file string) string {
 			return strings.NewReplacer("192.0.2.1", "192.0.2.99", "ffff", "ffee", "MX\t10", "MX\t11").Replace(file)

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/dnsc"
-	"github.com/dcrouter/dcrouter/email/internal/dnsc/dnsctest"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -97,7 +96,7 @@ func TestDANE(t *testing.T) {
 	if os.Getuid() != 0 {
 		testenv.Lacks(t, "Postfix's client needs a name server on port 53, for which one has to be root")
 	}
-	dnsctest.StartAt(t, addr, dnsctest.Zone{Name: "signed.test", Records: zone.String(), Signed: true})
+	testenv.StartDNSSEC(t, addr, testenv.DNSZone{Name: "signed.test", Records: zone.String(), Signed: true})
 	dns, err := dnsc.New(dnsc.Config{Servers: []string{addr}, Timeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)

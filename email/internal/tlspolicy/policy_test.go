@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/dnsc"
-	"github.com/dcrouter/dcrouter/email/internal/dnsc/dnsctest"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/tlsrpt"
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -38,11 +37,11 @@ _mta-sts.none TXT "v=STSv1; id=1"
 _mta-sts.dane TXT "v=STSv1; id=1"
 _mta-sts.testing TXT "v=STSv1; id=1"
 `
-	server := dnsctest.Start(t,
-		dnsctest.Zone{Name: "signed.test", Records: records, Signed: true, Tamper: func(file string) string {
+	server := testenv.StartDNSSEC(t, "",
+		testenv.DNSZone{Name: "signed.test", Records: records, Signed: true, Tamper: func(file string) string {
 			return strings.NewReplacer(strings.Repeat("cd", 32), strings.Repeat("ce", 32), "192.0.2.77", "192.0.2.78").Replace(file)
 		}},
-		dnsctest.Zone{Name: "plain.test", Records: records}, dnsctest.Zone{Name: "test"})
+		testenv.DNSZone{Name: "plain.test", Records: records}, testenv.DNSZone{Name: "test"})
 	dns, err := dnsc.New(dnsc.Config{Servers: []string{server}, Timeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)

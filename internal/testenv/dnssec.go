@@ -1,23 +1,19 @@
-// Package dnsctest runs a validating resolver for tests: unbound, in front of
-// nsd, which serves zones that were signed by ldns-signzone.
-package dnsctest
+package testenv
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/miekg/dns"
-
-	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-// Zone is a zone that the resolver knows.
-type Zone struct {
+// DNSZone is a zone that the resolver of [StartDNSSEC] knows.
+type DNSZone struct {
 	// Name of the zone, as "example.test".
 	Name string
 	// Records as in a zone file, without the SOA and NS records.
@@ -28,21 +24,18 @@ type Zone struct {
 	Tamper func(file string) string
 }
 
-// Start starts the servers, and returns the address of the resolver. They end
-// with the test.
-func Start(t testing.TB, zones ...Zone) string {
+// StartDNSSEC starts a validating resolver, unbound, in front of nsd, which
+// serves zones that ldns-signzone has signed. The resolver listens on addr, or on
+// a free port if that is "", and knows no other zones. It returns its address.
+func StartDNSSEC(t testing.TB, addr string, zones ...DNSZone) string {
 	t.Helper()
-	return StartAt(t, fmt.Sprintf("127.0.0.1:%d", testenv.FreePort(t)), zones...)
-}
-
-// StartAt is Start with an address for the resolver.
-func StartAt(t testing.TB, addr string, zones ...Zone) string {
-	t.Helper()
-	unbound := testenv.Need(t, "unbound", "apt-get install unbound")
-	nsd := testenv.Need(t, "nsd", "apt-get install nsd")
-	dir := testenv.Folder(t)
-
-	authority := fmt.Sprintf("127.0.0.1@%d", testenv.FreePort(t))
+	if addr == "" {
+		addr = fmt.Sprintf("127.0.0.1:%d", FreePort(t))
+	}
+	unbound := Need(t, "unbound", "apt-get install unbound")
+	nsd := Need(t, "nsd", "apt-get install nsd")
+	dir := Folder(t)
+	authority := fmt.Sprintf("127.0.0.1@%d", FreePort(t))
 	resolver := strings.Replace(addr, ":", "@", 1)
 	var nsdConf, unboundConf, stubs strings.Builder
 	fmt.Fprintf(&nsdConf, `server:
@@ -74,10 +67,10 @@ remote-control:
 `, resolver, dir)
 	for _, z := range zones {
 		fmt.Fprintf(&unboundConf, "\tlocal-zone: %q nodefault\n", z.Name+".") // those of tests and private addresses it has itself
-		file := write(t, dir, z.Name+".zone", "$ORIGIN "+z.Name+".\n$TTL 300\n@ IN SOA ns hostmaster 1 7200 3600 1209600 60\n@ IN NS ns\nns IN A 127.0.0.1\n"+z.Records+"\n")
+		file := writeZoneFile(t, dir, z.Name+".zone", "$ORIGIN "+z.Name+".\n$TTL 300\n@ IN SOA ns hostmaster 1 7200 3600 1209600 60\n@ IN NS ns\nns IN A 127.0.0.1\n"+z.Records+"\n")
 		if z.Signed {
 			var anchor string
-			file, anchor = sign(t, dir, z.Name, file)
+			file, anchor = signZone(t, dir, z.Name, file)
 			fmt.Fprintf(&unboundConf, "\ttrust-anchor: %q\n", anchor)
 		}
 		if z.Tamper != nil {
@@ -85,7 +78,7 @@ remote-control:
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, dir, filepath.Base(file), z.Tamper(string(text)))
+			writeZoneFile(t, dir, filepath.Base(file), z.Tamper(string(text)))
 		}
 		fmt.Fprintf(&nsdConf, "zone:\n\tname: %s\n\tzonefile: %s\n", z.Name, filepath.Base(file))
 		fmt.Fprintf(&stubs, "stub-zone:\n\tname: %s\n\tstub-addr: %s\n\tstub-no-cache: no\n", z.Name, authority)
@@ -94,8 +87,8 @@ remote-control:
 	fmt.Fprintf(&stubs, "forward-zone:\n\tname: \".\"\n\tforward-addr: %s\n", authority)
 	fmt.Fprintf(&unboundConf, "%sremote-control:\n\tcontrol-enable: no\n", stubs.String())
 
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: dialable(authority)}, nsd, "-d", "-c", write(t, dir, "nsd.conf", nsdConf.String()))
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: addr}, unbound, "-d", "-p", "-c", write(t, dir, "unbound.conf", unboundConf.String()))
+	Start(t, Opts{Dir: dir, Ready: dialable(authority)}, nsd, "-d", "-c", writeZoneFile(t, dir, "nsd.conf", nsdConf.String()))
+	Start(t, Opts{Dir: dir, Ready: addr}, unbound, "-d", "-p", "-c", writeZoneFile(t, dir, "unbound.conf", unboundConf.String()))
 	for _, z := range zones {
 		waitForZone(t, dialable(authority), z.Name)
 	}
@@ -105,22 +98,20 @@ remote-control:
 // waitForZone waits until nsd has read a zone: it accepts connections before.
 func waitForZone(t testing.TB, authority, zone string) {
 	t.Helper()
-	testenv.WaitFor(t, time.Minute, func() error {
-		m := new(dns.Msg)
-		m.SetQuestion(zone+".", dns.TypeSOA)
-		answer, err := dns.Exchange(m, authority)
-		if err == nil && answer.Rcode != dns.RcodeSuccess {
-			err = fmt.Errorf("%s: %s", zone, dns.RcodeToString[answer.Rcode])
-		}
+	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "udp", authority)
+	}}
+	WaitFor(t, time.Minute, func() error {
+		_, err := r.LookupNS(t.Context(), zone+".")
 		return err
 	})
 }
 
-// sign returns the file of the signed zone, and the DS record of its key.
-func sign(t testing.TB, dir, zone, file string) (signed, anchor string) {
+// signZone returns the file of the signed zone, and the DS record of its key.
+func signZone(t testing.TB, dir, zone, file string) (signed, anchor string) {
 	t.Helper()
 	run := func(tool string, args ...string) string {
-		cmd := exec.Command(testenv.Need(t, tool, "apt-get install ldnsutils"), args...)
+		cmd := exec.Command(Need(t, tool, "apt-get install ldnsutils"), args...)
 		cmd.Dir = dir
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
@@ -141,7 +132,7 @@ func sign(t testing.TB, dir, zone, file string) (signed, anchor string) {
 
 func dialable(addr string) string { return strings.Replace(addr, "@", ":", 1) }
 
-func write(t testing.TB, dir, name, text string) string {
+func writeZoneFile(t testing.TB, dir, name, text string) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
