@@ -31,7 +31,8 @@ type Config struct {
 	ResolvConf string
 	// TrustAD says that servers which are not on loopback validate too, and
 	// that nobody can change what they answer on its way here. Without it their
-	// answers are never secure.
+	// answers are never secure. Those on loopback are always trusted: do not
+	// give one that only hands on what others answer, AD bit and all.
 	TrustAD bool
 	// Timeout bounds one try at one server; default 3s.
 	Timeout time.Duration

@@ -24,14 +24,18 @@ const (
 	// so that it never ends as long as its domain can be reached (section 3.3).
 	refreshAfter = 24 * time.Hour
 	// sweepEvery is how often policies are looked for that are due for that.
-	sweepEvery = time.Hour
+	sweepEvery = 10 * time.Minute
+	// maxSweep bounds the refreshes that one look begins.
+	maxSweep = 200
 	// keepUnused is how long after the last mail to a domain that goes on.
 	keepUnused = 30 * 24 * time.Hour
 	// leastAge is how long a policy holds at least: the attempt that asked for
 	// it has to see it.
 	leastAge = time.Minute
 
-	maxFetches    = 16
+	// maxFetches bounds the fetches at once. Domains without a policy need none,
+	// so that slow policy hosts hold up only each other.
+	maxFetches    = 64
 	lookupTime    = 20 * time.Second
 	storePrefix   = "email/mta-sts/"
 	storeSuffix   = ".json"
@@ -104,7 +108,9 @@ func (c *stsCache) start(ctx context.Context) error {
 }
 
 func (c *stsCache) close() {
+	c.mu.Lock() // nothing is begun after this
 	c.stop()
+	c.mu.Unlock()
 	c.running.Wait()
 }
 
@@ -176,12 +182,6 @@ func (c *stsCache) refresh(e *stsEntry) {
 
 // update asks the domain.
 func (c *stsCache) update(e *stsEntry) {
-	select {
-	case c.fetches <- struct{}{}:
-		defer func() { <-c.fetches }()
-	case <-c.ctx.Done():
-		return
-	}
 	id, err := c.record(e.domain)
 	c.mu.Lock()
 	now := c.now()
@@ -196,6 +196,12 @@ func (c *stsCache) update(e *stsEntry) {
 	}
 	c.mu.Unlock()
 
+	select {
+	case c.fetches <- struct{}{}:
+		defer func() { <-c.fetches }()
+	case <-c.ctx.Done():
+		return
+	}
 	policy, err := fetch(c.ctx, c.client, e.domain)
 	if c.ctx.Err() != nil {
 		return
@@ -260,8 +266,9 @@ func (c *stsCache) sweep() {
 		}
 		c.mu.Lock()
 		now := c.now()
+		begun := 0
 		var next *list.Element
-		for el := c.known.Front(); el != nil; el = next {
+		for el := c.known.Front(); el != nil && begun < maxSweep; el = next {
 			next = el.Next()
 			e := el.Value.(*stsEntry)
 			age := e.expires.Sub(e.fetched)
@@ -271,6 +278,7 @@ func (c *stsCache) sweep() {
 				c.remove(e) // storage forgets by itself
 			case now.Sub(e.used) < keepUnused && now.Sub(e.fetched) >= min(refreshAfter, age/2) && !now.Before(e.due):
 				c.refresh(e)
+				begun++
 			}
 		}
 		c.mu.Unlock()

@@ -45,11 +45,12 @@ func TestDANE(t *testing.T) {
 	middle := issue(t, root, "middle", authority)
 	leaf := issue(t, middle, "leaf", forNames("*.signed.test", "signed.test"))
 	stranger := issue(t, nil, "stranger", authority)
-	old := issue(t, middle, "old", expired("elsewhere.test"))
+	old := issue(t, middle, "old", expired("*.signed.test"))
 	alone := issue(t, nil, "alone", forNames("*.signed.test"))
 
-	addrs := startPostfix(t, leaf, old, alone, nil)
-	servers := map[string]string{"good": addrs[0], "old": addrs[1], "alone": addrs[2], "plain": addrs[3]}
+	other := issue(t, middle, "other", forNames("elsewhere.test", "*.elsewhere.test"))
+	addrs := startPostfix(t, leaf, old, alone, other, nil)
+	servers := map[string]string{"good": addrs[0], "old": addrs[1], "alone": addrs[2], "other": addrs[3], "plain": addrs[4]}
 	wrong := strings.Repeat("00", 32)
 	cert, middleCert, rootCert := leaf.certs[0], middle.certs[0], root.certs[0]
 	cases := []struct {
@@ -63,7 +64,8 @@ func TestDANE(t *testing.T) {
 		{"ee11", "good", []string{record(3, 1, 1, cert)}, "verified"},
 		{"ee12", "good", []string{record(3, 1, 2, cert)}, "verified"},
 		{"ee10", "good", []string{record(3, 1, 0, cert)}, "verified"},
-		{"eeold", "old", []string{record(3, 1, 1, old.certs[0])}, "verified"}, // neither name nor time count
+		{"eeold", "old", []string{record(3, 1, 1, old.certs[0])}, "verified"},      // times do not count
+		{"eename", "other", []string{record(3, 1, 1, other.certs[0])}, "verified"}, // nor do names
 		{"eebad", "good", []string{"3 1 1 " + wrong}, "failed"},
 		{"eemid", "good", []string{record(3, 1, 1, middleCert)}, "failed"}, // that is an authority's key
 		{"roll", "good", []string{"3 1 1 " + wrong, record(3, 1, 1, cert)}, "verified"},
@@ -75,7 +77,8 @@ func TestDANE(t *testing.T) {
 		{"tabad", "good", []string{record(2, 0, 1, stranger.certs[0])}, "failed"},
 		{"taown", "alone", []string{record(2, 0, 1, alone.certs[0])}, "failed"}, // no authority but the server itself
 		{"tastr", "alone", []string{record(2, 0, 0, stranger.certs[0])}, "failed"},
-		{"taold", "old", []string{record(2, 0, 1, middleCert)}, "failed"}, // times count, and names
+		{"taold", "old", []string{record(2, 0, 1, middleCert)}, "failed"},    // times count
+		{"taname", "other", []string{record(2, 0, 1, middleCert)}, "failed"}, // and names
 		{"both", "good", []string{"2 0 1 " + wrong, record(3, 1, 1, cert)}, "verified"},
 		{"pkix", "good", []string{"0 0 1 " + wrong, "1 1 1 " + wrong}, "unverified"}, // not for mail
 		{"odd", "good", []string{"3 2 1 " + wrong, "3 0 7 " + wrong, "9 0 1 " + wrong, "3 1 1 0011"}, "unverified"},

@@ -222,6 +222,7 @@ func TestMTASTSFetchFails(t *testing.T) {
 	p2 := open(t, Config{Resolver: dns.Resolver(), Roots: roots, Dialer: h2, Report: reported.add, Now: c.now})
 
 	good := func(name string) string { return policyText("enforce", sevenDays, "mx."+name) }
+	h.set("good.test", good("redirect.test"))
 	plain := func(text string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/plain")
