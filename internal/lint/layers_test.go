@@ -30,7 +30,8 @@ var thirdParty = map[string][]string{
 	},
 	"email": {
 		"github.com/emersion/go-message", "github.com/emersion/go-msgauth", "github.com/emersion/go-sasl", "github.com/emersion/go-smtp",
-		"github.com/xdg-go/scram", "github.com/xdg-go/stringprep", "golang.org/x/crypto", "golang.org/x/net", "golang.org/x/text",
+		"github.com/miekg/dns", "github.com/xdg-go/scram", "github.com/xdg-go/stringprep", "golang.org/x/crypto", "golang.org/x/net",
+		"golang.org/x/text",
 	},
 	"dnsserver": {
 		"github.com/miekg/dns", "github.com/quic-go/quic-go", "golang.org/x/net", "golang.org/x/sys",
