@@ -39,6 +39,9 @@ type Options struct {
 	// Seen reports whether the record of a key is in DNS, for domains that are
 	// not Internal.
 	Seen func(ctx context.Context, domain string, k Key) (bool, error)
+	// Changed is told of domains whose keys are not what they were, or whose records
+	// were published. It must not wait for anything. Nil is fine.
+	Changed func(domain string)
 }
 
 // Manager has the keys of a set of domains. Its methods may be called from
@@ -65,6 +68,7 @@ type domain struct {
 	set       set
 	revision  storage.Revision // of what is kept
 	published []string         // the records that Publish brought into DNS last, nil before
+	news      bool             // they were published since the last report
 	wait      time.Duration    // until the next look, while something is missing
 }
 
@@ -327,7 +331,7 @@ func (m *Manager) publish(ctx context.Context, d *domain) (selectors []string, e
 		if err := m.o.Publish(ctx, d.name, list); err != nil {
 			return nil, fmt.Errorf("the records could not be published: %w", err)
 		}
-		d.published = records
+		d.published, d.news = records, true
 	}
 	for _, k := range d.pending() {
 		selectors = append(selectors, k.Selector)
@@ -390,10 +394,16 @@ func (m *Manager) report(d *domain, err error) {
 	for _, k := range old.keys {
 		was[k.Selector] = k.State
 	}
+	changed := d.news
+	d.news = false
 	for _, k := range d.now.Load().keys {
 		if was[k.Selector] != k.State {
+			changed = true
 			m.o.Log.Info("a DKIM key has changed its state", "domain", d.name, "selector", k.Selector, "state", string(k.State))
 		}
+	}
+	if changed && m.o.Changed != nil {
+		m.o.Changed(d.name)
 	}
 	if err != nil && !errors.Is(err, errBusy) && (old.err == nil || old.err.Error() != err.Error()) {
 		m.o.Log.Warn("the DKIM keys of a domain are not as they should be", "domain", d.name, "err", err)

@@ -282,17 +282,36 @@ func SameKey(a, b string) bool {
 }
 
 func (c *checker) dmarc(f *Finding) {
+	text, ok := c.text(f, "v=DMARC1")
+	record, _ := dmarc.ParseRecord(text)
+	switch {
+	case ok && !IsDMARC(text) && len(record.Aggregate) == 0:
+		f.say(Wrong, "%q is no policy", text)
+	case ok && !IsDMARC(text):
+		f.say(OK, "%q has no valid p, and is taken as p=none", text)
+	}
+	if f.State != Missing {
+		return
+	}
+	// That of a domain above may do.
 	from := message.Header{{Name: "From", Raw: []byte("From: postmaster@" + c.s.Domain + "\r\n")}}
 	switch result := dmarc.Check(c.ctx, c.resolver, from, dmarc.Identifiers{}); {
 	case result.Code == dmarc.TempError:
 		f.unknown(result.Err)
-	case result.Record == nil || result.PolicyDomain == c.s.Domain:
-		if text, ok := c.text(f, "v=DMARC1"); ok && result.Record == nil {
-			f.say(Wrong, "%q is no policy", text)
-		}
-	default:
+	case result.Record != nil && result.PolicyDomain != c.s.Domain:
 		f.say(OK, "the policy is that of %s: %s", result.PolicyDomain, result.Requested)
 	}
+}
+
+// IsDMARC reports whether a text is a DMARC policy record that is well-formed and
+// says what to do (RFC 9989 section 4.7).
+func IsDMARC(text string) bool {
+	tags, err := dkim.ParseTags(text)
+	if err != nil || len(tags) == 0 || tags[0].Name != "v" || tags[0].Value != "DMARC1" {
+		return false
+	}
+	p, _ := tags.Get("p")
+	return slices.Contains([]string{"none", "quarantine", "reject"}, strings.ToLower(p))
 }
 
 func (c *checker) sts(f *Finding) {

@@ -187,6 +187,14 @@ _smtp._tls.example.com TXT missing`},
 		{"DMARC twice", func(_ *Settings, z dnstest.Zone) {
 			z["_dmarc.example.com"] = append(z["_dmarc.example.com"], "TXT v=DMARC1; p=none")
 		}, "_dmarc.example.com TXT wrong there are 2 records"},
+		{"DMARC, and above nobody answers", func(_ *Settings, z dnstest.Zone) { z["_dmarc.com"] = []string{"SERVFAIL"} }, ""},
+		{"no DMARC, and above nobody answers", func(_ *Settings, z dnstest.Zone) {
+			delete(z, "_dmarc.example.com")
+			z["_dmarc.com"] = []string{"SERVFAIL"}
+		}, "_dmarc.example.com TXT unknown DNS: "},
+		{"DMARC without p", func(_ *Settings, z dnstest.Zone) {
+			z["_dmarc.example.com"] = []string{"TXT v=DMARC1; rua=mailto:x@example.com"}
+		}, `_dmarc.example.com TXT ok "v=DMARC1; rua=mailto:x@example.com" has no valid p`},
 		{"no DMARC policy", func(_ *Settings, z dnstest.Zone) { z["_dmarc.example.com"] = []string{"TXT v=DMARC1; x"} }, `_dmarc.example.com TXT wrong "v=DMARC1; x" is no policy`},
 		{"another MTA-STS id", func(_ *Settings, z dnstest.Zone) { z["_mta-sts.example.com"] = []string{"TXT v=STSv1; id=1"} }, "_mta-sts.example.com TXT wrong it has another id"},
 		{"no MTA-STS id", func(_ *Settings, z dnstest.Zone) { z["_mta-sts.example.com"] = []string{"TXT v=STSv1;"} }, "_mta-sts.example.com TXT wrong it has no id"},
