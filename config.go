@@ -36,6 +36,11 @@ type Config struct {
 	DNSDomain string `json:"dnsDomain"`
 	// DoHPort is the proxy's port for DNSDomain. The default nil means 443.
 	DoHPort *int `json:"dohPort"`
+	// MTASTSPort is the proxy's port for policies of MTA-STS (RFC 8461), which
+	// others fetch by HTTPS at mta-sts.{mail domain}. The default nil means 443,
+	// if the proxy has a route there that terminates TLS. Another port is for
+	// gateways to which something in front passes port 443 on.
+	MTASTSPort *int `json:"mtaStsPort"`
 	// DNSNSDomains are the names of this name server, which NS records carry.
 	// The first is the primary one.
 	DNSNSDomains []string `json:"dnsNsDomains"`
@@ -241,25 +246,15 @@ func (c *Config) hasDNS() bool {
 	return c.DNS != nil || c.DNSDomain != "" || len(c.DNSNSDomains) > 0
 }
 
-// checkMailDNS finds mail domains that want records in a DNS server that
-// nobody is told to ask.
-func (c *Config) checkMailDNS(check *conf.Checker) {
-	if c.DNSDomain != "" || len(c.DNSNSDomains) > 0 {
-		return
-	}
-	for i := range c.Email.Domains {
-		if d := &c.Email.Domains[i]; c.Email.Mode(d) == email.InternalDNS {
-			check.Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns needs dnsDomain or dnsNsDomains")
-		}
-	}
-}
-
 func (c *Config) checkNames(check *conf.Checker) {
 	if c.DNSDomain != "" {
 		check.Field("dnsDomain").Domain(c.DNSDomain)
 	}
 	if c.DoHPort != nil {
 		check.Field("dohPort").ListenPort(*c.DoHPort)
+	}
+	if c.MTASTSPort != nil {
+		check.Field("mtaStsPort").ListenPort(*c.MTASTSPort)
 	}
 	checkDomains(check, "dnsNsDomains", c.DNSNSDomains)
 	checkDomains(check, "dnsScopes", c.DNSScopes)

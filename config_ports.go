@@ -127,6 +127,13 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 		}
 		add(at, proxyOwner, "tcp", host, orDefault(c.DoHPort, DefaultDoHPort))
 	}
+	if c.MTASTSPort != nil { // the proxy listens
+		host := ""
+		if c.Proxy != nil {
+			host = c.Proxy.ListenHost
+		}
+		add(check.Field("mtaStsPort"), proxyOwner, "tcp", host, *c.MTASTSPort)
+	}
 	if s := c.RADIUS; s != nil {
 		at := check.Field("radiusConfig")
 		add(at.Field("port"), radiusOwner, "udp", s.ListenHost, orDefault(s.Port, radius.DefaultPort))

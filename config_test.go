@@ -213,6 +213,8 @@ func TestLoadConfigErrors(t *testing.T) {
 		{"bad client of mail", mail(`"routes":[{"match":{"clientIp":"10.0.0.0/99"},"action":{"type":"process"}}]`), []string{"emailConfig.routes[0].match.clientIp[0]: "}},
 		{"two mail domains", mail(`"domains":[{"domain":"a.b"},{"domain":"a.b"}]`), []string{"emailConfig.domains[1].domain: "}},
 		{"mail domain without DNS", mail(`"domains":[{"domain":"a.b"},{"domain":"c.d","dnsMode":"internal-dns"}]`), []string{"emailConfig.domains[1].dnsMode: internal-dns needs dnsDomain"}},
+		{"mail domain outside", `{"dnsNsDomains":"ns.a.b","dnsScopes":"a.b","mtaStsPort":65536,"dnsServerConfig":{"zones":[{"name":"e.f"}]},"emailConfig":{"ports":25,"hostname":"mx.a.b","defaults":{"dnsMode":"internal-dns"},"domains":[{"domain":"x.a.b"},{"domain":"c.d"},{"domain":"x.e.f"}]}}`,
+			[]string{`emailConfig.domains[1].dnsMode: internal-dns: "c.d" is in none of dnsScopes`, "mtaStsPort: "}},
 		{"bad retry delay", mail(`"queue":{"retryDelay":"soon"}`), []string{"emailConfig.queue.retryDelay: want a duration"}},
 		{"password shown", mail(`"auth":{"users":[{"username":"u","password":"***"}]}`), []string{"emailConfig.auth.users[0].password: *** is what is shown"}},
 		{"password that is a number", mail(`"auth":{"users":[{"username":"u","password":12345}]}`), []string{"emailConfig.auth.users[0].password: want a string, got a number"}},

@@ -34,6 +34,9 @@ type Router struct {
 	local   *localCertificates // nil: and not made here
 	hello   *encryptedHello    // nil: nobody hides what server he asks for
 
+	records  *mailRecords // nil: no mail domain has its records here
+	policies bool         // of MTA-STS can be served
+
 	onDemand bool       // certificates come at handshakes, too
 	naming   sync.Mutex // held while certs is told the names of routes
 
@@ -71,6 +74,12 @@ func New(opts ...Option) (*Router, error) {
 	if err := r.setUpCertificates(&o); err != nil {
 		return nil, err
 	}
+	r.policies = r.config.servesPolicies() && r.getCertificate(o.getCertificate) != nil
+	if r.config.publishesMailRecords() {
+		r.records = newMailRecords(r)
+		o.dns = append(o.dns, dnsserver.WithZoneChanged(r.records.zoneChanged))
+		o.email = append(o.email, email.WithDNSPublisher(r.records))
+	}
 	if r.config.hasDNS() {
 		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
 		if err != nil {
@@ -86,7 +95,7 @@ func New(opts ...Option) (*Router, error) {
 		r.radius = s
 	}
 	if r.config.Email != nil {
-		s, err := email.New(r.config.emailConfig(), append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
+		s, err := email.New(r.config.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
 		if err != nil {
 			return nil, inSection("emailConfig", "email", err)
 		}
@@ -127,12 +136,15 @@ func (r *Router) components() []component {
 	if r.radius != nil {
 		list = append(list, component{section: "radiusConfig", name: "radius", start: r.radius.Start, stop: r.radius.Stop, wait: r.radius.Wait})
 	}
+	nothing := func() error { return nil }
+	if r.records != nil {
+		list = append(list, component{section: "emailConfig", name: "mail records", start: r.records.start, stop: r.records.stop, wait: nothing})
+	}
 	if r.email != nil {
 		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait,
 			talks: r.config.Email.UseSocketHandler})
 	}
 	list = append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
-	nothing := func() error { return nil }
 	if r.certs != nil {
 		// Authorities come to the others.
 		start := func(context.Context) error { r.certs.Start(); return nil }
@@ -205,11 +217,6 @@ func (r *Router) Unavailable() error {
 		}
 	}
 	if c.Email != nil {
-		for i := range c.Email.Domains {
-			if d := &c.Email.Domains[i]; c.Email.Mode(d) == email.InternalDNS {
-				check.Field("emailConfig").Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns is not available in this version")
-			}
-		}
 		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
 	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
@@ -265,6 +272,11 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	if r.email != nil {
 		r.email.UseStorage(store)
+	}
+	if r.records != nil {
+		if err := r.records.open(ctx, store); err != nil {
+			return errors.Join(inSection("emailConfig", "mail records", err), store.Close())
+		}
 	}
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {
@@ -420,6 +432,9 @@ func (r *Router) ownRoutes() []ownRoute {
 	var list []ownRoute
 	for _, rt := range r.dohRoutes() {
 		list = append(list, ownRoute{rt, "dnsDomain"})
+	}
+	for _, rt := range r.policyRoutes() {
+		list = append(list, ownRoute{rt, "emailConfig.domains"})
 	}
 	for i, rt := range r.mailRoutes() {
 		list = append(list, ownRoute{rt, fmt.Sprintf("emailConfig.ports[%d]", i)})

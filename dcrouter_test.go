@@ -2,7 +2,6 @@ package dcrouter_test
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -329,15 +328,6 @@ func TestUnavailableSectionsAreNamed(t *testing.T) {
 	if len(named) != 1 || !named["opsServerConfig"] {
 		t.Errorf("Start names %v", named)
 	}
-	internal, err := dcrouter.LoadConfig(strings.NewReader(`{"dnsDomain": "dns.example.com", "emailConfig": {"ports": [25], "hostname": "mx.example.com",
-		"domains": [{"domain": "example.com", "dnsMode": "internal-dns"}]}}`))
-	if err == nil {
-		r, err = dcrouter.New(dcrouter.WithConfig(internal), dcrouter.WithGetCertificate(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkErrors(t, r.Start(t.Context()), []string{"emailConfig.domains[0].dnsMode: internal-dns is not available"})
 }
 
 func TestWarnsOfMemoryStorage(t *testing.T) {

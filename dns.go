@@ -50,6 +50,7 @@ func (c *Config) dnsConfig() dnsserver.Config {
 		}
 		d.DefaultRecords = append(d.DefaultRecords, c.ownAddresses(name)...)
 	}
+	c.addMailZones(&d)
 	return d
 }
 

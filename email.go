@@ -5,14 +5,25 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/proxy"
 )
 
-// emailConfig is the mail system's section with what the others add to it.
-func (c *Config) emailConfig() email.Config {
+// emailConfig is the mail system's section with what the others add to it. policies
+// says whether policies of MTA-STS are served.
+func (c *Config) emailConfig(policies bool) email.Config {
 	e := *c.Email
+	if len(e.PublicIP) == 0 {
+		e.PublicIP = c.PublicIP
+	}
+	e.Domains = slices.Clone(e.Domains)
+	for i := range e.Domains {
+		if d := &e.Domains[i]; policies && e.Mode(d) == email.InternalDNS && d.Policies.MTASTS == "" && e.Defaults.Policies.MTASTS == "" {
+			d.Policies.MTASTS = email.TestMTASTS
+		}
+	}
 	if e.DataPath == "" && c.Storage != nil && c.Storage.FSPath != "" {
 		e.DataPath = filepath.Clean(c.Storage.FSPath)
 	}

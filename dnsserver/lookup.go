@@ -24,6 +24,9 @@ func (s *Server) Source(name string) (zone string, err error) {
 // [Server.Source].
 func (s *Server) Lookup(name, rtype string) ([]Record, error) {
 	number, known := typeOf(strings.ToUpper(rtype))
+	if strings.EqualFold(rtype, "ALIAS") {
+		number, known = typeALIAS, true
+	}
 	if !known {
 		return nil, fmt.Errorf("%.20q is not a known record type", rtype)
 	}

@@ -21,6 +21,7 @@ type options struct {
 	store          *storage.Store
 	resolver       Resolver
 	parentDS       func(ctx context.Context, zone string) ([]string, error)
+	zoneChanged    func(zone string)
 }
 
 // WithLogger sets the logger. The default discards everything.
@@ -68,4 +69,11 @@ func WithStorage(s *storage.Store) Option {
 // in the place of [Config.Resolvers].
 func WithResolver(r Resolver) Option {
 	return func(o *options) { o.resolver = r }
+}
+
+// WithZoneChanged sets who is told of each new version of a zone: its name, with
+// final dot. It is called while the zone is held, and must not use the Server or
+// wait.
+func WithZoneChanged(told func(zone string)) Option {
+	return func(o *options) { o.zoneChanged = told }
 }

@@ -63,7 +63,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
 	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
-	newTransfers(&s.contents)
+	newTransfers(&s.contents).changed = s.opts.zoneChanged
 	if s.transfers.aliases.resolver = s.opts.resolver; s.opts.resolver == nil {
 		s.transfers.aliases.resolver = newStubResolver(cfg.Resolvers)
 	}

@@ -25,6 +25,12 @@ var ErrNotLoaded = errors.New("the zone is not loaded")
 // of the zones are an error, of which [ErrNoZone] is the cause.
 func (s *Server) Update(ctx context.Context, tx *Tx) error { return s.contents.update(ctx, tx) }
 
+// Derive is [Server.Update] for records that the caller can find out again: they
+// are not kept, so that the zone goes on to follow its file and the configuration
+// in what they say about the same names. They are gone after a restart, and after
+// [Server.Reload] of their zone; see [WithZoneChanged].
+func (s *Server) Derive(ctx context.Context, tx *Tx) error { return s.contents.derive(ctx, tx) }
+
 // UseStorage is [WithStorage] for hosts that have no storage yet when they make
 // the Server. It holds from the next Start on.
 func (s *Server) UseStorage(store *storage.Store) {

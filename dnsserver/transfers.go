@@ -13,9 +13,10 @@ import (
 // up of what ALIAS records stand for. It owns the goroutines for that, between
 // start and stop.
 type transfers struct {
-	zones *zones
-	log   *slog.Logger
-	now   func() time.Time
+	zones   *zones
+	log     *slog.Logger
+	now     func() time.Time
+	changed func(zone string) // what [WithZoneChanged] has set, or nil
 
 	slots    chan struct{} // of transfers to others
 	inward   chan struct{} // of transfers from others
@@ -116,6 +117,9 @@ func (t *transfers) published(z *servedZone, d *delta) {
 	}
 	if z.catalog != nil {
 		t.catalogs.look(z)
+	}
+	if t.changed != nil {
+		t.changed(nameText(z.name))
 	}
 }
 

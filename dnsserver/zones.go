@@ -291,7 +291,12 @@ func nextSerial(serial uint32) uint32 { return max(serial+1, 1) }
 func serialAfter(a, b uint32) bool { return int32(a-b) > 0 }
 
 // update makes changes in all zones that they concern.
-func (zs *zones) update(ctx context.Context, tx *Tx) error {
+func (zs *zones) update(ctx context.Context, tx *Tx) error { return zs.change(ctx, tx, true) }
+
+// derive is update for what can be found out again: it is not kept.
+func (zs *zones) derive(ctx context.Context, tx *Tx) error { return zs.change(ctx, tx, false) }
+
+func (zs *zones) change(ctx context.Context, tx *Tx, keep bool) error {
 	list, err := tx.read()
 	if err != nil {
 		return err
@@ -315,12 +320,12 @@ func (zs *zones) update(ctx context.Context, tx *Tx) error {
 		p.changes = append(p.changes, c)
 	}
 	for i, p := range parts {
-		_, err := p.zone.update(ctx, func(e *zoneEdit) error {
+		_, err := p.zone.change(ctx, func(e *zoneEdit) error {
 			for j := range p.changes {
 				e.apply(&p.changes[j])
 			}
 			return nil
-		})
+		}, keep)
 		if err != nil {
 			if i > 0 {
 				err = fmt.Errorf("%w (the changes of %d other zones have been made)", err, i)

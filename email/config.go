@@ -24,6 +24,11 @@ type Config struct {
 	// Hostname is the name by which the server greets and introduces itself
 	// (RFC 5321 section 4.1.1.1). Required.
 	Hostname string `json:"hostname"`
+	// PublicIP are the addresses that lead to this server from outside, and that
+	// it sends mail from: they belong into the domains' records. In a Router the
+	// default is its publicIp. Empty means that they are not known; records then
+	// name Hostname.
+	PublicIP []string `json:"publicIp"`
 	// Domains are the domains that this server is responsible for.
 	Domains []Domain `json:"domains"`
 	// Routes decides what happens to mail; see [Route]. Mail that no route

@@ -2,8 +2,8 @@ package email
 
 // Values of DNSMode in [Domain] and [Defaults].
 const (
-	// ForwardMode is for a domain whose mail is only forwarded: nothing is
-	// expected of its DNS records.
+	// ForwardMode is for a domain whose mail is only forwarded: of its DNS records
+	// only the MX record is looked at.
 	ForwardMode = "forward"
 	// InternalDNS publishes and maintains the domain's records in our own DNS
 	// server.
@@ -23,6 +23,8 @@ type Defaults struct {
 	RateLimits RateLimits `json:"rateLimits"`
 	// DMARC is the default of [Domain.DMARC].
 	DMARC string `json:"dmarc"`
+	// Policies is the default of [Domain.Policies], field by field.
+	Policies Policies `json:"policies"`
 }
 
 // Values of DMARC in [Domain] and [Defaults].
@@ -55,6 +57,45 @@ type Domain struct {
 	// [Config.Defaults], and reject if that is "" too. Mail from users who
 	// signed in and from addresses that a route relays for is not looked at.
 	DMARC string `json:"dmarc"`
+	// Policies are what the domain says about its mail to others.
+	Policies Policies `json:"policies"`
+}
+
+// NoPolicy in a field of [Policies] means that there is to be no such record.
+const NoPolicy = "off"
+
+// Values of [Policies.MTASTS] beside [NoPolicy] (RFC 8461 section 3.2).
+const (
+	// EnforceMTASTS has senders deliver over TLS with a valid certificate or not
+	// at all.
+	EnforceMTASTS = "enforce"
+	// TestMTASTS has them report what would fail, and deliver.
+	TestMTASTS = "testing"
+	// EndMTASTS has those forget a policy who know one from before.
+	EndMTASTS = "none"
+)
+
+// Policies are what a domain says in DNS about its mail, for others to go by. In
+// each field, "" means that of [Config.Defaults], and then what the field names.
+type Policies struct {
+	// DMARC is the text of the record for mail from the domain (RFC 9989 section
+	// 4.7), such as "v=DMARC1; p=reject; rua=mailto:dmarc@example.com". Default:
+	// p=none, which asks for nothing but reports, to postmaster of the domain. Once
+	// these show that all mail of the domain passes, ask for p=quarantine or
+	// p=reject.
+	DMARC string `json:"dmarc"`
+	// MTASTS is about TLS on the way to the domain (RFC 8461): [TestMTASTS],
+	// [EnforceMTASTS], [EndMTASTS] or [NoPolicy]. A policy has to be served by
+	// HTTPS at mta-sts.{domain}; see [Server.MTASTSPolicy]. Default off; in a Router
+	// that serves it testing, for domains in mode [InternalDNS].
+	MTASTS string `json:"mtaSts"`
+	// MTASTSMX are MX hosts of the domain beside this server, or patterns such as
+	// "*.example.net".
+	MTASTSMX []string `json:"mtaStsMx"`
+	// TLSRPT is where others report how TLS went on the way to the domain (RFC 8460
+	// section 3): "mailto:tls@example.com", or https and a URL. Default: postmaster
+	// of the domain in mode [InternalDNS], and off otherwise.
+	TLSRPT string `json:"tlsRpt"`
 }
 
 // DomainDNS has the settings of each DNS mode. Only the section of the

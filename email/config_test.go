@@ -3,6 +3,7 @@ package email
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,6 +106,18 @@ func TestValidate(t *testing.T) {
 			"domains[0].dkim.selector: \"a_b\" is not a selector: letters, digits and hyphens, in parts separated by dots\n" +
 				"domains[0].dkim.keySize: 512 is not a key size; use 1024, 2048, 3072 or 4096\ndomains[0].dkim.rotationInterval: -1 is not between 0 and 3650\n" +
 				"defaults.dkim.selector: \"a b\" is not a selector: letters, digits and hyphens, in parts separated by dots"},
+		{"long selector", `"domains":[{"domain":"a","dkim":{"selector":"x.` + strings.Repeat("a", 44) + `"}}]`,
+			"domains[0].dkim.selector: \"" + strings.Repeat("a", 44) + "\" is too long, as rotation adds to it: at most 43 characters"},
+		{"policies", `"publicIp":["192.0.2.1","x","192.0.2.1"],"defaults":{"policies":{"dmarc":"v=DMARC1; x","tlsRpt":"x@y"}},
+			"domains":[{"domain":"a","policies":{"dmarc":"none","mtaSts":"on","mtaStsMx":["*.a.b","*"],"tlsRpt":"mailto:a@b,ftp://c"}},{"domain":"b","policies":{"dmarc":"off","mtaSts":"off","tlsRpt":"off"}},
+			{"domain":"c","policies":{"dmarc":"v=DMARC1;p=Reject;","mtaSts":"enforce","tlsRpt":"mailto:a@b,https://c/d"}}]`,
+			"publicIp[1]: \"x\" is not an IP address\npublicIp[2]: \"192.0.2.1\" is that of publicIp[0] already\n" +
+				"domains[0].policies.dmarc: \"none\" is no DMARC record; write it as \"v=DMARC1; p=none; rua=mailto:you@example.com\"\n" +
+				"domains[0].policies.mtaSts: \"on\" is not known; use testing, enforce, none or off\n" +
+				"domains[0].policies.mtaStsMx[1]: \"*\" is not a host name\n" +
+				"domains[0].policies.tlsRpt: \"ftp://c\" is no address for reports; write it as \"mailto:you@example.com\"\n" +
+				"defaults.policies.dmarc: \"v=DMARC1; x\" is no DMARC record; write it as \"v=DMARC1; p=none; rua=mailto:you@example.com\"\n" +
+				"defaults.policies.tlsRpt: \"x@y\" is no address for reports; write it as \"mailto:you@example.com\""},
 
 		{"route names", `"routes":[{"name":"a","action":{"type":"process"}},{"action":{"type":"process"}},{"action":{"type":"process"}},{"name":"a","action":{"type":"process"}}]`,
 			`routes[3].name: "a" is that of routes[0] already`},

@@ -54,6 +54,9 @@ func start(t testing.TB, cfg Config, opts ...Option) *server {
 	if cfg.Domains == nil {
 		cfg.Domains = []Domain{{Domain: "example.com"}}
 	}
+	if cfg.Defaults.DKIM.KeySize == 0 {
+		cfg.Defaults.DKIM.KeySize = 1024 // made in no time
+	}
 	ts := &server{t: t}
 	all := []Option{WithLogger(slog.New(slog.NewTextHandler(testLog{t}, nil))), WithResolver(noDNS{}), WithHooks(Hooks{OnEvent: ts.note})}
 	if cfg.DataPath == "" {

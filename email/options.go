@@ -20,6 +20,7 @@ type options struct {
 	authenticator  Authenticator
 	mailbox        Mailbox
 	resolver       Resolver
+	publisher      DNSPublisher
 	now            func() time.Time
 	listeners      map[string]net.Listener
 }

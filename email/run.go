@@ -44,7 +44,8 @@ type run struct {
 	scanners   []scanner
 	reputation *ReputationChecker // nil without
 	greylist   *greylist.List     // nil without
-	buffers    sync.Pool          // of *[]byte, to copy contents with
+	domains    *domains
+	buffers    sync.Pool // of *[]byte, to copy contents with
 
 	serving sync.WaitGroup // who accepts connections
 	working sync.WaitGroup // deliveries
@@ -108,6 +109,9 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 		}
 	}
 	r.scanners = newScanners(s.cfg.Scanners)
+	if r.domains, err = s.openDomains(ctx); err != nil {
+		return nil, err
+	}
 	if r.store, err = s.openSpool(ctx); err != nil {
 		return nil, err
 	}
@@ -271,6 +275,12 @@ func (r *run) serve() {
 		})
 	}
 	r.serving.Go(r.queue.serve)
+	looking, cancel := context.WithCancel(r.ctx)
+	r.serving.Go(func() { r.domains.serve(looking) })
+	r.serving.Go(func() {
+		<-r.quit
+		cancel()
+	})
 }
 
 // fail ends Wait.
@@ -324,6 +334,9 @@ func (r *run) close(ctx context.Context) error {
 	}
 	if r.greylist != nil {
 		errs = append(errs, r.greylist.Close(ctx))
+	}
+	if r.domains != nil {
+		r.domains.keys.Close()
 	}
 	if r.store != nil {
 		errs = append(errs, r.store.Close(ctx))

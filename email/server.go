@@ -90,14 +90,19 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 }
 
 // Unready returns what keeps Start from serving though the configuration is
-// valid: a port that needs a certificate where there is no source of any, and
-// routes that deliver where there is no place for mailboxes. Each is a
-// [*FieldError].
+// valid: a port that needs a certificate where there is no source of any, routes
+// that deliver where there is no place for mailboxes, and domains in mode
+// [InternalDNS] where nobody publishes their records. Each is a [*FieldError].
 func (s *Server) Unready() error {
 	check := conf.NewChecker()
 	for i, p := range s.cfg.Ports {
 		if p.EffectiveMode() == SMTPS && s.cfg.TLS == nil && s.opts.getCertificate == nil {
 			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
+		}
+	}
+	for i := range s.cfg.Domains {
+		if s.opts.publisher == nil && s.cfg.Mode(&s.cfg.Domains[i]) == InternalDNS {
+			check.Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns needs a DNS server of ours: a DNSPublisher")
 		}
 	}
 	s.opts.validatePlaces(check.Field("routes"), s.routes.Load().given, s.cfg.DataPath)

@@ -17,6 +17,12 @@ func (c *Config) Validate() error {
 	check.Field("listenHost").ListenHost(c.ListenHost)
 	validatePorts(check.Field("ports"), c.Ports)
 	check.Field("hostname").Domain(c.Hostname)
+	addresses := map[string]int{}
+	for i, ip := range c.PublicIP {
+		at := check.Field("publicIp").Index(i)
+		at.Addr(ip)
+		at.Unique(addresses, ip, "publicIp", i)
+	}
 	c.validateDomains(check.Field("domains"))
 	validateRoutes(check.Field("routes"), c.Routes)
 	if c.Auth != nil {

@@ -1,8 +1,11 @@
 package email
 
 import (
+	"net/url"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/keys"
+	"github.com/dcrouter/dcrouter/email/internal/records"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
@@ -32,6 +35,7 @@ func (c *Config) validateDomains(check *conf.Checker) {
 		d.DKIM.validate(at.Field("dkim"))
 		d.RateLimits.validate(at.Field("rateLimits"))
 		validateDMARC(at.Field("dmarc"), d.DMARC)
+		d.Policies.validate(at.Field("policies"))
 	}
 }
 
@@ -42,11 +46,37 @@ func (d *Defaults) validate(check *conf.Checker) {
 	d.DKIM.validate(check.Field("dkim"))
 	d.RateLimits.validate(check.Field("rateLimits"))
 	validateDMARC(check.Field("dmarc"), d.DMARC)
+	d.Policies.validate(check.Field("policies"))
 }
 
 func validateDMARC(check *conf.Checker, policy string) {
 	if policy != "" {
 		check.OneOf(policy, MonitorDMARC, QuarantineDMARC, RejectDMARC)
+	}
+}
+
+func (p *Policies) validate(check *conf.Checker) {
+	if p.DMARC != "" && p.DMARC != NoPolicy {
+		at := check.Field("dmarc")
+		at.Line(p.DMARC)
+		if !records.IsDMARC(p.DMARC) {
+			at.Errorf("%q is no DMARC record; write it as \"v=DMARC1; p=none; rua=mailto:you@example.com\"", p.DMARC)
+		}
+	}
+	if p.MTASTS != "" {
+		check.Field("mtaSts").OneOf(p.MTASTS, TestMTASTS, EnforceMTASTS, EndMTASTS, NoPolicy)
+	}
+	for i, host := range p.MTASTSMX {
+		check.Field("mtaStsMx").Index(i).Domain(strings.TrimPrefix(host, "*."))
+	}
+	if p.TLSRPT != "" && p.TLSRPT != NoPolicy {
+		at := check.Field("tlsRpt")
+		for uri := range strings.SplitSeq(p.TLSRPT, ",") { // RFC 8460 section 3
+			u, err := url.Parse(uri)
+			if err != nil || u.Scheme != "mailto" && u.Scheme != "https" || u.Opaque == "" && u.Host == "" || strings.ContainsAny(uri, " ;!") {
+				at.Errorf("%q is no address for reports; write it as \"mailto:you@example.com\"", uri)
+			}
+		}
 	}
 }
 
@@ -83,6 +113,9 @@ func (d *DomainDNS) validate(check *conf.Checker, mode string) {
 func (k *DKIM) validate(check *conf.Checker) {
 	if k.Selector != "" && (!conf.ValidDomain("x."+k.Selector+".x") || strings.Contains(k.Selector, "_")) {
 		check.Field("selector").Errorf("%q is not a selector: letters, digits and hyphens, in parts separated by dots", k.Selector)
+	}
+	if last := k.Selector[strings.LastIndexByte(k.Selector, '.')+1:]; len(last) > keys.MaxSelector {
+		check.Field("selector").Errorf("%q is too long, as rotation adds to it: at most %d characters", last, keys.MaxSelector)
 	}
 	switch k.KeySize {
 	case 0, 1024, 2048, 3072, 4096:
