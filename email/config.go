@@ -53,6 +53,10 @@ type Config struct {
 	Defaults Defaults `json:"defaults"`
 	// Queue is about mail on its way out.
 	Queue Queue `json:"queue"`
+	// Outbound is about how mail gets to other servers.
+	Outbound Outbound `json:"outbound"`
+	// Webhooks are told of events.
+	Webhooks []Webhook `json:"webhooks"`
 	// SmartHost is where the action [Process] sends mail instead of looking up
 	// the MX records of its destination. Nil, or one without Host, means none.
 	SmartHost *SmartHost `json:"smartHost"`
@@ -66,6 +70,13 @@ type Config struct {
 	Greylisting *Greylisting `json:"greylisting"`
 	// Connections bounds what clients may take up.
 	Connections Connections `json:"connections"`
+	// Resolvers are the DNS servers to ask, as "127.0.0.1" or "192.0.2.1:53".
+	// Empty means those of the system. [WithResolver] comes before. DANE (RFC 7672)
+	// takes one on a loopback address that validates DNSSEC, or TrustResolvers.
+	Resolvers []string `json:"resolvers"`
+	// TrustResolvers believes Resolvers on other addresses that they have
+	// validated an answer, too. Set it only where nobody can come between.
+	TrustResolvers bool `json:"trustResolvers"`
 	// DataPath is the folder of the spool and of mailboxes that name none. In a
 	// Router the default "" means the folder of the storage section, "mail" and
 	// "spool" in it; without either, the spool is in the storage.
@@ -169,12 +180,22 @@ type OutboundLimits struct {
 // Queue is about mail on its way out.
 type Queue struct {
 	// Concurrency is how many deliveries go on at once. The default 0 means
-	// 10.
+	// 50.
 	Concurrency int `json:"concurrency"`
+	// ConcurrencyPerSite is how many of them go to the same servers. It begins
+	// with 5 and grows as long as they do well. The default 0 means 20.
+	ConcurrencyPerSite int `json:"concurrencyPerSite"`
 	// MaxRetries is how often a failed delivery is tried again before the
 	// sender is told (RFC 5321 section 4.5.4.1). The default nil means as often as
-	// fits into five days; 0 means never.
+	// fits into MaxAge; 0 means never.
 	MaxRetries *int `json:"maxRetries"`
+	// MaxAge is how long delivery is tried. The default 0 means five days.
+	MaxAge time.Duration `json:"maxAge"`
+	// Paused accepts mail and sends none, until [Server.ResumeQueue]. Default false.
+	Paused bool `json:"paused"`
+	// DelayNotice is how long a message waits before its sender is told, once, that
+	// it is still on its way. The default 0 means 4h; a negative one means never.
+	DelayNotice time.Duration `json:"delayNotice"`
 	// KeepHeld is how long messages in quarantine, and those that could not be
 	// delivered, are kept in the spool for somebody to look at (see
 	// [Server.Queue]); then they are removed. The default 0 means 30 days.

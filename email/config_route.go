@@ -97,6 +97,12 @@ type ForwardAction struct {
 	// waits, who is told what the other server says, and queues only what users
 	// who signed in send to several places at once.
 	Queue bool `json:"queue"`
+	// SRS is for servers that check where mail comes from, as those of other
+	// organisations do: the sender becomes an address of the recipient's domain,
+	// by which bounces find the way back (Sender Rewriting Scheme), and what was
+	// found out about the sender is sealed (ARC, RFC 8617), if that domain has a
+	// DKIM key here. Default false.
+	SRS bool `json:"srs"`
 }
 
 // Values of [ProcessAction.Queue].

@@ -29,6 +29,7 @@ func crashConfig(folder string, port int) Config {
 		ListenHost: "127.0.0.1", Ports: Ports(port), Hostname: "mx.example.com", DataPath: folder,
 		Domains: []Domain{{Domain: "example.com"}},
 		Routes:  []Route{{Name: "all", Action: Action{Type: Process}}},
+		Queue:   Queue{Paused: true},
 	}
 }
 

@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net"
 	"slices"
-	"strconv"
-	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/deliver"
-	"github.com/dcrouter/dcrouter/email/internal/smtpc"
+	"github.com/dcrouter/dcrouter/email/internal/sched"
 )
 
 // delivery is a message on its way to some of its recipients.
@@ -23,6 +21,8 @@ type delivery struct {
 	body *io.SectionReader // as it arrived
 	// open gets body where it is nil, since many a message needs no look at it.
 	open func() (*io.SectionReader, error)
+	// round is nil while the client waits.
+	round *round
 }
 
 func (d *delivery) load() (err error) {
@@ -38,18 +38,37 @@ func (d *delivery) content(more []byte) *io.SectionReader { return d.env.content
 // result is what became of a recipient.
 type result struct {
 	ok bool
+	// handed says, if ok, that another server has it which is not the recipient's.
+	handed bool
 	// permanent is a refusal for good, if not ok.
 	permanent bool
+	// putOff says that nothing was tried.
+	putOff bool
 	// reply is what a client would be told.
 	reply *Reply
 	// said is what was said, for logs and the operator.
 	said string
+	// status is the enhanced status code of another server, and host its name.
+	status, host string
 }
 
 func taken(said string) result { return result{ok: true, said: said} }
 
 func refusal(r *Reply) result {
-	return result{permanent: r.Code >= 500, reply: r, said: r.Error()}
+	return result{permanent: r.Code >= 500, reply: r, said: r.Error(), status: fmt.Sprintf("%d.%d.%d", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])}
+}
+
+// outcome is what came of an attempt: a result for each recipient.
+type outcome struct {
+	results []result
+	steps   []step // connections that were made
+	site    sched.Outcome
+	later   time.Time // when to come back with what was put off
+}
+
+// all gives all recipients the same result.
+func all(res result, list []int) outcome {
+	return outcome{results: slices.Repeat([]result{res}, len(list))}
 }
 
 // hookResult maps what a hook of the host has returned; see Hooks.
@@ -67,64 +86,69 @@ func (s *Server) hookResult(err error, log ...any) result {
 	return res
 }
 
-// tryDelivery delivers a message from the spool to those who are still to get
-// it, and notes in p how that went. It is stuck if no route takes one of them,
-// or none that this version can go. The error is that the message cannot be read.
-func (r *run) tryDelivery(ctx context.Context, t *routeTable, d *delivery, p *progress) (stuck bool, err error) {
-	groups := make(map[*route][]int)
-	for i := range d.env.Recipients {
-		if p.Recipients[i].State != "" {
-			continue
-		}
-		rt, err := r.routeOf(t, d, i)
-		switch {
-		case err != nil:
-			return false, err
-		case rt == nil, rt.Action.Type == Process && r.smartHost() == nil:
-			stuck = true
-		default:
-			groups[rt] = append(groups[rt], i)
-		}
-	}
-	if len(groups) > 0 {
-		if err := d.load(); err != nil {
-			return false, err
-		}
-	}
-	for rt, list := range groups {
-		for n, res := range r.deliver(ctx, d, rt, list) {
-			r.settle(d, p, list[n], rt, res)
-		}
-	}
-	return stuck, nil
-}
-
 // settle notes what became of a recipient.
 func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
+	now := r.s.now()
 	a := &p.Recipients[i]
-	a.Reply = res.said
-	e := Event{ConnID: d.env.ConnID, MessageID: d.id, Client: d.env.ClientAddr, User: d.env.User,
-		From: d.env.From, Recipients: []string{d.env.Recipients[i].Address}, Route: rt.Name, Reason: res.said}
+	a.Reply, a.Status, a.Host = clip(res.said), res.status, res.host
+	e := d.env.event(d.id, i)
+	e.Route, e.Reason, e.Status = rt.Name, res.said, res.status
 	switch {
 	case res.ok:
-		a.State = delivered
+		a.State, a.At, a.Status = delivered, now, ""
 		e.Kind = Delivered
+		if res.handed {
+			a.State = sent
+		}
 	case res.permanent:
-		a.State = failed
+		a.State, a.At = failed, now
 		r.s.stats.failed.Add(1)
-		e.Kind = Failed
+		e.Kind, e.Class = Failed, r.failure(d.env, i, res.said, res.status)
 	default:
 		r.s.stats.retried.Add(1)
 		e.Kind = Deferred
 	}
+	p.note(step{At: now, Kind: e.Kind, Recipients: some(i, len(p.Recipients)), Text: res.said, Host: res.host})
 	r.s.event(e)
 }
 
-// gaveUp tells that a recipient has been tried long enough.
-func (r *run) gaveUp(id string, env *queued, i int, said string) {
-	r.s.stats.failed.Add(1)
-	r.s.event(Event{Kind: Failed, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From,
-		Recipients: []string{env.Recipients[i].Address}, Route: env.Recipients[i].Route, Reason: "given up; at last: " + said})
+// some is step.Recipients for one of n.
+func some(i, n int) []int {
+	if n == 1 {
+		return nil
+	}
+	return []int{i}
+}
+
+// event is one about a recipient.
+func (q *queued) event(id string, i int) Event {
+	return Event{ConnID: q.ConnID, MessageID: id, Client: q.ClientAddr, User: q.User, From: q.From,
+		Recipients: []string{q.Recipients[i].Address}, Route: q.Recipients[i].Route, Metadata: q.Metadata}
+}
+
+// failure tells what class a failure is of, and keeps an address that there is
+// not from being sent to again, if it was we who sent.
+func (r *run) failure(env *queued, i int, said, status string) string {
+	class := classify(said, status)
+	if env.Own && env.From != "" {
+		r.suppressBounce(env.Recipients[i].Address, class, said)
+	}
+	return className(class)
+}
+
+// giveUp ends the tries to reach a recipient.
+func (rd *round) giveUp(i int, a *state) {
+	now := rd.q.r.s.now()
+	said := "given up; at last: " + valueOr(a.Reply, "it was not tried")
+	a.State, a.At = failed, now
+	if a.Status == "" {
+		a.Status = "4.4.7" // RFC 3463: delivery time expired
+	}
+	rd.p.note(step{At: now, Kind: Failed, Recipients: some(i, len(rd.p.Recipients)), Text: said})
+	rd.q.r.s.stats.failed.Add(1)
+	e := rd.env.event(string(rd.e.id), i)
+	e.Kind, e.Reason, e.Status, e.Class = Failed, said, a.Status, "soft"
+	rd.q.r.s.event(e)
 }
 
 // expired tells that a message was held back, or kept after it was given up, long
@@ -149,7 +173,7 @@ func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {
 	if err := d.load(); err != nil {
 		return nil, err
 	}
-	f := &facts{client: d.env.ClientAddr, authenticated: d.env.User != "", sender: d.env.From, recipient: rcpt.Address}
+	f := &facts{client: d.env.ClientAddr, authenticated: d.env.User != "" || d.env.Own, sender: d.env.From, recipient: rcpt.Address}
 	var err error
 	if f.content, err = t.contentOf(d.body); err != nil {
 		return nil, err
@@ -167,37 +191,40 @@ func (r *run) smartHost() *SmartHost {
 	return nil
 }
 
-// deliver takes a message to recipients that have the same route. There is a
-// result for each.
-func (r *run) deliver(ctx context.Context, d *delivery, rt *route, list []int) []result {
-	switch a := &rt.Action; a.Type {
+// deliver takes a message to recipients at the same place. j is nil where that
+// is no server to be looked up.
+func (r *run) deliver(ctx context.Context, d *delivery, to place, j *job, list []int) outcome {
+	switch a := &to.route.Action; a.Type {
 	case Forward:
-		results := r.send(ctx, d, r.hopOf(rt), list)
-		return r.count(&r.s.stats.forwarded, results)
+		return r.forward(ctx, d, to.route, list)
 	case Process:
-		results := r.send(ctx, d, r.smartHop(), list)
-		return r.count(&r.s.stats.forwarded, results)
+		return r.sendOut(ctx, d, to, j, list)
+	case takesBack:
+		out := outcome{results: make([]result, len(list))}
+		for n, i := range list {
+			out.results[n] = r.takeBack(ctx, d, i)
+		}
+		return out
 	case Deliver:
 		if a.Deliver != nil && a.Deliver.LMTP != "" {
-			h := &hop{config: smtpc.Config{Address: a.Deliver.LMTP, Hostname: r.s.cfg.Hostname, LMTP: true, TLS: smtpc.NoTLS}}
-			return r.count(&r.s.stats.mailboxes, r.send(ctx, d, h, list))
+			return r.sendToHop(ctx, d, r.hopOf(to.route), nil, d.env.From, list)
 		}
-		results := make([]result, len(list))
+		out := outcome{results: make([]result, len(list))}
 		for n, i := range list {
-			results[n] = r.deliverHere(ctx, d, rt, i)
+			out.results[n] = r.deliverHere(ctx, d, to.route, i)
 		}
-		return r.count(&r.s.stats.mailboxes, results)
+		r.count(&r.s.stats.mailboxes, out.results)
+		return out
 	}
-	return slices.Repeat([]result{refusal(&Reply{Code: 451, Enhanced: [3]int{4, 3, 5}, Text: "The route has changed"})}, len(list))
+	return all(refusal(&Reply{Code: 451, Enhanced: [3]int{4, 3, 5}, Text: "The route has changed"}), list)
 }
 
-func (r *run) count(counter interface{ Add(uint64) uint64 }, results []result) []result {
+func (r *run) count(counter *atomic.Uint64, results []result) {
 	for _, res := range results {
 		if res.ok {
 			counter.Add(1)
 		}
 	}
-	return results
 }
 
 // deliverHere puts a message into the recipient's mailbox.
@@ -239,134 +266,4 @@ func mailboxResult(err error) result {
 	res := refusal(reply)
 	res.said = err.Error()
 	return res
-}
-
-// hop is another server that mail is handed to.
-type hop struct {
-	config smtpc.Config
-	err    error  // the configuration cannot be used
-	prefix []byte // header fields for it
-}
-
-// hopOf is where a route forwards to.
-func (r *run) hopOf(rt *route) *hop {
-	f := rt.Action.Forward
-	h := r.newHop(f.Host, f.Port, f.Auth, &f.TLS)
-	for _, name := range slices.Sorted(maps.Keys(f.AddHeaders)) {
-		h.prefix = fmt.Appendf(h.prefix, "%s: %s\r\n", name, f.AddHeaders[name])
-	}
-	return h
-}
-
-func (r *run) smartHop() *hop {
-	s := r.smartHost()
-	return r.newHop(s.Host, s.Port, s.Auth, &s.TLS)
-}
-
-func (r *run) newHop(host string, port int, auth *Credentials, t *ClientTLS) *hop {
-	h := &hop{config: smtpc.Config{
-		Address:    net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(valueOr(port, 25))),
-		Hostname:   r.s.cfg.Hostname,
-		ServerName: t.ServerName,
-		Timeouts:   hopTimeouts(),
-	}}
-	if auth != nil {
-		h.config.Auth = &smtpc.Credentials{Username: auth.Username, Password: auth.Password.Reveal()}
-	}
-	mode := t.Mode
-	if mode == "" {
-		switch {
-		case port == 465:
-			mode = ImplicitTLS
-		case auth != nil:
-			mode = StartTLS
-		default:
-			mode = Opportunistic
-		}
-	}
-	switch mode {
-	case ImplicitTLS:
-		h.config.TLS = smtpc.ImplicitTLS
-	case StartTLS:
-		h.config.TLS = smtpc.StartTLS
-	case NoTLS:
-		h.config.TLS = smtpc.NoTLS
-		h.config.AllowPlaintextAuth = true // the operator has said so
-	}
-	h.config.TLSConfig, h.err = clientTLS(t)
-	return h
-}
-
-// send hands a message to another server in one transaction.
-func (r *run) send(ctx context.Context, d *delivery, h *hop, list []int) []result {
-	fail := func(err error) []result { return slices.Repeat([]result{hopResult(err)}, len(list)) }
-	if h.err != nil {
-		return fail(h.err)
-	}
-	c, err := smtpc.Dial(ctx, h.config)
-	if err != nil {
-		return fail(err)
-	}
-	defer c.Close()
-	content := d.content(h.prefix)
-	env := d.smtpEnvelope(content.Size(), list)
-	sent, _ := c.Send(ctx, env, content) // what ended it is in the results
-	results := make([]result, len(list))
-	for n, rr := range sent.Recipients {
-		if rr.Status == smtpc.Delivered {
-			results[n] = taken(rr.Reply.String())
-			continue
-		}
-		results[n] = hopResult(&smtpc.Error{Phase: rr.Phase, Status: rr.Status, Reply: rr.Reply, Err: rr.Err})
-	}
-	return results
-}
-
-func (d *delivery) smtpEnvelope(size int64, list []int) smtpc.Envelope {
-	env := smtpc.Envelope{From: d.env.From, Size: size, EightBit: d.env.EightBit, UTF8: d.env.UTF8,
-		Ret: d.env.Ret, EnvID: d.env.EnvID, RequireTLS: d.env.RequireTLS}
-	for _, i := range list {
-		env.To = append(env.To, d.env.Recipients[i].smtpRcpt())
-	}
-	return env
-}
-
-func (r *recipient) smtpRcpt() smtpc.Rcpt {
-	return smtpc.Rcpt{Addr: r.Address, Notify: r.Notify, ORcpt: r.ORCPT}
-}
-
-// hopResult maps what came of talking to another server to a reply to the client
-// behind: its own words if it has refused, and "try later" if it could not be
-// reached.
-func hopResult(err error) result {
-	var e *smtpc.Error
-	if !errors.As(err, &e) {
-		return result{said: err.Error(), reply: unreachable()}
-	}
-	res := result{said: e.Error(), permanent: e.Status == smtpc.Permanent}
-	res.reply = unreachable()
-	if e.Reply.Code >= 400 && (e.Phase == smtpc.PhaseMail || e.Phase == smtpc.PhaseRcpt || e.Phase == smtpc.PhaseData || e.Phase == smtpc.PhaseEnd) {
-		res.reply = fromHop(e.Reply)
-	} else if res.permanent {
-		// It refuses us, not the mail: the operator has to see to that.
-		res.permanent = false
-	}
-	return res
-}
-
-func unreachable() *Reply {
-	return &Reply{Code: 451, Enhanced: [3]int{4, 4, 1}, Text: "The next server cannot be reached, try again later"}
-}
-
-// fromHop passes a reply on.
-func fromHop(from smtpc.Reply) *Reply {
-	r := &Reply{Code: from.Code, Text: strings.Join(from.Lines, " ")}
-	if r.Code == 421 {
-		r.Code = 451 // it closes its connection, not this one
-	}
-	var class, subject, detail int
-	if n, _ := fmt.Sscanf(from.Enhanced, "%d.%d.%d", &class, &subject, &detail); n == 3 && class == r.Code/100 {
-		r.Enhanced = [3]int{class, subject, detail}
-	}
-	return r
 }

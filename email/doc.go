@@ -1,12 +1,13 @@
-// Package email is a mail server that a program embeds. It receives mail by SMTP,
-// finds out who it is from and what is in it, and decides for each recipient by
-// [Route] what happens to it:
+// Package email is a mail server that a program embeds. It sends mail
+// ([Server.SendEmail]), and receives it by SMTP, finds out who it is from and what
+// is in it, and decides for each recipient by [Route] what happens to it:
 //
 //   - [Deliver] puts it into a mailbox: a Maildir, a server that speaks LMTP, or
 //     code of the host ([WithMailbox]);
 //   - [Forward] hands it to another server, whose answers the client gets, or
 //     queues it for that;
-//   - [Process] has it scanned and queues it;
+//   - [Process] has it scanned, signs it and sends it to the MX hosts of its
+//     destination;
 //   - [Reject] refuses it.
 //
 // A server for one domain whose mail goes into Maildirs below /var/lib/mail:
@@ -51,8 +52,31 @@
 // quarantine is accepted and kept in the spool. [Server.Queue] lists it, with the
 // reason, beside what is on its way; [Server.Queued] shows one message,
 // [Server.Release] lets it go on, [Server.Drop] removes it. What could not be
-// delivered is kept as well, for [Server.Retry]. After [Queue.KeepHeld] both are
-// removed.
+// delivered and has nobody to be told of it is kept as well, for [Server.Retry].
+// After [Queue.KeepHeld] both are removed.
+//
+// # Mail on its way out
+//
+// Each message is tried at once, and what is put off again after five minutes, ten,
+// and so on up to four hours, for five days ([Queue]). Mail to the same servers
+// shares connections and a number of deliveries at once that adapts to what they
+// bear; servers that are down have a rest. [Server.EmailStatus] shows the timeline
+// of a message, also for a week after it has left; events say the same to
+// [Hooks.OnEvent] and to webhooks.
+//
+// The sender is told of a failure (RFC 3464), of a delay once, and of a success
+// where that was asked for (NOTIFY, RFC 3461), unless there is no sender, or SPF
+// says that it is forged: then somebody else would be told.
+//
+// Mail of our domains is signed by DKIM with the keys that are in use at the time
+// of the attempt; keys are made, published and rotated by the server ([DKIM],
+// [Server.Domains]). Connections are protected as the destination's DANE records
+// or MTA-STS policy demand, and otherwise as well as they can be; [Outbound] has
+// rules for destinations. Addresses to send from warm up day by day ([WarmUp]).
+//
+// Bounces of what SendEmail has sent come back to addresses made for them, end in
+// the status of the message, and put recipients that there are not on the
+// [SuppressionList], as complaints do.
 //
 // # Who may send what
 //
@@ -81,13 +105,4 @@
 // block lists), 6152 (8BITMIME), 6376 and 8463 (DKIM), 6531 (SMTPUTF8), 6647
 // (greylisting), 7208 (SPF), 7677 (SCRAM-SHA-256), 8601 (Authentication-Results),
 // 8617 (ARC), 8689 (REQUIRETLS), 9422 (LIMITS), 9989 (DMARC).
-//
-// # Not there yet
-//
-// Mail is not sent to the MX hosts of its destination: [Process] needs a
-// [Config.SmartHost], and keeps mail in the spool without one. There are no
-// bounces, and no DKIM signatures on mail going out; what could not be delivered
-// in time stays in the spool ([Server.Queue]) for somebody to look at. The limits
-// on mail going out ([OutboundLimits]), [Domain.DNSMode], [ForwardDNSSettings],
-// [DKIM] and [ProcessAction.Queue] are read and checked, and have no effect.
 package email

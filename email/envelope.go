@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,9 @@ type queued struct {
 	UTF8       bool        `json:"utf8,omitempty"`
 	EightBit   bool        `json:"eightBit,omitempty"`
 	RequireTLS bool        `json:"requireTls,omitempty"`
+	// OptionalTLS passes over the policies of domains about TLS (RFC 8689 section 3),
+	// for reports about what is wrong with those.
+	OptionalTLS bool `json:"optionalTls,omitempty"`
 	// EnvID and Ret are the sender's for delivery status notifications (RFC
 	// 3461).
 	EnvID string `json:"envId,omitempty"`
@@ -40,7 +44,30 @@ type queued struct {
 	Quarantine string `json:"quarantine,omitempty"`
 	// Refused is set for a copy in quarantine of what was refused.
 	Refused bool `json:"refused,omitempty"`
+
+	// Own is set for mail of this server and its host: bounces, reports, and what
+	// SendEmail was given.
+	Own bool `json:"own,omitempty"`
+	// Priority has it go before other mail.
+	Priority bool `json:"priority,omitempty"`
+	// Bounces says who is told what became of it; see the constants.
+	Bounces string `json:"bounces,omitempty"`
+	// Subject and Metadata are those of an Email, for events.
+	Subject  string            `json:"subject,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	// Schedule says when it is tried.
+	Schedule schedule `json:"schedule,omitzero"`
 }
+
+// Values of queued.Bounces beside "", which has them sent to From.
+const (
+	// bounceHere has recipients' servers report to addresses that lead here; the
+	// host sees it in events and in the status of the message.
+	bounceHere = "here"
+	// bounceNowhere is for mail whose sender is likely forged: what the mail is
+	// about would go to somebody who has nothing to do with it.
+	bounceNowhere = "nowhere"
+)
 
 // recipient is one of a message in the spool.
 type recipient struct {
@@ -53,45 +80,133 @@ type recipient struct {
 	ORCPT  string   `json:"orcpt,omitempty"`
 }
 
+// domain is that of the address, in lower case.
+func (r *recipient) domain() string {
+	_, domain, _ := cutAddress(r.Address)
+	return canonicalDomain(domain)
+}
+
 // progress is what changes of a message in the spool: how far its recipients
 // are, in the order of queued.Recipients.
 type progress struct {
-	Recipients []attempt `json:"recipients"`
+	Recipients []state `json:"recipients"`
 	// Next is when the next attempt is due.
 	Next time.Time `json:"next"`
 	// Tries is how many there were.
 	Tries int `json:"tries"`
 	// Released is set once a message has left quarantine.
 	Released bool `json:"released,omitempty"`
+	// Steps tell what has happened, the first and the latest of them.
+	Steps []step `json:"steps,omitempty"`
+	// Skipped is how many steps there were between.
+	Skipped int `json:"skipped,omitempty"`
 }
 
-// Values of attempt.State; "" is still to be delivered.
+// Values of state.State; "" is still to be delivered.
 const (
+	// delivered is in a mailbox here, or taken by the recipient's server; sent was
+	// taken by a server on the way there.
 	delivered = "delivered"
-	failed    = "failed"
+	sent      = "sent"
+	// failed will not be delivered, and bounced was taken, and its server said later
+	// that it will not.
+	failed  = "failed"
+	bounced = "bounced"
 )
 
-// attempt is how far a recipient is.
-type attempt struct {
+// state is how far a recipient is.
+type state struct {
 	State string `json:"state,omitempty"`
 	// Reply is what was said last.
 	Reply string `json:"reply,omitempty"`
+	// Status is the enhanced status code of a failure (RFC 3463), and Host the
+	// server that said so.
+	Status string `json:"status,omitempty"`
+	Host   string `json:"host,omitempty"`
+	// At is when State came to be.
+	At time.Time `json:"at,omitzero"`
+	// Told is set once the sender was told of the failure, or is not to be;
+	// Delayed once the sender was told of the delay.
+	Told    bool `json:"told,omitempty"`
+	Delayed bool `json:"delayed,omitempty"`
+}
+
+// step is something that happened to a message.
+type step struct {
+	At time.Time `json:"at"`
+	// Kind is one of [Event.Kind], or "tried" for a connection.
+	Kind string `json:"kind"`
+	// Recipients are indexes; nil means all.
+	Recipients []int `json:"to,omitempty"`
+	// Text is what was said.
+	Text string `json:"text,omitempty"`
+	// Host, Addr, Source and TLS are about a connection.
+	Host   string `json:"host,omitempty"`
+	Addr   string `json:"addr,omitempty"`
+	Source string `json:"source,omitempty"`
+	TLS    string `json:"tls,omitempty"`
+}
+
+// tried is the kind of a step that was a connection to a server.
+const tried = "tried"
+
+const (
+	// firstSteps and lastSteps are how many are kept of many.
+	firstSteps, lastSteps = 10, 40
+	// maxSaid bounds what is kept of a reply, in bytes.
+	maxSaid = 400
+)
+
+// note adds a step.
+func (p *progress) note(s step) {
+	s.Text = clip(s.Text)
+	if len(p.Steps) >= firstSteps+lastSteps {
+		p.Steps = slices.Delete(p.Steps, firstSteps, firstSteps+1)
+		p.Skipped++
+	}
+	p.Steps = append(p.Steps, s)
+}
+
+// clip bounds what is kept of what others say.
+func clip(s string) string {
+	if len(s) <= maxSaid {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxSaid], "") + "..."
+}
+
+func (p *progress) clone() *progress {
+	c := *p
+	c.Recipients = slices.Clone(p.Recipients)
+	c.Steps = slices.Clone(p.Steps)
+	return &c
 }
 
 // open is how many recipients are still to be delivered to.
 func (p *progress) open() int {
 	n := 0
-	for _, a := range p.Recipients {
-		if a.State == "" {
+	for i := range p.Recipients {
+		if p.Recipients[i].State == "" {
 			n++
 		}
 	}
 	return n
 }
 
-// all reports whether all recipients are in this state.
-func (p *progress) all(state string) bool {
-	return !slices.ContainsFunc(p.Recipients, func(a attempt) bool { return a.State != state })
+// settled reports whether there is nothing left to do: all have the message, or
+// the sender knows that they have not.
+func (p *progress) settled() bool {
+	for i := range p.Recipients {
+		switch s := &p.Recipients[i]; s.State {
+		case "":
+			return false
+		case failed:
+			if !s.Told {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (q *queued) encode() ([]byte, error) { return json.Marshal(q) }
@@ -112,7 +227,7 @@ func decodeProgress(data []byte, recipients int) (*progress, error) {
 		}
 	}
 	for len(p.Recipients) < recipients {
-		p.Recipients = append(p.Recipients, attempt{})
+		p.Recipients = append(p.Recipients, state{})
 	}
 	return p, nil
 }

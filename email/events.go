@@ -23,6 +23,15 @@ const (
 	// Deferred is a message that is tried again later, Failed one that is not.
 	Deferred = "deferred"
 	Failed   = "failed"
+	// Dropped is a message that was removed from the spool by [Server.Drop].
+	Dropped = "dropped"
+	// Delayed is a message whose sender was told that it is still on its way.
+	Delayed = "delayed"
+	// Bounced is a message that was delivered, and whose recipient's server has
+	// reported later that it could not keep it.
+	Bounced = "bounced"
+	// Complained is a message whose recipient has called it spam (RFC 5965).
+	Complained = "complained"
 	// Expired is a message that was in quarantine, or kept after it failed, for as
 	// long as [Queue.KeepHeld] says, and was removed.
 	Expired = "expired"
@@ -30,24 +39,33 @@ const (
 
 // Event is something that happened to a connection or message.
 type Event struct {
-	Time time.Time
-	Kind string
+	Time time.Time `json:"time"`
+	Kind string    `json:"kind"`
 	// ConnID is that of [Client.ID]. MessageID is that of [Message.ID], where
 	// there is a message.
-	ConnID, MessageID string
+	ConnID    string `json:"connId,omitempty"`
+	MessageID string `json:"messageId,omitempty"`
 	// Client is the client's address.
-	Client netip.Addr
+	Client netip.Addr `json:"client,omitzero"`
 	// User is who has signed in or tried to.
-	User string
+	User string `json:"user,omitempty"`
 	// From and Recipients are the envelope's, as far as they are known. Of a
 	// recipient that was refused, it is that one alone.
-	From       string
-	Recipients []string
+	From       string   `json:"from,omitempty"`
+	Recipients []string `json:"recipients,omitempty"`
 	// Route is the name of the route that decided.
-	Route string
+	Route string `json:"route,omitempty"`
 	// Reason says why, in words: what stood in the reply, or what another
 	// server said.
-	Reason string
+	Reason string `json:"reason,omitempty"`
+	// Status is the enhanced status code that came with it (RFC 3463), or "".
+	Status string `json:"status,omitempty"`
+	// Class says of what failed why: "hard" means that there is no such recipient,
+	// "soft" that it may work another time, "block" that the mail or its sender is
+	// not wanted. Otherwise it is "".
+	Class string `json:"class,omitempty"`
+	// Metadata is that of the [Email].
+	Metadata map[string]string `json:"metadata,omitempty"`
 	// Security is set for what hints at an attack or abuse.
-	Security bool
+	Security bool `json:"security,omitempty"`
 }

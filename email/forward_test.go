@@ -212,12 +212,11 @@ func TestRoutesComeDuringAnAttempt(t *testing.T) {
 	var s *server
 	var once sync.Once
 	list := routes(t, `[{"name":"x","match":{"recipients":"x@example.com"},"action":{"type":"process"}},{"name":"b","match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)
-	s = start(t, Config{Routes: list}, WithMailbox(m.take), WithHooks(Hooks{OnEvent: func(e Event) {
+	s = start(t, Config{Routes: list, Queue: Queue{Paused: true}}, WithMailbox(m.take), WithHooks(Hooks{OnEvent: func(e Event) {
 		if e.Kind != Deferred {
 			return
 		}
 		once.Do(func() {
-			list := s.Routes()
 			list[0].Action.Type = Deliver
 			if err := s.UpdateRoutes(t.Context(), list); err != nil {
 				t.Error(err)
@@ -230,6 +229,9 @@ func TestRoutesComeDuringAnAttempt(t *testing.T) {
 	c.say("RCPT TO:<b@example.com>", "250")
 	if got := c.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
+	}
+	if err := errors.Join(s.UpdateRoutes(t.Context(), list[1:]), s.ResumeQueue()); err != nil {
+		t.Fatal(err)
 	}
 	waitFor(t, func() bool { return len(m.all()) == 1 })
 }

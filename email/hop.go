@@ -92,7 +92,11 @@ func (s *session) tryHop(ctx context.Context, rt *route) error {
 		// What the content is like is not known yet, so it is announced as what it
 		// may be, as far as the server takes that.
 		_, eightBit := o.conn.Extension("8BITMIME")
-		out := smtpc.Envelope{From: env.From, EightBit: eightBit, UTF8: env.UTF8, Ret: env.Ret, EnvID: env.EnvID, RequireTLS: env.RequireTLS}
+		from := env.From
+		if rt.Action.Forward.SRS {
+			from = s.r.rewritten(env, 0)
+		}
+		out := smtpc.Envelope{From: from, EightBit: eightBit, UTF8: env.UTF8, Ret: env.Ret, EnvID: env.EnvID, RequireTLS: env.RequireTLS}
 		if _, err := o.conn.Mail(ctx, out); err != nil {
 			return err
 		}

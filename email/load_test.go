@@ -140,7 +140,7 @@ func TestMemoryOfIdleConnections(t *testing.T) {
 	}
 	const connections = 2000
 	const most = 28 << 10
-	s := start(t, Config{Routes: []Route{{Name: "all", Action: Action{Type: Process}}}}, quiet())
+	s := start(t, Config{Routes: []Route{{Name: "all", Action: Action{Type: Process}}}, Queue: Queue{Paused: true}}, quiet())
 	connect(t, s)
 	s.dial().hello().send("a@example.net", "b@example.com", hi)
 	runtime.GC()
@@ -238,7 +238,7 @@ func writeLarge(t *testing.T, w io.Writer, size int) {
 // BenchmarkReceive is one client that sends small messages on one connection,
 // with the spool on disk.
 func BenchmarkReceive(b *testing.B) {
-	s := start(b, Config{DataPath: b.TempDir(), Routes: []Route{{Name: "all", Action: Action{Type: Process}}}}, quiet())
+	s := start(b, Config{DataPath: b.TempDir(), Routes: []Route{{Name: "all", Action: Action{Type: Process}}}, Queue: Queue{Paused: true}}, quiet())
 	content := hi + strings.Repeat("\r\n"+strings.Repeat("0123456789", 7), 56)
 	messages := 0
 	var c *client

@@ -1,9 +1,11 @@
 package email
 
 import (
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/dcrouter/dcrouter/storage"
@@ -23,7 +25,11 @@ type options struct {
 	publisher      DNSPublisher
 	now            func() time.Time
 	listeners      map[string]net.Listener
+	dial           DialFunc
 }
+
+// DialFunc connects to another server, from source if that is valid.
+type DialFunc func(ctx context.Context, source netip.Addr, network, address string) (net.Conn, error)
 
 // WithLogger sets the logger. The default discards everything.
 func WithLogger(log *slog.Logger) Option {
@@ -70,6 +76,12 @@ func WithResolver(r Resolver) Option {
 // WithClock sets what time it is, for tests.
 func WithClock(now func() time.Time) Option {
 	return func(o *options) { o.now = now }
+}
+
+// WithDialer sets how other servers are connected to, and where policies about
+// them are fetched. The default is [net.Dialer].
+func WithDialer(dial DialFunc) Option {
+	return func(o *options) { o.dial = dial }
 }
 
 // WithListener makes the Server accept from ln instead of binding addr, which is

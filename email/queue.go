@@ -5,40 +5,48 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
+	"unique"
 
+	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 const (
-	defaultRetryDelay = 5 * time.Minute
-	maxRetryDelay     = 4 * time.Hour
-	// giveUpAfter is RFC 5321 section 4.5.4.1's.
-	giveUpAfter        = 5 * 24 * time.Hour
-	defaultConcurrency = 10
-	defaultKeepHeld    = 30 * 24 * time.Hour
+	defaultConcurrency        = 50
+	defaultConcurrencyPerSite = 20
+	// firstPerSite is how many deliveries to a site there are at once before it has
+	// shown what it bears.
+	firstPerSite    = 5
+	defaultKeepHeld = 30 * 24 * time.Hour
+	// mostWaiting bounds the deliveries that wait for their turn; more messages
+	// that are due wait in due.
+	mostWaiting = 50_000
+	// mostAtHand is how many of them wait with their envelope in memory.
+	mostAtHand = 100
+	// lookupsAtOnce is how many domains are looked up at once.
+	lookupsAtOnce = 30
 )
 
 // queue has the messages of the spool on their way: what is due is tried, what
 // was not taken is tried again later, and what is held back waits for somebody
 // to release it.
 type queue struct {
-	r     *run
-	store spool.Store
-	slots chan struct{} // one for each delivery under way
+	r       *run
+	store   spool.Store
+	sites   *sched.Scheduler // of deliveries
+	lookups *sched.Scheduler // of where domains have their mail
 
 	mu      sync.Mutex
 	entries map[spool.ID]*entry
 	due     dueList       // those that wait for their time
 	wake    chan struct{} // has one when due has changed
 	held    int64         // entries in quarantine
+	paused  bool
 }
 
-// entry is a message in the queue.
+// entry is a message in the queue. There may be a great many.
 type entry struct {
 	id    spool.ID
 	next  time.Time
@@ -48,36 +56,62 @@ type entry struct {
 	// which nothing more is tried with, for somebody to look; until their time is
 	// up.
 	quarantined, spent bool
+	stuck              bool // no route took it
+	first              bool // queued.Priority
 	arrived            time.Time
-	stuck              bool        // no route took it
 	routes             *routeTable // in force at the last attempt
+	to                 []unique.Handle[destination]
 	// unsaved is the progress that could not be stored, or nil. It holds as long
 	// as the process lives, so that nobody gets a message at every attempt.
 	unsaved *progress
 }
+
+// destination is where some recipients of a message go, as far as its envelope
+// tells: the route that took them, and their domain.
+type destination struct{ route, domain string }
 
 // latest is the progress of the entry, given what is stored.
 func (e *entry) latest(stored *progress) *progress {
 	if e.unsaved == nil {
 		return stored
 	}
-	p := *e.unsaved
-	p.Recipients = slices.Clone(p.Recipients)
-	return &p
+	return e.unsaved.clone()
 }
 
 // resting reports whether the entry is not to be tried.
 func (e *entry) resting() bool { return e.quarantined || e.spent }
 
-// openQueue takes up what an earlier run has left.
-func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
-	q := &queue{
+func newEntry(id spool.ID, env *queued) *entry {
+	e := &entry{id: id, place: -1, arrived: env.Arrived, first: env.Priority}
+	for i := range env.Recipients {
+		rcpt := &env.Recipients[i]
+		h := unique.Make(destination{rcpt.Route, rcpt.domain()})
+		if len(e.to) > 0 && e.to[len(e.to)-1] == h {
+			continue
+		}
+		e.to = append(e.to, h)
+	}
+	return e
+}
+
+func newQueue(r *run, store spool.Store) *queue {
+	cfg := &r.s.cfg.Queue
+	jobs := valueOr(cfg.Concurrency, defaultConcurrency)
+	perSite := min(jobs, valueOr(cfg.ConcurrencyPerSite, defaultConcurrencyPerSite))
+	return &queue{
 		r:       r,
 		store:   store,
-		slots:   make(chan struct{}, valueOr(r.s.cfg.Queue.Concurrency, defaultConcurrency)),
+		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), Now: r.s.now}),
+		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, Now: r.s.now}),
 		entries: make(map[spool.ID]*entry),
 		wake:    make(chan struct{}, 1),
+		paused:  cfg.Paused,
 	}
+}
+
+// openQueue takes up what an earlier run has left.
+func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
+	q := newQueue(r, store)
 	for m, err := range store.All(ctx) {
 		var env *queued
 		var p *progress
@@ -91,7 +125,11 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 			r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", m.ID, "err", err)
 			continue
 		}
-		q.insert(&entry{id: m.ID, arrived: env.Arrived, next: p.Next, quarantined: env.Quarantine != "" && !p.Released, spent: p.open() == 0 && !p.all(delivered)})
+		e := newEntry(m.ID, env)
+		e.next = p.Next
+		e.quarantined = env.Quarantine != "" && !p.Released
+		e.spent = p.open() == 0 && !p.settled()
+		q.insert(e)
 	}
 	return q, nil
 }
@@ -107,6 +145,7 @@ func decodeMessage(m spool.Message) (*queued, *progress, error) {
 
 // add makes a message durable and has it tried after that time.
 func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draft, after time.Duration) error {
+	env.Schedule = q.schedule()
 	text, err := env.encode()
 	if err != nil {
 		d.Discard()
@@ -115,55 +154,59 @@ func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draf
 	if err := q.store.Add(ctx, id, text, d); err != nil {
 		return err
 	}
-	e := &entry{id: id, arrived: env.Arrived, next: q.r.s.now().Add(after), quarantined: env.Quarantine != ""}
+	e := newEntry(id, env)
+	e.next, e.quarantined = q.r.s.now().Add(after), env.Quarantine != ""
 	if after > 0 || e.quarantined || !q.tryNow(e, env) {
 		q.insert(e)
 	}
 	return nil
 }
 
-// tryNow tries a new message at once, if that may be, without reading back what
-// is known of it.
+// tryNow has a new message tried without a way through due, unless there are many
+// before it.
 func (q *queue) tryNow(e *entry, env *queued) bool {
-	select {
-	case q.slots <- struct{}{}:
-	default:
-		return false // its turn comes
+	waiting := q.sites.Waiting() + q.lookups.Waiting()
+	if waiting >= mostWaiting {
+		return false
+	}
+	if waiting >= mostAtHand {
+		env = nil // it is read when its turn comes
 	}
 	q.mu.Lock()
-	e.place, e.busy = -1, true
+	if q.paused {
+		q.mu.Unlock()
+		return false
+	}
+	e.busy = true
 	q.entries[e.id] = e
 	q.mu.Unlock()
-	q.start(e, env)
+	q.begin(e, env)
 	return true
-}
-
-// start tries an entry that is busy and has a slot. env is nil if it is to be
-// read.
-func (q *queue) start(e *entry, env *queued) {
-	q.r.working.Go(func() {
-		defer func() { <-q.slots }()
-		q.attempt(q.r.ctx, e, env)
-	})
 }
 
 func (q *queue) insert(e *entry) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e.place = -1
 	q.entries[e.id] = e
 	if e.quarantined {
 		q.held++
 	}
-	q.schedule(e)
+	q.wait(e)
 }
 
-// schedule puts an entry where it waits for its time. The caller holds mu.
-func (q *queue) schedule(e *entry) {
+// wait puts an entry where it waits for its time. The caller holds mu.
+func (q *queue) wait(e *entry) {
 	if e.resting() {
 		e.next = e.arrived.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld))
 	}
 	heap.Push(&q.due, e)
+	if e.place == 0 {
+		q.ring()
+	}
+}
+
+// ring has serve look at due again.
+func (q *queue) ring() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -181,15 +224,25 @@ func (q *queue) serve() {
 		case <-q.wake:
 		case <-timer.C:
 		}
-		for e := q.nextDue(); e != nil; e = q.nextDue() {
+		crowded := false
+		for !crowded {
+			e := q.nextDue()
+			if e == nil {
+				break
+			}
+			q.begin(e, nil)
+			crowded = q.sites.Waiting()+q.lookups.Waiting() >= mostWaiting
 			select {
 			case <-q.r.quit:
-				return // it is in the spool
-			case q.slots <- struct{}{}:
+				return // what is left is in the spool
+			default:
 			}
-			q.start(e, nil)
 		}
-		timer.Reset(q.untilNext())
+		if crowded {
+			timer.Reset(time.Second)
+		} else {
+			timer.Reset(q.untilNext())
+		}
 	}
 }
 
@@ -198,7 +251,7 @@ func (q *queue) serve() {
 func (q *queue) nextDue() *entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.due) == 0 || q.due[0].next.After(q.r.s.now()) {
+	if q.paused || len(q.due) == 0 || q.due[0].next.After(q.r.s.now()) {
 		return nil
 	}
 	e := heap.Pop(&q.due).(*entry)
@@ -209,82 +262,31 @@ func (q *queue) nextDue() *entry {
 func (q *queue) untilNext() time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.due) == 0 {
+	if q.paused || len(q.due) == 0 {
 		return time.Hour
 	}
 	return max(0, min(q.due[0].next.Sub(q.r.s.now()), time.Hour))
 }
 
-// attempt tries to deliver a message to whom it has not been delivered yet. env
-// is nil if it is to be read.
-func (q *queue) attempt(ctx context.Context, e *entry, env *queued) {
-	if e.resting() {
-		q.expire(ctx, e)
-		return
-	}
-	e.routes = q.r.s.routes.Load()
-	log := q.r.s.log.With("msg_id", e.id)
-	var p *progress
-	var err error
-	if env != nil {
-		p, err = decodeProgress(nil, len(env.Recipients))
-	} else {
-		env, p, err = q.read(ctx, e.id)
-	}
-	if errors.Is(err, spool.ErrNotFound) {
-		q.forget(e)
-		return
-	}
-	var body *spool.Body
-	stuck, open := false, 0
-	if err == nil {
-		p = e.latest(p)
-		open = p.open()
-		stuck, err = q.r.tryDelivery(ctx, e.routes, &delivery{id: string(e.id), env: env, open: func() (*io.SectionReader, error) {
-			var err error
-			if body, err = q.store.Body(ctx, e.id); err != nil {
-				return nil, err
-			}
-			return body.SectionReader, nil
-		}}, p)
-	}
-	if body != nil {
-		defer body.Close()
-	}
-	switch {
-	case ctx.Err() != nil:
-		// Stop has cut it short, which says nothing about those that are left.
-		switch {
-		case p == nil || p.open() == open:
-		case p.all(delivered):
-			q.finish(e, env, p, false)
-		default:
-			q.note(e, p)
-		}
-	case err != nil:
-		log.Error("a message in the spool cannot be read; it is left there", "err", err)
-		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
-	case stuck && p.open() == open:
-		// Nothing was tried, so there is nothing to note.
-		q.mu.Lock()
-		e.stuck = true
-		q.mu.Unlock()
-		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
-	default:
-		q.finish(e, env, p, stuck)
-	}
+// pause keeps what is due from being tried, or no longer.
+func (q *queue) pause(yes bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.paused = yes
+	q.ring()
 }
 
 // expire removes a message that nobody has looked after. Otherwise whoever sends
 // us enough that is held back would fill the disk.
 func (q *queue) expire(ctx context.Context, e *entry) {
-	env, _, err := q.read(ctx, e.id)
+	env, p, err := q.read(ctx, e.id)
 	if err == nil {
 		err = q.store.Remove(ctx, e.id)
 	}
 	switch {
 	case err == nil:
 		q.r.expired(string(e.id), env)
+		q.r.remember(e.id, env, p)
 	case errors.Is(err, spool.ErrNotFound):
 	case ctx.Err() != nil:
 		return
@@ -303,33 +305,16 @@ func (q *queue) read(ctx context.Context, id spool.ID) (*queued, *progress, erro
 	return decodeMessage(m)
 }
 
-// finish notes what an attempt has brought: the message goes, or waits.
-func (q *queue) finish(e *entry, env *queued, p *progress, stuck bool) {
-	if p.all(delivered) {
-		ctx, cancel := q.r.lasting()
-		defer cancel()
-		if err := q.store.Remove(ctx, e.id); err != nil && !errors.Is(err, spool.ErrNotFound) {
-			// It is delivered again after a restart, which is better than lost.
-			q.r.s.log.Error("a delivered message could not be removed from the spool", "msg_id", e.id, "err", err)
-		}
-		q.forget(e)
-		return
+// remove forgets a message with which all is done.
+func (q *queue) remove(e *entry, env *queued, p *progress) {
+	ctx, cancel := q.r.lasting()
+	defer cancel()
+	q.r.remember(e.id, env, p)
+	if err := q.store.Remove(ctx, e.id); err != nil && !errors.Is(err, spool.ErrNotFound) {
+		// It is delivered again after a restart, which is better than lost.
+		q.r.s.log.Error("a delivered message could not be removed from the spool", "msg_id", e.id, "err", err)
 	}
-	p.Tries++
-	p.Next = q.r.s.now().Add(q.delay(p.Tries))
-	if !stuck && q.givesUp(env, p) {
-		for i := range p.Recipients {
-			if a := &p.Recipients[i]; a.State == "" {
-				a.State = failed
-				q.r.gaveUp(string(e.id), env, i, a.Reply)
-			}
-		}
-	}
-	q.note(e, p)
-	q.mu.Lock()
-	e.stuck, e.spent = stuck, p.open() == 0
-	q.mu.Unlock()
-	q.putBack(e, p.Next)
+	q.forget(e)
 }
 
 // note makes the progress of a message durable.
@@ -342,7 +327,7 @@ func (q *queue) note(e *entry, p *progress) {
 	}
 	e.unsaved = nil
 	if err != nil {
-		e.unsaved = p
+		e.unsaved = p.clone()
 		q.r.s.log.Error("the state of a message could not be stored; after a restart it may be delivered twice", "msg_id", e.id, "err", err)
 	}
 }
@@ -374,7 +359,7 @@ func (q *queue) putBack(e *entry, next time.Time) {
 	if e.stuck && e.routes != q.r.s.routes.Load() {
 		e.next = q.r.s.now() // retryAll could not have it meanwhile
 	}
-	q.schedule(e)
+	q.wait(e)
 }
 
 func (q *queue) forget(e *entry) {
@@ -400,39 +385,22 @@ func (q *queue) retryAll() {
 		if e.stuck && e.place >= 0 {
 			heap.Remove(&q.due, e.place)
 			e.next = q.r.s.now()
-			q.schedule(e)
+			q.wait(e)
 		}
 	}
 }
 
-// delay is how long to wait after so many tries: twice as long each time, and a
-// fifth more or less, so that what failed together does not come back together.
-func (q *queue) delay(tries int) time.Duration {
-	d := q.r.s.cfg.Queue.RetryDelay
-	if d <= 0 {
-		d = defaultRetryDelay
-	}
-	for range tries - 1 {
-		if d *= 2; d >= maxRetryDelay {
-			d = maxRetryDelay
-			break
-		}
-	}
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
-}
-
-func (q *queue) givesUp(env *queued, p *progress) bool {
-	if most := q.r.s.cfg.Queue.MaxRetries; most != nil {
-		return p.Tries > *most
-	}
-	return p.Next.Sub(env.Arrived) > giveUpAfter
+// close gives up what waits, and waits for what is under way.
+func (q *queue) close() {
+	q.lookups.Close()
+	q.sites.Close()
 }
 
 func (q *queue) stats() SpoolStats {
 	st := q.store.Stats()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return SpoolStats{Messages: st.Messages, Bytes: st.Bytes, Quarantined: q.held}
+	return SpoolStats{Messages: st.Messages, Bytes: st.Bytes, Quarantined: q.held, Paused: q.paused}
 }
 
 // dueList is a heap of entries, the next due first.

@@ -30,8 +30,7 @@ type QueuedMessage struct {
 	Next    time.Time `json:"next"`
 	// Tries is how often it was tried.
 	Tries int `json:"tries"`
-	// Stuck is set for one that no route takes any more, or none that this version
-	// can go: it waits for other routes.
+	// Stuck is set for one that no route takes any more: it waits for other routes.
 	Stuck bool `json:"stuck,omitempty"`
 	// Quarantine says why it is held back, or is "".
 	Quarantine string `json:"quarantine,omitempty"`
@@ -148,12 +147,44 @@ func (s *Server) Retry(ctx context.Context, id string) error {
 		}
 		for i := range p.Recipients {
 			if p.Recipients[i].State == failed {
-				p.Recipients[i].State = ""
+				p.Recipients[i] = state{}
 				p.Tries = 0
 			}
 		}
 		return nil
 	})
+}
+
+// PauseQueue keeps the mail in the spool from being tried, until ResumeQueue or
+// the next Start; what is under way goes on. Mail is still accepted.
+func (s *Server) PauseQueue() error { return s.pause(true) }
+
+// ResumeQueue ends PauseQueue.
+func (s *Server) ResumeQueue() error { return s.pause(false) }
+
+func (s *Server) pause(yes bool) error {
+	r := s.current()
+	if r == nil {
+		return ErrNotRunning
+	}
+	r.queue.pause(yes)
+	return nil
+}
+
+// wakeSites ends the rest of the sites that a message goes to: somebody wants to
+// see it tried.
+func (q *queue) wakeSites(env *queued) {
+	t := q.r.s.routes.Load()
+	for i := range env.Recipients {
+		rcpt := &env.Recipients[i]
+		to := q.place(t, destination{rcpt.Route, rcpt.domain()})
+		site := q.r.siteOf(to.route)
+		if to.domain != "" {
+			d, _, _ := q.r.mx.Cached(to.domain)
+			site = d.Site
+		}
+		q.sites.Wake(site)
+	}
 }
 
 // Drop removes a message for good.
@@ -165,6 +196,12 @@ func (s *Server) Drop(ctx context.Context, id string) error {
 	e, err := r.queue.take(spool.ID(id))
 	if err != nil {
 		return err
+	}
+	env, p, err := r.queue.read(ctx, e.id)
+	if err == nil {
+		p = e.latest(p)
+		p.note(step{At: s.now(), Kind: Dropped})
+		r.remember(e.id, env, p)
 	}
 	if err := r.queue.store.Remove(ctx, e.id); err != nil {
 		r.queue.putBack(e, e.next)
@@ -215,6 +252,9 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	}
 	e.spent = p.open() == 0
 	q.mu.Unlock()
+	if !e.spent {
+		q.wakeSites(env)
+	}
 	next = p.Next
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/auth"
 	"github.com/dcrouter/dcrouter/email/internal/auth/authres"
 	"github.com/dcrouter/dcrouter/email/internal/auth/dmarc"
+	"github.com/dcrouter/dcrouter/email/internal/auth/spf"
+	"github.com/dcrouter/dcrouter/email/internal/dmarcrpt"
 	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/email/internal/smtpd"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
@@ -175,6 +177,9 @@ func (m *incoming) authenticate(ctx context.Context) error {
 	m.s.r.s.countAuth(&res)
 	env.Prefix = append(env.Prefix, res.Field()...)
 	env.Authentication = unfold(res.Value())
+	if (res.SPF.Code == spf.Fail || res.SPF.Code == spf.SoftFail) && res.DMARC.Code != dmarc.Pass {
+		env.Bounces = bounceNowhere
+	}
 	return nil
 }
 
@@ -212,7 +217,12 @@ func (m *incoming) decide(ctx context.Context) error {
 		// become part of ours.
 		tx.env.Prefix = append(tx.env.Prefix, "\r\n"...)
 	}
-	if m.auth == nil || m.auth.DMARC.Policy == dmarc.None || m.auth.DMARC.Policy == "" {
+	if m.auth == nil {
+		return nil
+	}
+	applied := dmarc.None
+	defer func() { m.reportDMARC(applied) }()
+	if m.auth.DMARC.Policy == dmarc.None || m.auth.DMARC.Policy == "" {
 		return nil
 	}
 	for i, t := range tx.taken {
@@ -221,8 +231,10 @@ func (m *incoming) decide(ctx context.Context) error {
 		case policy == MonitorDMARC:
 		case policy == RejectDMARC && m.auth.DMARC.Policy == dmarc.Reject:
 			if m.auth.Temporary() {
+				applied = ""
 				return m.refuse("authentication", 451, 7, 1, "The sender could not be authenticated for now, try again later")
 			}
+			applied = dmarc.Reject
 			if m.auth.DMARC.Code == dmarc.PermError {
 				return m.refuse("authentication", 550, 7, 1, sentence(m.auth.DMARC.Err))
 			}
@@ -233,7 +245,18 @@ func (m *incoming) decide(ctx context.Context) error {
 			m.quarantine = "DMARC: not authenticated as " + m.auth.DMARC.Domain
 		}
 	}
+	if m.quarantine != "" {
+		applied = dmarc.Quarantine
+	}
 	return nil
+}
+
+// reportDMARC counts the message for the report to its author's domain. One that
+// was put off, "", comes again.
+func (m *incoming) reportDMARC(applied dmarc.Policy) {
+	if rpt := m.s.r.dmarcrpt; rpt != nil && applied != "" {
+		rpt.Add(dmarcrpt.Message{SourceIP: m.s.client.Addr, MailFrom: m.tx.env.From, Auth: m.auth, Applied: applied})
+	}
 }
 
 // dmarcPolicy is how far mail to a domain heeds the policies of authors' domains.
@@ -371,7 +394,15 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 		if err := s.askHop(ctx); err != nil { // about those that the content has decided
 			return nil, err
 		}
-		res := s.handOn(ctx, env.content(m.body, s.hop.hop.prefix), env.EightBit)
+		prefix := s.hop.hop.prefix
+		if s.hop.route.Action.Forward.SRS {
+			seal, err := s.r.seal(ctx, &delivery{id: string(m.id), env: env, body: m.body}, 0)
+			if err != nil {
+				return nil, s.refuse("next-hop", unreachable())
+			}
+			prefix = slices.Concat(seal, prefix)
+		}
+		res := s.handOn(ctx, env.content(m.body, prefix), env.EightBit)
 		if !res.ok {
 			return nil, s.refuse("next-hop", res.reply)
 		}
@@ -443,7 +474,7 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	rest := *env
 	rest.Recipients = nil
 	for rt, list := range groups {
-		for n, res := range m.s.r.deliver(ctx, d, rt, list) {
+		for n, res := range m.s.r.deliver(ctx, d, place{route: rt}, nil, list).results {
 			switch {
 			case res.ok:
 				m.s.event(Event{Kind: Delivered, MessageID: string(m.id), From: env.From,
@@ -461,7 +492,9 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 		return nil, m.s.refuse("mailbox", refused.reply)
 	}
 	if len(rest.Recipients) > 0 {
-		if err := m.s.r.queue.add(ctx, m.id, &rest, m.draft, m.s.r.queue.delay(1)); err != nil {
+		schedule := m.s.r.queue.schedule()
+		delay := schedule.delay(1)
+		if err := m.s.r.queue.add(ctx, m.id, &rest, m.draft, delay); err != nil {
 			return nil, m.s.storageError(err)
 		}
 		for _, e := range later {

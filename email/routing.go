@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/message"
@@ -15,6 +16,7 @@ import (
 type routeTable struct {
 	given  []Route  // as UpdateRoutes got them
 	routes []*route // those in service, the first to decide first
+	byName map[string]*route
 	// beyond the envelope: some route looks at these
 	header, attachments bool
 }
@@ -28,8 +30,9 @@ type route struct {
 	clients     []netip.Prefix
 	headers     []headerCondition
 	subject     *glob.Pattern
-	trusts      bool // its clientIp names who may relay
-	namesDomain bool // its recipients name the domains it is for
+	trusts      bool                // its clientIp names who may relay
+	namesDomain bool                // its recipients name the domains it is for
+	hop         atomic.Pointer[hop] // made when it is needed
 }
 
 type headerCondition struct {
@@ -64,9 +67,11 @@ const (
 	yes
 )
 
-// compileRoutes expects routes that Validate has passed.
-func compileRoutes(routes []Route) *routeTable {
+// compileRoutes expects routes that Validate has passed. forwards come after all
+// others, and are not among those given.
+func compileRoutes(routes, forwards []Route) *routeTable {
 	t := &routeTable{given: routes}
+	t.byName = make(map[string]*route)
 	for i := range routes {
 		r := &routes[i]
 		if r.Enabled != nil && !*r.Enabled {
@@ -77,7 +82,50 @@ func compileRoutes(routes []Route) *routeTable {
 		t.attachments = t.attachments || r.Match.HasAttachments != nil
 	}
 	slices.SortStableFunc(t.routes, func(a, b *route) int { return cmp.Compare(b.Priority, a.Priority) })
+	for i := range forwards {
+		t.routes = append(t.routes, compileRoute(&forwards[i], len(routes)))
+	}
+	for _, r := range t.routes {
+		if r.Name != "" && r.Action.Type != Reject {
+			t.byName[r.Name] = r
+		}
+	}
+	for _, name := range []string{outgoing, takesBack} {
+		t.byName[name] = &route{Route: Route{Name: name, Action: Action{Type: Process}}}
+	}
+	t.byName[takesBack].Action.Type = takesBack
 	return t
+}
+
+// Names of routes that are always there, which no route of the configuration can
+// have.
+const (
+	// outgoing takes mail of this server to the MX hosts of its recipients.
+	outgoing = "(outgoing)"
+	// takesBack takes bounces of and complaints about mail that was sent; it is
+	// also a type of action.
+	takesBack = "(returns)"
+)
+
+// named finds a route that takes mail by its name. It is nil for one without, or
+// one that is no longer there.
+func (t *routeTable) named(name string) *route { return t.byName[name] }
+
+// forwards are the routes of domains that have a server to forward to.
+func (s *Server) forwards() []Route {
+	var list []Route
+	for _, d := range s.cfg.Domains {
+		f := d.DNS.Forward
+		if valueOr(d.DNSMode, s.cfg.Defaults.DNSMode) != ForwardMode || f == nil || f.TargetDomain == "" {
+			continue
+		}
+		list = append(list, Route{
+			Name:   "(forward " + d.Domain + ")",
+			Match:  Match{Recipients: []string{"*@" + d.Domain}},
+			Action: Action{Type: Forward, Forward: &ForwardAction{Host: f.TargetDomain}},
+		})
+	}
+	return list
 }
 
 func compileRoute(r *Route, index int) *route {
@@ -221,7 +269,7 @@ func (c *content) hasHeader(name string, p *glob.Pattern) bool {
 // names. Whatever else a route matches would make an open relay.
 func (r *route) mayRelay(f *facts, ours func(domain string) bool) bool {
 	switch r.Action.Type {
-	case Reject, Deliver:
+	case Reject, Deliver, takesBack:
 		return true
 	}
 	if f.authenticated || r.trusts || r.namesDomain {

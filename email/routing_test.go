@@ -61,7 +61,7 @@ func TestMatch(t *testing.T) {
 		{`{"headers":{"X-Priority":"high","X-Other":"*"}}`, mail("high"), no},
 	}
 	for _, test := range tests {
-		r := compileRoutes(routes(t, `[{"name":"r","match":`+test.match+`,"action":{"type":"deliver"}}]`)).routes[0]
+		r := compileRoutes(routes(t, `[{"name":"r","match":`+test.match+`,"action":{"type":"deliver"}}]`), nil).routes[0]
 		f := f
 		f.content = test.content
 		if got := r.match(&f); got != test.want {
@@ -78,7 +78,7 @@ func TestMatchInternationalized(t *testing.T) {
 	} {
 		list := []Route{{Match: Match{Recipients: []string{pattern}}}, {Match: Match{Senders: []string{pattern}}}}
 		f := facts{sender: "bücher@xn--mnchen-3ya.example", recipient: "bücher@xn--mnchen-3ya.example"}
-		for _, r := range compileRoutes(list).routes {
+		for _, r := range compileRoutes(list, nil).routes {
 			if got := r.match(&f); got != want {
 				t.Errorf("%s: %v, want %v", pattern, got, want)
 			}
@@ -91,7 +91,7 @@ func TestDecide(t *testing.T) {
 		{"name":"rest","action":{"type":"reject"}},
 		{"name":"off","priority":100,"enabled":false,"action":{"type":"reject"}},
 		{"name":"invoices","priority":10,"match":{"recipients":"*@example.com","subject":"invoice"},"action":{"type":"deliver"}},
-		{"name":"alice","priority":5,"match":{"recipients":"alice@example.com"},"action":{"type":"deliver"}}]`))
+		{"name":"alice","priority":5,"match":{"recipients":"alice@example.com"},"action":{"type":"deliver"}}]`), nil)
 	name := func(f facts) any {
 		r, open := table.decide(&f)
 		names := []string{}
@@ -151,7 +151,7 @@ func TestMayRelay(t *testing.T) {
 		if test.action == "forward" {
 			action = `{"type":"forward","forward":{"host":"127.0.0.1"}}`
 		}
-		r := compileRoutes(routes(t, `[{"name":"r","match":`+test.match+`,"action":`+action+`}]`)).routes[0]
+		r := compileRoutes(routes(t, `[{"name":"r","match":`+test.match+`,"action":`+action+`}]`), nil).routes[0]
 		if got := r.mayRelay(&test.f, ours); got != test.want {
 			t.Errorf("%s %s %v: %v, want %v", test.match, test.action, test.f, got, test.want)
 		}

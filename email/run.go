@@ -47,8 +47,9 @@ type run struct {
 	domains    *domains
 	buffers    sync.Pool // of *[]byte, to copy contents with
 
+	outbound
+
 	serving sync.WaitGroup // who accepts connections
-	working sync.WaitGroup // deliveries
 
 	stopping atomic.Int32  // 1: Stop was called
 	quit     chan struct{} // closed then, when nobody brings new mail
@@ -115,6 +116,9 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	if r.store, err = s.openSpool(ctx); err != nil {
 		return nil, err
 	}
+	if err := r.openOutbound(ctx); err != nil {
+		return nil, err
+	}
 	if r.queue, err = openQueue(ctx, r, r.store); err != nil {
 		return nil, err
 	}
@@ -151,6 +155,9 @@ func (s *Server) checkFiles(check *conf.Checker) func(*tls.ClientHelloInfo) (*tl
 			check.Field("smartHost").Field("tls").Field("caPath").Errorf("%v", err)
 		}
 	}
+	if _, err := caPool(s.cfg.Outbound.CAPath); err != nil {
+		check.Field("outbound").Field("caPath").Errorf("%v", err)
+	}
 	return get
 }
 
@@ -166,17 +173,25 @@ func checkRouteFiles(check *conf.Checker, routes []Route) {
 
 // clientTLS is the setting for TLS on the way to another server.
 func clientTLS(t *ClientTLS) (*tls.Config, error) {
-	c := &tls.Config{InsecureSkipVerify: t.InsecureSkipVerify}
-	if t.CAPath != "" {
-		pem, err := os.ReadFile(t.CAPath)
-		if err != nil {
-			return nil, err
-		}
-		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificates in it", t.CAPath)
-		}
+	roots, err := caPool(t.CAPath)
+	return &tls.Config{InsecureSkipVerify: t.InsecureSkipVerify, RootCAs: roots}, err
+}
+
+// caPool reads the authorities in a file; nil, for those of the system, without
+// one.
+func caPool(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
 	}
-	return c, nil
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificates in it", path)
+	}
+	return pool, nil
 }
 
 func (s *Server) engineConfig(cert func(*tls.ClientHelloInfo) (*tls.Certificate, error)) smtpd.Config {
@@ -303,7 +318,7 @@ func (r *run) stop(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() { // ends below at the latest, when r.ctx has
 		r.serving.Wait()
-		r.working.Wait()
+		r.queue.close()
 		close(done)
 	}()
 	select {
@@ -335,6 +350,7 @@ func (r *run) close(ctx context.Context) error {
 	if r.greylist != nil {
 		errs = append(errs, r.greylist.Close(ctx))
 	}
+	errs = append(errs, r.closeOutbound(ctx))
 	if r.domains != nil {
 		r.domains.keys.Close()
 	}
@@ -434,6 +450,7 @@ func (s *Server) event(e Event) {
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
 	}
+	s.tellWebhooks(&e)
 }
 
 func hopTimeouts() smtpc.Timeouts {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/webhook"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -32,6 +33,8 @@ type Server struct {
 	domains map[string]*Domain // by canonical name
 	users   *users             // nil: nobody can sign in
 	stats   counters
+
+	webhooks atomic.Pointer[webhook.Sender] // of the run, nil without
 
 	routes     atomic.Pointer[routeTable]
 	routesMu   sync.Mutex // serialises changes of routes
@@ -68,7 +71,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	if s.configured, err = identity(cfg.Routes); err != nil {
 		return nil, err
 	}
-	s.routes.Store(compileRoutes(cloneRoutes(cfg.Routes)))
+	s.routes.Store(compileRoutes(cloneRoutes(cfg.Routes), s.forwards()))
 	s.cfg.Routes = nil
 	return s, nil
 }
@@ -183,22 +186,9 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.warn()
-	s.warnOfKeptMail(r)
 	s.run = r
 	r.serve()
 	return nil
-}
-
-// warnOfKeptMail names the routes whose mail has nowhere to go.
-func (s *Server) warnOfKeptMail(r *run) {
-	if r.smartHost() != nil {
-		return
-	}
-	for _, rt := range s.routes.Load().routes {
-		if rt.Action.Type == Process {
-			s.log.Warn("mail of this route stays in the spool: this version sends it to a smart host only, and none is configured", "route", rt.Name)
-		}
-	}
 }
 
 // UseStorage is [WithStorage] for hosts that have no storage yet when they make

@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -180,14 +181,28 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
 	}
 
-	f := tx.facts
-	f.recipient = rcpt
-	rt, open := tx.routes.decide(&f)
-	if rt != nil {
-		s.asks.Route = rt.Name
+	rt, back, err := s.r.returnRoute(tx.routes, to)
+	if err != nil || rt != nil && tx.env.From != "" {
+		// What comes back has no sender; with one, it would be a way past the rules
+		// for whoever has seen the address.
+		return s.refuse("route", &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "Only bounces are taken here, and for some days"})
 	}
-	if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
-		return s.refuse(reason, reply)
+	var open []*route
+	if rt != nil {
+		rcpt = back
+	} else {
+		f := tx.facts
+		f.recipient = rcpt
+		rt, open = tx.routes.decide(&f)
+		if rt != nil {
+			s.asks.Route = rt.Name
+		}
+		if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
+			return s.refuse(reason, reply)
+		}
+	}
+	if reply := s.suppressed(rcpt, rt); reply != nil {
+		return s.refuse("suppressed", reply)
 	}
 	if err := s.sameFate(to.Domain, rt, open); err != nil {
 		return err
@@ -222,6 +237,17 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 		tx.env.Recipients = tx.env.Recipients[:len(tx.env.Recipients)-1]
 		tx.taken = tx.taken[:len(tx.taken)-1]
 		return err
+	}
+	return nil
+}
+
+// suppressed keeps users from sending to who is on the suppression list.
+func (s *session) suppressed(rcpt string, rt *route) *Reply {
+	if s.user == nil || rt == nil || rt.Action.Type != Process {
+		return nil
+	}
+	if sup, ok := s.r.suppressions.Check(rcpt); ok {
+		return &Reply{Code: 550, Enhanced: [3]int{5, 7, 1}, Text: sentence(errors.New(suppressedText(sup)))}
 	}
 	return nil
 }

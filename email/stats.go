@@ -36,6 +36,14 @@ type Stats struct {
 	Deliveries DeliveryStats `json:"deliveries"`
 	// Spool is what is kept now.
 	Spool SpoolStats `json:"spool"`
+	// Submitted counts what SendEmail was given.
+	Submitted uint64 `json:"submitted"`
+	// Quotas are those of [OutboundLimits], by domain; that of "" is the server's.
+	Quotas map[string]QuotaStats `json:"quotas"`
+	// Sources are the addresses that mail goes out from, and Providers who it goes
+	// to.
+	Sources   []SourceStats      `json:"sources"`
+	Providers map[string]Traffic `json:"providers"`
 }
 
 // ConnectionStats counts connections.
@@ -69,6 +77,16 @@ type DeliveryStats struct {
 	// given up.
 	Deferred uint64 `json:"deferred"`
 	Failed   uint64 `json:"failed"`
+	// Bounced are recipients whose servers reported later that they could not keep
+	// a message, and Complaints those who called one spam.
+	Bounced    uint64 `json:"bounced"`
+	Complaints uint64 `json:"complaints"`
+	// Running are deliveries under way, Waiting those that are due.
+	Running int `json:"running"`
+	Waiting int `json:"waiting"`
+	// Sites are the servers that mail is on its way to or held up for, at most a
+	// hundred.
+	Sites []SiteStats `json:"sites"`
 }
 
 // SpoolStats is what the spool holds.
@@ -78,6 +96,8 @@ type SpoolStats struct {
 	Bytes    int64 `json:"bytes"`
 	// Quarantined are those of them that are held back.
 	Quarantined int64 `json:"quarantined"`
+	// Paused is set between [Server.PauseQueue] and [Server.ResumeQueue].
+	Paused bool `json:"paused"`
 }
 
 // counters are what Stats shows.
@@ -86,6 +106,7 @@ type counters struct {
 	accepted, bytes, refused, deferred, quarantined  atomic.Uint64
 	signIns, signInFailures                          atomic.Uint64
 	mailboxes, forwarded, retried, failed            atomic.Uint64
+	bounced, complaints, submitted                   atomic.Uint64
 	reasons, routes, spf, dkim, dmarc, arc, scanners tally
 }
 
@@ -128,10 +149,13 @@ func (s *Server) Stats() Stats {
 		Scans:          c.scanners.snapshot(),
 		SignIns:        c.signIns.Load(),
 		SignInFailures: c.signInFailures.Load(),
-		Deliveries:     DeliveryStats{c.mailboxes.Load(), c.forwarded.Load(), c.retried.Load(), c.failed.Load()},
+		Submitted:      c.submitted.Load(),
+		Deliveries: DeliveryStats{Mailboxes: c.mailboxes.Load(), Forwarded: c.forwarded.Load(), Deferred: c.retried.Load(),
+			Failed: c.failed.Load(), Bounced: c.bounced.Load(), Complaints: c.complaints.Load()},
 	}
 	if r := s.current(); r != nil {
 		st.Spool = r.queue.stats()
+		st.addOutbound(r)
 	}
 	return st
 }

@@ -67,7 +67,7 @@ func (s *Server) UpdateRoutes(ctx context.Context, routes []Route) error {
 			return fmt.Errorf("email: the routes could not be stored: %w", err)
 		}
 	}
-	s.routes.Store(compileRoutes(list.Routes))
+	s.routes.Store(compileRoutes(list.Routes, s.forwards()))
 	if r := s.current(); r != nil {
 		r.queue.retryAll() // what had no route may have one now
 	}
@@ -109,7 +109,7 @@ func (s *Server) loadRoutes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("email: the stored routes (%s) cannot be used: %w", routesKey, err)
 	}
-	s.routes.Store(compileRoutes(list.Routes))
+	s.routes.Store(compileRoutes(list.Routes, s.forwards()))
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -37,6 +38,11 @@ func (c *Config) Validate() error {
 	c.RateLimits.validate(check.Field("rateLimits"))
 	c.Defaults.validate(check.Field("defaults"))
 	c.Queue.validate(check.Field("queue"))
+	c.Outbound.validate(check.Field("outbound"))
+	validateWebhooks(check.Field("webhooks"), c.Webhooks)
+	for i, r := range c.Resolvers {
+		validateResolver(check.Field("resolvers").Index(i), r)
+	}
 	if c.SmartHost != nil {
 		c.SmartHost.validate(check.Field("smartHost"))
 	}
@@ -117,8 +123,20 @@ func (q *Queue) validate(check *conf.Checker) {
 	if q.MaxRetries != nil {
 		check.Field("maxRetries").NotNegative(*q.MaxRetries)
 	}
+	check.Field("concurrencyPerSite").NotNegative(q.ConcurrencyPerSite)
 	check.Field("retryDelay").Wait(q.RetryDelay)
+	check.Field("maxAge").Wait(q.MaxAge)
 	check.Field("keepHeld").Wait(q.KeepHeld)
+}
+
+// validateResolver wants an address, or one with a port.
+func validateResolver(check *conf.Checker, s string) {
+	if _, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return
+	}
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		check.Errorf("%q is not an address of a DNS server, such as 127.0.0.1 or 192.0.2.1:53", s)
+	}
 }
 
 func (s *SmartHost) validate(check *conf.Checker) {

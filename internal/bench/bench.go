@@ -37,6 +37,7 @@ type bench struct {
 	gateway string            // the program of ours
 	zones   map[int]*dnsZone  // by number of names
 	names   *dnsserver.Server // that mail servers ask, nil before one does
+	sink    *mailSink         // that mail servers send to, nil before one does
 }
 
 // open prepares everything that all rows share.
@@ -70,6 +71,9 @@ func (b *bench) close() {
 	}
 	if b.source != nil {
 		b.source.ln.Close()
+	}
+	if b.sink != nil {
+		b.sink.proc.stop()
 	}
 	if b.names != nil {
 		b.names.Stop(context.Background())

@@ -41,11 +41,11 @@ func (b *bench) mailRows() []row {
 			columns: mailColumns(), targets: targets, peers: peers, measure: b.accepting(connections, args...),
 		}
 	}
-	return []row{
+	return append([]row{
 		mailRow("mail-1", "one connection", 1, each, []target{{0, "Postfix", 0.4}, {0, "Postfix, deferring", 0.4}, {1, "Postfix", 1.5}}),
 		mailRow("mail-40", "40 connections", 40, each, []target{{0, "Postfix", 0.4}, {0, "Postfix, deferring", 0.4}, {1, "Postfix", 5}}),
 		mailRow("mail-kept", "40 connections, kept", 40, kept, []target{{0, "Postfix", 0.4}}, "-d"),
-	}
+	}, b.relayRows()...)
 }
 
 func mailColumns() []column {
@@ -56,18 +56,29 @@ func mailColumns() []column {
 	}
 }
 
-// oursMail keeps what it accepts because it has nowhere to send it.
+// oursMail keeps what it accepts.
 func (b *bench) oursMail(gateway string) peer {
+	return b.oursMailWith(gateway, func(c *email.Config) error {
+		c.Queue.Paused = true
+		return nil
+	})
+}
+
+func (b *bench) oursMailWith(gateway string, more func(*email.Config) error) peer {
 	return peer{name: "ours", program: gateway, queued: (*server).spooled, setup: func(s site) ([]string, error) {
 		names, err := b.nameServer()
 		if err != nil {
 			return nil, err
 		}
-		conf, err := json.Marshal(email.Config{
+		cfg := email.Config{
 			ListenHost: "127.0.0.1", Ports: email.Ports(s.port), Hostname: "mx.bench.example", DataPath: filepath.Join(s.dir, "data"),
 			Domains: []email.Domain{{Domain: "bench.example"}},
 			Routes:  []email.Route{{Name: "all", Action: email.Action{Type: email.Process}}},
-		})
+		}
+		if err := more(&cfg); err != nil {
+			return nil, err
+		}
+		conf, err := json.Marshal(cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -100,12 +111,20 @@ func (b *bench) nameServer() (string, error) {
 // nothing more happens to it, which is the least that Postfix can do; "defer"
 // has the queue manager look at it and put it off, as ours does.
 func postfix(keep string) peer {
-	p := peer{name: "Postfix", program: "/usr/lib/postfix/sbin/master", queued: (*server).inQueue}
 	settings := "smtpd_data_restrictions = check_client_access static:hold"
 	if keep == "defer" {
-		p.name = "Postfix, deferring"
 		settings = "defer_transports = relay"
 	}
+	p := postfixWith(func() (string, error) { return settings, nil })
+	if keep == "defer" {
+		p.name = "Postfix, deferring"
+	}
+	return p
+}
+
+// postfixWith is Postfix with more in its main.cf.
+func postfixWith(more func() (string, error)) peer {
+	p := peer{name: "Postfix", program: "/usr/lib/postfix/sbin/master", queued: (*server).inQueue}
 	p.setup = func(s site) ([]string, error) {
 		if os.Getuid() != 0 {
 			return nil, errors.New("only root can start Postfix")
@@ -114,7 +133,11 @@ func postfix(keep string) peer {
 		if err := errors.Join(os.Chmod(s.dir, 0o755), os.Mkdir(dir, 0o755), os.Mkdir(filepath.Join(s.dir, "queue"), 0o755)); err != nil {
 			return nil, err
 		}
-		_, err := s.write("conf/main.cf", fmt.Sprintf(`
+		settings, err := more()
+		if err != nil {
+			return nil, err
+		}
+		_, err = s.write("conf/main.cf", fmt.Sprintf(`
 compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data

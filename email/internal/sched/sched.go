@@ -1,0 +1,334 @@
+// Package sched says which delivery goes next.
+//
+// Deliveries that go to the same servers, a site, wait in one line, behind those
+// with priority. Sites take turns, so that one with a hundred thousand messages
+// does not hold up one with a single message, and each has as many deliveries at
+// once as it has shown to bear: one more for each row of successes, half as many
+// after a failure of the site itself. A site that fails again and again has a
+// rest, and what is for it is put off without a try.
+//
+// Nothing here knows about mail or waits for a time: what is not due yet is kept
+// by the caller.
+package sched
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Job is a delivery. One of its methods is called, once, from a goroutine of the
+// Scheduler; Drop from Add too.
+type Job interface {
+	// Run makes the delivery.
+	Run() Outcome
+	// Skip is called instead where the site has a rest until then, and says what
+	// was wrong with it last.
+	Skip(until time.Time, why string)
+	// Drop is called instead where the Scheduler is closed.
+	Drop()
+}
+
+// Outcome is what a delivery has shown of its site.
+type Outcome struct {
+	// Trouble says that the site could not be reached or wants less.
+	Trouble bool
+	// Works says that the site has done what it is there for. It may be neither:
+	// nothing was tried.
+	Works bool
+	// Why says what the trouble is, in words.
+	Why string
+}
+
+// Config is what a Scheduler is told. All fields are required.
+type Config struct {
+	// Jobs is how many may run at once, in all.
+	Jobs int
+	// JobsPerSite is how many a site can work its way up to, FirstJobs how many it
+	// begins with.
+	JobsPerSite, FirstJobs int
+	// Now is the clock.
+	Now func() time.Time
+}
+
+const (
+	// strikes is how many failures of a site in a row, without a success in
+	// between, earn it a rest.
+	strikes = 3
+	// firstRest is how long that is; each one that follows without a success
+	// between is twice as long, up to mostRest.
+	firstRest = 30 * time.Second
+	mostRest  = 15 * time.Minute
+	// fairTurn is the turn that goes to jobs without priority first, so that those
+	// with it do not starve them.
+	fairTurn = 8
+)
+
+// Scheduler runs Jobs. Its methods may be called from several goroutines.
+type Scheduler struct {
+	cfg Config
+	wg  sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	running int
+	waiting int
+	turn    int
+	sites   map[string]*site
+	// ready are the sites that a job with priority, or one without, can run for.
+	ready [2]fifo[*site]
+}
+
+// Classes of jobs, as indexes.
+const (
+	priority = iota
+	normal
+)
+
+// site is where jobs go together.
+type site struct {
+	name   string
+	lines  [2]fifo[Job]
+	queued [2]bool // in Scheduler.ready
+	active int
+	limit  float64 // of active
+
+	failures int // in a row
+	rests    int // in a row
+	rest     time.Time
+	why      string
+	used     time.Time
+}
+
+// New returns a Scheduler.
+func New(cfg Config) *Scheduler {
+	return &Scheduler{cfg: cfg, sites: make(map[string]*site)}
+}
+
+// Add has a job run when its turn comes. One for no site, "", does not share a
+// site's bounds.
+func (s *Scheduler) Add(name string, first bool, j Job) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		j.Drop()
+		return
+	}
+	defer s.mu.Unlock()
+	st := s.sites[name]
+	if st == nil {
+		st = &site{name: name, limit: float64(s.cfg.FirstJobs)}
+		if name == "" {
+			st.limit = float64(s.cfg.Jobs)
+		}
+		s.sites[name] = st
+	}
+	class := normal
+	if first {
+		class = priority
+	}
+	st.lines[class].push(j)
+	s.waiting++
+	s.offer(st)
+	s.spawn()
+}
+
+// offer puts a site up for its turn, if it has something to run and may.
+func (s *Scheduler) offer(st *site) {
+	if st.active >= max(1, int(st.limit)) {
+		return
+	}
+	for class := range st.lines {
+		if st.lines[class].len() > 0 && !st.queued[class] {
+			st.queued[class] = true
+			s.ready[class].push(st)
+		}
+	}
+}
+
+// spawn starts as many workers as there is work and room for.
+func (s *Scheduler) spawn() {
+	for s.running < s.cfg.Jobs {
+		st, j := s.next()
+		if j == nil {
+			return
+		}
+		s.running++
+		s.wg.Go(func() { s.work(st, j) })
+	}
+}
+
+// work runs one job after the other until there is none.
+func (s *Scheduler) work(st *site, j Job) {
+	for j != nil {
+		now := s.cfg.Now()
+		s.mu.Lock()
+		rest, why, closed := st.rest, st.why, s.closed
+		s.mu.Unlock()
+		var o Outcome
+		switch {
+		case closed:
+			j.Drop()
+		case now.Before(rest):
+			j.Skip(rest, why)
+		default:
+			o = j.Run()
+		}
+		s.mu.Lock()
+		st.active--
+		s.learn(st, o)
+		s.offer(st)
+		s.forget(st)
+		if st, j = s.next(); j == nil {
+			s.running--
+		}
+		s.spawn() // the site may have worked its way up
+		s.mu.Unlock()
+	}
+}
+
+// next takes the job whose turn it is. The caller holds mu.
+func (s *Scheduler) next() (*site, Job) {
+	s.turn++
+	classes := [2]int{priority, normal}
+	if s.turn%fairTurn == 0 {
+		classes = [2]int{normal, priority}
+	}
+	for _, class := range classes {
+		for s.ready[class].len() > 0 {
+			st := s.ready[class].pop()
+			st.queued[class] = false
+			if st.lines[class].len() == 0 || st.active >= max(1, int(st.limit)) {
+				continue // offered again when that changes
+			}
+			j := st.lines[class].pop()
+			s.waiting--
+			st.active++
+			st.used = s.cfg.Now()
+			s.offer(st)
+			return st, j
+		}
+	}
+	return nil, nil
+}
+
+// learn fits a site's bound to what it bears.
+func (s *Scheduler) learn(st *site, o Outcome) {
+	switch {
+	case st.name == "":
+	case o.Trouble:
+		st.limit = max(1, st.limit/2)
+		st.why = o.Why
+		if st.failures++; st.failures >= strikes || st.rests > 0 {
+			st.failures = 0
+			rest := min(firstRest<<min(st.rests, 10), mostRest)
+			st.rest = s.cfg.Now().Add(rest)
+			st.rests++
+			st.limit = 1 // one to see whether it is back
+		}
+	case o.Works:
+		st.failures, st.rests, st.rest, st.why = 0, 0, time.Time{}, ""
+		if float64(st.active+1) >= st.limit-1 { // it was put to the test
+			st.limit = min(float64(s.cfg.JobsPerSite), st.limit+1/st.limit)
+		}
+	}
+}
+
+// mostIdle is how many sites without a job are remembered for what they bear.
+const mostIdle = 1000
+
+// forget drops what is known of sites that have nothing to do, when there are
+// many.
+func (s *Scheduler) forget(st *site) {
+	idle := func(st *site) bool {
+		return st.active == 0 && st.lines[priority].len() == 0 && st.lines[normal].len() == 0 && !st.queued[priority] && !st.queued[normal]
+	}
+	if len(s.sites) <= mostIdle || !idle(st) {
+		return
+	}
+	now := s.cfg.Now()
+	for name, st := range s.sites {
+		if idle(st) && (!now.Before(st.rest) || len(s.sites) > 2*mostIdle) {
+			delete(s.sites, name)
+		}
+	}
+}
+
+// Close runs no further jobs, has those dropped that wait, and returns when those
+// under way have ended.
+func (s *Scheduler) Close() {
+	s.mu.Lock()
+	s.closed = true
+	var left []Job
+	for _, st := range s.sites {
+		for class := range st.lines {
+			for st.lines[class].len() > 0 {
+				left = append(left, st.lines[class].pop())
+			}
+		}
+	}
+	s.waiting = 0
+	s.mu.Unlock()
+	for _, j := range left {
+		j.Drop()
+	}
+	s.wg.Wait()
+}
+
+// Site is what is known of a site.
+type Site struct {
+	Name            string
+	Active, Waiting int
+	// Limit is how many jobs it may have at once.
+	Limit int
+	// Rest is until when it has a rest, the zero time if it has none; Why says why.
+	Rest time.Time
+	Why  string
+}
+
+// Stats is a snapshot of a Scheduler.
+type Stats struct {
+	Running, Waiting int
+	// Sites are those with jobs or with a rest, the busiest first, at most a
+	// hundred.
+	Sites []Site
+}
+
+// Waiting returns how many jobs wait for their turn.
+func (s *Scheduler) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
+}
+
+// Stats returns a snapshot.
+func (s *Scheduler) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	out := Stats{Running: s.running, Waiting: s.waiting}
+	for _, st := range s.sites {
+		v := Site{Name: st.name, Active: st.active, Waiting: st.lines[priority].len() + st.lines[normal].len(), Limit: int(st.limit)}
+		if now.Before(st.rest) {
+			v.Rest, v.Why = st.rest, st.why
+		}
+		if v.Name != "" && (v.Active > 0 || v.Waiting > 0 || !v.Rest.IsZero()) {
+			out.Sites = append(out.Sites, v)
+		}
+	}
+	slices.SortFunc(out.Sites, func(a, b Site) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(b.Active, a.Active), cmp.Compare(a.Name, b.Name))
+	})
+	out.Sites = out.Sites[:min(len(out.Sites), 100)]
+	return out
+}
+
+// Wake ends the rest of a site: somebody knows better.
+func (s *Scheduler) Wake(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.sites[name]; st != nil {
+		st.rest, st.rests, st.failures = time.Time{}, 0, 0
+	}
+}

@@ -1,0 +1,263 @@
+package sched
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// job is a delivery of the tests.
+type job struct {
+	run  func() Outcome
+	skip func(time.Time, string)
+	drop func()
+}
+
+func (j job) Run() Outcome {
+	if j.run == nil {
+		return Outcome{Works: true}
+	}
+	return j.run()
+}
+
+func (j job) Skip(until time.Time, why string) {
+	if j.skip != nil {
+		j.skip(until, why)
+	}
+}
+
+func (j job) Drop() {
+	if j.drop != nil {
+		j.drop()
+	}
+}
+
+func config(jobs int) Config {
+	return Config{Jobs: jobs, JobsPerSite: 20, FirstJobs: 2, Now: time.Now}
+}
+
+func TestEveryJobRunsOnce(t *testing.T) {
+	s := New(config(10))
+	var ran [5000]atomic.Int32
+	var wg sync.WaitGroup
+	for g := range 10 {
+		wg.Go(func() {
+			for i := g; i < len(ran); i += 10 {
+				s.Add("site-"+strconv.Itoa(i%7), i%3 == 0, job{run: func() Outcome {
+					ran[i].Add(1)
+					return Outcome{Works: true}
+				}})
+			}
+		})
+	}
+	wg.Wait()
+	waitIdle(t, s)
+	s.Close()
+	for i := range ran {
+		if n := ran[i].Load(); n != 1 {
+			t.Fatalf("job %d ran %d times", i, n)
+		}
+	}
+}
+
+// A site with many jobs must not hold up one with a single job.
+func TestSitesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(4))
+		var slow atomic.Int32
+		for range 1000 {
+			s.Add("big", false, job{run: func() Outcome {
+				slow.Add(1)
+				time.Sleep(time.Second)
+				return Outcome{Works: true}
+			}})
+		}
+		done := make(chan struct{})
+		s.Add("small", false, job{run: func() Outcome { close(done); return Outcome{Works: true} }})
+		<-done
+		if n := slow.Load(); n > 10 {
+			t.Errorf("the small site's only job ran after %d of the big one's", n)
+		}
+		s.Close()
+	})
+}
+
+func TestPriorityGoesFirstAndStarvesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(1))
+		var order []string
+		add := func(name string, first bool) {
+			s.Add(name, first, job{run: func() Outcome {
+				order = append(order, name)
+				time.Sleep(time.Second)
+				return Outcome{Works: true}
+			}})
+		}
+		add("begin", false)
+		synctest.Wait()
+		for range 20 {
+			add("bulk", false)
+			add("urgent", true)
+		}
+		time.Sleep(time.Hour)
+		s.Close()
+		if len(order) != 41 {
+			t.Fatalf("%d jobs ran, 41 wanted", len(order))
+		}
+		if n := slices.Index(order[1:], "bulk"); n < 3 || n > fairTurn {
+			t.Errorf("the first job without priority came at place %d", n)
+		}
+		urgent := 0
+		for _, name := range order[1:21] {
+			if name == "urgent" {
+				urgent++
+			}
+		}
+		if urgent < 15 {
+			t.Errorf("only %d of the first 20 had priority", urgent)
+		}
+	})
+}
+
+func TestASiteWorksItsWayUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(100))
+		var active, most atomic.Int32
+		for range 2000 {
+			s.Add("site", false, job{run: func() Outcome {
+				n := active.Add(1)
+				for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+				}
+				time.Sleep(time.Second)
+				active.Add(-1)
+				return Outcome{Works: true}
+			}})
+		}
+		synctest.Wait()
+		if n := active.Load(); n != 2 {
+			t.Errorf("it began with %d jobs, 2 wanted", n)
+		}
+		time.Sleep(time.Hour)
+		if n := most.Load(); n != 20 {
+			t.Errorf("at most %d jobs at once, 20 wanted", n)
+		}
+		s.Close()
+	})
+}
+
+func TestASiteInTroubleHasARest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(100))
+		var tried, skipped atomic.Int32
+		var down atomic.Bool
+		down.Store(true)
+		add := func(n int) {
+			for range n {
+				s.Add("site", false, job{
+					run: func() Outcome {
+						tried.Add(1)
+						time.Sleep(time.Second)
+						if down.Load() {
+							return Outcome{Trouble: true, Why: "connection refused"}
+						}
+						return Outcome{Works: true}
+					},
+					skip: func(until time.Time, why string) {
+						if !until.After(time.Now()) || why != "connection refused" {
+							t.Errorf("skipped until %v because of %q", until, why)
+						}
+						skipped.Add(1)
+					},
+				})
+			}
+		}
+		add(100)
+		time.Sleep(10 * time.Second)
+		if a, b := tried.Load(), skipped.Load(); a > 5 || a+b != 100 {
+			t.Errorf("%d tried and %d skipped of 100", a, b)
+		}
+		if st := s.Stats().Sites; len(st) != 1 || st[0].Why != "connection refused" || st[0].Limit != 1 {
+			t.Errorf("stats: %+v", st)
+		}
+		// It is tried once after the rest, and not by all that wait.
+		time.Sleep(time.Minute)
+		tried.Store(0)
+		skipped.Store(0)
+		add(50)
+		time.Sleep(10 * time.Second)
+		if a, b := tried.Load(), skipped.Load(); a != 1 || b != 49 {
+			t.Errorf("after the rest %d tried and %d skipped of 50", a, b)
+		}
+		down.Store(false)
+		time.Sleep(mostRest)
+		tried.Store(0)
+		add(50)
+		time.Sleep(time.Minute)
+		if n := tried.Load(); n != 50 {
+			t.Errorf("%d of 50 tried when it was back", n)
+		}
+		s.Close()
+	})
+}
+
+func TestCloseDropsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(2))
+		var ran, dropped atomic.Int32
+		for range 100 {
+			s.Add("site", false, job{run: func() Outcome {
+				time.Sleep(time.Second)
+				ran.Add(1)
+				return Outcome{Works: true}
+			}, drop: func() { dropped.Add(1) }})
+		}
+		synctest.Wait()
+		s.Close()
+		s.Add("site", false, job{drop: func() { dropped.Add(1) }})
+		synctest.Wait()
+		if a, b := ran.Load(), dropped.Load(); a != 2 || b != 99 {
+			t.Errorf("%d ran and %d dropped, 2 and 99 wanted", a, b)
+		}
+	})
+}
+
+func TestSitesAreForgotten(t *testing.T) {
+	s := New(config(10))
+	for i := range 5 * mostIdle {
+		s.Add(strconv.Itoa(i), false, job{})
+	}
+	waitIdle(t, s)
+	s.mu.Lock()
+	n := len(s.sites)
+	s.mu.Unlock()
+	if n > 2*mostIdle {
+		t.Errorf("%d sites are remembered", n)
+	}
+	s.Close()
+}
+
+func BenchmarkAdd(b *testing.B) {
+	s := New(Config{Jobs: 20, JobsPerSite: 20, FirstJobs: 20, Now: time.Now})
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Add("site", false, job{})
+	}
+	s.Close()
+}
+
+func waitIdle(t *testing.T, s *Scheduler) {
+	t.Helper()
+	testenv.WaitFor(t, time.Minute, func() error {
+		if st := s.Stats(); st.Running > 0 || st.Waiting > 0 {
+			return fmt.Errorf("%d jobs run and %d wait", st.Running, st.Waiting)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,412 @@
+package email
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/mx"
+	"github.com/dcrouter/dcrouter/email/internal/sched"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
+)
+
+// round is one attempt to bring a message to all who are to get it: a job for
+// each place it goes to. When the last of them is through, the message goes, or
+// waits for its next round.
+type round struct {
+	q     *queue
+	e     *entry
+	table *routeTable
+
+	mu   sync.Mutex
+	env  *queued // nil until it is read
+	p    *progress
+	body *spool.Body
+	err  error // it cannot be read
+	left int   // jobs under way or waiting
+
+	tried   bool      // something was
+	changed bool      // what is not noted yet
+	stuck   bool      // no route takes one of the recipients
+	dropped bool      // Stop has cut it short
+	later   time.Time // when to come back with what was put off without a try
+
+	signing   sync.Once
+	signature []byte
+	signErr   error
+}
+
+// place is where recipients of a message go together.
+type place struct {
+	route  *route // nil: the content has to be looked at to find it
+	domain string // that of the recipients, where its MX hosts are asked for
+}
+
+// place finds where a destination leads now.
+func (q *queue) place(t *routeTable, to destination) place {
+	rt := t.named(to.route)
+	if rt == nil {
+		return place{}
+	}
+	return q.r.placeOf(rt, to.domain)
+}
+
+// placeOf is where a route takes mail to a domain.
+func (r *run) placeOf(rt *route, domain string) place {
+	if rt.Action.Type == Process && r.smartHost() == nil {
+		return place{rt, domain}
+	}
+	return place{route: rt}
+}
+
+// begin begins a round of an entry that is busy. env is nil if it is to be read.
+func (q *queue) begin(e *entry, env *queued) {
+	if e.resting() {
+		q.sites.Add("", false, expiry{q, e})
+		return
+	}
+	rd := &round{q: q, e: e, table: q.r.s.routes.Load()}
+	if env != nil {
+		rd.env = env
+		rd.p, rd.err = decodeProgress(nil, len(env.Recipients))
+	}
+	e.routes = rd.table
+	var jobs []*job
+	seen := make(map[place]bool, len(e.to))
+	for _, h := range e.to {
+		to := q.place(rd.table, h.Value())
+		if !seen[to] {
+			seen[to] = true
+			jobs = append(jobs, &job{round: rd, to: to})
+		}
+	}
+	rd.left = len(jobs)
+	for _, j := range jobs {
+		q.dispatch(j)
+	}
+}
+
+// dispatch has a job wait for its turn, once it is known to which site it goes.
+func (q *queue) dispatch(j *job) {
+	if j.to.domain == "" {
+		q.sites.Add(q.r.siteOf(j.to.route), j.first(), j)
+		return
+	}
+	if d, err, ok := q.r.mx.Cached(j.to.domain); ok {
+		j.mx, j.mxErr = d, err
+		q.sites.Add(d.Site, j.first(), j)
+		return
+	}
+	q.lookups.Add(j.to.domain, j.first(), mxLookup{j})
+}
+
+// mxLookup is a job that still has to learn where its domain has its mail.
+type mxLookup struct{ *job }
+
+func (l mxLookup) Run() sched.Outcome {
+	q := l.round.q
+	l.mx, l.mxErr = q.r.mx.Lookup(q.r.ctx, l.to.domain)
+	q.sites.Add(l.mx.Site, l.first(), l.job)
+	return sched.Outcome{Works: true}
+}
+
+// expiry is the job of an entry whose time to be kept is over.
+type expiry struct {
+	q *queue
+	e *entry
+}
+
+func (x expiry) Run() sched.Outcome {
+	x.q.expire(x.q.r.ctx, x.e)
+	return sched.Outcome{}
+}
+func (x expiry) Skip(time.Time, string) {}
+func (x expiry) Drop()                  {}
+
+// job brings a message to the recipients that are at one place.
+type job struct {
+	round *round
+	to    place
+	mx    mx.Destination
+	mxErr error
+}
+
+// first reports whether the job goes before others.
+func (j *job) first() bool {
+	rt := j.to.route
+	return j.round.e.first || rt != nil && rt.Action.Type == Process && rt.Action.Process != nil && rt.Action.Process.Queue == PriorityQueue
+}
+
+// Skip puts off what is for a site that has a rest.
+func (j *job) Skip(until time.Time, why string) {
+	rd := j.round
+	rd.mu.Lock()
+	rd.putOff(until)
+	rd.mu.Unlock()
+	rd.q.r.s.log.Debug("mail is put off, as its site has a rest", "msg_id", rd.e.id, "until", until, "why", why)
+	rd.done()
+}
+
+// Drop is called where the Server stops: the message is in the spool.
+func (j *job) Drop() {
+	j.round.mu.Lock()
+	j.round.dropped = true
+	j.round.mu.Unlock()
+	j.round.done()
+}
+
+// putOff has the round come back at that time for what was not tried. The caller
+// holds mu.
+func (rd *round) putOff(until time.Time) {
+	if rd.later.IsZero() || until.Before(rd.later) {
+		rd.later = until
+	}
+}
+
+// load reads the message, unless that has been done. The caller holds mu.
+func (rd *round) load(ctx context.Context) error {
+	if rd.env == nil && rd.err == nil {
+		rd.env, rd.p, rd.err = rd.q.read(ctx, rd.e.id)
+	}
+	if rd.err == nil && rd.p != nil && rd.e.unsaved != nil {
+		rd.p = rd.e.latest(rd.p)
+		rd.e.unsaved = nil // rd.p has it from here on
+		rd.changed = true
+	}
+	return rd.err
+}
+
+// open opens the content, which many a message needs no look at.
+func (rd *round) open() (*io.SectionReader, error) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	if rd.body == nil {
+		body, err := rd.q.store.Body(rd.q.r.ctx, rd.e.id)
+		if err != nil {
+			return nil, err
+		}
+		rd.body = body
+	}
+	return rd.body.SectionReader, nil
+}
+
+// recipients are those of a place that are still to get the message.
+func (rd *round) recipients(to place) []int {
+	var list []int
+	for i := range rd.env.Recipients {
+		rcpt := &rd.env.Recipients[i]
+		if rd.p.Recipients[i].State == "" && rd.q.place(rd.table, destination{rcpt.Route, rcpt.domain()}) == to {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// Run makes the attempt.
+func (j *job) Run() sched.Outcome {
+	rd := j.round
+	defer rd.done()
+	ctx := rd.q.r.ctx
+	rd.mu.Lock()
+	err := rd.load(ctx)
+	var list []int
+	if err == nil {
+		list = rd.recipients(j.to)
+	}
+	rd.mu.Unlock()
+	if err != nil || len(list) == 0 {
+		return sched.Outcome{}
+	}
+	d := &delivery{id: string(rd.e.id), env: rd.env, open: rd.open, round: rd}
+	if j.to.route != nil {
+		return rd.bring(ctx, d, j.to, j, list)
+	}
+	return rd.bringByContent(ctx, d, list)
+}
+
+// bringByContent takes the message to recipients whose routes have to be found
+// by what is in it.
+func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sched.Outcome {
+	groups := make(map[place][]int)
+	for _, i := range list {
+		rt, err := rd.q.r.routeOf(rd.table, d, i)
+		if err != nil {
+			rd.mu.Lock()
+			rd.err = err
+			rd.mu.Unlock()
+			return sched.Outcome{}
+		}
+		if rt == nil {
+			rd.mu.Lock()
+			rd.stuck = true
+			rd.mu.Unlock()
+			continue
+		}
+		to := rd.q.r.placeOf(rt, d.env.Recipients[i].domain())
+		groups[to] = append(groups[to], i)
+	}
+	for to, list := range groups {
+		j := &job{round: rd, to: to}
+		if to.domain != "" {
+			j.mx, j.mxErr = rd.q.r.mx.Lookup(ctx, to.domain)
+		}
+		rd.bring(ctx, d, to, j, list)
+	}
+	return sched.Outcome{}
+}
+
+// bring takes the message to some recipients, and notes how that went.
+func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) sched.Outcome {
+	if err := d.load(); err != nil {
+		rd.mu.Lock()
+		rd.err = err
+		rd.mu.Unlock()
+		return sched.Outcome{}
+	}
+	out := rd.q.r.deliver(ctx, d, to, j, list)
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	for _, s := range out.steps {
+		rd.p.note(s)
+	}
+	if !out.later.IsZero() {
+		rd.putOff(out.later)
+	}
+	cut := ctx.Err() != nil
+	for n, res := range out.results {
+		if res.putOff || cut && !res.ok && !res.permanent {
+			continue // says nothing about the recipient
+		}
+		rd.tried, rd.changed = true, true
+		rd.q.r.settle(d, rd.p, list[n], to.route, res)
+	}
+	if rd.changed && rd.left > 1 {
+		// Others are still under way, perhaps for long: nobody is to get the
+		// message twice if the process ends meanwhile.
+		rd.q.note(rd.e, rd.p)
+		rd.changed = false
+	}
+	return out.site
+}
+
+// done ends a job, and with the last one the round.
+func (rd *round) done() {
+	rd.mu.Lock()
+	rd.left--
+	last := rd.left == 0
+	rd.mu.Unlock()
+	if last {
+		rd.finish()
+	}
+}
+
+// finish notes what the round has brought: the message goes, or waits.
+func (rd *round) finish() {
+	q, e, now := rd.q, rd.e, rd.q.r.s.now()
+	if rd.body != nil {
+		defer rd.body.Close()
+	}
+	switch {
+	case errors.Is(rd.err, spool.ErrNotFound):
+		q.forget(e)
+		return
+	case rd.err != nil && !rd.dropped && q.r.ctx.Err() == nil:
+		q.r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", e.id, "err", rd.err)
+		q.putBack(e, now.Add(maxRetryDelay))
+		return
+	case rd.env == nil && (rd.dropped || q.r.ctx.Err() != nil):
+		q.putBack(e, e.next)
+		return
+	case rd.env == nil:
+		// All was put off without a look at the message.
+		if !rd.e.overdue(rd.later) {
+			q.putBack(e, spread(rd.later, now))
+			return
+		}
+		if rd.load(q.r.ctx) != nil {
+			q.putBack(e, now.Add(maxRetryDelay))
+			return
+		}
+	}
+	p, env := rd.p, rd.env
+	if p.open() == 0 {
+		rd.end()
+		return
+	}
+	if rd.dropped || q.r.ctx.Err() != nil {
+		// Stop has cut it short, which says nothing about those that are left.
+		if rd.changed {
+			q.note(e, p)
+		}
+		q.putBack(e, e.next)
+		return
+	}
+	q.mu.Lock()
+	e.stuck = rd.stuck
+	q.mu.Unlock()
+	if rd.stuck && !rd.tried && rd.later.IsZero() { // there is nothing to note
+		q.putBack(e, now.Add(maxRetryDelay))
+		return
+	}
+	later := rd.later
+	if rd.tried {
+		p.Tries++
+		if retry := now.Add(env.Schedule.delay(p.Tries)); later.After(retry) {
+			later = time.Time{}
+		}
+	}
+	next, ok := env.Schedule.after(env.Arrived, now, later, p.Tries)
+	p.Next = next
+	if !ok && !rd.stuck {
+		for i := range p.Recipients {
+			if a := &p.Recipients[i]; a.State == "" {
+				rd.giveUp(i, a)
+			}
+		}
+		rd.end()
+		return
+	}
+	if rd.tellDelay() {
+		rd.changed = true
+	}
+	if rd.changed {
+		q.note(e, p)
+	}
+	q.putBack(e, next)
+}
+
+// end is for a message with which nothing more is tried: the sender is told of
+// what has failed, and then it goes; or it stays for somebody to look at, where
+// nobody can be told.
+func (rd *round) end() {
+	q, e, p := rd.q, rd.e, rd.p
+	if err := rd.tellFailure(); err != nil {
+		// It has to be told another time.
+		q.r.s.log.Error("the sender of a message could not be told that it failed", "msg_id", e.id, "err", err)
+		p.Next = q.r.s.now().Add(defaultRetryDelay)
+		q.note(e, p)
+		q.putBack(e, p.Next)
+		return
+	}
+	if p.settled() {
+		q.remove(e, rd.env, p)
+		return
+	}
+	q.note(e, p)
+	q.mu.Lock()
+	e.spent = true
+	q.mu.Unlock()
+	q.putBack(e, p.Next)
+}
+
+// overdue reports whether a message may be too old to be put off until then
+// without a closer look.
+func (e *entry) overdue(until time.Time) bool { return until.Sub(e.arrived) > defaultDelayNotice }
+
+// spread keeps what was put off until the same time from coming back at once.
+func spread(until, now time.Time) time.Time {
+	return until.Add(time.Duration(float64(until.Sub(now)) * 0.1 * rand.Float64()))
+}

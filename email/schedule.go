@@ -1,0 +1,68 @@
+package email
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	defaultRetryDelay = 5 * time.Minute
+	maxRetryDelay     = 4 * time.Hour
+	// defaultMaxAge is RFC 5321 section 4.5.4.1's.
+	defaultMaxAge      = 5 * 24 * time.Hour
+	defaultDelayNotice = 4 * time.Hour
+)
+
+// schedule says when a message is tried again and for how long. It is that of
+// the configuration when the message was accepted: what its sender was told then
+// holds whatever is changed while it waits.
+type schedule struct {
+	RetryDelay time.Duration `json:"delay"`
+	// MaxRetries is nil for as many as MaxAge has room for.
+	MaxRetries *int          `json:"retries,omitempty"`
+	MaxAge     time.Duration `json:"age"`
+	// DelayNotice is 0 for none.
+	DelayNotice time.Duration `json:"notice,omitempty"`
+}
+
+// schedule is what the configuration says now.
+func (q *queue) schedule() schedule {
+	cfg := &q.r.s.cfg.Queue
+	return schedule{
+		RetryDelay:  valueOr(cfg.RetryDelay, defaultRetryDelay),
+		MaxRetries:  cfg.MaxRetries,
+		MaxAge:      valueOr(cfg.MaxAge, defaultMaxAge),
+		DelayNotice: max(0, valueOr(cfg.DelayNotice, defaultDelayNotice)),
+	}
+}
+
+// delay is how long to wait after so many tries: twice as long each time, and a
+// fifth more or less, so that what failed together does not come back together.
+func (s *schedule) delay(tries int) time.Duration {
+	d := valueOr(s.RetryDelay, defaultRetryDelay)
+	for range tries - 1 {
+		if d *= 2; d >= maxRetryDelay {
+			d = maxRetryDelay
+			break
+		}
+	}
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// after is when a message is tried again that has been tried so often, and not
+// before later; ok is false if it is given up. The last try is when its time is
+// up.
+func (s *schedule) after(arrived, now, later time.Time, tries int) (next time.Time, ok bool) {
+	end := arrived.Add(valueOr(s.MaxAge, defaultMaxAge))
+	if s.MaxRetries != nil && tries > *s.MaxRetries || !now.Before(end) {
+		return end, false
+	}
+	next = later
+	if later.IsZero() {
+		next = now.Add(s.delay(tries))
+	}
+	if next.After(end) {
+		next = end
+	}
+	return next, true
+}
