@@ -92,6 +92,23 @@ func TestSendWithoutPipelining(t *testing.T) {
 	}
 }
 
+// Whose answers have got out of step is not asked again.
+func TestOneReplyTooMany(t *testing.T) {
+	c := dial(t, config(listen(t, func(p *peer) {
+		p.hello()
+		p.want("MAIL", "250 ok")
+		p.want("RCPT", "250 ok")
+		p.want("DATA", "354 go on")
+		p.content()
+		p.say("250 taken", "250 taken")
+		p.closed()
+	})))
+	result, err := c.Send(t.Context(), Envelope{To: to("b@y.test")}, strings.NewReader(letter))
+	if got := outcome(result); got != "b@y.test delivered end 250" || err != nil || c.Usable() {
+		t.Errorf("%s, %v, usable %v", got, err, c.Usable())
+	}
+}
+
 // A server that wants content for nobody gets none (RFC 2920 section 3.1).
 func TestNobodyIsAccepted(t *testing.T) {
 	c := dial(t, config(listen(t, func(p *peer) {

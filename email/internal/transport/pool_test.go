@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -153,6 +155,9 @@ func TestDeadConnectionsAreReplaced(t *testing.T) {
 				s := start(t, &server{on: on, extensions: []string{extension}})
 				c := client(t, Config{Dial: network(s), IdleTime: time.Minute})
 				wantDelivered(t, c.Send(t.Context(), request(1, "b@y.test")), false)
+				if name == "speaks" { // it must have been heard
+					waitIdle(t, c, 0)
+				}
 				wantDelivered(t, c.Send(t.Context(), request(1, "b@y.test")), false)
 				if s.connections() != 2 || got(s) != "A: b@y.test; A: b@y.test" {
 					t.Errorf("%d connections, taken %s", s.connections(), got(s))
@@ -174,15 +179,38 @@ func TestDeadConnectionsAreReplaced(t *testing.T) {
 	wantDelivered(t, c.Send(t.Context(), request(1, "b@y.test")), false)
 	// The host goes away for good.
 	s = start(t, &server{on: takes})
+	closed := make(chan struct{}, 1)
 	dial := network(s)
-	c = client(t, Config{Dial: dial, IdleTime: time.Minute})
+	c = client(t, Config{IdleTime: time.Minute, Dial: func(ctx context.Context, source netip.Addr, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, source, network, address)
+		return closing{conn, closed}, err
+	}})
 	wantDelivered(t, c.Send(t.Context(), request(1, "b@y.test")), false)
 	c.cfg.Dial = network(nil)
 	s.hangUp()
 	waitIdle(t, c, 0)
+	select {
+	case <-closed:
+	case <-time.After(time.Minute):
+		t.Error("our end was not closed")
+	}
 	if result := c.Send(t.Context(), request(1, "b@y.test")); outcome(result) != "b@y.test temporary connect 0; trouble" {
 		t.Error(outcome(result))
 	}
+}
+
+// closing tells when a connection is closed.
+type closing struct {
+	net.Conn
+	closed chan struct{}
+}
+
+func (c closing) Close() error {
+	select {
+	case c.closed <- struct{}{}:
+	default:
+	}
+	return c.Conn.Close()
 }
 
 func TestConcurrentSends(t *testing.T) {

@@ -262,6 +262,16 @@ func TestManyRecipients(t *testing.T) {
 	}
 }
 
+// When a host breaks off within a message, the rest is not its next host's at once.
+func TestBreakBetweenBatches(t *testing.T) {
+	a := start(t, &server{on: at(smtpc.PhaseEnd, func(p *peer) bool { return false })})
+	b := start(t, &server{on: takes})
+	result := client(t, Config{Dial: network(a, b), MaxRecipients: 1}).Send(t.Context(), request(2, "b@y.test", "c@y.test"))
+	if outcome(result) != "b@y.test unknown end 0, c@y.test temporary end 0; trouble" || got(a, b) != "" || a.connections() != 1 {
+		t.Errorf("%s, taken %s", outcome(result), got(a, b))
+	}
+}
+
 func TestAttemptsAreBounded(t *testing.T) {
 	s := start(t, &server{on: takes, extensions: []string{"LIMITS RCPTMAX=1"}})
 	var to []string
