@@ -253,8 +253,7 @@ func (c *stsCache) record(domain string) (string, error) {
 	return id, err
 }
 
-// sweep refreshes, ahead of their end, policies that nobody has asked for lately,
-// and forgets those that are past it.
+// sweep looks at the policies now and then.
 func (c *stsCache) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -263,25 +262,31 @@ func (c *stsCache) sweep() {
 		case <-c.ctx.Done():
 			return
 		case <-tick.C:
+			c.look()
 		}
-		c.mu.Lock()
-		now := c.now()
-		begun := 0
-		var next *list.Element
-		for el := c.known.Front(); el != nil && begun < maxSweep; el = next {
-			next = el.Next()
-			e := el.Value.(*stsEntry)
-			age := e.expires.Sub(e.fetched)
-			switch {
-			case e.flight != nil:
-			case !e.valid(now):
-				c.remove(e) // storage forgets by itself
-			case now.Sub(e.used) < keepUnused && now.Sub(e.fetched) >= min(refreshAfter, age/2) && !now.Before(e.due):
-				c.refresh(e)
-				begun++
-			}
+	}
+}
+
+// look refreshes, ahead of their end, policies that nobody has asked for lately,
+// and forgets those that are past it.
+func (c *stsCache) look() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	begun := 0
+	var next *list.Element
+	for el := c.known.Front(); el != nil && begun < maxSweep; el = next {
+		next = el.Next()
+		e := el.Value.(*stsEntry)
+		age := e.expires.Sub(e.fetched)
+		switch {
+		case e.flight != nil:
+		case !e.valid(now):
+			c.remove(e) // storage forgets by itself
+		case now.Sub(e.used) < keepUnused && now.Sub(e.fetched) >= min(refreshAfter, age/2) && !now.Before(e.due):
+			c.refresh(e)
+			begun++
 		}
-		c.mu.Unlock()
 	}
 }
 

@@ -33,6 +33,11 @@ out CNAME dane.plain.test.
 broken A 192.0.2.1
 _25._tcp.broken TLSA 3 1 1 ` + strings.Repeat("cd", 32) + `
 badaddr A 192.0.2.77
+cross A 192.0.2.1
+_25._tcp.cross CNAME _25._tcp.dane.plain.test.
+mute A 192.0.2.1
+_tcp.mute NS lame
+lame A 127.0.0.1
 _mta-sts.none TXT "v=STSv1; id=1"
 _mta-sts.dane TXT "v=STSv1; id=1"
 _mta-sts.testing TXT "v=STSv1; id=1"
@@ -93,6 +98,8 @@ _mta-sts.testing TXT "v=STSv1; id=1"
 		{p, secure("a.test"), Default, "broken.signed.test", noTLSA},
 		{p, secure("a.test"), Default, "badaddr.signed.test", noTLSA},
 		{p, plain("a.test"), Default, "broken.signed.test", asItGoes},
+		{p, secure("a.test"), Default, "cross.signed.test", asItGoes}, // the records are not secure
+		{p, secure("a.test"), Default, "mute.plain.test", asItGoes},   // and here not even asked for
 		{p, secure("[192.0.2.1]"), Default, "192.0.2.1", asItGoes},
 		{noDANE, secure("a.test"), Default, "dane.signed.test", asItGoes},
 		// DANE before MTA-STS, which counts for hosts without.

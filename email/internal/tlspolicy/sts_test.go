@@ -369,15 +369,18 @@ func TestMTASTSCache(t *testing.T) {
 	c.advance(24 * time.Hour)
 	is("no DNS", "mx3.a.test", unlisted)
 	settled()
+	is("no DNS, noticed", "mx3.a.test", unlisted)
 	dns.Set("_mta-sts.a.test")
 	c.advance(24 * time.Hour)
 	is("no record", "mx3.a.test", unlisted)
 	settled()
+	is("no record, noticed", "mx3.a.test", unlisted)
 	dns.Set("_mta-sts.a.test", "TXT v=STSv1; id=4")
 	h.handle("a.test", nil)
 	c.advance(24 * time.Hour)
 	is("no policy", "mx3.a.test", unlisted)
 	settled()
+	is("no policy, noticed", "mx3.a.test", unlisted)
 
 	// A restart forgets nothing.
 	p.Close()
@@ -422,6 +425,40 @@ func TestMTASTSIsRefreshed(t *testing.T) {
 			return nil
 		})
 		c.advance(refreshAfter + time.Minute)
+	}
+}
+
+// One that is not used is fetched anew too, for a while, and forgotten at its end.
+func TestMTASTSIsRefreshedUnused(t *testing.T) {
+	testenv.Goroutines(t)
+	h := startPolicyHost(t, nil)
+	dns := dnstest.New(t, dnstest.Zone{"_mta-sts.a.test": {"TXT v=STSv1; id=1"}})
+	h.set("a.test", policyText("enforce", sevenDays, "mx.a.test"))
+	c := &clock{}
+	p := open(t, Config{Resolver: dns.Resolver(), Roots: pool(h.root), Dialer: h, Now: c.now})
+	if got := source(t, p, Destination{Domain: "a.test"}, Default, "mx.a.test"); got != enforced {
+		t.Error(got)
+	}
+	p.sts.look() // too early
+	for range 40 {
+		c.advance(refreshAfter)
+		p.sts.look()
+		testenv.WaitFor(t, time.Minute, func() error {
+			p.sts.mu.Lock()
+			defer p.sts.mu.Unlock()
+			if e := p.sts.entries["a.test"]; e != nil && e.flight != nil {
+				return errors.New("it is still being fetched")
+			}
+			return nil
+		})
+	}
+	if n := h.fetches("a.test"); n != 30 {
+		t.Errorf("%d fetches", n)
+	}
+	p.sts.mu.Lock()
+	defer p.sts.mu.Unlock()
+	if len(p.sts.entries) != 0 || p.sts.known.Len() != 0 {
+		t.Error("it was not forgotten")
 	}
 }
 
