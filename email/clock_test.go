@@ -567,10 +567,10 @@ func TestBounceComesBack(t *testing.T) {
 }
 
 // dialPipe is a client in the bubble.
-func dialPipe(t *testing.T, s *server, client string) *client {
+func dialPipe(t *testing.T, s *server, from string) *client {
 	t.Helper()
 	ours, theirs := net.Pipe()
-	go s.ServeConn(context.Background(), theirs, SMTP, Peer{Client: netip.MustParseAddrPort(client + ":30000")})
+	go s.ServeConn(context.Background(), theirs, SMTP, Peer{Client: netip.MustParseAddrPort(from + ":30000")})
 	t.Cleanup(func() { ours.Close() })
 	return (&client{t, ours, bufio.NewReader(ours)}).hello()
 }
