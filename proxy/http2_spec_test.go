@@ -4,7 +4,6 @@ import (
 	"encoding/xml"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,7 +22,7 @@ func h2spec(t *testing.T, tool, addr string, secure bool) (failed []string, tota
 	if secure {
 		args = append(args, "-t", "-k")
 	}
-	out, err := exec.Command(tool, args...).CombinedOutput() // not 0 if a test fails
+	out, err := testenv.Command(t, tool, args...).CombinedOutput() // not 0 if a test fails
 	text, readErr := os.ReadFile(report)
 	if readErr != nil {
 		t.Fatalf("%v, %v\n%s", err, readErr, out)

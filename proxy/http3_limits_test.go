@@ -74,7 +74,7 @@ func TestHTTP3ConnectionLimits(t *testing.T) {
 					}
 				})
 			}
-			all.Wait()
+			waitAll(t, &all)
 			if len(open) != 3 {
 				t.Fatalf("%s: %d of 20 at once got in, want 3", test.name, len(open))
 			}
@@ -293,7 +293,7 @@ func firstFlight(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	cancel()
-	<-done
+	receive(t, done)
 	return b[:n]
 }
 
