@@ -286,7 +286,7 @@ func TestCompressionCurl(t *testing.T) {
 	files, _ := tlsFiles(t, "a.test")
 	noise := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
-	content := map[string]string{"text.txt": prose(2 << 20), "short.txt": prose(1500), "tiny.txt": "tiny", "noise.txt": string(noise)}
+	content := map[string]string{"text.txt": prose(600_000), "short.txt": prose(1500), "tiny.txt": "tiny", "noise.txt": string(noise)}
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		text := content[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]

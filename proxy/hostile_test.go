@@ -165,8 +165,10 @@ func TestNothingIsPrinted(t *testing.T) {
 				if name == "" {
 					protocols = nil
 				}
-				c := dialTLS(t, at, "s.test", pool, protocols...)
-				send(c)
+				c := tls.Client(dialTCP(t, at), &tls.Config{ServerName: "s.test", RootCAs: pool, NextProtos: protocols})
+				if c.Handshake() == nil { // on a busy machine the proxy may lose patience
+					send(c)
+				}
 			})
 		}
 		wg.Go(func() { // refused by the client

@@ -243,7 +243,7 @@ func TestStreamsLeakNoPipes(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
-			for i := range 125 {
+			for i := range 60 {
 				kind := byte((w + i) % 3)
 				c, err := net.Dial("tcp", p.direct)
 				if err != nil {
