@@ -50,7 +50,7 @@ lint: fmt staticcheck ## gofmt, staticcheck and the house rules of internal/lint
 	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint
 
 race: ## short tests three times over, with the race detector
-	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout $(TIMEOUT) ./...)
+	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout 30m ./...)
 
 # Go's fuzzer fails now and then for nothing but the end of its time, without an
 # input that failed: that target has a second try.
@@ -68,7 +68,7 @@ bench: ## us against HAProxy, Caddy, Knot, CoreDNS, FreeRADIUS and others, into 
 	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md
 
 microbench: ## Go benchmarks
-	@$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) ./...
+	@$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 cover: ## test coverage of the root module, by package and in all (cover.out)
 	@$(GO) test -short -timeout $(TIMEOUT) -coverprofile=cover.out -coverpkg=./... ./... >/dev/null

@@ -187,7 +187,7 @@ const packetRetry = 3
 func TestHTTP3IsNoAmplifier(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
 	cfg := with3(tlsRoute("r", files, Action{Handler: says("ok")}, "a.test"))
-	cfg.Timeouts.Route = 3 * time.Second
+	cfg.Timeouts.Route = 5 * time.Second // for which all handshakes are there at once
 	p := start(t, cfg)
 	at := addr(t, p, 0)
 	visit := func() *datagrams {
