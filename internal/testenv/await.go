@@ -43,10 +43,10 @@ func await(t testing.TB, what string, limit time.Duration, wait func()) {
 }
 
 // busy returns the stacks of this module's goroutines, without tests that wait
-// for their turn.
+// for their turn or for their subtests.
 func busy() (stacks []string) {
 	for _, s := range goroutines() {
-		if strings.Contains(s, ours) && !strings.Contains(s, "testing.(*T).Parallel(") {
+		if strings.Contains(s, ours) && !strings.Contains(s, "testing.(*T).Parallel(") && !strings.Contains(s, "testing.(*T).Run(") {
 			stacks = append(stacks, s)
 		}
 	}

@@ -28,6 +28,34 @@ func TestAwait(t *testing.T) {
 	}
 }
 
+// limitedTB is a test with a time limit.
+type limitedTB struct{ fakeTB }
+
+func (*limitedTB) Deadline() (time.Time, bool) { return time.Now().Add(time.Hour), true }
+
+func TestWatch(t *testing.T) {
+	reports := make(chan string, 10)
+	never := make(chan int)
+	var hangs, ends limitedTB
+	var unlimited fakeTB
+	go leakInt(never)
+	hangs.run(t, func() {
+		watch(&hangs, 10*time.Millisecond, func(s string) { reports <- s })
+		if s := Receive(t, reports); !strings.HasPrefix(s, "panic: TestWatch still runs after 10ms\n\n") || !strings.Contains(s, "testenv.leakInt") {
+			t.Errorf("it says %q", s)
+		}
+	})
+	close(never)
+	ends.run(t, func() { watch(&ends, time.Second, func(s string) { reports <- s }) })
+	unlimited.run(t, func() {
+		watch(&unlimited, time.Millisecond, func(s string) { reports <- s })
+		time.Sleep(1200 * time.Millisecond) // nothing may happen meanwhile
+	})
+	if len(reports) > 0 {
+		t.Errorf("a test that has ended, or may take its time: %q", <-reports)
+	}
+}
+
 func leakInt(never chan int) { <-never }
 
 func TestCommand(t *testing.T) {
