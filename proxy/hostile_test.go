@@ -24,7 +24,7 @@ func inChild(t *testing.T) bool {
 	if os.Getenv("PROXY_TEST_CHILD") == t.Name() {
 		return true
 	}
-	cmd := testenv.Command(t, os.Args[0], "-test.run=^"+t.Name()+"$")
+	cmd := testenv.Command(t, os.Args[0], "-test.timeout=2m", "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), "PROXY_TEST_CHILD="+t.Name())
 	out, err := cmd.CombinedOutput()
 	if err != nil || len(out) > 0 {

@@ -378,7 +378,7 @@ func TestWebSocketOnStreamNotEnabled(t *testing.T) {
 func TestWebSocketOnStreamByGODEBUG(t *testing.T) {
 	const child = "PROXY_TEST_CHILD"
 	if os.Getenv(child) == "" {
-		cmd := testenv.Command(t, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd := testenv.Command(t, os.Args[0], "-test.timeout=2m", "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), child+"=1", "GODEBUG=http2xconnect=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
