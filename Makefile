@@ -3,7 +3,7 @@
 
 GO       ?= go
 FUZZTIME ?= 10s
-TIMEOUT  ?= 30m
+TIMEOUT  ?= 10m
 
 # Modules with tests: the root and the nested ones, which keep heavy test
 # dependencies out of the root go.mod. internal/tools only pins versions.
@@ -25,14 +25,14 @@ help: ## list the targets
 
 test: fmt vet staticcheck unit ## everything that CI checks
 
-# One package at a time: several tests are about time, and all of them about
-# real servers that want the processor too. The tests of HTTP run once more
-# without the fast lane, and those of memory and time without the race detector,
-# which has its own.
+# Two packages at a time: most tests wait for real servers, but several are about
+# time, so more of them would hurt each other. The two that take longest come
+# first. The tests of HTTP run once more without the fast lane, and those of
+# memory and time alone and without the race detector, which has its own.
 unit: ## all tests, with the race detector and in random order
-	$(call each,$(GO) test -race -shuffle=on -p 1 -timeout $(TIMEOUT) ./...)
+	$(call each,$(GO) test -race -shuffle=on -p 2 -timeout $(TIMEOUT) $$([ $$m != . ] || echo ./proxy ./dnsserver) ./...)
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) -run 'HTTP[^23]|Headers|Edits|WebSocket|Upgrade|Redirect|Static|Upload|Access|RequestID|Sticky|Retry' ./proxy -args -nethttp
-	$(GO) test -count=1 -timeout $(TIMEOUT) -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf' ./internal/conf ./proxy ./dnsserver ./radius ./email
+	$(GO) test -count=1 -timeout $(TIMEOUT) -p 1 -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf' ./internal/conf ./proxy ./dnsserver ./radius ./email
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }
@@ -50,7 +50,7 @@ lint: fmt staticcheck ## gofmt, staticcheck and the house rules of internal/lint
 	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint
 
 race: ## short tests three times over, with the race detector
-	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout $(TIMEOUT) ./...)
+	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout 30m ./...)
 
 # Go's fuzzer fails now and then for nothing but the end of its time, without an
 # input that failed: that target has a second try.
@@ -68,7 +68,7 @@ bench: ## us against HAProxy, Caddy, Knot, CoreDNS, FreeRADIUS and others, into 
 	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md
 
 microbench: ## Go benchmarks
-	@$(GO) test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) ./...
+	@$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 cover: ## test coverage of the root module, by package and in all (cover.out)
 	@$(GO) test -short -timeout $(TIMEOUT) -coverprofile=cover.out -coverpkg=./... ./... >/dev/null

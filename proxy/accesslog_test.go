@@ -186,11 +186,11 @@ func TestAccessLogOfRefusals(t *testing.T) {
 
 	var running sync.WaitGroup
 	running.Go(func() { ask("/full") })
-	<-hold
+	receive(t, hold)
 	ask("/full")
 	wantRecord(t, "full", lines.take(t, 1)[0], attrs{"status": 503, "route": "/full", "refused": "routeFull"})
-	hold <- true
-	running.Wait()
+	send(t, hold, true)
+	waitAll(t, &running)
 	wantRecord(t, "not full", lines.take(t, 1)[0], attrs{"status": 200, "route": "/full"})
 
 	c, err := tlsDial(t, addr(t, p, 0), &tls.Config{ServerName: "a.test", RootCAs: pool})
@@ -234,7 +234,7 @@ func TestAccessLogOfWhatEndsEarly(t *testing.T) {
 	io.WriteString(c, "GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
 	io.ReadFull(c, make([]byte, 1<<16))
 	c.Close()
-	<-left
+	receive(t, left)
 	wantRecord(t, "left", lines.take(t, 1)[0], attrs{"status": 200, "aborted": true})
 }
 

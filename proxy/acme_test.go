@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -90,7 +88,7 @@ func TestHTTPChallengeWithCurl(t *testing.T) {
 	p := start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0), Domains: []string{"a.test"}},
 		Action: Action{Type: Redirect, Redirect: RedirectTo{To: "https://{host}{uri}"}}}}}, httpChallenge(&asked))
 	for _, version := range []string{"--http1.0", "--http1.1", "--http2-prior-knowledge"} {
-		out := runTool(t, exec.Command(curl, "-sS", "-m", "20", version, "-H", "Host: other.test", "http://"+addr(t, p, 0)+challengePath+"token"))
+		out := runTool(t, testenv.Command(t, curl, "-sS", "-m", "20", version, "-H", "Host: other.test", "http://"+addr(t, p, 0)+challengePath+"token"))
 		if out != "token.thumbprint for other.test" {
 			t.Errorf("%s: %q", version, out)
 		}
@@ -182,10 +180,8 @@ func TestTLSALPNChallengeWithOpenSSL(t *testing.T) {
 	p := start(t, Config{Routes: []Route{tlsRoute("passes", &TLS{Mode: Passthrough}, forwardTo(Target{Host: "127.0.0.1", Port: testenv.FreePort(t)}))}},
 		tlsChallenge(t, ours, "ours.test", &asked))
 	for _, version := range []string{"-tls1_2", "-tls1_3"} {
-		ctx, cancel := context.WithCancel(t.Context())
-		cmd := exec.CommandContext(ctx, openssl, "s_client", "-alpn", acmeTLS1, "-servername", "ours.test", version, "-connect", addr(t, p, 0), "-verify_quiet")
+		cmd := testenv.Command(t, openssl, "s_client", "-alpn", acmeTLS1, "-servername", "ours.test", version, "-connect", addr(t, p, 0), "-verify_quiet")
 		out := runTool(t, cmd)
-		cancel()
 		for _, want := range []string{"ALPN protocol: acme-tls/1", "CN=challenge.test"} {
 			if !strings.Contains(strings.ReplaceAll(out, "CN = ", "CN="), want) {
 				t.Errorf("%s: openssl does not say %q:\n%s", version, want, out)

@@ -72,7 +72,7 @@ func TestHijackedConnectionIsLeftAlone(t *testing.T) {
 	case <-time.After(time.Second):
 	}
 	io.WriteString(c, "x")
-	if err := <-ended; err != nil {
+	if err := receive(t, ended); err != nil {
 		t.Error(err)
 	}
 }

@@ -186,7 +186,7 @@ func TestMaxEjectedPercent(t *testing.T) {
 				}
 			})
 		}
-		wg.Wait()
+		waitAll(t, &wg)
 		ejected := 0
 		for i := range b.entries {
 			if b.entries[i].circuit.state(time.Now()) != CircuitClosed {
@@ -216,7 +216,7 @@ func TestMaxEjectedAtOnce(t *testing.T) {
 				}
 			})
 		}
-		wg.Wait()
+		waitAll(t, &wg)
 		if n := ejected.Load(); n != 1 {
 			t.Fatalf("%d of 2 were ejected", n)
 		}
@@ -334,7 +334,7 @@ func TestEjectionUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	defer wg.Wait()
+	defer waitAll(t, &wg)
 	defer over.Store(true)
 	total := func(c map[string]int) (n int) {
 		for _, k := range c {

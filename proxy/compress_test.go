@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -287,7 +286,7 @@ func TestCompressionCurl(t *testing.T) {
 	files, _ := tlsFiles(t, "a.test")
 	noise := make([]byte, 300_000)
 	rand.NewChaCha8([32]byte{1}).Read(noise)
-	content := map[string]string{"text.txt": prose(2 << 20), "short.txt": prose(1500), "tiny.txt": "tiny", "noise.txt": string(noise)}
+	content := map[string]string{"text.txt": prose(600_000), "short.txt": prose(1500), "tiny.txt": "tiny", "noise.txt": string(noise)}
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain")
 		text := content[r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]]
@@ -311,7 +310,7 @@ func TestCompressionCurl(t *testing.T) {
 	run := func(args ...string) string {
 		t.Helper()
 		args = append([]string{"-sS", "--noproxy", "*", "--max-time", "60", "--cacert", files.Certificate.CertPath, "--resolve", "a.test:" + port + ":127.0.0.1"}, args...)
-		out, err := exec.Command(curl, args...).Output()
+		out, err := testenv.Command(t, curl, args...).Output()
 		if err != nil {
 			t.Fatalf("curl %v: %v", args, err)
 		}
@@ -339,7 +338,7 @@ func TestCompressionCurl(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				cmd := exec.Command(tool[0], tool[1:]...)
+				cmd := testenv.Command(t, tool[0], tool[1:]...)
 				cmd.Stdin = coded
 				if out := runTool(t, cmd); out != want {
 					t.Errorf("%s: %s gives %d bytes, want %d", url, tool[0], len(out), len(want))
@@ -388,11 +387,11 @@ func TestCompressedEvents(t *testing.T) {
 				if resp.Header.Get("Content-Encoding") != coding {
 					t.Fatalf("%v", resp.Header)
 				}
-				next <- "data: 0\n\n"
+				send(t, next, "data: 0\n\n")
 				r := bufio.NewReader(decoder(t, coding, resp.Body))
 				for i := range 20 {
 					if i > 0 {
-						next <- fmt.Sprintf("data: %d\n\n", i)
+						send(t, next, fmt.Sprintf("data: %d\n\n", i))
 					}
 					for _, want := range []string{fmt.Sprintf("data: %d\n", i), "\n"} {
 						if line, err := r.ReadString('\n'); line != want {
@@ -400,7 +399,7 @@ func TestCompressedEvents(t *testing.T) {
 						}
 					}
 				}
-				next <- ""
+				send(t, next, "")
 				if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
 					t.Errorf("%s: %q, %v at the end", coding, rest, err)
 				}
@@ -491,7 +490,7 @@ func TestCompressionBrokenOff(t *testing.T) {
 			result <- err
 		})})))
 		resp, body := staticGet(t, p, "GET", "/", "Accept-Encoding: zstd")
-		if err := <-result; !errors.Is(err, http.ErrContentLength) || decoded(t, "zstd", body) != text[:50_000] {
+		if err := receive(t, result); !errors.Is(err, http.ErrContentLength) || decoded(t, "zstd", body) != text[:50_000] {
 			t.Errorf("%v, %v", err, resp.Header)
 		}
 	})

@@ -62,7 +62,7 @@ func TestRemovedRouteDrains(t *testing.T) {
 	ended("stream", until(raw))
 	ended("upgraded connection", until(ws))
 	ended("event stream", func() error { _, err := io.Copy(io.Discard, sse.Body); return err })
-	wg.Wait()
+	waitAll(t, &wg)
 	mustBounce(t, stays, "kept")
 	eventually(t, "upstream connections end", func() bool { return peer.open.Load() == 0 })
 }
@@ -226,7 +226,7 @@ func TestTargetRemovedWhileDialling(t *testing.T) {
 	}}
 	p := startBare(t, Config{Timeouts: Timeouts{Drain: drainTime}, Routes: []Route{streamRoute("raw", port, slow)}})
 	c := dialTCP(t, addr(t, p, port))
-	<-asked
+	receive(t, asked)
 	update(t, p, streamRoute("raw", port, two.target()))
 	close(answer)
 	mustBounce(t, c, "late")

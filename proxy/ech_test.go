@@ -118,7 +118,7 @@ func TestEncryptedNameChoosesRouteAndPolicy(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr(t, p, 0))
 	}}
 	defer tr.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: tr}).Get("https://secret.test/")
+	resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Get("https://secret.test/")
 	if err != nil {
 		t.Fatal(err)
 	}

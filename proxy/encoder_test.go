@@ -6,6 +6,8 @@ import (
 	"io"
 	"runtime"
 	"testing"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // Each level gives back what it was given, also in pieces, and with nothing of
@@ -52,7 +54,10 @@ func TestEncoders(t *testing.T) {
 }
 
 // The bound on memory is worth as much as what is thought of one compressor.
-func TestEncoderMemory(t *testing.T) {
+func TestMemoryOfEncoders(t *testing.T) {
+	if testenv.Race {
+		t.Skip("the race detector makes it slow, and takes memory of its own")
+	}
 	text := []byte(prose(1 << 20)) // more than any window
 	heap := func() int64 {
 		var m runtime.MemStats

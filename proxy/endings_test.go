@@ -48,7 +48,7 @@ func (e endings) check(t *testing.T, c *http.Client, site string) {
 	}
 	r := bufio.NewReader(resp.Body)
 	for range 3 {
-		e.next <- struct{}{}
+		send(t, e.next, struct{}{})
 		if line, err := r.ReadString('\n'); line != "event\n" {
 			t.Fatalf("%q, %v", line, err)
 		}

@@ -183,7 +183,7 @@ func TestMoveNReportsWhichSideFailed(t *testing.T) {
 				close(begun)
 				test.begin(m)
 			}()
-			<-begun
+			receive(t, begun)
 			n, err := m.n(size)
 			if !matches(err, test.want) || isWriteError(err) != test.write {
 				t.Errorf("%v, of the destination: %v", err, isWriteError(err))

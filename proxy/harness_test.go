@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func newProxy(t testing.TB, cfg Config, opts ...Option) *Proxy {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 		defer cancel()
-		p.Stop(ctx)
+		testenv.Await(t, "the end of a proxy", func() { p.Stop(ctx) })
 	})
 	return p
 }
@@ -78,8 +79,14 @@ func addr(t testing.TB, p *Proxy, port int) string {
 func backend(t testing.TB, h http.HandlerFunc) (*httptest.Server, Target) {
 	t.Helper()
 	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
+	closeAfter(t, s)
 	return s, targetOf(s.Listener.Addr())
+}
+
+// closeAfter ends a server with the test. Its Close waits for all handlers, and a
+// test that has failed may have left some waiting.
+func closeAfter(t testing.TB, s *httptest.Server) {
+	t.Cleanup(func() { testenv.Await(t, "the handlers of a back end", s.Close) })
 }
 
 // says is a handler that answers with a fixed text.
@@ -139,4 +146,22 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 	t.Fatalf("did not happen: %s", what)
+}
+
+// receive waits for what another goroutine has to say, but not for ever.
+func receive[T any](t testing.TB, from <-chan T) T {
+	t.Helper()
+	return testenv.Receive(t, from)
+}
+
+// send waits for another goroutine to take a value, but not for ever.
+func send[T any](t testing.TB, to chan<- T, value T) {
+	t.Helper()
+	testenv.Await(t, "somebody who takes a value", func() { to <- value })
+}
+
+// waitAll waits for all goroutines of a group, but not for ever.
+func waitAll(t testing.TB, group *sync.WaitGroup) {
+	t.Helper()
+	testenv.Await(t, "the goroutines of a test", group.Wait)
 }

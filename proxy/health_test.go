@@ -360,7 +360,7 @@ func TestBackEndKilledUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	defer wg.Wait()
+	defer waitAll(t, &wg)
 	defer over.Store(true)
 	answers := func(proc *testenv.Process) int {
 		mu.Lock()

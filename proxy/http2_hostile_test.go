@@ -436,7 +436,7 @@ func TestHTTP2SlowReader(t *testing.T) {
 		if d := time.Since(begin); d < 300*time.Millisecond || d > 5*time.Second {
 			t.Errorf("no window: ended after %v", d)
 		}
-		<-ended
+		receive(t, ended)
 		h.open(3, true, "GET", "a.test", "/other", "x", "y")
 		h.WriteWindowUpdate(3, 100)
 		if a, err := h.answer(3); err != nil || a.body != "ok" {

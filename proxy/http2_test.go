@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -144,7 +143,7 @@ func TestH2CCurl(t *testing.T) {
 		"--http2-prior-knowledge": "HTTP/2.0",
 		"--http2":                 "HTTP/1.1", // asks for an upgrade
 	} {
-		out, err := exec.Command(curl, "-sS", "--noproxy", "*", "--max-time", "20", arg, "http://"+addr(t, p, 0)+"/").CombinedOutput()
+		out, err := testenv.Command(t, curl, "-sS", "--noproxy", "*", "--max-time", "20", arg, "http://"+addr(t, p, 0)+"/").CombinedOutput()
 		if err != nil || string(out) != want {
 			t.Errorf("curl %s: %q, %v, want %q", arg, out, err, want)
 		}
@@ -161,7 +160,7 @@ func TestH2CStop(t *testing.T) {
 	})}}}})
 	h := h2Dial(t, addr(t, p, 0), nil)
 	h.open(1, true, "GET", "a.test", "/")
-	<-begun
+	receive(t, begun)
 	stopped := make(chan error, 1)
 	go func() { stopped <- p.Stop(context.Background()) }()
 	for {
@@ -180,7 +179,7 @@ func TestH2CStop(t *testing.T) {
 	if a, err := h.answer(1); err != nil || a.body != "done" {
 		t.Errorf("%v, %v", a, err)
 	}
-	if err := <-stopped; err != nil {
+	if err := receive(t, stopped); err != nil {
 		t.Error(err)
 	}
 	if _, err := bufio.NewReader(h).ReadByte(); err == nil {
@@ -225,7 +224,7 @@ func TestH2Load(t *testing.T) {
 		}})
 		for _, url := range []string{"https://" + addr(t, p, 0) + "/", "http://" + addr(t, p, port) + "/"} {
 			for _, args := range [][]string{{"-n", "2000"}, {"-n", "500", "-d", body}} {
-				out := runTool(t, exec.Command(tool, append(args, "-c", "8", "-m", "32", url)...))
+				out := runTool(t, testenv.Command(t, tool, append(args, "-c", "8", "-m", "32", url)...))
 				if want := fmt.Sprintf("%s succeeded, 0 failed, 0 errored, 0 timeout", args[1]); !strings.Contains(out, want) {
 					t.Errorf("%s %v: %s", url, args, out)
 				}

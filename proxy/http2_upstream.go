@@ -130,15 +130,15 @@ func (g *dialGate) add(n int) {
 func (g *dialGate) pass(ctx context.Context) (through func()) {
 	g.mu.Lock()
 	switch wait := g.wait; {
-	case g.open > 0:
-		g.mu.Unlock()
-		return func() {}
-	case wait != nil:
+	case wait != nil: // it is open a little before others can have it
 		g.mu.Unlock()
 		select {
 		case <-wait:
 		case <-ctx.Done():
 		}
+		return func() {}
+	case g.open > 0:
+		g.mu.Unlock()
 		return func() {}
 	}
 	wait := make(chan struct{})

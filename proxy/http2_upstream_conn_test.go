@@ -30,7 +30,7 @@ func TestUpstreamHTTP2WebSocket(t *testing.T) {
 			s.Config.Protocols.SetUnencryptedHTTP2(true)
 			s.Start()
 		}
-		t.Cleanup(s.Close)
+		closeAfter(t, s)
 		a := forwardTo(targetOf(s.Listener.Addr()))
 		a.UpstreamProtocol = protocol
 		_, addrs := h2Front(t, nil, files, a)
@@ -107,7 +107,7 @@ func TestUpstreamHTTP2ColdStart(t *testing.T) {
 				}
 			})
 		}
-		running.Wait()
+		waitAll(t, &running)
 		// One that comes just when the first is through may still open its own.
 		if got := target.accepted.Load(); got > 3 {
 			t.Errorf("round %d: %d connections to the target, want 1", n, got)
@@ -126,5 +126,5 @@ func TestUpstreamHTTP2ColdStart(t *testing.T) {
 			}
 		})
 	}
-	running.Wait()
+	waitAll(t, &running)
 }

@@ -43,7 +43,7 @@ func h2Backend(t testing.TB, protocol string, files *TLS, h http.HandlerFunc) Ac
 	} else {
 		s.Start()
 	}
-	t.Cleanup(s.Close)
+	closeAfter(t, s)
 	a := forwardTo(targetOf(s.Listener.Addr()))
 	a.UpstreamProtocol = protocol
 	return a
@@ -303,7 +303,7 @@ func TestUpstreamHTTP2Cancel(t *testing.T) {
 			for _, path := range []string{"/", "/begun"} {
 				for _, end := range []bool{true, false} {
 					h.open(id, end, "POST", "a.test", path)
-					<-began
+					receive(t, began)
 					h.WriteRSTStream(id, http2.ErrCodeCancel)
 					select {
 					case <-gone:
@@ -315,13 +315,13 @@ func TestUpstreamHTTP2Cancel(t *testing.T) {
 			}
 			for _, end := range []bool{true, false} {
 				h.open(id, end, "POST", "a.test", "/begun/dies")
-				<-began
+				receive(t, began)
 				if a, err := h.answer(id); err != nil || a.reset == nil || a.body != "x" {
 					t.Errorf("%s, %s: %v, %v, want a reset after x", protocol, front, a, err)
 				}
 				id += 2
 				h.open(id, end, "POST", "a.test", "/dies")
-				<-began
+				receive(t, began)
 				if a, err := h.answer(id); err != nil || a.head[":status"] != "502" {
 					t.Errorf("%s, %s: %v, %v, want 502", protocol, front, a, err)
 				}
@@ -621,7 +621,7 @@ func TestUpstreamHTTP2ConnectionsEnd(t *testing.T) {
 	p := start(t, cfg)
 	c := client(t, addr(t, p, 0), nil)
 	get(t, c, "http://a.test/")
-	<-began
+	receive(t, began)
 	if n := open.Load(); n != 1 {
 		t.Fatalf("%d connections", n)
 	}
@@ -633,9 +633,9 @@ func TestUpstreamHTTP2ConnectionsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	get(t, c, "http://a.test/")
-	<-began
+	receive(t, began)
 	go c.Get("http://a.test/") // gets no answer
-	<-began
+	receive(t, began)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	p.Stop(ctx)

@@ -171,7 +171,7 @@ func bystander(t *testing.T, ask func() error) (done func()) {
 	return sync.OnceFunc(func() {
 		t.Helper()
 		close(stop)
-		running.Wait()
+		waitAll(t, &running)
 		if failed != nil {
 			t.Errorf("another client, at request %d: %v", count, failed)
 		}

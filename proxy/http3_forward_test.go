@@ -59,7 +59,7 @@ func TestHTTP3Forward(t *testing.T) {
 	c := client3(t, addr(t, p, 0), pool)
 
 	// Large both ways, of announced and of unknown length, several at once.
-	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MB
+	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // 1 MB
 	want := sha256.Sum256(content)
 	var all sync.WaitGroup
 	for i := range 4 {
@@ -92,7 +92,7 @@ func TestHTTP3Forward(t *testing.T) {
 			}
 		})
 	}
-	all.Wait()
+	waitAll(t, &all)
 
 	ends.check(t, c, "https://a.test")
 

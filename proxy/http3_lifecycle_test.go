@@ -112,13 +112,13 @@ func TestHTTP3PortComesAndGoes(t *testing.T) {
 	}
 	finish := func(done chan answer) {
 		t.Helper()
-		slow.answer <- struct{}{}
-		if got := <-done; len(got.body) != 70_000 || got.err != nil {
+		send(t, slow.answer, struct{}{})
+		if got := receive(t, done); len(got.body) != 70_000 || got.err != nil {
 			t.Errorf("%d bytes, %v", len(got.body), got.err)
 		}
 	}
 	first := begin(c)
-	<-slow.came
+	receive(t, slow.came)
 	idle, err := quicOpen(t, at, &tls.Config{ServerName: "a.test", RootCAs: pool})
 	if err != nil {
 		t.Fatal(err)
@@ -142,13 +142,13 @@ func TestHTTP3PortComesAndGoes(t *testing.T) {
 	}
 	update(secure)
 	second := begin(client3(t, at, pool))
-	<-slow.came
+	receive(t, slow.came)
 	finish(first)
 	finish(second)
 
 	// It goes for good.
 	third := begin(c)
-	<-slow.came
+	receive(t, slow.came)
 	update()
 	finish(third)
 	eventually(t, "the socket is free", func() bool {
@@ -160,7 +160,7 @@ func TestHTTP3PortComesAndGoes(t *testing.T) {
 	})
 	update(secure)
 	again := begin(client3(t, at, pool))
-	<-slow.came
+	receive(t, slow.came)
 	finish(again)
 }
 
@@ -288,7 +288,7 @@ func TestHTTP3UpdatesDropNothing(t *testing.T) {
 		}
 	}
 	close(stop)
-	all.Wait()
+	waitAll(t, &all)
 	if done.Load() < 20 { // usually hundreds
 		t.Errorf("only %d requests", done.Load())
 	}
@@ -322,10 +322,11 @@ func TestHTTP3Stop(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			str.SetDeadline(time.Now().Add(20 * time.Second))
 			str.Write(headersFrame3(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"))
 			str.Close()
-			<-slow.came
-			slow.answer <- struct{}{}
+			receive(t, slow.came)
+			send(t, slow.answer, struct{}{})
 			if b, err := io.ReadAll(str); len(b) < 70_000 || err != nil {
 				t.Fatalf("%d bytes, %v", len(b), err)
 			}
@@ -339,7 +340,7 @@ func TestHTTP3Stop(t *testing.T) {
 					}
 					result <- err
 				}()
-				<-slow.came
+				receive(t, slow.came)
 			}
 			limit := 10 * time.Second
 			if !test.patient {
@@ -358,16 +359,16 @@ func TestHTTP3Stop(t *testing.T) {
 				default:
 				}
 				if test.patient {
-					slow.answer <- struct{}{}
+					send(t, slow.answer, struct{}{})
 				}
 			}
-			err = <-stopped
+			err = receive(t, stopped)
 			took := time.Since(begin)
 			if (err == nil) != test.patient || took > 5*time.Second {
 				t.Errorf("Stop: %v after %v", err, took)
 			}
 			if test.request {
-				if err := <-result; (err == nil) != test.patient {
+				if err := receive(t, result); (err == nil) != test.patient {
 					t.Errorf("the request: %v", err)
 				}
 			}

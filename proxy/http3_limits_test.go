@@ -74,7 +74,7 @@ func TestHTTP3ConnectionLimits(t *testing.T) {
 					}
 				})
 			}
-			all.Wait()
+			waitAll(t, &all)
 			if len(open) != 3 {
 				t.Fatalf("%s: %d of 20 at once got in, want 3", test.name, len(open))
 			}
@@ -187,7 +187,7 @@ const packetRetry = 3
 func TestHTTP3IsNoAmplifier(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
 	cfg := with3(tlsRoute("r", files, Action{Handler: says("ok")}, "a.test"))
-	cfg.Timeouts.Route = 3 * time.Second
+	cfg.Timeouts.Route = 5 * time.Second // for which all handshakes are there at once
 	p := start(t, cfg)
 	at := addr(t, p, 0)
 	visit := func() *datagrams {
@@ -293,7 +293,7 @@ func firstFlight(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	cancel()
-	<-done
+	receive(t, done)
 	return b[:n]
 }
 

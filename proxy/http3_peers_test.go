@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -88,7 +87,7 @@ func TestHTTP3Ngtcp2(t *testing.T) {
 		}
 		args = append(args, strconv.Itoa(test.port), "https://localhost"+test.path)
 		before := p.Stats()
-		cmd := exec.CommandContext(t.Context(), client, args...)
+		cmd := testenv.Command(t, client, args...)
 		out, err := cmd.CombinedOutput()
 		got, _ := os.ReadFile(filepath.Join(into, filepath.Base(test.path)))
 		want := string(content)

@@ -50,7 +50,7 @@ func client3(t testing.TB, addr string, pool *x509.CertPool) *http.Client {
 	t.Helper()
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, Dial: quicDial(t, addr)}
 	t.Cleanup(func() { tr.Close() })
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second,
+	return &http.Client{Transport: tr, Timeout: time.Minute,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 

@@ -44,7 +44,7 @@ func TestHTTPClientAbort(t *testing.T) {
 			p := start(t, oneRoute(forwardTo(target)))
 			c := wireDial(t, addr(t, p, 0))
 			io.WriteString(c, test.send)
-			<-began
+			receive(t, began)
 			c.Close()
 			select {
 			case err := <-ended:

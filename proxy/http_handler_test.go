@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -51,7 +50,7 @@ func TestHTTPHandler(t *testing.T) {
 	if resp.StatusCode != 200 || resp.Header.Get("X-Own") != "1" || resp.Header.Get("X-Edit") != "r" {
 		t.Errorf("%d %v, want X-Own and X-Edit", resp.StatusCode, resp.Header)
 	}
-	s := <-got
+	s := receive(t, got)
 	if !s.ok || s.info.Route != "r" || !s.info.Client.Addr().IsLoopback() || s.info.Client.Port() == 0 || s.info.Local.String() != addr(t, p, 0) || s.info.TLS != nil || s.info.ID == "" {
 		t.Errorf("ConnInfo %+v, %v", s.info, s.ok)
 	}
@@ -66,7 +65,7 @@ func TestHTTPHandler(t *testing.T) {
 		t.Errorf("body %q", b)
 	}
 	resp.Body.Close()
-	<-got
+	receive(t, got)
 	if got := wireTalk(t, addr(t, p, 0), "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n"); got != "" {
 		t.Errorf("a handler that gave up gave the answer %q", got)
 	}
@@ -136,7 +135,7 @@ func TestHTTPRouteLimit(t *testing.T) {
 				t.Errorf("status %d", status)
 			}
 		})
-		<-enter
+		receive(t, enter)
 	}
 	resp, err := c.Get("http://a/")
 	if err != nil {
@@ -147,7 +146,7 @@ func TestHTTPRouteLimit(t *testing.T) {
 		t.Errorf("third request: %d %v", resp.StatusCode, resp.Header)
 	}
 	close(leave)
-	running.Wait()
+	waitAll(t, &running)
 	go func() { <-enter }()
 	if status, _ := get(t, c, "http://a/"); status != 200 {
 		t.Errorf("afterwards: %d", status)
@@ -176,7 +175,7 @@ func TestHTTPCurl(t *testing.T) {
 	url := "http://" + addr(t, p, 0) + "/"
 	run := func(args ...string) []byte {
 		t.Helper()
-		out, err := exec.Command(curl, append([]string{"-sS", "--noproxy", "*", "--max-time", "20"}, args...)...).Output()
+		out, err := testenv.Command(t, curl, append([]string{"-sS", "--noproxy", "*", "--max-time", "20"}, args...)...).Output()
 		if err != nil {
 			t.Fatalf("curl %v: %v", args, err)
 		}

@@ -196,7 +196,7 @@ func TestHTTPHeadDeadline(t *testing.T) {
 			t.Errorf("%s: closed after %v with %q", test.name, d, b)
 		}
 		close(stop)
-		dripping.Wait()
+		waitAll(t, &dripping)
 		eventually(t, test.name+" counted as "+test.reason, func() bool { return p.Stats().Refused[test.reason] == before+1 })
 	}
 }

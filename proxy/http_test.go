@@ -53,7 +53,7 @@ func TestHTTPRouting(t *testing.T) {
 		{Name: "off", Enabled: new(bool), Match: Match{Ports: Ports(0), Domains: host("off.test")}, Action: forwardTo(target)},
 	}})
 	c := client(t, addr(t, p, 0), nil)
-	second := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	second := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 		return d.DialContext(ctx, "tcp", addr(t, p, 0))
 	}}}
@@ -317,7 +317,7 @@ func TestHTTPForms(t *testing.T) {
 		if wireStatus(got) != test.status || body != test.body || !strings.Contains(head, test.has) || test.hasNot != "" && strings.Contains(head, test.hasNot) {
 			t.Errorf("%s: got %q, want %d with %q, without %q, body %q", test.name, got, test.status, test.has, test.hasNot, test.body)
 		}
-		if at := <-seen; test.atTarget != "" && at != test.atTarget {
+		if at := receive(t, seen); test.atTarget != "" && at != test.atTarget {
 			t.Errorf("%s: target saw %q, want %q", test.name, at, test.atTarget)
 		}
 	}
@@ -348,7 +348,7 @@ func TestHTTPTrailers(t *testing.T) {
 	if resp.Trailer.Get("X-Sum") != "response" || resp.Trailer.Get("X-Late") != "unannounced" {
 		t.Errorf("response trailers: %v", resp.Trailer)
 	}
-	if got := <-seen; got.Get("X-Check") != "request" {
+	if got := receive(t, seen); got.Get("X-Check") != "request" {
 		t.Errorf("request trailers at the target: %v, want X-Check: request", got)
 	}
 }
@@ -454,7 +454,7 @@ func TestHTTPLargeBodies(t *testing.T) {
 			t.Errorf("%s: the response changed on its way", path)
 		}
 		resp.Body.Close()
-		if got := <-received; got != sent {
+		if got := receive(t, received); got != sent {
 			t.Errorf("%s: the request changed on its way", path)
 		}
 	}
@@ -492,7 +492,7 @@ func TestHTTPEvents(t *testing.T) {
 		r := bufio.NewReader(resp.Body)
 		for i := range 5 {
 			event := fmt.Sprintf("data: %d\n", i)
-			next <- event
+			send(t, next, event)
 			if got, err := r.ReadString('\n'); got != event || err != nil {
 				t.Fatalf("%s: got %q, %v before the next event was sent", kind, got, err)
 			}

@@ -78,7 +78,7 @@ func TestThreeProxiesInOneProcess(t *testing.T) {
 	for i := range proxies {
 		wg.Go(func() { ask(i, 10*(i+1)) })
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	for i, p := range proxies {
 		if n := p.Stats().Requests; n != uint64(10*(i+1)) {
 			t.Errorf("proxy %d counted %d requests", i, n)
@@ -174,7 +174,7 @@ func TestStopDrains(t *testing.T) {
 		status, body := get(t, c, "http://slow.test/")
 		answers <- answer{status, body}
 	}()
-	<-begun
+	receive(t, begun)
 	ws := dialUpgrade(t, web, "ws.test")
 	raw := dialTCP(t, addr(t, p, port))
 	mustBounce(t, raw, "one")
@@ -191,7 +191,7 @@ func TestStopDrains(t *testing.T) {
 	mustBounce(t, ws, "two")
 	mustBounce(t, raw, "two")
 	finish()
-	if a := <-answers; a.status != 200 || a.body != "finished" {
+	if a := receive(t, answers); a.status != 200 || a.body != "finished" {
 		t.Errorf("the request in flight got %+v", a)
 	}
 	mustBounce(t, ws, "three")
@@ -207,7 +207,7 @@ func TestStopDrains(t *testing.T) {
 	}
 	raw.Close()
 	closeUpgraded(ws)
-	if err := <-stopped; err != nil {
+	if err := receive(t, stopped); err != nil {
 		t.Errorf("Stop: %v though all ended in time", err)
 	}
 }
@@ -257,7 +257,7 @@ func TestStopAtItsDeadline(t *testing.T) {
 				}
 				failed <- err
 			}()
-			<-begun
+			receive(t, begun)
 			ws := dialUpgrade(t, web, "ws.test")
 			raw := dialTCP(t, addr(t, p, port))
 			mustBounce(t, raw, "one")
@@ -273,7 +273,7 @@ func TestStopAtItsDeadline(t *testing.T) {
 			if d := time.Since(begin); d < 250*time.Millisecond || d > 2*time.Second {
 				t.Errorf("took %v, want 300ms", d)
 			}
-			if err := <-failed; err == nil {
+			if err := receive(t, failed); err == nil {
 				t.Error("the hanging request got an answer")
 			}
 			if err := bounce(ws, "two"); err == nil {
@@ -371,7 +371,7 @@ func TestStopConcurrently(t *testing.T) {
 			})
 		}
 		begin := time.Now()
-		wg.Wait()
+		waitAll(t, &wg)
 		if d := time.Since(begin); d > 5*time.Second {
 			t.Fatalf("round %d took %v", round, d)
 		}
@@ -400,7 +400,7 @@ func TestStopImpatientCaller(t *testing.T) {
 	go func() { patient <- stopWithin(p, 20*time.Second) }()
 	eventually(t, "it stops", func() bool { return p.Addrs() == nil })
 	err := stopWithin(p, 50*time.Millisecond)
-	if other := <-patient; err == nil && other == nil {
+	if other := receive(t, patient); err == nil && other == nil {
 		t.Error("an open stream was cut, and neither caller was told")
 	}
 }
@@ -448,7 +448,7 @@ func TestStopDuringStartAndUpdate(t *testing.T) {
 			time.Sleep(pause)
 			stopWithin(p, 5*time.Second)
 		})
-		wg.Wait()
+		waitAll(t, &wg)
 		if err := stopWithin(p, 5*time.Second); err != nil {
 			t.Error(err)
 		}
@@ -505,7 +505,7 @@ func TestStopUnderLoad(t *testing.T) {
 		if d := time.Since(begin); d > 5*time.Second {
 			t.Errorf("Stop took %v", d)
 		}
-		wg.Wait()
+		waitAll(t, &wg)
 	}
 }
 

@@ -96,7 +96,7 @@ func TestRouteConnectionLimit(t *testing.T) {
 	for range 3 {
 		var wg sync.WaitGroup
 		wg.Go(func() { get(t, c, "http://a.test/hold") })
-		<-hold
+		receive(t, hold)
 		resp, err := c.Get("http://a.test/")
 		if err != nil {
 			t.Fatal(err)
@@ -105,8 +105,8 @@ func TestRouteConnectionLimit(t *testing.T) {
 		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 			t.Errorf("%s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
 		}
-		hold <- true
-		wg.Wait()
+		send(t, hold, true)
+		waitAll(t, &wg)
 		eventually(t, "the place is free", func() bool { return routeStats(p, "web").Active == 0 })
 	}
 	// An idle connection takes no place, a request does.

@@ -88,7 +88,7 @@ func TestGivenListeners(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	mem3.dial(t)
-	if i := <-infos; i.Client.String() != "192.0.2.7:1234" || i.Local.String() != "192.0.2.1:25" || i.Port != 24 {
+	if i := receive(t, infos); i.Client.String() != "192.0.2.7:1234" || i.Local.String() != "192.0.2.1:25" || i.Port != 24 {
 		t.Errorf("%+v", i)
 	}
 	// All that the target says arrives, though the pipe knows no half-close.

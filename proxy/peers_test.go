@@ -41,7 +41,7 @@ func TestRedisThroughTheProxy(t *testing.T) {
 	p := start(t, Config{Routes: []Route{streamRoute("redis", port, redis)}})
 	run := func(stdin io.Reader, args ...string) string {
 		t.Helper()
-		cmd := exec.Command(cli, append([]string{"-p", fmt.Sprint(port)}, args...)...)
+		cmd := testenv.Command(t, cli, append([]string{"-p", fmt.Sprint(port)}, args...)...)
 		cmd.Stdin = stdin
 		return strings.TrimSpace(runTool(t, cmd))
 	}
@@ -141,12 +141,12 @@ func TestPostgreSQLThroughTheProxy(t *testing.T) {
 	p := start(t, Config{Routes: []Route{streamRoute("postgres", port, db)}})
 	query := func(mode string, stdin io.Reader, sql string) string {
 		t.Helper()
-		cmd := exec.Command(psql, fmt.Sprintf("host=127.0.0.1 port=%d user=tester dbname=postgres sslmode=%s", port, mode), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql)
+		cmd := testenv.Command(t, psql, fmt.Sprintf("host=127.0.0.1 port=%d user=tester dbname=postgres sslmode=%s", port, mode), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql)
 		cmd.Stdin = stdin
 		return runTool(t, cmd)
 	}
 	testenv.WaitFor(t, 10*time.Second, func() error { // it listens before it is ready
-		out, err := exec.Command(psql, fmt.Sprintf("host=127.0.0.1 port=%d user=tester dbname=postgres", db.Port), "-X", "-c", "select 1").CombinedOutput()
+		out, err := testenv.Command(t, psql, fmt.Sprintf("host=127.0.0.1 port=%d user=tester dbname=postgres", db.Port), "-X", "-c", "select 1").CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -216,10 +216,10 @@ func TestCurlThroughTheProxy(t *testing.T) {
 	}
 	run := func(args ...string) string {
 		t.Helper()
-		return runTool(t, exec.Command(curl, append([]string{"-sS", "-q", "--noproxy", "*", "--max-time", "20", "--cacert", cert, "-w", "\n%{http_code} %{http_version}",
+		return runTool(t, testenv.Command(t, curl, append([]string{"-sS", "-q", "--noproxy", "*", "--max-time", "20", "--cacert", cert, "-w", "\n%{http_code} %{http_version}",
 			"--connect-to", fmt.Sprintf("::127.0.0.1:%d", port)}, args...)...))
 	}
-	http2 := regexp.MustCompile(`\bHTTP2\b`).MatchString(runTool(t, exec.Command(curl, "--version")))
+	http2 := regexp.MustCompile(`\bHTTP2\b`).MatchString(runTool(t, testenv.Command(t, curl, "--version")))
 	for _, test := range []struct{ host, path, want string }{
 		{"a.test", "/", "a"}, {"a.test", "/apis?x=1", "a"}, {"a.test", "/api/users?q=%20", "a-api"}, {"a.test", "/api/v1", "a-exact"},
 		{"A.Test", "/api/v1/more", "a-api"}, {"b.test", "/api/v1", "b"}, {"x.c.test", "/", "wild"},
@@ -256,7 +256,7 @@ func TestCurlThroughTheProxy(t *testing.T) {
 	if got := run("http://nobody.test/"); !strings.HasSuffix(got, "\n404 1.1") {
 		t.Errorf("unknown host: %q", got)
 	}
-	out, err := exec.Command(curl, "-sS", "-q", "--noproxy", "*", "--cacert", cert, "--connect-to", fmt.Sprintf("::127.0.0.1:%d", port), "https://nobody.test/").CombinedOutput()
+	out, err := testenv.Command(t, curl, "-sS", "-q", "--noproxy", "*", "--cacert", cert, "--connect-to", fmt.Sprintf("::127.0.0.1:%d", port), "https://nobody.test/").CombinedOutput()
 	if err == nil {
 		t.Errorf("unknown host over HTTPS: %q", out)
 	}

@@ -190,7 +190,7 @@ func TestProxyHeaderOfRequests(t *testing.T) {
 					c.Close()
 				})
 			}
-			wg.Wait()
+			waitAll(t, &wg)
 			if !secure {
 				c := dial("192.0.2.9")
 				io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")

@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -76,6 +76,7 @@ listen tcp
 `, addr(t, p, 0), http, http6, sock, tcp, secure, send, raw))
 		ask := func(c net.Conn) string {
 			t.Helper()
+			c.SetDeadline(time.Now().Add(20 * time.Second))
 			io.WriteString(c, "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
 			answer, err := io.ReadAll(c)
 			if err != nil {
@@ -213,7 +214,7 @@ http {
 		}
 		curl := testenv.Need(t, "curl", "apt-get install curl")
 		for _, host := range []string{"haproxy-tls.test", "nginx-tls.test"} {
-			got := runTool(t, exec.Command(curl, "-sS", "-q", "-k", "--noproxy", "*", "--interface", other, "--connect-to", "::"+addr(t, p, 0), "https://"+host+"/tls"))
+			got := runTool(t, testenv.Command(t, curl, "-sS", "-q", "-k", "--noproxy", "*", "--interface", other, "--connect-to", "::"+addr(t, p, 0), "https://"+host+"/tls"))
 			if !strings.HasPrefix(got, other+" ") {
 				t.Errorf("version %d, %s: %q", version, host, got)
 			}
@@ -254,13 +255,13 @@ func TestCurlSendsPROXY(t *testing.T) {
 	}})
 	run := func(args ...string) string {
 		t.Helper()
-		return runTool(t, exec.Command(curl, append([]string{"-sS", "-q", "-k", "--noproxy", "*", "--max-time", "20", "--connect-to", "::" + addr(t, p, 0)}, args...)...))
+		return runTool(t, testenv.Command(t, curl, append([]string{"-sS", "-q", "-k", "--noproxy", "*", "--max-time", "20", "--connect-to", "::" + addr(t, p, 0)}, args...)...))
 	}
 	for _, url := range []string{"http://a.test/", "https://a.test/"} {
 		if got, want := run("--haproxy-protocol", url), "127.0.0.1 "+addr(t, p, 0); got != want {
 			t.Errorf("%s: %q, want %q", url, got, want)
 		}
-		if !strings.Contains(runTool(t, exec.Command(curl, "--help", "all")), "--haproxy-clientip") {
+		if !strings.Contains(runTool(t, testenv.Command(t, curl, "--help", "all")), "--haproxy-clientip") {
 			t.Log("this curl has no --haproxy-clientip")
 			continue
 		}

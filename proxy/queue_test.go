@@ -146,10 +146,10 @@ func TestQueueIsNotOvertaken(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	q.mu.Unlock()
-	if name := <-served; name != "waiting" {
+	if name := receive(t, served); name != "waiting" {
 		t.Errorf("%s was served first", name)
 	}
-	<-served
+	receive(t, served)
 }
 
 func TestQueueEndsWaiting(t *testing.T) {
@@ -214,7 +214,7 @@ func TestPlaces(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	if n := at.active.Load(); n != 0 {
 		t.Errorf("%d are left", n)
 	}
@@ -248,7 +248,7 @@ func TestQueueLosesNoPlace(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	for _, e := range b.entries {
 		if n := e.target.active.Load(); n != 0 {
 			t.Errorf("%d places of target %s are lost", n, e.target.name)
@@ -456,7 +456,7 @@ func TestLimitPerTarget(t *testing.T) {
 		return routeStats(p, "web").Requests+routeStats(p, "also").Requests == uint64((clients-clients/6)*each) && routeStats(p, "raw").Streams == clients/6*each && targetStats(p, target).Active == 0
 	})
 	over.Store(true)
-	wg.Wait()
+	waitAll(t, &wg)
 	if m, s := most.Load(), streamsMost.Load(); m != limit || s > limit {
 		t.Errorf("at most %d requests and %d streams at once, want %d", m, s, limit)
 	}
@@ -501,14 +501,14 @@ func TestQueueRefuses(t *testing.T) {
 	p := start(t, Config{Routes: []Route{web, none, raw}})
 	c := client(t, addr(t, p, 0), nil)
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer waitAll(t, &wg)
 	defer close(release)
 	wg.Go(func() {
 		if resp, err := c.Get("http://a.test/"); err == nil {
 			resp.Body.Close()
 		}
 	})
-	<-begun
+	receive(t, begun)
 	refused := func(host string) time.Duration {
 		t.Helper()
 		begin := time.Now()
@@ -533,7 +533,7 @@ func TestQueueRefuses(t *testing.T) {
 	if d := refused("a.test"); d > timeout/2 {
 		t.Errorf("a full queue refuses after %v", d)
 	}
-	if d := <-waited; d < timeout {
+	if d := receive(t, waited); d < timeout {
 		t.Errorf("refused after %v, want %v", d, timeout)
 	}
 	// A client that leaves makes room in the queue.
@@ -546,7 +546,7 @@ func TestQueueRefuses(t *testing.T) {
 	}()
 	eventually(t, "one waits", func() bool { return routeStats(p, "web").Queued == 1 })
 	cancel()
-	if err := <-left; !errors.Is(err, context.Canceled) {
+	if err := receive(t, left); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	eventually(t, "nobody waits", func() bool { return routeStats(p, "web").Queued == 0 })

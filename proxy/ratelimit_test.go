@@ -326,7 +326,7 @@ func TestRateLimiterConcurrent(t *testing.T) {
 			}
 		})
 	}
-	running.Wait()
+	waitAll(t, &running)
 	for i := range let {
 		if n := let[i].Load(); n != 50 {
 			t.Errorf("client %d got %d requests in, want 50", i, n)

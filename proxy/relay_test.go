@@ -160,7 +160,7 @@ func TestOddStreamIsExact(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, dozing %v", l.name, sleepy), func(t *testing.T) {
 				done := make(chan struct{})
 				var wg sync.WaitGroup
-				defer wg.Wait()
+				defer waitAll(t, &wg)
 				defer close(done)
 				if sleepy {
 					wg.Go(func() { doze(l.proxy, done) })
@@ -379,7 +379,7 @@ func TestTLSInPieces(t *testing.T) {
 	p := startBare(t, Config{Routes: []Route{term}})
 	done := make(chan struct{})
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer waitAll(t, &wg)
 	defer close(done)
 	wg.Go(func() { doze(p, done) })
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {

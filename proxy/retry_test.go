@@ -134,7 +134,7 @@ func TestRetriesDoNotMultiplyAnOutage(t *testing.T) {
 					}
 				})
 			}
-			wg.Wait()
+			waitAll(t, &wg)
 			s := routeStats(p, "web")
 			n := reached.Load()
 			t.Logf("%d requests in %v reached the targets %d times; %d retries, %d refused", clients*each, time.Since(begin), n, s.Retries, s.RetriesRefused)
@@ -179,7 +179,7 @@ func TestFailoverIsNotOnTheBudget(t *testing.T) {
 		})
 	}
 	close(begin)
-	wg.Wait()
+	waitAll(t, &wg)
 	if s := routeStats(p, "web"); s.Retries == 0 || s.RetriesRefused != 0 {
 		t.Errorf("%+v", s)
 	}

@@ -195,7 +195,7 @@ func TestManyRoutesUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	defer wg.Wait()
+	defer waitAll(t, &wg)
 	defer close(stop)
 	c := client(t, web, nil)
 	for i := range 8 {

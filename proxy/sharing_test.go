@@ -103,12 +103,12 @@ func TestPortFunc(t *testing.T) {
 	answer = peer.target().Port
 	c := dialTCP(t, addr(t, p, direct))
 	mustBounce(t, c, "hello")
-	if i := <-infos; i.Port != direct || i.Route != "plain" || i.Client.String() != c.LocalAddr().String() || i.Local.String() != c.RemoteAddr().String() || i.TLS != nil || i.ID == "" {
+	if i := receive(t, infos); i.Port != direct || i.Route != "plain" || i.Client.String() != c.LocalAddr().String() || i.Local.String() != c.RemoteAddr().String() || i.TLS != nil || i.ID == "" {
 		t.Errorf("%+v", i)
 	}
 	s := dialTLS(t, addr(t, p, 0), "a.test", pool)
 	mustBounce(t, s, "hello")
-	if i := <-infos; i.Port != 0 || i.Route != "secure" || i.ServerName != "a.test" || i.TLS == nil || i.TLS.Version != s.ConnectionState().Version {
+	if i := receive(t, infos); i.Port != 0 || i.Route != "secure" || i.ServerName != "a.test" || i.TLS == nil || i.TLS.Version != s.ConnectionState().Version {
 		t.Errorf("%+v", i)
 	}
 	hc := client(t, addr(t, p, 0), nil)
@@ -116,23 +116,23 @@ func TestPortFunc(t *testing.T) {
 	if _, body := get(t, hc, "http://web.test/"); body != "web" {
 		t.Errorf("got %q", body)
 	}
-	if i := <-infos; i.Route != "web" {
+	if i := receive(t, infos); i.Route != "web" {
 		t.Errorf("%+v", i)
 	}
 	for _, answer = range []int{0, -1, 65536, 1 << 40} {
 		c := dialTCP(t, addr(t, p, direct))
-		<-infos
+		receive(t, infos)
 		if !isClosed(c, 5*time.Second) {
 			t.Errorf("port %d: not closed", answer)
 		}
 		status, _ := get(t, hc, "http://web.test/")
-		if <-infos; status != 502 {
+		if receive(t, infos); status != 502 {
 			t.Errorf("port %d: HTTP status %d", answer, status)
 		}
 	}
 	answer = peer.target().Port
 	mustBounce(t, dialTCP(t, addr(t, p, direct)), "still works")
-	<-infos
+	receive(t, infos)
 }
 
 func TestSocketHandler(t *testing.T) {
@@ -174,7 +174,7 @@ func TestSocketHandler(t *testing.T) {
 	p := start(t, Config{Routes: []Route{route("direct", direct), secure, pass, route("rest", 0)}})
 
 	c := dialTCP(t, addr(t, p, direct))
-	got := <-calls // without a byte from the client
+	got := receive(t, calls) // without a byte from the client
 	mustBounce(t, c, "hello")
 	if _, ok := got.conn.(*net.TCPConn); !ok {
 		t.Errorf("got a %T on a direct port", got.conn)
@@ -186,7 +186,7 @@ func TestSocketHandler(t *testing.T) {
 	}
 
 	s := dialTLS(t, addr(t, p, 0), "A.test", pool)
-	got = <-calls
+	got = receive(t, calls)
 	mustBounce(t, s, "decrypted")
 	i := got.info
 	if i.ServerName != "a.test" || i.TLS == nil || !i.TLS.HandshakeComplete || i.Route != "secure" || i.Port != 0 || i.ID == first.ID {
@@ -195,20 +195,20 @@ func TestSocketHandler(t *testing.T) {
 
 	rest := dialTCP(t, addr(t, p, 0))
 	mustBounce(t, rest, "\x00what was looked at is there")
-	if got = <-calls; got.info.Route != "rest" {
+	if got = receive(t, calls); got.info.Route != "rest" {
 		t.Errorf("got %+v", got.info)
 	}
 
 	// Passed through, TLS is the handler's: it sees a ClientHello, and echoes it.
 	hello := dialTCP(t, addr(t, p, 0))
 	go tls.Client(hello, &tls.Config{ServerName: "b.test", RootCAs: pool}).Handshake()
-	if got = <-calls; got.info.Route != "pass" || got.info.ServerName != "b.test" || got.info.TLS != nil {
+	if got = receive(t, calls); got.info.Route != "pass" || got.info.ServerName != "b.test" || got.info.TLS != nil {
 		t.Errorf("got %+v", got.info)
 	}
 
 	for _, how := range []string{"panic", "return"} {
 		for _, c := range []net.Conn{dialTCP(t, addr(t, p, direct)), dialTLS(t, addr(t, p, 0), "a.test", pool)} {
-			<-calls
+			receive(t, calls)
 			io.WriteString(c, how)
 			if !isClosed(c, 5*time.Second) {
 				t.Errorf("not closed after %s", how)
@@ -220,17 +220,17 @@ func TestSocketHandler(t *testing.T) {
 
 	hello.Close()
 	rest.Close()
-	if err := <-ended; err != nil {
+	if err := receive(t, ended); err != nil {
 		t.Errorf("context of a connection that its client closed: %v", err)
 	}
-	<-ended
+	receive(t, ended)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := p.Stop(ctx); err == nil {
 		t.Error("Stop says that all was finished")
 	}
 	for range 2 {
-		if err := <-ended; !errors.Is(err, context.Canceled) {
+		if err := receive(t, ended); !errors.Is(err, context.Canceled) {
 			t.Errorf("context after Stop: %v", err)
 		}
 	}
@@ -277,7 +277,7 @@ func TestProtocolsShareAPort(t *testing.T) {
 			check(dialTCP(t, at), "EHLO me\r\n", "rawEHLO me\r\n")
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 }
 
 // What may still become HTTP or TLS, but does not in time, is neither.

@@ -142,6 +142,7 @@ func TestSoak(t *testing.T) {
 			return err
 		}
 		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		io.WriteString(c, "GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n")
 		_, err = io.CopyN(io.Discard, c, int64(rand.IntN(200<<10)))
 		return err
@@ -152,6 +153,7 @@ func TestSoak(t *testing.T) {
 			return err
 		}
 		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
 		for range rand.IntN(20) {
 			if err := bounce(c, "over and over"); err != nil {
 				return err
@@ -185,7 +187,7 @@ func TestSoak(t *testing.T) {
 		worst = usage{max(worst.heap, u.heap), max(worst.goroutines, u.goroutines), max(worst.opened, u.opened)}
 	}
 	close(stop)
-	work.Wait()
+	waitAll(t, &work)
 	for _, closeIdle := range closers {
 		closeIdle()
 	}

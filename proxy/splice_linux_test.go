@@ -214,7 +214,7 @@ func TestIdleStreamDescriptors(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	check("after bulk all at once", sparePipes)
 	for _, c := range conns {
 		mustBounce(t, c, "hello")
@@ -243,7 +243,7 @@ func TestStreamsLeakNoPipes(t *testing.T) {
 	var wg sync.WaitGroup
 	for w := range 8 {
 		wg.Go(func() {
-			for i := range 125 {
+			for i := range 60 {
 				kind := byte((w + i) % 3)
 				c, err := net.Dial("tcp", p.direct)
 				if err != nil {
@@ -269,7 +269,7 @@ func TestStreamsLeakNoPipes(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	eventually(t, "only spare pipes are left", func() bool {
 		now := p.files(t)
 		return now["socket"] == before["socket"] && now["pipe"]-before["pipe"] <= 2*sparePipes

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -279,7 +278,7 @@ func TestStaticPrecompressed(t *testing.T) {
 	}
 
 	curl := testenv.Need(t, "curl", "apt-get install curl")
-	out, err := exec.Command(curl, "-sS", "--noproxy", "*", "-H", "Accept-Encoding: gzip", "--compressed", "http://"+addr(t, p, 0)+"/a.txt").Output()
+	out, err := testenv.Command(t, curl, "-sS", "--noproxy", "*", "-H", "Accept-Encoding: gzip", "--compressed", "http://"+addr(t, p, 0)+"/a.txt").Output()
 	if err != nil || string(out) != "plain" {
 		t.Errorf("curl --compressed: %q, %v", out, err)
 	}
@@ -346,7 +345,7 @@ func TestStaticSpecialFiles(t *testing.T) {
 	mkfifo := testenv.Need(t, "mkfifo", "apt-get install coreutils")
 	root := staticFolder(t, map[string]string{"a.txt": "a", "dir/x": "x"})
 	for _, name := range []string{"pipe", "a.txt.gz", "dir/index.html"} {
-		if out, err := exec.Command(mkfifo, filepath.Join(root, name)).CombinedOutput(); err != nil {
+		if out, err := testenv.Command(t, mkfifo, filepath.Join(root, name)).CombinedOutput(); err != nil {
 			t.Fatalf("mkfifo: %v %s", err, out)
 		}
 	}

@@ -38,17 +38,6 @@ type lane struct {
 	proxy *Proxy
 }
 
-// receive waits for what another goroutine has to say, but not for ever.
-func receive[T any](t testing.TB, from <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-from:
-	case <-time.After(20 * time.Second):
-		t.Fatal("nothing heard for 20s")
-	}
-	return v
-}
-
 // lanes starts a proxy with each way a stream can take; at their ends is serve.
 func lanes(t testing.TB, times Timeouts, serve func(halfConn)) []lane {
 	t.Helper()

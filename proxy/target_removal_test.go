@@ -46,7 +46,7 @@ func TestRemovedTargetIsLeftInPeace(t *testing.T) {
 		states[c] = s
 	}
 	old.Start()
-	t.Cleanup(old.Close)
+	closeAfter(t, old)
 	_, other := backend(t, says("new"))
 	route := func(targets ...Target) Route { return httpRoute("web", 0, "a.test", targets...) }
 	p := start(t, Config{Timeouts: Timeouts{Drain: 20 * time.Second}, Routes: []Route{route(targetOf(old.Listener.Addr()))}})
@@ -71,10 +71,10 @@ func TestRemovedTargetIsLeftInPeace(t *testing.T) {
 		})
 	}
 	for range 4 {
-		<-begun
+		receive(t, begun)
 	}
-	release <- true
-	release <- true
+	send(t, release, true)
+	send(t, release, true)
 	eventually(t, "two connections are idle", func() bool { idle, open := conns(); return idle == 2 && open == 4 })
 
 	update(t, p, route(other))
@@ -85,9 +85,9 @@ func TestRemovedTargetIsLeftInPeace(t *testing.T) {
 		}
 	}
 	close(release)
-	wg.Wait()
+	waitAll(t, &wg)
 	for range 4 {
-		if got := <-results; got != "old to its end" {
+		if got := receive(t, results); got != "old to its end" {
 			t.Errorf("a request under way got %q", got)
 		}
 	}
@@ -108,7 +108,7 @@ func TestTargetOfAnotherRouteKeepsConnections(t *testing.T) {
 		}
 	}
 	s.Start()
-	t.Cleanup(s.Close)
+	closeAfter(t, s)
 	_, other := backend(t, says("other"))
 	shared := targetOf(s.Listener.Addr())
 	p := start(t, Config{Routes: []Route{httpRoute("a", 0, "a.test", shared), httpRoute("b", 0, "b.test", shared)}})

@@ -65,7 +65,7 @@ func tcpServer(t testing.TB, serve func(*net.TCPConn)) *tcpPeer {
 			c.Close()
 		}
 		mu.Unlock()
-		wg.Wait()
+		waitAll(t, &wg)
 	})
 	return s
 }
@@ -82,7 +82,7 @@ func dialTCP(t testing.TB, addr string) *net.TCPConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	t.Cleanup(func() { c.Close() })
 	return c.(*net.TCPConn)
 }

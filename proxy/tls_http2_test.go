@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -120,7 +119,7 @@ func TestTLSCurl(t *testing.T) {
 	} {
 		args := append([]string{"-sS", "--noproxy", "*", "--max-time", "20", "--cacert", files.Certificate.CertPath,
 			"--resolve", "a.test:" + port + ":127.0.0.1"}, test.args...)
-		out, err := exec.Command(curl, append(args, "https://a.test:"+port+"/")...).CombinedOutput()
+		out, err := testenv.Command(t, curl, append(args, "https://a.test:"+port+"/")...).CombinedOutput()
 		if err != nil || string(out) != test.want {
 			t.Errorf("curl %v: %q, %v, want %q", test.args, out, err, test.want)
 		}

@@ -43,7 +43,7 @@ func TestTLSMisdirected(t *testing.T) {
 			return tlsDial(t, addr(t, p, 0), &tls.Config{ServerName: sni, InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}})
 		}}
 		t.Cleanup(tr.CloseIdleConnections)
-		return &http.Client{Transport: tr}
+		return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 	}
 	for _, test := range []struct {
 		p         *Proxy

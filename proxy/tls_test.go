@@ -74,7 +74,7 @@ func tlsUpstream(t testing.TB, cert, key string) Target {
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	s.StartTLS()
-	t.Cleanup(s.Close)
+	closeAfter(t, s)
 	return targetOf(s.Listener.Addr())
 }
 
@@ -176,7 +176,7 @@ func TestTLSGetCertificate(t *testing.T) {
 	if status, body := get(t, client(t, addr(t, p, 0), pool), "https://auto.test/"); status != 200 || body != "auto" {
 		t.Errorf("%d %q", status, body)
 	}
-	if name := <-names; name != "auto.test" {
+	if name := receive(t, names); name != "auto.test" {
 		t.Errorf("hook asked for %q", name)
 	}
 	for i, name := range []string{"fails.test", "nil.test"} {
@@ -434,7 +434,7 @@ func TestTLSReencryptStream(t *testing.T) {
 		if test.ok != (string(b) == "secret") {
 			t.Errorf("%s: got %q", test.name, b)
 		}
-		if got := <-received; test.ok != (string(got) == "secret") {
+		if got := receive(t, received); test.ok != (string(got) == "secret") {
 			t.Errorf("%s: target got %q", test.name, got)
 		}
 	}

@@ -33,6 +33,7 @@ func TestTLSPolicyByTestssl(t *testing.T) {
 		"--add-ca", files.Certificate.CertPath, "--openssl-timeout", "10", "--connect-timeout", "10",
 		"-p", "-s", "-f", "-P", "-S", "-U", "--jsonfile", out, "https://localhost:"+port)
 	cmd.Dir = filepath.Dir(out)
+	cmd.WaitDelay = 5 * time.Second   // what it has started may hold its output
 	text, err := cmd.CombinedOutput() // its exit status counts findings
 	if ctx.Err() != nil {
 		t.Fatalf("%v\n%s", ctx.Err(), text)

@@ -413,13 +413,13 @@ func TestGivenPacketConn(t *testing.T) {
 	p := start(t, Config{Routes: []Route{udpRoute("memory", 53, echo.target())}}, WithPacketConn("127.0.0.1:53", mem), WithPacketConn("127.0.0.1:54", unused))
 	from := &net.UDPAddr{IP: net.IPv4(198, 51, 100, 7), Port: 4711}
 	for _, text := range []string{"one", "two"} {
-		mem.in <- memoryDatagram{[]byte(text), from}
+		send(t, mem.in, memoryDatagram{[]byte(text), from})
 		if got := receive(t, mem.out); string(got.data) != text || got.addr.String() != from.String() {
 			t.Errorf("%q to %v", got.data, got.addr)
 		}
 	}
 	// One without an IP address belongs to nobody.
-	mem.in <- memoryDatagram{[]byte("lost"), &net.UnixAddr{Name: "/socket"}}
+	send(t, mem.in, memoryDatagram{[]byte("lost"), &net.UnixAddr{Name: "/socket"}})
 	eventually(t, "it is counted", func() bool { return p.Stats().Refused["noRoute"] == 1 })
 	if n := echo.sources(); n != 1 {
 		t.Errorf("%d sessions, want 1", n)
@@ -427,8 +427,8 @@ func TestGivenPacketConn(t *testing.T) {
 	if err := stopWithin(p, 5*time.Second); err != nil {
 		t.Error(err)
 	}
-	<-mem.done
-	<-unused.done
+	receive(t, mem.done)
+	receive(t, unused.done)
 	if _, err := New(Config{}, WithPacketConn(":53", nil)); err == nil {
 		t.Error("nil is taken")
 	}
@@ -622,7 +622,7 @@ func TestUDPChurn(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	close(stop)
-	running.Wait()
+	waitAll(t, &running)
 	if n := answered.Load(); n < 100 {
 		t.Errorf("only %d answers", n)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -64,7 +63,7 @@ func TestDNSThroughTheProxy(t *testing.T) {
 	p := start(t, Config{Timeouts: Timeouts{UDPIdle: time.Second}, Routes: []Route{udpRoute("udp", port, one, two), streamRoute("tcp", port, one, two)}})
 	ask := func(args ...string) string {
 		t.Helper()
-		return runTool(t, exec.Command(dig, append([]string{"@127.0.0.1", "-p", fmt.Sprint(port), "+norec", "+tries=2", "+time=5"}, args...)...))
+		return runTool(t, testenv.Command(t, dig, append([]string{"@127.0.0.1", "-p", fmt.Sprint(port), "+norec", "+tries=2", "+time=5"}, args...)...))
 	}
 	for range 20 {
 		if got := ask("+short", "www.example.test", "A"); got != "192.0.2.80\n" {
@@ -104,13 +103,13 @@ func TestDNSThroughTheProxy(t *testing.T) {
 	var running sync.WaitGroup
 	for range 4 {
 		running.Go(func() {
-			got, err := exec.Command(dig, "@127.0.0.1", "-p", fmt.Sprint(port), "+norec", "+tries=3", "+time=5", "-f", file).Output()
+			got, err := testenv.Command(t, dig, "@127.0.0.1", "-p", fmt.Sprint(port), "+norec", "+tries=3", "+time=5", "-f", file).Output()
 			if a, b := strings.Count(string(got), "status: NOERROR"), strings.Count(string(got), "status: NXDOMAIN"); err != nil || a != 500 || b != 500 {
 				t.Errorf("%d and %d answers, %v", a, b, err)
 			}
 		})
 	}
-	running.Wait()
+	waitAll(t, &running)
 	eventually(t, "the sessions end", func() bool { return p.Stats().UDPSessions == 0 })
 }
 
@@ -121,7 +120,7 @@ func TestSocatThroughTheProxy(t *testing.T) {
 	server := testenv.Start(t, testenv.Opts{}, socat, "-T5", fmt.Sprintf("UDP4-LISTEN:%d,bind=127.0.0.1,fork,reuseaddr", port), "EXEC:cat")
 	p := start(t, Config{Routes: []Route{udpRoute("udp", 0, Target{Host: "127.0.0.1", Port: port})}})
 	ask := func(text string) string {
-		cmd := exec.Command(socat, "-t1", "-T2", "-", "UDP4:"+udpAddr(t, p, 0))
+		cmd := testenv.Command(t, socat, "-t1", "-T2", "-", "UDP4:"+udpAddr(t, p, 0))
 		cmd.Stdin = strings.NewReader(text)
 		return runTool(t, cmd)
 	}
@@ -148,10 +147,17 @@ func TestIperfThroughTheProxy(t *testing.T) {
 		// A server of its own each time: it would take what is left of one
 		// measurement for the beginning of the next.
 		server := Target{Host: "127.0.0.1", Port: testenv.FreePort(t)}
-		testenv.Start(t, testenv.Opts{Ready: fmt.Sprintf("127.0.0.1:%d", server.Port)}, iperf, "-s", "-B", "127.0.0.1", "-p", fmt.Sprint(server.Port), "--forceflush")
+		proc := testenv.Start(t, testenv.Opts{}, iperf, "-s", "-B", "127.0.0.1", "-p", fmt.Sprint(server.Port), "--forceflush")
+		// It takes whoever looks whether it listens for its only client.
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			if out := proc.Output(); !strings.Contains(out, "Server listening") {
+				return fmt.Errorf("it prints %q", out)
+			}
+			return nil
+		})
 		port := testenv.FreePort(t)
 		update(t, p, udpRoute("udp", port, server), streamRoute("tcp", port, server))
-		out := runTool(t, exec.Command(iperf, append([]string{"-c", "127.0.0.1", "-p", fmt.Sprint(port), "-u", "-J", "-t", "1"}, args...)...))
+		out := runTool(t, testenv.Command(t, iperf, append([]string{"-c", "127.0.0.1", "-p", fmt.Sprint(port), "-u", "-J", "-t", "1"}, args...)...))
 		var report struct {
 			End struct {
 				Sum struct {

@@ -57,7 +57,7 @@ func udpServer(t testing.TB, answer func([]byte) []byte) *udpPeer {
 	})
 	t.Cleanup(func() {
 		pc.Close()
-		running.Wait()
+		waitAll(t, &running)
 	})
 	return s
 }

@@ -33,7 +33,7 @@ func TestUpdatesDropNothing(t *testing.T) {
 		}
 	}
 	counting.Start()
-	t.Cleanup(counting.Close)
+	closeAfter(t, counting)
 	stable := targetOf(counting.Listener.Addr())
 	_, one := backend(t, says("moving"))
 	_, two := backend(t, says("moving"))
@@ -78,7 +78,11 @@ func TestUpdatesDropNothing(t *testing.T) {
 			return false
 		}
 	}
-	t.Cleanup(func() { wg.Wait() })
+	end := sync.OnceFunc(func() { close(stop) })
+	t.Cleanup(func() {
+		end() // also if the test has failed
+		waitAll(t, &wg)
+	})
 
 	var requests, stableRequests, wsMessages, tcpMessages, sseEvents atomic.Int64
 	const workers = 3
@@ -129,7 +133,7 @@ func TestUpdatesDropNothing(t *testing.T) {
 		}
 	})
 	sse := client(t, web, nil)
-	sse.Timeout = 0
+	sse.Timeout = 2 * time.Minute // for the whole stream
 	resp, err := sse.Get("http://sse.test/")
 	if err != nil {
 		t.Fatal(err)
@@ -169,8 +173,8 @@ func TestUpdatesDropNothing(t *testing.T) {
 		eventually(t, "traffic after the updates", func() bool { return t.Failed() || n.Load() > from+2 })
 	}
 	s := p.Stats()
-	close(stop)
-	wg.Wait()
+	end()
+	waitAll(t, &wg)
 	t.Logf("%d updates in %v; meanwhile %d requests, %d upgraded messages, %d stream messages, %d events; %d connections to the stable target",
 		done, took, requests.Load(), wsMessages.Load(), tcpMessages.Load(), sseEvents.Load(), accepted.Load())
 
@@ -342,6 +346,7 @@ func TestUpdateAddsAndRemovesPorts(t *testing.T) {
 				t.Errorf("port %d: dial says %v, want open %v", port, err, open[port])
 			}
 			if err == nil {
+				conn.SetDeadline(time.Now().Add(20 * time.Second))
 				mustBounce(t, conn, "hello")
 				conn.Close()
 			}
@@ -417,9 +422,9 @@ func TestConcurrentUpdates(t *testing.T) {
 			}
 		})
 	}
-	wg.Wait()
+	waitAll(t, &wg)
 	done.Store(true)
-	load.Wait()
+	waitAll(t, &load)
 	// One of them was the last, in everything.
 	_, body := get(t, c, "http://own.test/")
 	for i := range callers {
@@ -667,7 +672,7 @@ func TestRoutesPassedInMayChange(t *testing.T) {
 			done = true
 		})
 		status, edited := ask()
-		wg.Wait()
+		waitAll(t, &wg)
 		if status != 200 || edited != "b" || !done {
 			t.Errorf("got %d %q", status, edited)
 		}

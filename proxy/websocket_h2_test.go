@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -144,7 +143,7 @@ func (c *wsConn) talk(t testing.TB) {
 			want = wsPong
 		}
 		op, final, payload, err := c.receive()
-		if err = errors.Join(err, <-sent); err != nil || op != want || final != frame.final || !bytes.Equal(payload, frame.payload) {
+		if err = errors.Join(err, receive(t, sent)); err != nil || op != want || final != frame.final || !bytes.Equal(payload, frame.payload) {
 			t.Fatalf("frame %d with %d bytes: got %d, %v, %d bytes, %v", frame.op, len(frame.payload), op, final, len(payload), err)
 		}
 	}
@@ -251,7 +250,7 @@ func TestWebSocketOnStreamForHandler(t *testing.T) {
 		if got, err := io.ReadAll(ws.r); string(got) != "first second" || err != nil {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
-		if err := <-done; !errors.Is(err, net.ErrClosed) {
+		if err := receive(t, done); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%s: using what is closed: %v", name, err)
 		}
 	}
@@ -351,7 +350,7 @@ func TestWebSocketMarkCannotBeForged(t *testing.T) {
 			if a, err := h.answer(1); err != nil || a.head[":status"] != "200" {
 				t.Errorf("%v, %s: %v, %v", enabled, name, a, err)
 			}
-			if header := <-got; header.Get("Upgrade") != "" {
+			if header := receive(t, got); header.Get("Upgrade") != "" {
 				t.Errorf("%v, %s: the target got %v", enabled, name, header)
 			}
 		}
@@ -379,7 +378,7 @@ func TestWebSocketOnStreamNotEnabled(t *testing.T) {
 func TestWebSocketOnStreamByGODEBUG(t *testing.T) {
 	const child = "PROXY_TEST_CHILD"
 	if os.Getenv(child) == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd := testenv.Command(t, os.Args[0], "-test.timeout=2m", "-test.run=^"+t.Name()+"$", "-test.v")
 		cmd.Env = append(os.Environ(), child+"=1", "GODEBUG=http2xconnect=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v\n%s", err, out)
@@ -445,7 +444,7 @@ func TestWebSocketOnStreamEnds(t *testing.T) {
 			if head[":status"] != "200" {
 				t.Fatalf("%s, %s: %v", name, test.name, head)
 			}
-			act <- test.target
+			send(t, act, test.target)
 			if test.client != nil {
 				test.client(ws, id)
 			}

@@ -274,7 +274,7 @@ func TestWebSocketRefused(t *testing.T) {
 		if resp.StatusCode == 101 || string(body) != "no" {
 			t.Errorf("%.20q: client got %d %q", answer, resp.StatusCode, body)
 		}
-		<-got
+		receive(t, got)
 		// Into a tunnel this would go to the target.
 		io.WriteString(ws, "GET /secret HTTP/1.1\r\nHost: a.test\r\n\r\n")
 		resp, err := http.ReadResponse(ws.r, nil)
@@ -284,7 +284,7 @@ func TestWebSocketRefused(t *testing.T) {
 			}
 		}
 		if len(got) > 0 {
-			t.Errorf("%.20q: the target got %q", answer, <-got)
+			t.Errorf("%.20q: the target got %q", answer, receive(t, got))
 		}
 	}
 

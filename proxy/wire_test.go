@@ -48,7 +48,7 @@ func wireServer(t testing.TB, serve func(net.Conn)) Target {
 			c.Close()
 		}
 		mu.Unlock()
-		running.Wait()
+		waitAll(t, &running)
 	})
 	return targetOf(ln.Addr())
 }
@@ -108,7 +108,7 @@ func wireDial(t testing.TB, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(30 * time.Second))
 	return c
 }
 

@@ -15,9 +15,11 @@ const ours = "github.com/dcrouter/dcrouter"
 // Goroutines fails the test if, up to 5 s after its other cleanups, a
 // goroutine of this module is left that was not there at the call. Call it
 // first: cleanups run last to first. Tests that run in parallel with others of
-// the same binary can't use it, since it sees their goroutines too.
+// the same binary can't use it, since it sees their goroutines too. If the test
+// is not through after five minutes, it ends the process and says where it hangs.
 func Goroutines(t testing.TB) {
 	t.Helper()
+	watch(t, 5*time.Minute, exit)
 	checkGoroutines(t, 5*time.Second)
 }
 

@@ -105,6 +105,26 @@ func TestStartReportsEarlyEnd(t *testing.T) {
 	}
 }
 
+func TestCommandThatDoesNotEnd(t *testing.T) {
+	Goroutines(t)
+	var f fakeTB
+	var out []byte
+	begin := time.Now()
+	// Its child would hold the output for a minute.
+	f.run(t, func() { out, _ = commandWithin(&f, time.Second, "sh", "-c", "sleep 60 & echo $!; wait").Output() })
+	if s := f.text.String(); !f.failed || !strings.Contains(s, "killed after 1s") || !strings.Contains(s, "sleep 60") {
+		t.Errorf("failed %v, with %q", f.failed, s)
+	}
+	if d := time.Since(begin); d > 20*time.Second {
+		t.Errorf("took %v", d)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, child)
+}
+
 func TestStartMissingProgram(t *testing.T) {
 	var f fakeTB
 	f.run(t, func() { Start(&f, Opts{}, "no-such-tool") })

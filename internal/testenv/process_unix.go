@@ -31,6 +31,8 @@ func setAttributes(cmd *exec.Cmd, name string) error {
 	return os.Chown(cmd.Dir, int(uid), int(gid))
 }
 
+func inOwnGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
 func terminate(p *os.Process) { _ = p.Signal(syscall.SIGTERM) }
 
 func killGroup(pid int) { _ = syscall.Kill(-pid, syscall.SIGKILL) }

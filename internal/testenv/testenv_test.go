@@ -26,6 +26,7 @@ func (f *fakeTB) Helper()                   {}
 func (f *fakeTB) Cleanup(fn func())         { f.cleanups = append(f.cleanups, fn) }
 func (f *fakeTB) Failed() bool              { return f.failed }
 func (f *fakeTB) Logf(s string, a ...any)   { fmt.Fprintf(&f.text, s+"\n", a...) }
+func (f *fakeTB) Errorf(s string, a ...any) { f.Error(fmt.Sprintf(s, a...)) }
 func (f *fakeTB) Error(a ...any)            { f.failed = true; fmt.Fprintln(&f.text, a...) }
 func (f *fakeTB) Fatal(a ...any)            { f.Error(a...); runtime.Goexit() }
 func (f *fakeTB) Fatalf(s string, a ...any) { f.Fatal(fmt.Sprintf(s, a...)) }
