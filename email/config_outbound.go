@@ -9,6 +9,11 @@ type Outbound struct {
 	// CAPath is a PEM file with the authorities to trust instead of the system's,
 	// for MX hosts and for those that publish policies.
 	CAPath string `json:"caPath"`
+	// PrivateNetworks also sends mail to MX hosts on loopback addresses, and fetches
+	// what domains publish about themselves from those and private ones. Otherwise
+	// strangers could have this server talk to what they cannot reach. Default
+	// false.
+	PrivateNetworks bool `json:"privateNetworks"`
 	// WarmUp is about the addresses that mail goes out from.
 	WarmUp WarmUp `json:"warmUp"`
 	// TLSReports sends reports about TLS to the domains that ask for them (RFC

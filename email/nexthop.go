@@ -77,6 +77,9 @@ func (r *run) newHop(host string, port int, auth *Credentials, t *ClientTLS) *ho
 		ServerName: t.ServerName,
 		Timeouts:   hopTimeouts(),
 	}}
+	if r.s.opts.dial != nil {
+		h.config.Dialer = r.s.opts.dial.dialer()
+	}
 	if auth != nil {
 		h.config.Auth = &smtpc.Credentials{Username: auth.Username, Password: auth.Password.Reveal()}
 	}

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
@@ -48,7 +50,7 @@ func (r *run) openOutbound(ctx context.Context) error {
 		return fmt.Errorf("email: outbound.caPath: %w", err)
 	}
 	resolver, secure := s.outboundResolver()
-	o.mx = mx.New(resolver, mx.Options{Names: []string{s.cfg.Hostname}, Now: s.now})
+	o.mx = mx.New(resolver, mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Now: s.now})
 	if o.returns, err = newReturns(ctx, s); err != nil {
 		return err
 	}
@@ -69,7 +71,7 @@ func (r *run) openOutbound(ctx context.Context) error {
 		return err
 	}
 	policies := tlspolicy.Config{
-		Rules: cfg.rules(), Resolver: resolver, Roots: roots, Dialer: s.opts.dial.dialer(), Store: s.opts.store, Log: s.log, Now: s.now,
+		Rules: cfg.rules(), Resolver: resolver, Roots: roots, Dialer: s.strangersDialer(), Store: s.opts.store, Log: s.log, Now: s.now,
 	}
 	if secure != nil {
 		policies.DNS = secure
@@ -141,7 +143,7 @@ func (r *run) openReports(ctx context.Context, resolver lookup.Resolver) (err er
 			Organization: organization, Contact: contact, Submitter: canonicalDomain(s.cfg.Hostname), From: from, Resolver: resolver,
 			Send: func(ctx context.Context, m tlsrpt.Message) error { return r.postReport(ctx, m.From, m.To, m.Data) },
 			HTTP: &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-				Transport: &http.Transport{DialContext: s.opts.dial.dialer().DialContext, DisableKeepAlives: true}},
+				Transport: &http.Transport{DialContext: s.strangersDialer().DialContext, DisableKeepAlives: true}},
 			Store: s.opts.store, Log: s.log, Now: s.now,
 		})
 		if err != nil {
@@ -281,10 +283,39 @@ func (w *Webhook) kinds() []string {
 	return []string{Received, Delivered, Deferred, Failed, Delayed, Bounced, Complained, Dropped, Quarantined, Expired}
 }
 
-// dialer is the function as others want it; net.Dialer for nil.
-func (d DialFunc) dialer() interface {
+// isOwn reports whether mail sent to an address would come back to this server.
+func (s *Server) isOwn(a netip.Addr) bool {
+	if a = a.Unmap(); a.IsUnspecified() || a.IsLoopback() && !s.cfg.Outbound.PrivateNetworks {
+		return true
+	}
+	return slices.Contains(s.publicAddrs(), a)
+}
+
+// dialer connects.
+type dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
-} {
+}
+
+// strangersDialer connects to hosts that strangers name. They must not have us
+// talk to what only this machine or its neighbours can reach.
+func (s *Server) strangersDialer() dialer {
+	if s.opts.dial != nil || s.cfg.Outbound.PrivateNetworks {
+		return s.opts.dial.dialer()
+	}
+	return &net.Dialer{Timeout: 30 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
+		a, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return err
+		}
+		if ip := a.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
+			return fmt.Errorf("%v is not an address of the internet", ip)
+		}
+		return nil
+	}}
+}
+
+// dialer is the function as others want it; net.Dialer for nil.
+func (d DialFunc) dialer() dialer {
 	if d == nil {
 		return &net.Dialer{}
 	}
