@@ -32,7 +32,7 @@ test: fmt vet staticcheck unit ## everything that CI checks
 unit: ## all tests, with the race detector and in random order
 	$(call each,$(GO) test -race -shuffle=on -p 2 -timeout $(TIMEOUT) $$([ $$m != . ] || echo ./proxy ./dnsserver) ./...)
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) -run 'HTTP[^23]|Headers|Edits|WebSocket|Upgrade|Redirect|Static|Upload|Access|RequestID|Sticky|Retry' ./proxy -args -nethttp
-	$(GO) test -count=1 -timeout $(TIMEOUT) -p 1 -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf' ./internal/conf ./proxy ./dnsserver ./radius ./email
+	$(GO) test -count=1 -timeout $(TIMEOUT) -p 1 -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf' ./internal/conf ./proxy ./dnsserver ./radius ./email/...
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }

@@ -307,6 +307,7 @@ func (r *Router) Start(ctx context.Context) error {
 		}
 	}
 	r.withdrawOldHellos(ctx, store)
+	r.warnOfPolicies()
 	r.mu.Lock()
 	r.run = &run{store: store, stopped: make(chan struct{})}
 	r.mu.Unlock()

@@ -88,6 +88,15 @@
 // Authentication-Results field, and dealt with as the author's domain asks, as far
 // as the recipient's domain goes along ([Domain.DMARC]).
 //
+// # Domains
+//
+// Each of [Config.Domains] has DKIM keys, an RSA and an Ed25519 one, which are made,
+// kept in the storage ([WithStorage]) and, if wanted, rotated by themselves; a key
+// signs once its record has been seen in DNS. [Server.Domains] lists the records
+// that a domain should have, as lines to paste, and what DNS says. In mode
+// [ExternalDNS] what is missing is logged as well; in mode [InternalDNS] a
+// [DNSPublisher] puts it there.
+//
 // # One reply
 //
 // There is one reply to the content of a message for all its recipients. Where

@@ -99,7 +99,7 @@ func (w *writer) file(to io.Writer, f *file) error {
 			return err
 		}
 		if opened == nil {
-			return errors.New("Open returned nothing to read from")
+			return errors.New("there is nothing to read from")
 		}
 		defer opened.Close()
 		r = opened

@@ -267,9 +267,9 @@ func TestMerge(t *testing.T) {
 		lists := []*List{open(), open()}
 		model := map[string]bool{}
 		r := rand.New(rand.NewPCG(3, 4))
-		for range 150 {
+		for range 100 {
 			l := lists[r.IntN(2)]
-			for range 200 {
+			for range 100 {
 				address := fmt.Sprintf("%d@example.com", r.IntN(1000))
 				if model[address] = r.IntN(2) == 0; model[address] {
 					add(t, l, Entry{Address: address, Reason: Complaint})
@@ -313,6 +313,27 @@ func TestMerge(t *testing.T) {
 			t.Errorf("%d removals are left", l.segments.gone)
 		}
 	})
+}
+
+// TestCleaning: what has expired goes, from memory and storage.
+func TestCleaning(t *testing.T) {
+	store, now := openStore(t, storage.Memory()), time.Now()
+	l, err := Open(t.Context(), Config{Store: store, FlushEvery: time.Hour, PollEvery: time.Hour, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close(context.Background())
+	for i := range minOutdated + 1000 {
+		add(t, l, Entry{Address: fmt.Sprintf("%d@example.com", i), Reason: Manual, Expires: now.Add(time.Hour)})
+	}
+	add(t, l, Entry{Address: "stays@example.com", Reason: Manual})
+	now = now.Add(2 * time.Hour)
+	if err := errors.Join(l.Flush(t.Context()), l.clean(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if again := open(t, store); l.Len() != 1 || again.Len() != 1 {
+		t.Errorf("%d and %d entries", l.Len(), again.Len())
+	}
 }
 
 // failing is a backend that takes nothing for a while.

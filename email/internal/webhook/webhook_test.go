@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -304,9 +305,9 @@ func TestRestart(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store := openStore(t)
+				store, begin := openStore(t), time.Now()
 				bad := &receiver{answer: func(_ int, req *http.Request) *http.Response {
-					if strings.HasPrefix(req.Header.Get("webhook-id"), "ok") {
+					if time.Since(begin) > 15*time.Second && strings.HasPrefix(req.Header.Get("webhook-id"), "ok") {
 						return status(200)
 					}
 					return status(500)
@@ -316,7 +317,7 @@ func TestRestart(t *testing.T) {
 					send(t, s, fmt.Sprintf("ok%d", i), "delivered")
 					send(t, s, fmt.Sprintf("bad%d", i), "delivered")
 				}
-				time.Sleep(20 * time.Second)
+				time.Sleep(10 * time.Minute)
 				if n := stored(t, store); n != 1 {
 					t.Errorf("%d values", n)
 				}
@@ -338,7 +339,7 @@ func TestRestart(t *testing.T) {
 					}
 				}
 				for _, g := range bad.all() {
-					if !crash && strings.HasPrefix(g.id, "ok") && ids[g.id] {
+					if !crash && g.at.Sub(begin) > 15*time.Second && strings.HasPrefix(g.id, "ok") && ids[g.id] {
 						t.Errorf("%s was sent again", g.id)
 					}
 				}
@@ -455,6 +456,9 @@ func TestNoRedirectsNoSecrets(t *testing.T) {
 	}
 	if !strings.Contains(stats, "307") || followed {
 		t.Error(stats)
+	}
+	if err := withoutURL(fmt.Errorf("x: %w", &url.Error{Op: "Post", URL: "https://x/hidden", Err: io.EOF})); strings.Contains(err.Error(), "hidden") {
+		t.Error(err)
 	}
 	for _, secret := range []string{"hunter", "hidden", string(testSecret)} {
 		if strings.Contains(stats+logs.String(), secret) {
