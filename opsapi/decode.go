@@ -15,7 +15,7 @@ import (
 // it can set no headers, is passed over.
 func decodeRequest(request json.RawMessage, v any) error {
 	rest := request
-	if text := bytes.TrimSpace(request); len(text) == 0 || string(text) == "null" {
+	if text := bytes.TrimSpace(request); isNothing(text) {
 		rest = json.RawMessage("{}")
 	} else if text[0] == '{' && json.Valid(text) {
 		var err error
@@ -25,6 +25,9 @@ func decodeRequest(request json.RawMessage, v any) error {
 	}
 	return conf.Decode(rest, v)
 }
+
+// isNothing reports whether a value is missing, or null.
+func isNothing(value json.RawMessage) bool { return len(value) == 0 || string(value) == "null" }
 
 // rawFields returns the fields of type json.RawMessage of the struct that v
 // points to, by name.

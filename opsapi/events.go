@@ -27,7 +27,7 @@ const (
 	heldEvents  = 1024
 	heldStates  = 1
 	maxTopics   = 32
-	maxEvent    = 256 << 10 // bytes of a published one
+	maxEvent    = 16 << 10 // bytes of one that a host publishes
 	statsPeriod = time.Second
 )
 
@@ -93,7 +93,7 @@ func (e *events) publish(topic string, v any) error {
 	if err != nil {
 		return err
 	}
-	if len(data) > maxEvent && topic != topicStats {
+	if len(data) > maxEvent && topic != topicStats && topic != topicHealth {
 		return fmt.Errorf("opsapi: an event of %d bytes, %d are the most", len(data), maxEvent)
 	}
 	e.mu.Lock()
@@ -114,7 +114,7 @@ func (e *events) publish(topic string, v any) error {
 // Publish sends v, as encoding/json writes it, to all who follow the topic at
 // /api/v1/events: letters, digits and _. A topic exists from its first event on;
 // there can be 26 of a host. It is an error if v cannot be written or is larger
-// than 256 KiB.
+// than 16 KiB.
 func (s *Server) Publish(topic string, v any) error {
 	switch topic {
 	case topicStats, topicHealth, topicConfiguration, topicAudit:

@@ -10,13 +10,11 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
-	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -260,9 +258,6 @@ func (h *host) Disconnect(_ context.Context, key string) error {
 	return nil
 }
 
-// mailQueue and others tell apart what have methods of one name.
-type hostDNS struct{ *host }
-
 // desk is a running Server with its host.
 type desk struct {
 	t      *testing.T
@@ -397,33 +392,13 @@ func (a answer) fails(status int, code string) map[string]any {
 // signIn returns a token.
 func (d *desk) signIn(name, password string) string {
 	d.t.Helper()
-	var r identityResponse
 	a := d.post("", "adminLoginWithUsernameAndPassword", object{"username": name, "password": password})
 	var got struct {
 		Identity struct{ JWT string }
 	}
 	a.into(&got)
-	_ = r
 	return got.Identity.JWT
 }
 
 func (d *desk) admin() string  { d.t.Helper(); return d.signIn("admin", adminPassword) }
 func (d *desk) viewer() string { d.t.Helper(); return d.signIn("vera", otherPassword) }
-
-func TestMain(m *testing.M) { m.Run() }
-
-func TestSmoke(t *testing.T) {
-	testenv.Goroutines(t)
-	d := openDesk(t, newHost(), openStore(t))
-	token := d.admin()
-	for _, m := range d.server.methods.list() {
-		a := d.post(token, m.name, object{})
-		t.Logf("%s: %d %s", m.name, a.status, a.body)
-		if m.name == "adminLogout" {
-			token = d.admin()
-		}
-	}
-	if a := d.send("GET", "/api/v1/openapi.json", "", nil); !strings.Contains(string(a.body), "getRoutes") {
-		t.Error(string(a.body))
-	}
-}

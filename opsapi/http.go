@@ -87,7 +87,8 @@ func (s *Server) invoke(ctx context.Context, c *caller, name string, request jso
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	default:
-		return nil, &RetryError{After: 250 * time.Millisecond, Reason: "too many requests are under way"}
+		r.refused.Add(1)
+		return nil, &RetryError{After: s.busyTime, Reason: "too many requests are under way"}
 	}
 	response, err := m.call(context.WithValue(ctx, callerKey{}, c), request)
 	var retry *RetryError

@@ -179,7 +179,7 @@ func (s *Server) validateConfiguration(ctx context.Context, req documentRequest)
 
 // parse reads what a client sent.
 func (h *history) parse(ctx context.Context, doc, current json.RawMessage) (json.RawMessage, error) {
-	if len(doc) == 0 {
+	if isNothing(doc) {
 		return nil, &FieldError{Path: "configuration", Msg: "missing"}
 	}
 	return h.source.Parse(ctx, doc, current)

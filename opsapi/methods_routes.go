@@ -1,7 +1,6 @@
 package opsapi
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,11 +60,11 @@ func (s *Server) getRoutes(ctx context.Context, _ struct{}) (routesResponse, err
 		if err := json.Unmarshal(routes, &object); err != nil {
 			return routesResponse{}, err
 		}
-		if routes = object[name]; len(routes) == 0 {
-			routes = json.RawMessage("null")
+		if routes = object[name]; isNothing(routes) {
+			break
 		}
 	}
-	if bytes.Equal(routes, []byte("null")) {
+	if isNothing(routes) {
 		routes = json.RawMessage("[]")
 	}
 	return routesResponse{routes, current.Version, current.Hash, current.Pending}, nil
@@ -103,7 +102,7 @@ func (s *Server) updateRoutes(ctx context.Context, req updateRoutesRequest) (App
 // withRoutes makes the configuration in force with other routes.
 func (s *Server) withRoutes(h *history, routes json.RawMessage) func(context.Context, json.RawMessage) (json.RawMessage, error) {
 	return func(ctx context.Context, current json.RawMessage) (json.RawMessage, error) {
-		if len(routes) == 0 {
+		if isNothing(routes) {
 			return nil, &FieldError{Path: "routes", Msg: "missing"}
 		}
 		shown, err := h.source.Redact(current)

@@ -28,8 +28,10 @@ type Server struct {
 	log     *slog.Logger
 	methods Methods
 	events  *events
-	boot    string // tells numbers of events from those of another Server
-	proxies []netip.Prefix
+	// busyTime is after what time to come again who found all busy.
+	busyTime time.Duration
+	boot     string // tells numbers of events from those of another Server
+	proxies  []netip.Prefix
 
 	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
 	run *run       // nil before Start; kept after Stop for Wait
@@ -50,6 +52,7 @@ type run struct {
 	assets   *assets  // nil: there is no dashboard
 	openAPI  []byte
 	slots    chan struct{} // a token for each request under way
+	refused  atomic.Uint64 // requests that found none
 	streams  chan struct{} // and for each stream of events
 
 	ctx      context.Context // ends when streams should
@@ -77,7 +80,7 @@ const (
 // New makes a Server. It checks the whole configuration and does no I/O; the
 // error joins all mistakes, each a [*FieldError].
 func New(cfg Config, opts ...Option) (*Server, error) {
-	s := &Server{cfg: cfg, events: newEvents(), boot: rand.Text()[:10]}
+	s := &Server{cfg: cfg, events: newEvents(), boot: rand.Text()[:10], busyTime: 250 * time.Millisecond}
 	for _, o := range opts {
 		o(&s.opts)
 	}

@@ -173,25 +173,27 @@ func (st *stream) event(name string, data []byte) {
 
 // collect puts what has come into out. It returns whether there may be more.
 func (st *stream) collect() (more bool, err error) {
+	lists, ends := make([][]numbered, len(st.feeds)), make([]uint64, len(st.feeds))
 	missed := map[string]uint64{}
-	for _, f := range st.feeds {
-		before := f.after
-		list, lost, last, err := f.read(before)
-		if err != nil {
+	for i, f := range st.feeds {
+		var lost uint64
+		if lists[i], lost, ends[i], err = f.read(f.after); err != nil {
 			return false, err
 		}
-		if lost > 0 && f.topic != topicStats && f.topic != topicHealth {
+		more = more || ends[i] >= f.after+streamBatch
+		if f.after += lost; lost > 0 && f.topic != topicStats && f.topic != topicHealth {
 			missed[f.topic] = lost
 		}
-		for _, one := range list {
-			f.after = one.n
-			st.event(f.topic, one.data)
-		}
-		f.after = last
-		more = more || last >= before+streamBatch
 	}
 	if len(missed) > 0 {
 		st.lost(missed)
+	}
+	for i, f := range st.feeds {
+		for _, one := range lists[i] {
+			f.after = one.n
+			st.event(f.topic, one.data)
+		}
+		f.after = ends[i]
 	}
 	return more, nil
 }
