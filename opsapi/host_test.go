@@ -50,6 +50,7 @@ func (c *hostConfig) Validate() error {
 type host struct {
 	mu       sync.Mutex
 	config   hostConfig
+	given    json.RawMessage
 	applied  int
 	failWith error // what Apply says
 
@@ -70,7 +71,7 @@ const (
 
 func newHost() *host {
 	now := time.Now().UTC()
-	return &host{
+	h := &host{
 		config: hostConfig{Proxy: &hostProxy{[]hostRoute{{"web", 443, secretRoute}, {"mail", 25, ""}}}, APIToken: secretToken},
 		messages: []QueuedMessage{
 			{ID: "m1", From: "a@example.com", Recipients: []QueuedRecipient{{Address: "b@example.net", State: "pending"}}, Size: 100, Arrived: now, State: StateQueued},
@@ -79,6 +80,16 @@ func newHost() *host {
 		records:  []Record{{"www.example.com.", "A", "192.0.2.1", 300}, {"mail.example.com.", "A", "192.0.2.2", 300}},
 		sessions: []RADIUSSession{{Key: "k1", ID: "s1", Source: "192.0.2.9", UserName: "ann", Start: now}},
 	}
+	h.begin()
+	return h
+}
+
+// begin makes the configuration the one that the host is started with.
+func (h *host) begin() {
+	var err error
+	if h.given, err = conf.Encode(h.config, true); err != nil {
+		panic(err)
+	}
 }
 
 func (h *host) Current(context.Context) (json.RawMessage, error) {
@@ -86,6 +97,8 @@ func (h *host) Current(context.Context) (json.RawMessage, error) {
 	defer h.mu.Unlock()
 	return conf.Encode(h.config, true)
 }
+
+func (h *host) Given(context.Context) (json.RawMessage, error) { return h.given, nil }
 
 func (h *host) Parse(_ context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
 	var c, before hostConfig
