@@ -117,12 +117,17 @@ func TestSessionsOutlastRestart(t *testing.T) {
 	d.tryLogin("admin", adminPassword).fails(http.StatusUnauthorized, CodeUnauthenticated)
 }
 
-func TestPasswordHashInConfiguration(t *testing.T) {
-	cfg := testConfig()
-	cfg.Admin.Password = Secret(password.New(adminPassword).String())
-	d := openDeskWith(t, newHost(), nil, cfg)
-	d.admin()
-	d.tryLogin("admin", cfg.Admin.Password.Reveal()).fails(http.StatusUnauthorized, CodeUnauthenticated)
+func TestPasswordOrHashInConfiguration(t *testing.T) {
+	for _, secret := range []string{adminPassword, password.New(adminPassword).String()} {
+		cfg := testConfig()
+		cfg.Admin.Password = Secret(secret)
+		d := openDeskWith(t, newHost(), nil, cfg)
+		d.admin()
+		d.tryLogin("admin", secret+"x").fails(http.StatusUnauthorized, CodeUnauthenticated)
+		if secret != adminPassword {
+			d.tryLogin("admin", secret).fails(http.StatusUnauthorized, CodeUnauthenticated)
+		}
+	}
 }
 
 func TestTenFailuresLock(t *testing.T) {

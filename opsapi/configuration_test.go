@@ -89,10 +89,10 @@ func TestUpdateConfiguration(t *testing.T) {
 	}
 
 	// What cannot be applied leaves no version.
-	h.failWith = errors.New("the port is in use")
+	h.fail(errors.New("the port is in use"))
 	a = d.greet(token, "fails", nil)
 	a.fails(http.StatusInternalServerError, CodeFailed)
-	h.failWith = nil
+	h.fail(nil)
 	if now := d.current(token); now.Version != 2 || !strings.Contains(string(a.body), "the port is in use") {
 		t.Errorf("version %d after %s", now.Version, a.body)
 	}
@@ -297,11 +297,9 @@ func TestCommitConfirm(t *testing.T) {
 
 		// The host cannot at first.
 		pend("stuck")
-		h.failWith = errors.New("busy")
+		h.fail(errors.New("busy"))
 		time.Sleep(2 * time.Minute)
-		h.mu.Lock()
-		h.failWith = nil
-		h.mu.Unlock()
+		h.fail(nil)
 		time.Sleep(revertAgain + time.Second)
 		synctest.Wait()
 		if h.greeting() != "confirmed" {
@@ -384,7 +382,7 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 	h = newHost()
 	h.config.Greeting = "edited"
 	h.begin()
-	h.failWith = errors.New("the port is in use")
+	h.fail(errors.New("the port is in use"))
 	x = openHistory(t, h, store)
 	if h.greeting() != "edited" || x.v.head.Current != 8 {
 		t.Errorf("the host says %q, %+v", h.greeting(), x.v.head)

@@ -3,6 +3,7 @@ package opsapi
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/argon2"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
@@ -141,6 +144,13 @@ func (h *host) set(change func(*hostConfig)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change(&h.config)
+}
+
+// fail makes Apply fail, or not any more.
+func (h *host) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failWith = err
 }
 
 func (h *host) greeting() string {
@@ -283,8 +293,15 @@ type desk struct {
 }
 
 func testConfig() Config {
-	return Config{Port: new(int), Admin: Admin{"admin", adminPassword},
-		Users: []User{{"vera", otherPassword, "viewer"}, {"otto", otherPassword, "operator"}}, MetricsToken: ""}
+	return Config{Port: new(int), Admin: Admin{"admin", cheapHash(adminPassword)},
+		Users: []User{{"vera", cheapHash(otherPassword), "viewer"}, {"otto", cheapHash(otherPassword), "operator"}}}
+}
+
+// cheapHash takes next to no time, so that tests may sign in often.
+func cheapHash(password string) Secret {
+	enc := base64.RawStdEncoding.EncodeToString
+	salt := []byte("saltsalt")
+	return Secret(fmt.Sprintf("$argon2id$v=19$m=8,t=1,p=1$%s$%s", enc(salt), enc(argon2.IDKey([]byte(password), salt, 1, 8, 1, 32))))
 }
 
 // openDesk starts a Server on everything that the host has.
