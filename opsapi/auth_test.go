@@ -369,3 +369,20 @@ func TestOddTokens(t *testing.T) {
 		d.post(token, "getRoutes", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
 	}
 }
+
+func FuzzClientAddress(f *testing.F) {
+	s := &Server{proxies: parsePrefixes([]string{"10.0.0.0/8", "127.0.0.1"})}
+	f.Add("127.0.0.1:1", "198.51.100.1, 10.0.0.1", "10.0.0.1")
+	f.Add("[::1%lo]:1", ",", "fe80::1%eth0")
+	f.Fuzz(func(t *testing.T, remote, first, second string) {
+		r := &http.Request{RemoteAddr: remote, Header: http.Header{"X-Forwarded-For": {first, second}}}
+		addr := s.clientAddress(r)
+		if own := parseAddr(remote); !s.trusts(own) && addr != own {
+			t.Errorf("%q is taken for %s", remote, addr)
+		}
+		if addr.Zone() != "" || addr.Is4In6() {
+			t.Errorf("%s is not plain", addr)
+		}
+		lockoutKey(addr)
+	})
+}

@@ -367,3 +367,18 @@ func TestStreamsAreBounded(t *testing.T) {
 		<-streams
 	}
 }
+
+func FuzzResume(f *testing.F) {
+	f.Add("BOOT-security.5-log.7")
+	f.Add("OTHER-security.5")
+	f.Add("BOOT-security.99999999999999999999-.-x.1")
+	f.Fuzz(func(t *testing.T, id string) {
+		events := newEvents()
+		events.security.Put(func(n uint64) SecurityEvent { return SecurityEvent{Seq: n} })
+		st := &stream{boot: "BOOT", feeds: []*feed{feedOf(topicSecurity, events.security, nil)}}
+		st.resume(id)
+		if _, err := st.collect(); err != nil || st.feeds[0].after > 1 {
+			t.Errorf("%q leads to %d, %v", id, st.feeds[0].after, err)
+		}
+	})
+}
