@@ -108,7 +108,7 @@ func New(opts ...Option) (*Router, error) {
 	}
 	r.proxy = p
 	r.setCertificateNames()
-	if err := r.setUpOps(o.ops); err != nil {
+	if err := r.setUpOps(&o); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -34,7 +34,7 @@ func (r *Router) setUpLogs() {
 
 // setUpOps makes the operations API, which sees all other subsystems. It comes
 // last.
-func (r *Router) setUpOps(opts []opsapi.Option) error {
+func (r *Router) setUpOps(o *options) error {
 	if r.config.Ops == nil {
 		return nil
 	}
@@ -56,6 +56,13 @@ func (r *Router) setUpOps(opts []opsapi.Option) error {
 	}
 	if r.email != nil {
 		all = append(all, opsapi.WithMailQueue(opsMail{r.email}))
+		if lists := r.config.Email.IPReputation; lists != nil {
+			checker, err := email.NewReputationChecker(*lists, append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
+			if err != nil {
+				return inSection("emailConfig.ipReputation", "email", err)
+			}
+			all = append(all, opsapi.WithReputation(opsReputation{checker}))
+		}
 	}
 	if r.dns != nil {
 		all = append(all, opsapi.WithDNS(opsDNS{r.dns}))
@@ -66,7 +73,7 @@ func (r *Router) setUpOps(opts []opsapi.Option) error {
 	if r.radius != nil {
 		all = append(all, opsapi.WithRADIUS(opsRADIUS{r.radius}))
 	}
-	r.ops, err = opsapi.New(*r.config.Ops, append(all, opts...)...)
+	r.ops, err = opsapi.New(*r.config.Ops, append(all, o.ops...)...)
 	return inSection("opsServerConfig", "operations API", err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -169,6 +170,25 @@ func (m opsMail) Release(ctx context.Context, id string) error {
 }
 func (m opsMail) Quarantine(context.Context, string, string) error {
 	return unavailable("holding a message back")
+}
+
+// opsReputation asks the block lists of the mail system for the operations API.
+type opsReputation struct{ checker *email.ReputationChecker }
+
+func (o opsReputation) CheckReputation(ctx context.Context, address string) (opsapi.Reputation, error) {
+	addr, err := netip.ParseAddr(address)
+	if err != nil {
+		return opsapi.Reputation{}, err
+	}
+	known, err := o.checker.Check(ctx, addr)
+	if err != nil {
+		return opsapi.Reputation{}, err
+	}
+	rep := opsapi.Reputation{Address: address, Blocked: known.Blocked, Score: known.Score, Reason: known.Reason}
+	for _, l := range known.Listings {
+		rep.Listings = append(rep.Listings, opsapi.Listing{List: l.Provider, Detail: l.Text})
+	}
+	return rep, nil
 }
 
 // opsDNS is the DNS server for the operations API.

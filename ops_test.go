@@ -158,7 +158,8 @@ func TestOpsSeesEverything(t *testing.T) {
 		RADIUS: &radius.Config{ListenHost: "127.0.0.1", Port: new(int), AccountingPort: new(int), Secret: "hunter2 radius secret",
 			Clients: []radius.Client{{Name: "switch", IP: "127.0.0.1", Secret: "hunter2 client secret"}}},
 		Email: &email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com", Domains: []email.Domain{{Domain: "example.com"}},
-			Routes: []email.Route{{Match: email.Match{Recipients: []string{"*@example.com"}}, Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Code: 550, Message: "no"}}}}},
+			IPReputation: &email.IPReputation{BlockList: []string{"203.0.113.0/24"}},
+			Routes:       []email.Route{{Match: email.Match{Recipients: []string{"*@example.com"}}, Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Code: 550, Message: "no"}}}}},
 	}
 	section := opsSection()
 	cfg.Ops = &section
@@ -181,6 +182,9 @@ func TestOpsSeesEverything(t *testing.T) {
 		if status, body := o.try(method, request); status != http.StatusNotFound {
 			t.Errorf("%s: %d %s", method, status, body)
 		}
+	}
+	if body := o.call("checkReputation", map[string]any{"address": "203.0.113.7"}, nil); !strings.Contains(body, `"blocked":true`) {
+		t.Errorf("reputation: %s", body)
 	}
 	resp := get(t, o.base+"/metrics")
 	if !strings.Contains(resp, "dcrouter_proxy_connections_total") {
