@@ -14,6 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
@@ -33,6 +34,8 @@ type Router struct {
 	certs   *certs.Manager     // nil: certificates are not obtained
 	local   *localCertificates // nil: and not made here
 	hello   *encryptedHello    // nil: nobody hides what server he asks for
+	ops     *opsapi.Server     // nil: not configured
+	logs    *opsapi.LogBuffer  // what ops shows of the log; nil without it
 
 	records  *mailRecords // nil: no mail domain has its records here
 	policies bool         // of MTA-STS can be served
@@ -65,6 +68,7 @@ func New(opts ...Option) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{config: o.config, log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
+	r.setUpLogs()
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -113,6 +117,9 @@ func New(opts ...Option) (*Router, error) {
 	}
 	r.proxy = p
 	r.setCertificateNames()
+	if err := r.setUpOps(&o); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -152,6 +159,9 @@ func (r *Router) components() []component {
 	}
 	if r.hello != nil {
 		list = append(list, component{section: "tls", name: "encrypted client hello", start: r.hello.start, stop: r.hello.stop, wait: nothing})
+	}
+	if r.ops != nil {
+		list = append(list, component{section: "opsServerConfig", name: "ops", start: r.ops.Start, stop: r.ops.Stop, wait: r.ops.Wait})
 	}
 	return list
 }
@@ -211,15 +221,9 @@ func (r *Router) Check() error {
 func (r *Router) Unavailable() error {
 	check := conf.NewChecker()
 	c := &r.config
-	missing := func(configured bool, field, what string) {
-		if configured {
-			check.Field(field).Errorf("%s not available in this version", what)
-		}
-	}
 	if c.Email != nil {
 		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
-	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
 	return check.Err()
 }
@@ -277,6 +281,9 @@ func (r *Router) Start(ctx context.Context) error {
 		if err := r.records.open(ctx, store); err != nil {
 			return errors.Join(inSection("emailConfig", "mail records", err), store.Close())
 		}
+	}
+	if r.ops != nil {
+		r.ops.UseStorage(store)
 	}
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {
@@ -454,7 +461,7 @@ func (r *Router) withOwnRoutes(routes []proxy.Route) []proxy.Route {
 }
 
 // Addrs returns the bound addresses of each component that listens: "proxy",
-// "email", "dns" and "radius". Addresses that are not TCP have their network behind a slash.
+// "email", "dns", "radius" and "ops". Addresses that are not TCP have their network behind a slash.
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
 	add := func(name string, list []net.Addr) {
@@ -475,6 +482,11 @@ func (r *Router) Addrs() map[string][]string {
 	}
 	if r.dns != nil {
 		addrs["dns"] = r.dns.Addrs()
+	}
+	if r.ops != nil {
+		if a := r.ops.Addr(); a != nil {
+			add("ops", []net.Addr{a})
+		}
 	}
 	return addrs
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -305,29 +304,6 @@ func TestStorage(t *testing.T) {
 		t.Errorf("two routers on one folder: %v", err)
 	}
 	stop(t, r)
-}
-
-func TestUnavailableSectionsAreNamed(t *testing.T) {
-	f, err := os.Open("testdata/configs/enterprise.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	cfg, err := dcrouter.LoadConfig(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := dcrouter.New(dcrouter.WithConfig(cfg))
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := map[string]bool{}
-	for _, e := range dcrouter.FieldErrors(r.Start(t.Context())) {
-		named[e.Path] = true
-	}
-	if len(named) != 1 || !named["opsServerConfig"] {
-		t.Errorf("Start names %v", named)
-	}
 }
 
 func TestWarnsOfMemoryStorage(t *testing.T) {

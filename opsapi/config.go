@@ -23,8 +23,19 @@ type Config struct {
 	ListenHost string `json:"listenHost"`
 	// Port is the TCP port. The default nil means 3000; 0 binds any free port.
 	Port *int `json:"port"`
-	// Admin is who may sign in. Required.
+	// Admin is who may sign in and do everything. Required.
 	Admin Admin `json:"admin"`
+	// Users are others who may sign in.
+	Users []User `json:"users"`
+	// TrustedProxies are addresses and CIDR blocks of proxies in front, whose
+	// X-Forwarded-For header says who the client is. The default none means that
+	// the header is not believed: then clients behind a proxy share the
+	// limit of failed attempts to sign in.
+	TrustedProxies []string `json:"trustedProxies"`
+	// MetricsToken is what /metrics wants as "Authorization: Bearer" of who has not
+	// signed in. The default "" means that only programs on this machine may read
+	// it otherwise.
+	MetricsToken Secret `json:"metricsToken"`
 }
 
 // Admin is who may sign in and do everything.
@@ -34,4 +45,16 @@ type Admin struct {
 	// Password is the password itself or its argon2id hash ("$argon2id$...",
 	// PHC string format). Required.
 	Password Secret `json:"password"`
+}
+
+// User is somebody else who may sign in.
+type User struct {
+	// Username is compared exactly. Required.
+	Username string `json:"username" conf:"key"`
+	// Password is as [Admin.Password]. Required.
+	Password Secret `json:"password"`
+	// Role is what the user may do: "viewer" sees everything but the audit log,
+	// "operator" also changes routes, mail, DNS records and sessions, "admin" also
+	// changes the configuration. Required.
+	Role string `json:"role"`
 }

@@ -1,0 +1,420 @@
+package opsapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// current returns what getConfiguration says.
+func (d *desk) current(token string) configurationResponse {
+	d.t.Helper()
+	var r configurationResponse
+	d.post(token, "getConfiguration", object{}).into(&r)
+	return r
+}
+
+// greet makes a change.
+func (d *desk) greet(token, word string, more object) answer {
+	d.t.Helper()
+	request := object{"configuration": object{"greeting": word, "apiToken": "***"}}
+	for k, v := range more {
+		request[k] = v
+	}
+	return d.post(token, "updateConfiguration", request)
+}
+
+func TestUpdateConfiguration(t *testing.T) {
+	testenv.Goroutines(t)
+	h := newHost()
+	d := openDesk(t, h, nil)
+	token := d.admin()
+	first := d.current(token)
+	if first.Version != 1 || first.Author != hostAuthor || strings.Contains(string(first.Configuration), secretToken) {
+		t.Errorf("begins with %+v %s", first, first.Configuration)
+	}
+
+	var applied Applied
+	d.greet(token, "hello", object{"ifMatch": first.Hash, "comment": "say hello"}).into(&applied)
+	if applied.Version != 2 || len(applied.Changes) != 2 || h.greeting() != "hello" {
+		t.Errorf("applied %+v", applied)
+	}
+	if h.config.APIToken.Reveal() != secretToken {
+		t.Error("*** did not keep the secret")
+	}
+	// The same again is no change.
+	d.greet(token, "hello", nil).into(&applied)
+	if applied.Version != 2 || h.applied != 1 {
+		t.Errorf("applied %+v, %d times", applied, h.applied)
+	}
+
+	// Somebody else's change is not lost.
+	data := d.greet(token, "lost", object{"ifMatch": first.Hash}).fails(http.StatusPreconditionFailed, CodeConflict)
+	if data["version"] != 2.0 || data["hash"] != applied.Hash {
+		t.Errorf("conflict says %v", data)
+	}
+	a := d.post(token, "updateConfiguration", object{"configuration": object{"greeting": "lost"}}, "If-Match", fmt.Sprintf("%q", first.Hash))
+	a.fails(http.StatusPreconditionFailed, CodeConflict)
+	if tag := d.post(token, "getConfiguration", object{}).header.Get("ETag"); tag != `"`+applied.Hash+`"` {
+		t.Errorf("ETag %s", tag)
+	}
+
+	// A broken one changes nothing and names the fields.
+	data = d.post(token, "updateConfiguration", object{"configuration": object{"greting": "x", "proxy": object{"routes": []object{{"name": "a", "port": 70000}}}}}).
+		fails(http.StatusBadRequest, CodeInvalid)
+	if text := fmt.Sprint(data["fields"]); !strings.Contains(text, "path:greting") || !strings.Contains(text, "did you mean") {
+		t.Errorf("fields: %v", text)
+	}
+	data = d.post(token, "updateConfiguration", object{"configuration": object{"proxy": object{"routes": []object{{"name": "a", "port": 70000}}}}}).
+		fails(http.StatusBadRequest, CodeInvalid)
+	if text := fmt.Sprint(data["fields"]); !strings.Contains(text, "path:proxy.routes[0].port") {
+		t.Errorf("fields: %v", text)
+	}
+	for _, bad := range []object{{}, {"configuration": nil}, {"configuration": 7}, {"configuration": []int{}}, {"configuration": object{}, "confirmWithinSeconds": 1}, {"configuration": object{}, "comment": "a\x00"}} {
+		d.post(token, "updateConfiguration", bad).fails(http.StatusBadRequest, CodeInvalid)
+	}
+	if h.greeting() != "hello" || d.current(token).Version != 2 {
+		t.Error("a broken configuration changed something")
+	}
+
+	// What cannot be applied leaves no version.
+	h.fail(errors.New("the port is in use"))
+	a = d.greet(token, "fails", nil)
+	a.fails(http.StatusInternalServerError, CodeFailed)
+	h.fail(nil)
+	if now := d.current(token); now.Version != 2 || !strings.Contains(string(a.body), "the port is in use") {
+		t.Errorf("version %d after %s", now.Version, a.body)
+	}
+
+	// What would change, without changing it.
+	var v validateResponse
+	d.post(token, "validateConfiguration", object{"configuration": object{"greeting": "hi"}}).into(&v)
+	if !v.Valid || len(v.Changes) != 2 || h.greeting() != "hello" {
+		t.Errorf("validated %+v", v)
+	}
+	d.post(token, "validateConfiguration", object{"configuration": object{"apiToken": "***", "x": 1}}).into(&v)
+	if v.Valid || len(v.Problems) != 1 || v.Problems[0].Path != "x" {
+		t.Errorf("validated %+v", v)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	h := newHost()
+	d := openDesk(t, h, nil)
+	token := d.admin()
+	for i := range 4 {
+		d.greet(token, fmt.Sprintf("greeting %d", i), object{"comment": "because"}).into(&Applied{})
+	}
+	h.set(func(c *hostConfig) { c.Greeting, c.APIToken = "the host's", "another s3cret" })
+	var list historyResponse
+	d.post(token, "getConfigurationHistory", object{"limit": 3}).into(&list)
+	if len(list.Versions) != 3 || !list.More || list.Versions[0].Version != 6 || list.Versions[0].Author != hostAuthor ||
+		list.Versions[0].State != "current" || list.Versions[1].Author != "admin" || list.Versions[1].Comment != "because" || list.Versions[1].State != "past" {
+		t.Errorf("history %+v", list)
+	}
+	d.post(token, "getConfigurationHistory", object{"before": 4}).into(&list)
+	if len(list.Versions) != 3 || list.More {
+		t.Errorf("history %+v", list)
+	}
+	var diff diffResponse
+	d.post(token, "getConfigurationDiff", object{}).into(&diff)
+	text, _ := json.Marshal(diff.Changes)
+	if want := `[{"op":"replace","path":"apiToken","before":"***","after":"***"},{"op":"replace","path":"greeting","before":"greeting 3","after":"the host's"}]`; diff.From != 5 || diff.To != 6 || string(text) != want {
+		t.Errorf("diff %d-%d %s", diff.From, diff.To, text)
+	}
+	d.post(token, "getConfigurationDiff", object{"from": 77}).fails(http.StatusNotFound, CodeNotFound)
+
+	var applied Applied
+	d.post(token, "rollbackConfiguration", object{"version": 1}).into(&applied)
+	if applied.Version != 7 || h.greeting() != "" || h.config.APIToken.Reveal() != secretToken || len(h.config.Proxy.Routes) != 2 {
+		t.Errorf("rolled back to %+v, %v", applied, h.config)
+	}
+	if one := d.current(token); one.Comment != "back to version 1" {
+		t.Errorf("the comment is %q", one.Comment)
+	}
+	d.post(token, "rollbackConfiguration", object{"version": 99}).fails(http.StatusNotFound, CodeNotFound)
+	var old configurationResponse
+	d.post(token, "getConfiguration", object{"version": 2}).into(&old)
+	if !strings.Contains(string(old.Configuration), "greeting 0") {
+		t.Errorf("version 2 is %s", old.Configuration)
+	}
+	var audit auditResponse
+	d.post(token, "getAuditLog", object{"search": "updateConfiguration"}).into(&audit)
+	if len(audit.Entries) != 4 || audit.Entries[0].Detail != "version 5, 1 changes" || audit.Entries[0].User != "admin" || audit.Entries[0].Role != "admin" {
+		t.Errorf("audit %+v", audit)
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	h := newHost()
+	store := openStore(t)
+	d := openDesk(t, h, store)
+	ctx := t.Context()
+	history := d.server.running().history
+	for i := range maxVersions + 10 {
+		h.set(func(c *hostConfig) { c.Greeting = fmt.Sprint(i) })
+		if _, err := history.get(ctx, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored := 0
+	for _, err := range store.List(ctx, versionPrefix) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored++
+	}
+	if stored != maxVersions || len(history.v.list) != maxVersions || history.v.next() != maxVersions+12 {
+		t.Errorf("%d versions stored, %d listed, the next is %d", stored, len(history.v.list), history.v.next())
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	h := newHost()
+	d := openDesk(t, h, nil)
+	token := d.signIn("otto", otherPassword)
+	var routes struct {
+		Routes  []map[string]any
+		Hash    string
+		Version int
+	}
+	d.post(token, "getRoutes", object{}).into(&routes)
+	if len(routes.Routes) != 2 || routes.Routes[0]["password"] != "***" {
+		t.Fatalf("routes %+v", routes)
+	}
+	routes.Routes[0]["port"] = 70000
+	var v validateResponse
+	d.post(token, "validateRoutes", object{"routes": routes.Routes}).into(&v)
+	if v.Valid || len(v.Problems) != 1 || v.Problems[0].Path != "routes[0].port" {
+		t.Errorf("validated %+v", v)
+	}
+	data := d.post(token, "updateRoutes", object{"routes": routes.Routes}).fails(http.StatusBadRequest, CodeInvalid)
+	if text := fmt.Sprint(data["fields"]); !strings.Contains(text, "path:routes[0].port") {
+		t.Errorf("fields %s", text)
+	}
+	routes.Routes[0]["port"] = 8443
+	var applied Applied
+	d.post(token, "updateRoutes", object{"routes": routes.Routes, "ifMatch": routes.Hash}).into(&applied)
+	if len(applied.Changes) != 1 || applied.Changes[0].Path != "routes[0].port" {
+		t.Errorf("applied %+v", applied)
+	}
+	if r := h.config.Proxy.Routes[0]; r.Port != 8443 || r.Password.Reveal() != secretRoute || h.config.APIToken.Reveal() != secretToken {
+		t.Errorf("the host has %v", h.config)
+	}
+	for _, bad := range []any{nil, 7, "x", object{"name": 1}, []int{1}} {
+		d.post(token, "updateRoutes", object{"routes": bad, "ifMatch": "x"}).fails(http.StatusPreconditionFailed, CodeConflict)
+	}
+	d.post(token, "updateRoutes", object{"routes": []int{1}}).fails(http.StatusBadRequest, CodeInvalid)
+	d.post(token, "updateRoutes", object{}).fails(http.StatusBadRequest, CodeInvalid)
+	if len(h.config.Proxy.Routes) != 2 {
+		t.Error("the routes are gone")
+	}
+	d.post(token, "updateRoutes", object{"routes": []int{}}).into(&applied)
+	d.post(token, "getRoutes", object{}).into(&routes)
+	if routes.Routes == nil || len(routes.Routes) != 0 {
+		t.Errorf("routes %+v", routes)
+	}
+}
+
+// openHistory makes a history without a server around it.
+func openHistory(t *testing.T, h *host, store *storage.Store) *history {
+	t.Helper()
+	x := &history{source: h, log: slog.New(slog.DiscardHandler), now: time.Now, key: []byte("k"), v: versionStore{store: store}, publish: func(configurationEvent) {}}
+	if err := x.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func greetChange(h *host, word string, within time.Duration) change {
+	return change{author: "ann", confirmWithin: within, build: func(ctx context.Context, current json.RawMessage) (json.RawMessage, error) {
+		return h.Parse(ctx, json.RawMessage(`{"apiToken":"***","greeting":"`+word+`"}`), current)
+	}}
+}
+
+func TestCommitConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost()
+		store := openStore(t)
+		x := openHistory(t, h, store)
+		ctx := t.Context()
+		pend := func(word string) int {
+			t.Helper()
+			applied, err := x.apply(ctx, greetChange(h, word, time.Minute))
+			if err != nil || h.greeting() != word || !applied.ConfirmBy.Equal(time.Now().Add(time.Minute)) {
+				t.Fatalf("applied %+v, %v, the host says %q", applied, err, h.greeting())
+			}
+			return applied.Version
+		}
+
+		// Nobody confirms.
+		pend("unconfirmed")
+		time.Sleep(59 * time.Second)
+		if h.greeting() != "unconfirmed" {
+			t.Error("taken back too early")
+		}
+		if _, err := x.apply(ctx, greetChange(h, "second", 0)); clientError(err).Code != CodePending {
+			t.Errorf("a second change meanwhile: %v", err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if h.greeting() != "" || len(h.config.Proxy.Routes) != 2 || x.v.state(&x.v.list[1]) != "reverted" || x.v.state(&x.v.list[0]) != "current" {
+			t.Errorf("not taken back: %q, %+v", h.greeting(), x.v)
+		}
+
+		// Somebody does.
+		v := pend("confirmed")
+		if _, err := x.confirm(ctx, v+1); !isInvalid(err) {
+			t.Errorf("another version is confirmed: %v", err)
+		}
+		if _, err := x.confirm(ctx, v); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if h.greeting() != "confirmed" {
+			t.Error("a confirmed change was taken back")
+		}
+		if _, err := x.confirm(ctx, v); !isInvalid(err) {
+			t.Errorf("confirmed twice: %v", err)
+		}
+
+		// Or takes it back at once.
+		v = pend("reverted")
+		if applied, err := x.revert(ctx, v); err != nil || h.greeting() != "confirmed" || len(applied.Changes) != 1 {
+			t.Errorf("reverted %+v, %v, the host says %q", applied, err, h.greeting())
+		}
+
+		// The host cannot at first.
+		pend("stuck")
+		h.fail(errors.New("busy"))
+		time.Sleep(2 * time.Minute)
+		h.fail(nil)
+		time.Sleep(revertAgain + time.Second)
+		synctest.Wait()
+		if h.greeting() != "confirmed" {
+			t.Errorf("the host says %q", h.greeting())
+		}
+
+		// The host goes its own way: that is not taken back.
+		pend("overtaken")
+		h.set(func(c *hostConfig) { c.Greeting = "the host's" })
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if h.greeting() != "the host's" {
+			t.Errorf("the host says %q", h.greeting())
+		}
+		x.close()
+	})
+}
+
+func TestConfigurationOutlastsRestart(t *testing.T) {
+	store := openStore(t)
+	ctx := t.Context()
+	restart := func(change func(*hostConfig)) (*host, *history) {
+		t.Helper()
+		h := newHost()
+		if change != nil {
+			h.set(change)
+			h.begin()
+		}
+		return h, openHistory(t, h, store)
+	}
+	h, x := restart(nil)
+	if _, err := x.apply(ctx, greetChange(h, "changed", 0)); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+
+	h, x = restart(nil)
+	if h.greeting() != "changed" || h.config.APIToken.Reveal() != secretToken {
+		t.Errorf("after a restart the host says %q", h.greeting())
+	}
+	// A change that waits is not there after a restart.
+	if _, err := x.apply(ctx, greetChange(h, "unconfirmed", time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	h, x = restart(nil)
+	if h.greeting() != "changed" || x.v.head.pending() || x.v.state(&x.v.list[2]) != "reverted" {
+		t.Errorf("after a restart the host says %q, %+v", h.greeting(), x.v.head)
+	}
+	x.close()
+
+	// Another configuration of the host wins, and stays.
+	for range 2 {
+		h, x = restart(func(c *hostConfig) { c.Greeting = "edited" })
+		if h.greeting() != "edited" {
+			t.Errorf("after an edit the host says %q", h.greeting())
+		}
+		x.close()
+	}
+	if n := len(x.v.list); n != 4 {
+		t.Errorf("%d versions", n)
+	}
+
+	// What the host does while it runs it does again, or not.
+	h, x = restart(func(c *hostConfig) { c.Greeting = "edited" })
+	h.set(func(c *hostConfig) { c.Greeting = "for now" })
+	if _, err := x.get(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	h, x = restart(func(c *hostConfig) { c.Greeting = "edited" })
+	if h.greeting() != "edited" || x.v.list[len(x.v.list)-1].Author != hostAuthor {
+		t.Errorf("after a restart the host says %q", h.greeting())
+	}
+
+	// What cannot be brought back does not keep the host from starting.
+	if _, err := x.apply(ctx, greetChange(h, "impossible", 0)); err != nil {
+		t.Fatal(err)
+	}
+	h = newHost()
+	h.config.Greeting = "edited"
+	h.begin()
+	h.fail(errors.New("the port is in use"))
+	x = openHistory(t, h, store)
+	if h.greeting() != "edited" || x.v.head.Current != 8 {
+		t.Errorf("the host says %q, %+v", h.greeting(), x.v.head)
+	}
+}
+
+// A storage that fails leaves what was.
+func TestChangeThatCannotBeStored(t *testing.T) {
+	var broken string
+	values := map[string][]byte{}
+	backend := storage.Funcs(
+		func(_ context.Context, key string) ([]byte, error) { return values[key], nil },
+		func(_ context.Context, key string, value []byte) error {
+			if broken != "" && strings.HasPrefix(key, broken) {
+				return errors.New("the disk is full")
+			}
+			values[key] = bytes.Clone(value)
+			return nil
+		})
+	store, err := storage.Open(t.Context(), backend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	h := newHost()
+	x := openHistory(t, h, store)
+	for _, broken = range []string{versionPrefix, headKey} {
+		if _, err := x.apply(t.Context(), greetChange(h, "lost", 0)); err == nil || !strings.Contains(err.Error(), "the disk is full") {
+			t.Errorf("got %v", err)
+		}
+		if h.greeting() != "" || x.v.head.Current != 1 || len(x.v.list) != 1 {
+			t.Errorf("the change is in force: %q, %+v", h.greeting(), x.v)
+		}
+	}
+}

@@ -1,0 +1,338 @@
+package opsapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/opsapi/internal/jsondiff"
+)
+
+// hostAuthor is who made versions that did not come through the API.
+const hostAuthor = "host"
+
+// applyTime bounds a change, which goes on if its client does not wait for it.
+const applyTime = 2 * time.Minute
+
+// revertAgain is when a change that could not be taken back is tried again.
+const revertAgain = 5 * time.Second
+
+// Applied is the answer to a change of the configuration.
+type Applied struct {
+	Version   int               `json:"version"`
+	Hash      string            `json:"hash"`
+	ConfirmBy time.Time         `json:"confirmBy,omitzero" doc:"when the change takes itself back unless it is confirmed"`
+	Changes   []jsondiff.Change `json:"changes"`
+}
+
+// configurationEvent is an event of the topic configuration.
+type configurationEvent struct {
+	What      string    `json:"what" doc:"applied, pending, confirmed or reverted"`
+	Version   int       `json:"version"`
+	Hash      string    `json:"hash"`
+	Author    string    `json:"author"`
+	ConfirmBy time.Time `json:"confirmBy,omitzero"`
+}
+
+// history changes the configuration, one change at a time, and knows the
+// versions before.
+type history struct {
+	source  Configuration
+	log     *slog.Logger
+	now     func() time.Time
+	key     []byte // of hashes: else who sees one could try out secrets
+	publish func(configurationEvent)
+
+	mu     sync.Mutex
+	v      versionStore
+	base   string             // hash of what the host was started with
+	cancel context.CancelFunc // of the wait for a confirmation
+	wait   sync.WaitGroup
+}
+
+func (h *history) hash(doc json.RawMessage) string {
+	mac := hmac.New(sha256.New, h.key)
+	mac.Write(doc)
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// open reads the versions and brings the last one back into force, if it was made
+// through the API: what the host changed by itself it will change again. If the
+// host is started with another configuration than that which the version was
+// made from, then that is in force.
+func (h *history) open(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.v.load(ctx); err != nil {
+		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
+	}
+	given, errGiven := h.source.Given(ctx)
+	current, errCurrent := h.source.Current(ctx)
+	if err := errors.Join(errGiven, errCurrent); err != nil {
+		return fmt.Errorf("opsapi: the configuration: %w", err)
+	}
+	h.base = h.hash(given)
+	before := h.v.head
+	last, known := h.v.find(before.Confirmed)
+	if !known {
+		return h.record(ctx, current, "")
+	}
+	if before.pending() {
+		h.log.Warn("a change of the configuration was not confirmed before the end: it is taken back", "version", before.Current)
+		if err := h.v.markReverted(ctx, before.Current); err != nil {
+			return fmt.Errorf("opsapi: the history of the configuration: %w", err)
+		}
+	}
+	switch {
+	case h.hash(current) == last.Hash:
+	case h.base != before.Base:
+		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
+		return h.record(ctx, current, "")
+	case last.Author == hostAuthor:
+		return h.record(ctx, current, "")
+	default:
+		doc, err := h.v.document(ctx, last.Version)
+		if err == nil {
+			err = h.source.Apply(ctx, doc)
+		}
+		if err != nil {
+			h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
+			return h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version))
+		}
+		h.log.Info("the configuration is the one changed through the API", "version", last.Version, "author", last.Author)
+	}
+	return h.v.setHead(ctx, headRecord{Current: last.Version, Confirmed: last.Version, Base: h.base})
+}
+
+// record makes a version of what the host has put into force by itself.
+func (h *history) record(ctx context.Context, doc json.RawMessage, comment string) error {
+	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: hostAuthor, Time: h.now().UTC(), Comment: comment, Document: doc}
+	if err := h.v.write(ctx, r); err != nil {
+		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
+	}
+	if err := h.v.setHead(ctx, headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}); err != nil {
+		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
+	}
+	return h.v.trim(ctx)
+}
+
+// close ends the wait for a confirmation. The change stays in force until the
+// next start.
+func (h *history) close() {
+	h.mu.Lock()
+	h.stopWaiting()
+	h.mu.Unlock()
+	h.wait.Wait()
+}
+
+func (h *history) stopWaiting() {
+	if h.cancel != nil {
+		h.cancel()
+		h.cancel = nil
+	}
+}
+
+// sync returns the configuration in force. If the host has changed it since, that
+// is a version too.
+func (h *history) sync(ctx context.Context) (json.RawMessage, *versionRecord, error) {
+	doc, err := h.source.Current(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	current, known := h.v.find(h.v.head.Current)
+	if !known || current.Hash != h.hash(doc) {
+		if h.v.head.pending() {
+			h.log.Warn("the host has changed the configuration: what waited to be confirmed is not taken back", "version", h.v.head.Current)
+			h.stopWaiting()
+		}
+		if err := h.record(ctx, doc, ""); err != nil {
+			return nil, nil, err
+		}
+		current, _ = h.v.find(h.v.head.Current)
+		h.publish(configurationEvent{What: "applied", Version: current.Version, Hash: current.Hash, Author: current.Author})
+	}
+	return doc, current, nil
+}
+
+// change is what somebody wants to be in force.
+type change struct {
+	author, comment string
+	ifMatch         string        // hash that must be current, or ""
+	confirmWithin   time.Duration // 0: at once for good
+	// build makes the document out of the one in force, with secrets.
+	build func(ctx context.Context, current json.RawMessage) (json.RawMessage, error)
+}
+
+// apply makes a change, or nothing and an error.
+func (h *history) apply(ctx context.Context, c change) (Applied, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	defer cancel()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before, current, err := h.sync(ctx)
+	if err != nil {
+		return Applied{}, err
+	}
+	if c.ifMatch != "" && c.ifMatch != current.Hash {
+		e := errorf(CodeConflict, "somebody else has changed the configuration: version %d by %q is in force", current.Version, current.Author)
+		e.Data = map[string]any{"version": current.Version, "hash": current.Hash}
+		return Applied{}, e
+	}
+	if h.v.head.pending() {
+		e := errorf(CodePending, "version %d waits to be confirmed or taken back first", h.v.head.Current)
+		e.Data = map[string]any{"version": h.v.head.Current, "confirmBy": h.v.head.ConfirmBy}
+		return Applied{}, e
+	}
+	doc, err := c.build(ctx, before)
+	if err != nil {
+		return Applied{}, err
+	}
+	if bytes.Equal(doc, before) {
+		return Applied{Version: current.Version, Hash: current.Hash, Changes: []jsondiff.Change{}}, nil
+	}
+	changes, err := h.diff(before, doc)
+	if err != nil {
+		return Applied{}, err
+	}
+	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: c.author, Time: h.now().UTC(), Comment: c.comment, Document: doc}
+	if err := h.v.write(ctx, r); err != nil {
+		return Applied{}, fmt.Errorf("the history of the configuration: %w", err)
+	}
+	if err := h.source.Apply(ctx, doc); err != nil {
+		return Applied{}, errors.Join(err, h.v.forget(ctx, r.Version))
+	}
+	head := headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}
+	if c.confirmWithin > 0 {
+		head.Confirmed = current.Version
+		head.ConfirmBy = r.Time.Add(c.confirmWithin)
+	}
+	if err := h.v.setHead(ctx, head); err != nil { // it would be gone after a restart
+		return Applied{}, errors.Join(fmt.Errorf("the history of the configuration: %w", err), h.source.Apply(ctx, before), h.v.forget(ctx, r.Version))
+	}
+	if err := h.v.trim(ctx); err != nil {
+		h.log.Warn("old versions of the configuration cannot be removed", "err", err)
+	}
+	what := "applied"
+	if c.confirmWithin > 0 {
+		what = "pending"
+		h.waitFor(r.Version, c.confirmWithin)
+	}
+	h.publish(configurationEvent{what, r.Version, r.Hash, r.Author, head.ConfirmBy})
+	return Applied{r.Version, r.Hash, head.ConfirmBy, changes}, nil
+}
+
+// waitFor takes a version back if it is not confirmed in time.
+func (h *history) waitFor(version int, d time.Duration) {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel = cancel
+	h.wait.Go(func() {
+		for {
+			timer := time.NewTimer(d)
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-timer.C:
+			}
+			_, err := h.revert(ctx, version)
+			if err == nil {
+				h.log.Warn("a change of the configuration was not confirmed in time and is taken back", "version", version)
+				return
+			}
+			if isInvalid(err) && ctx.Err() != nil { // confirmed at the last moment
+				return
+			}
+			h.log.Error("a change of the configuration that nobody confirmed cannot be taken back yet", "version", version, "err", err)
+			d = revertAgain
+		}
+	})
+}
+
+// notPending is the error for a version that does not wait.
+func notPending(version int) error {
+	return &FieldError{Path: "version", Msg: fmt.Sprintf("%d does not wait to be confirmed", version)}
+}
+
+// confirm makes a change stay.
+func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, current, err := h.sync(ctx)
+	if err != nil {
+		return Applied{}, err
+	}
+	if !h.v.head.pending() || current.Version != version {
+		return Applied{}, notPending(version)
+	}
+	if err := h.v.setHead(ctx, headRecord{Current: version, Confirmed: version, Base: h.base}); err != nil {
+		return Applied{}, err
+	}
+	h.stopWaiting()
+	h.publish(configurationEvent{What: "confirmed", Version: version, Hash: current.Hash, Author: current.Author})
+	return Applied{Version: version, Hash: current.Hash, Changes: []jsondiff.Change{}}, nil
+}
+
+// revert takes a change back that waits to be confirmed.
+func (h *history) revert(ctx context.Context, version int) (Applied, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	defer cancel()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from, current, err := h.sync(ctx)
+	if err != nil {
+		return Applied{}, err
+	}
+	if !h.v.head.pending() || current.Version != version {
+		return Applied{}, notPending(version)
+	}
+	previous, ok := h.v.find(h.v.head.Confirmed)
+	if !ok {
+		return Applied{}, fmt.Errorf("version %d of the configuration: %w", h.v.head.Confirmed, ErrNotFound)
+	}
+	author := current.Author
+	doc, err := h.v.document(ctx, previous.Version)
+	if err != nil {
+		return Applied{}, err
+	}
+	changes, err := h.diff(from, doc)
+	if err != nil {
+		return Applied{}, err
+	}
+	if err := h.source.Apply(ctx, doc); err != nil {
+		return Applied{}, err
+	}
+	h.stopWaiting()
+	if err := h.v.setHead(ctx, headRecord{Current: previous.Version, Confirmed: previous.Version, Base: h.base}); err != nil {
+		return Applied{}, err
+	}
+	if err := h.v.markReverted(ctx, version); err != nil {
+		h.log.Warn("the history of the configuration cannot be written", "err", err)
+	}
+	h.publish(configurationEvent{What: "reverted", Version: previous.Version, Hash: previous.Hash, Author: author})
+	return Applied{Version: previous.Version, Hash: previous.Hash, Changes: changes}, nil
+}
+
+// diff compares two documents and hides secrets.
+func (h *history) diff(from, to json.RawMessage) ([]jsondiff.Change, error) {
+	shownFrom, err := h.source.Redact(from)
+	if err != nil {
+		return nil, err
+	}
+	shownTo, err := h.source.Redact(to)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := jsondiff.Diff(jsondiff.Document{Full: from, Shown: shownFrom}, jsondiff.Document{Full: to, Shown: shownTo})
+	if changes == nil {
+		changes = []jsondiff.Change{}
+	}
+	return changes, err
+}

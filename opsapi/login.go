@@ -1,0 +1,116 @@
+package opsapi
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/opsapi/internal/lockout"
+	"github.com/dcrouter/dcrouter/opsapi/internal/password"
+)
+
+// How many failed attempts to sign in lock an account or an address, and for
+// how long.
+const (
+	maxFailures   = 10
+	failureWindow = 15 * time.Minute
+	lockTime      = 15 * time.Minute
+	lockoutKeys   = 10_000
+)
+
+// Passwords are compared two at a time, as each takes 19 MiB, and few more wait.
+const (
+	comparisons        = 2
+	waitingComparisons = 16
+)
+
+// gate decides who may sign in.
+type gate struct {
+	accounts  map[string]*account
+	dummy     password.Hash // compared with where there is no account
+	now       func() time.Time
+	byAccount *lockout.Table
+	byAddress *lockout.Table
+	waiting   chan struct{} // a token for each who wants to compare
+	comparing chan struct{} // and for each who does
+
+	mu sync.Mutex
+	// familiar are pairs of account and address that have signed in before. A
+	// locked account is not locked for them: else whoever knows its name could
+	// keep its owner out.
+	familiar map[[2]string]bool
+}
+
+func newGate(accounts map[string]*account, dummy password.Hash, now func() time.Time) *gate {
+	limits := lockout.Limits{Attempts: maxFailures, Window: failureWindow, Lock: lockTime, Keys: lockoutKeys}
+	return &gate{
+		accounts: accounts, dummy: dummy, now: now,
+		byAccount: lockout.New(limits), byAddress: lockout.New(limits),
+		waiting: make(chan struct{}, comparisons+waitingComparisons), comparing: make(chan struct{}, comparisons),
+		familiar: map[[2]string]bool{},
+	}
+}
+
+// maxFamiliar bounds what is remembered of who signed in from where.
+const maxFamiliar = 1000
+
+// signIn returns the account if the password is right. Whether an account
+// exists shows neither in the answer nor in the time that it takes, nor in what
+// is locked.
+func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr) (*account, error) {
+	address, now := lockoutKey(from), g.now()
+	select {
+	case g.waiting <- struct{}{}:
+		defer func() { <-g.waiting }()
+	default:
+		return nil, &RetryError{After: time.Second, Reason: "too many attempts to sign in at once"}
+	}
+	if until := g.byAddress.Attempt(address, now); !until.IsZero() {
+		return nil, locked(until)
+	}
+	if until := g.byAccount.Attempt(name, now); !until.IsZero() && !g.isFamiliar(name, address) {
+		return nil, locked(until)
+	}
+	select {
+	case g.comparing <- struct{}{}:
+		defer func() { <-g.comparing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	a := g.accounts[name]
+	hash := g.dummy
+	if a != nil {
+		hash = a.hash
+	}
+	if !hash.Verify(secret) || a == nil {
+		return nil, errorf(CodeUnauthenticated, "wrong username or password")
+	}
+	g.byAddress.Succeeded(address)
+	g.byAccount.Succeeded(name)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.familiar) >= maxFamiliar {
+		clear(g.familiar)
+	}
+	g.familiar[[2]string{name, address}] = true
+	return a, nil
+}
+
+func (g *gate) isFamiliar(name, address string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.familiar[[2]string{name, address}]
+}
+
+// locks reports whether the last failure has locked something.
+func (g *gate) locks(name string, from netip.Addr) bool {
+	now := g.now()
+	return !g.byAccount.Locked(name, now).IsZero() || !g.byAddress.Locked(lockoutKey(from), now).IsZero()
+}
+
+// locked is the error for who has to wait.
+func locked(until time.Time) *Error {
+	at := until.UTC().Truncate(time.Second).Add(time.Second).Format(time.RFC3339)
+	return &Error{Code: CodeLocked, Text: "too many failed attempts to sign in: try again at " + at, Data: map[string]any{"retryAt": at}}
+}

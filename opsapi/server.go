@@ -1,0 +1,386 @@
+package opsapi
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// Server is the operations API. Make one with [New]. Its methods may be called
+// from several goroutines.
+type Server struct {
+	cfg     Config
+	opts    options
+	log     *slog.Logger
+	methods Methods
+	events  *events
+	// busyTime is after what time to come again who found all busy.
+	busyTime time.Duration
+	boot     string // tells numbers of events from those of another Server
+	proxies  []netip.Prefix
+
+	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
+	run *run       // nil before Start; kept after Stop for Wait
+	// served is run while there is something to serve.
+	served atomic.Pointer[run]
+}
+
+// run is a Server between one Start and its Stop.
+type run struct {
+	started  time.Time
+	ln       net.Listener
+	server   *http.Server
+	memory   *storage.Store // of ours, if the host gave none
+	sessions *sessions
+	gate     *gate
+	audit    *audit
+	history  *history // nil: there is no configuration
+	assets   *assets  // nil: there is no dashboard
+	openAPI  []byte
+	slots    chan struct{} // a token for each request under way
+	refused  atomic.Uint64 // requests that found none
+	streams  chan struct{} // and for each stream of events
+	large    chan struct{} // and for each request with a large body
+
+	ctx      context.Context // ends when streams should
+	cancel   context.CancelFunc
+	wait     sync.WaitGroup
+	stopping bool // guarded by Server.mu
+	stopped  chan struct{}
+	stopErr  error
+	failed   chan error // what the HTTP server said, if it ended by itself
+}
+
+// Bounds of what is served at once, and of requests.
+const (
+	maxConnections = 1024
+	maxRequests    = 64
+	maxStreams     = 256
+	maxBody        = 8 << 20  // bytes
+	smallBody      = 64 << 10 // bytes; of larger ones
+	maxLarge       = 4        // are read at once
+	headerTimeout  = 10 * time.Second
+	bodyTimeout    = 60 * time.Second
+	idleTimeout    = 2 * time.Minute
+	sweepPeriod    = time.Minute
+	answerTimeout  = 3 * time.Minute // longer than a change of the configuration may take
+	drainTime      = 2 * time.Second
+)
+
+// New makes a Server. It checks the whole configuration and does no I/O; the
+// error joins all mistakes, each a [*FieldError].
+func New(cfg Config, opts ...Option) (*Server, error) {
+	s := &Server{cfg: cfg, events: newEvents(), boot: rand.Text()[:10], busyTime: 250 * time.Millisecond}
+	for _, o := range opts {
+		o(&s.opts)
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if s.opts.now == nil {
+		s.opts.now = time.Now
+	}
+	s.log = s.opts.log
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.log = s.log.With("component", "ops")
+	s.proxies = parsePrefixes(cfg.TrustedProxies)
+	s.register()
+	return s, nil
+}
+
+// Methods are what the API can do, for a host to add its own by [Handle] before
+// Start.
+func (s *Server) Methods() *Methods { return &s.methods }
+
+func (s *Server) now() time.Time { return s.opts.now() }
+
+// UseStorage is [WithStorage] for hosts that have no storage yet when they make
+// the Server. It holds from the next Start on.
+func (s *Server) UseStorage(store *storage.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.store = store
+}
+
+// Start begins to serve. It reads what is stored, brings the configuration into
+// force that was confirmed last through the API, and returns when the port is
+// bound; on an error it takes everything back. ctx limits the start alone. A
+// Server that has stopped can be started again, unless its listener was the
+// host's.
+func (s *Server) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run != nil {
+		select {
+		case <-s.run.stopped:
+		default:
+			return ErrRunning
+		}
+	}
+	r := &run{
+		started: s.now(), stopped: make(chan struct{}), failed: make(chan error, 1),
+		slots: make(chan struct{}, maxRequests), streams: make(chan struct{}, maxStreams),
+		large: make(chan struct{}, maxLarge),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := s.open(ctx, r); err != nil {
+		r.cancel()
+		if s.opts.listener != nil {
+			s.opts.listener.Close()
+		}
+		return errors.Join(err, r.close())
+	}
+	s.run = r
+	s.served.Store(r)
+	r.wait.Go(func() {
+		if err := r.server.Serve(r.ln); !errors.Is(err, http.ErrServerClosed) {
+			r.failed <- fmt.Errorf("opsapi: %w", err)
+		}
+		close(r.failed)
+	})
+	r.wait.Go(func() { s.tick(r) })
+	return nil
+}
+
+// open makes all that a run has, its listener last.
+func (s *Server) open(ctx context.Context, r *run) error {
+	if err := errors.Join(s.methods.errs...); err != nil {
+		return err
+	}
+	store := s.opts.store
+	if store == nil {
+		s.log.Warn("no storage is given: sessions, the history of the configuration and the audit log are lost at the end")
+		var err error
+		if store, err = storage.Open(ctx, storage.Memory()); err != nil {
+			return err
+		}
+		r.memory = store
+	}
+	accounts, err := loadAccounts(ctx, store, &s.cfg)
+	if err != nil {
+		return err
+	}
+	if r.sessions, err = loadSessions(ctx, store, accounts, s.now); err != nil {
+		return err
+	}
+	r.gate = newGate(accounts, accounts[s.cfg.Admin.Username].hash.Dummy(), s.now)
+	if r.audit, err = loadAudit(ctx, store); err != nil {
+		return err
+	}
+	if r.openAPI, err = s.methods.openAPI(s.opts.version); err != nil {
+		return err
+	}
+	if s.opts.dashboard != nil {
+		if r.assets, err = loadAssets(s.opts.dashboard); err != nil {
+			return err
+		}
+	}
+	if err := s.listen(ctx, r); err != nil {
+		return err
+	}
+	if s.opts.configuration == nil {
+		return nil
+	}
+	mac := hmac.New(sha256.New, r.sessions.key.Seed())
+	mac.Write([]byte("hashes of configurations"))
+	r.history = &history{
+		source: s.opts.configuration, log: s.log, now: s.now, key: mac.Sum(nil), v: versionStore{store: store},
+		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) },
+	}
+	return r.history.open(ctx)
+}
+
+func (s *Server) listen(ctx context.Context, r *run) error {
+	r.ln = s.opts.listener
+	if r.ln == nil {
+		host, port := s.cfg.ListenHost, DefaultPort
+		if host == "" {
+			host = DefaultListenHost
+		}
+		if s.cfg.Port != nil {
+			port = *s.cfg.Port
+		}
+		addr := net.JoinHostPort(host, strconv.Itoa(port))
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("opsapi: cannot listen on %s: %w", addr, err)
+		}
+		r.ln = ln
+	}
+	if local := parseAddr(r.ln.Addr().String()); s.opts.tls == nil && local.IsValid() && !local.IsLoopback() {
+		s.log.Warn("passwords would go over the network in the clear: put a proxy with TLS in front, or give a TLS configuration", "address", r.ln.Addr().String())
+	}
+	r.ln = newBoundedListener(r.ln, maxConnections)
+	if s.opts.tls != nil {
+		c := s.opts.tls.Clone()
+		if len(c.NextProtos) == 0 {
+			c.NextProtos = []string{"h2", "http/1.1"}
+		}
+		r.ln = tls.NewListener(r.ln, c)
+	}
+	r.server = &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	return nil
+}
+
+// close takes back what open has made.
+func (r *run) close() error {
+	var errs []error
+	if r.history != nil {
+		r.history.close()
+	}
+	if r.ln != nil {
+		r.ln.Close() // may be closed already
+	}
+	if r.memory != nil {
+		errs = append(errs, r.memory.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// running returns what is served. Before Start and after Stop there is nobody
+// who could have a request, but those through [Server.Handler].
+func (s *Server) running() *run { return s.served.Load() }
+
+// Addr returns the address that the Server listens on, or nil if it does not
+// run.
+func (s *Server) Addr() net.Addr {
+	if r := s.running(); r != nil {
+		return r.ln.Addr()
+	}
+	return nil
+}
+
+// Stop ends streams of events, waits for requests under way until ctx ends, then
+// closes their connections and returns ctx's error. Afterwards no goroutine of
+// the Server is left. It may be called at any time, also several times at once.
+// A change of the configuration that waits to be confirmed is taken back at the
+// next Start.
+func (s *Server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	r := s.run
+	if r == nil {
+		s.mu.Unlock()
+		if s.opts.listener != nil {
+			s.opts.listener.Close()
+		}
+		return nil
+	}
+	first := !r.stopping
+	r.stopping = true
+	s.mu.Unlock()
+	if !first {
+		select {
+		case <-r.stopped:
+		case <-ctx.Done():
+			r.server.Close() // this caller's patience ends before that of the first one
+			<-r.stopped
+		}
+		return r.stopErr
+	}
+	r.cancel()
+	r.stopErr = r.server.Shutdown(ctx)
+	if r.stopErr != nil {
+		r.server.Close()
+	}
+	r.wait.Wait()
+	r.drain(ctx)
+	s.served.Store(nil)
+	r.stopErr = errors.Join(r.stopErr, r.close())
+	close(r.stopped)
+	return r.stopErr
+}
+
+// drain waits for requests that are in the host's code although their
+// connection is closed, or that came through Handler: until ctx ends, and a
+// little longer since that is only just the case.
+func (r *run) drain(ctx context.Context) {
+	late, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cancel) })
+	defer stop()
+	for _, tokens := range []chan struct{}{r.slots, r.streams} {
+		for range cap(tokens) {
+			select {
+			case tokens <- struct{}{}:
+			case <-late.Done():
+				r.stopErr = errors.Join(r.stopErr, errors.New("opsapi: requests are under way that do not end"))
+				return
+			}
+		}
+	}
+}
+
+// Wait blocks until the Server has stopped or cannot go on, and returns the
+// error in the latter case. Before Start it returns nil at once.
+func (s *Server) Wait() error {
+	s.mu.Lock()
+	r := s.run
+	s.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	err, failed := <-r.failed
+	if failed {
+		return err
+	}
+	<-r.stopped
+	return nil
+}
+
+// tick is what happens as time goes by: counters for those who watch, and the
+// end of sessions.
+func (s *Server) tick(r *run) {
+	stats := time.NewTicker(statsPeriod)
+	defer stats.Stop()
+	sweep := time.NewTicker(sweepPeriod)
+	defer sweep.Stop()
+	var health string
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-sweep.C:
+			if err := r.sessions.sweep(r.ctx); err != nil && r.ctx.Err() == nil {
+				s.log.Warn("sessions that have ended cannot be removed", "err", err)
+			}
+		case <-stats.C:
+			if s.events.topic(topicStats).Watched() {
+				s.publishOwn(topicStats, s.statistics(r))
+			}
+			if s.events.topic(topicHealth).Watched() {
+				now := s.healthStatus(r.ctx, r, true)
+				if summary := now.summary(); summary != health {
+					health = summary
+					s.publishOwn(topicHealth, now)
+				}
+			}
+		}
+	}
+}
+
+// publishOwn publishes what the Server has to say.
+func (s *Server) publishOwn(topic string, v any) {
+	if err := s.events.publish(topic, v); err != nil {
+		s.log.Error("an event cannot be published", "topic", topic, "err", err)
+	}
+}

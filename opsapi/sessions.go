@@ -1,0 +1,194 @@
+package opsapi
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dcrouter/dcrouter/opsapi/internal/token"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// Times and bounds of sessions.
+const (
+	tokenLife   = 15 * time.Minute
+	sessionLife = 12 * time.Hour
+	maxSessions = 1000 // in all; the oldest ends
+)
+
+const (
+	signingKey    = "ops/signing-key"
+	sessionPrefix = "ops/sessions/"
+)
+
+// session is somebody's signing in.
+type session struct {
+	ID      string    `json:"id"`
+	User    string    `json:"user"`
+	Epoch   uint64    `json:"epoch"`
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires"`
+
+	ended chan struct{} // closed at its end
+}
+
+// sessions are those that live. A token is good as long as its session lives and
+// its account's epoch is the token's.
+type sessions struct {
+	store    *storage.Store
+	accounts map[string]*account
+	now      func() time.Time
+	key      ed25519.PrivateKey
+
+	mu   sync.Mutex
+	live map[string]*session
+}
+
+// loadSessions reads the key and what sessions there are. The key is made at
+// the first start.
+func loadSessions(ctx context.Context, store *storage.Store, accounts map[string]*account, now func() time.Time) (*sessions, error) {
+	s := &sessions{store: store, accounts: accounts, now: now, live: map[string]*session{}}
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed)
+	_, err := store.Create(ctx, signingKey, seed)
+	if errors.Is(err, storage.ErrExists) {
+		seed, err = store.Get(ctx, signingKey)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opsapi: the key for tokens: %w", err)
+	}
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("opsapi: the key for tokens, %s in the storage, has %d bytes instead of %d: remove it to have a new one made", signingKey, len(seed), ed25519.SeedSize)
+	}
+	s.key = ed25519.NewKeyFromSeed(seed)
+	for key, err := range store.List(ctx, sessionPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("opsapi: sessions: %w", err)
+		}
+		one := &session{ended: make(chan struct{})}
+		data, err := store.Get(ctx, key)
+		if err == nil {
+			err = json.Unmarshal(data, one)
+		}
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil || sessionPrefix+one.ID != key || !s.good(one) {
+			if err := store.Delete(ctx, key); err != nil {
+				return nil, fmt.Errorf("opsapi: sessions: %w", err)
+			}
+			continue
+		}
+		s.live[one.ID] = one
+	}
+	return s, nil
+}
+
+// good reports whether a session is one of an account as it is.
+func (s *sessions) good(one *session) bool {
+	a := s.accounts[one.User]
+	return a != nil && a.currentEpoch() == one.Epoch && s.now().Before(one.Expires)
+}
+
+// begin makes a session.
+func (s *sessions) begin(ctx context.Context, a *account) (*session, error) {
+	now := s.now().UTC()
+	one := &session{ID: rand.Text(), User: a.name, Epoch: a.currentEpoch(), Created: now, Expires: now.Add(sessionLife), ended: make(chan struct{})}
+	data, err := json.Marshal(one)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.store.Put(ctx, sessionPrefix+one.ID, data); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	var oldest *session
+	if len(s.live) >= maxSessions {
+		for _, other := range s.live {
+			if oldest == nil || other.Created.Before(oldest.Created) {
+				oldest = other
+			}
+		}
+	}
+	s.live[one.ID] = one
+	s.mu.Unlock()
+	if oldest != nil {
+		return one, s.end(ctx, oldest)
+	}
+	return one, nil
+}
+
+// end ends a session: from now on its tokens are void, also if the storage
+// fails, which is an error since they would be good after a restart.
+func (s *sessions) end(ctx context.Context, one *session) error {
+	s.mu.Lock()
+	if s.live[one.ID] == one {
+		delete(s.live, one.ID)
+		close(one.ended)
+	}
+	s.mu.Unlock()
+	return s.store.Delete(ctx, sessionPrefix+one.ID)
+}
+
+// endAll ends all sessions of an account.
+func (s *sessions) endAll(ctx context.Context, a *account) error {
+	errs := []error{a.endAll(ctx, s.store)}
+	for _, one := range s.which(func(one *session) bool { return one.User == a.name }) {
+		errs = append(errs, s.end(ctx, one))
+	}
+	return errors.Join(errs...)
+}
+
+// sweep ends sessions whose time is over.
+func (s *sessions) sweep(ctx context.Context) error {
+	var errs []error
+	for _, one := range s.which(func(one *session) bool { return !s.good(one) }) {
+		errs = append(errs, s.end(ctx, one))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *sessions) which(pick func(*session) bool) []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []*session
+	for _, one := range s.live {
+		if pick(one) {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// sign makes a token for a session.
+func (s *sessions) sign(one *session) (text string, expires time.Time, err error) {
+	now := s.now()
+	expires = now.Add(tokenLife)
+	if expires.After(one.Expires) {
+		expires = one.Expires
+	}
+	expires = expires.Truncate(time.Second)
+	text, err = token.Sign(s.key, token.Claims{Subject: one.User, Session: one.ID, Epoch: one.Epoch, Issued: now, Expires: expires})
+	return text, expires, err
+}
+
+// find returns what session a token is of.
+func (s *sessions) find(text string) (*session, *account, time.Time, error) {
+	claims, err := token.Verify(s.key.Public().(ed25519.PublicKey), strings.TrimSpace(text), s.now())
+	if err != nil {
+		return nil, nil, time.Time{}, err
+	}
+	s.mu.Lock()
+	one := s.live[claims.Session]
+	s.mu.Unlock()
+	if one == nil || one.User != claims.Subject || one.Epoch != claims.Epoch || !s.good(one) {
+		return nil, nil, time.Time{}, token.ErrInvalid
+	}
+	return one, s.accounts[one.User], claims.Expires, nil
+}
