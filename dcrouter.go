@@ -99,7 +99,7 @@ func New(opts ...Option) (*Router, error) {
 		r.radius = s
 	}
 	if r.config.Email != nil {
-		s, err := email.New(r.config.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
+		s, err := email.New(r.config.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log), email.WithObserver(r.mailEvent)}, o.email...)...)
 		if err != nil {
 			return nil, inSection("emailConfig", "email", err)
 		}

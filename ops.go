@@ -55,7 +55,7 @@ func (r *Router) setUpOps(o *options) error {
 		opsapi.WithRoutesAt("smartProxyConfig", "routes"),
 	}
 	if r.email != nil {
-		all = append(all, opsapi.WithMailQueue(opsMail{r.email}))
+		all = append(all, opsapi.WithMailQueue(opsMail{r.email}), opsapi.WithSuppression(opsSuppression{r.email}), opsapi.WithMailDomains(opsDomains{r.email}))
 		if lists := r.config.Email.IPReputation; lists != nil {
 			checker, err := email.NewReputationChecker(*lists, append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
 			if err != nil {

@@ -1,13 +1,10 @@
 package dcrouter
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -65,111 +62,6 @@ func matches(search string, text ...string) bool {
 		return true
 	}
 	return slices.ContainsFunc(text, func(s string) bool { return strings.Contains(strings.ToLower(s), strings.ToLower(search)) })
-}
-
-// opsMail is the mail system for the operations API.
-type opsMail struct{ server *email.Server }
-
-// mailError knows messages that there are not.
-func mailError(err error) error {
-	if errors.Is(err, email.ErrNotFound) {
-		return fmt.Errorf("%w: %w", err, opsapi.ErrNotFound)
-	}
-	return err
-}
-
-func (m opsMail) Messages(ctx context.Context, state string, p opsapi.Page) ([]opsapi.QueuedMessage, string, error) {
-	found := page[opsapi.QueuedMessage]{p: p}
-	var errs []error
-	for q, err := range m.server.Queue(ctx) {
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		one := queuedMessage(q)
-		text := []string{one.ID, one.From}
-		for _, r := range one.Recipients {
-			text = append(text, r.Address)
-		}
-		if state == "" || state == one.State {
-			found.add(one.ID, one, text...)
-		}
-	}
-	list, next := found.result()
-	if len(list) > 0 { // the others are there all the same
-		return list, next, nil
-	}
-	return nil, "", errors.Join(errs...)
-}
-
-func queuedMessage(q email.QueuedMessage) opsapi.QueuedMessage {
-	m := opsapi.QueuedMessage{ID: q.ID, From: q.From, Size: q.Size, Arrived: q.Arrived, Next: q.Next, Tries: q.Tries, State: opsapi.StateQueued}
-	pending := false
-	for _, r := range q.Recipients {
-		if r.State == "" {
-			r.State, pending = "pending", true
-		}
-		m.Recipients = append(m.Recipients, opsapi.QueuedRecipient(r))
-	}
-	switch {
-	case q.Quarantine != "":
-		m.State, m.Reason = opsapi.StateQuarantine, q.Quarantine
-	case !pending:
-		m.State = opsapi.StateFailed
-	case q.Tries > 0 || q.Stuck:
-		m.State = opsapi.StateDeferred
-	}
-	if q.Stuck && m.Reason == "" {
-		m.Reason = "no route takes it any more"
-	}
-	return m
-}
-
-func (m opsMail) Message(ctx context.Context, id string) (opsapi.MessageDetail, error) {
-	q, content, err := m.server.Queued(ctx, id)
-	if err != nil {
-		return opsapi.MessageDetail{}, mailError(err)
-	}
-	defer content.Close()
-	one := queuedMessage(q)
-	d := opsapi.MessageDetail{Message: &one, Timeline: []opsapi.MessageEvent{{Time: q.Arrived, Kind: "received", Text: "received"}}}
-	for _, r := range one.Recipients {
-		if r.Reply != "" {
-			d.Timeline = append(d.Timeline, opsapi.MessageEvent{Time: q.Arrived, Kind: r.State, Recipient: r.Address, Text: r.Reply})
-		}
-	}
-	d.Headers, err = readHeader(content)
-	return d, err
-}
-
-// readHeader reads the header of a message.
-func readHeader(content io.Reader) (string, error) {
-	var header strings.Builder
-	lines := bufio.NewReader(io.LimitReader(content, maxShownHeader))
-	for {
-		line, err := lines.ReadString('\n')
-		if strings.TrimRight(line, "\r\n") == "" {
-			return strings.ToValidUTF8(header.String(), "\uFFFD"), nil
-		}
-		header.WriteString(line)
-		if errors.Is(err, io.EOF) {
-			return strings.ToValidUTF8(header.String(), "\uFFFD"), nil
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-}
-
-func (m opsMail) Retry(ctx context.Context, id string) error {
-	return mailError(m.server.Retry(ctx, id))
-}
-func (m opsMail) Drop(ctx context.Context, id string) error { return mailError(m.server.Drop(ctx, id)) }
-func (m opsMail) Release(ctx context.Context, id string) error {
-	return mailError(m.server.Release(ctx, id))
-}
-func (m opsMail) Quarantine(context.Context, string, string) error {
-	return unavailable("holding a message back")
 }
 
 // opsReputation asks the block lists of the mail system for the operations API.

@@ -94,8 +94,10 @@ type progress struct {
 	Next time.Time `json:"next"`
 	// Tries is how many there were.
 	Tries int `json:"tries"`
-	// Released is set once a message has left quarantine.
-	Released bool `json:"released,omitempty"`
+	// Released is set once a message has left quarantine, and Held says why
+	// somebody has put it there.
+	Released bool   `json:"released,omitempty"`
+	Held     string `json:"held,omitempty"`
 	// Steps tell what has happened, the first and the latest of them.
 	Steps []step `json:"steps,omitempty"`
 	// Skipped is how many steps there were between.
@@ -207,6 +209,17 @@ func (p *progress) settled() bool {
 		}
 	}
 	return true
+}
+
+// quarantine says why a message is held back, and is "" for one that is not.
+func (q *queued) quarantine(p *progress) string {
+	switch {
+	case p.Held != "":
+		return p.Held
+	case p.Released:
+		return ""
+	}
+	return q.Quarantine
 }
 
 func (q *queued) encode() ([]byte, error) { return json.Marshal(q) }

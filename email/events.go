@@ -23,6 +23,8 @@ const (
 	// Deferred is a message that is tried again later, Failed one that is not.
 	Deferred = "deferred"
 	Failed   = "failed"
+	// Released is a message that [Server.Release] has let out of quarantine.
+	Released = "released"
 	// Dropped is a message that was removed from the spool by [Server.Drop].
 	Dropped = "dropped"
 	// Delayed is a message whose sender was told that it is still on its way.

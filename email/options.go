@@ -26,6 +26,7 @@ type options struct {
 	now            func() time.Time
 	listeners      map[string]net.Listener
 	dial           DialFunc
+	observers      []func(Event)
 }
 
 // DialFunc connects to another server, from source if that is valid.
@@ -53,6 +54,11 @@ func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 // WithHooks lets the host take part in what happens to mail.
 func WithHooks(h Hooks) Option {
 	return func(o *options) { o.hooks = h }
+}
+
+// WithObserver adds somebody who is told of what happens, as [Hooks.OnEvent] is.
+func WithObserver(tell func(Event)) Option {
+	return func(o *options) { o.observers = append(o.observers, tell) }
 }
 
 // WithAuthenticator sets who knows the users that may sign in, in place of

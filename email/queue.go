@@ -127,7 +127,7 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 		}
 		e := newEntry(m.ID, env)
 		e.next = p.Next
-		e.quarantined = env.Quarantine != "" && !p.Released
+		e.quarantined = env.quarantine(p) != ""
 		e.spent = p.open() == 0 && !p.settled()
 		q.insert(e)
 	}

@@ -85,9 +85,7 @@ func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 	if env.Break > 0 {
 		qm.Size += 2
 	}
-	if !p.Released {
-		qm.Quarantine = env.Quarantine
-	}
+	qm.Quarantine = env.quarantine(p)
 	q.mu.Lock()
 	if e := q.entries[m.ID]; e != nil {
 		qm.Stuck, qm.Next = e.stuck, e.next
@@ -131,10 +129,28 @@ func (s *Server) Queued(ctx context.Context, id string) (QueuedMessage, io.ReadC
 // been found.
 func (s *Server) Release(ctx context.Context, id string) error {
 	return s.change(ctx, id, func(env *queued, p *progress) error {
-		if env.Quarantine == "" || p.Released {
+		if env.quarantine(p) == "" {
 			return fmt.Errorf("email: message %q is not in quarantine", id)
 		}
-		p.Released = true
+		p.Released, p.Held = true, ""
+		p.note(step{At: s.now(), Kind: Released})
+		return nil
+	})
+}
+
+// Hold puts a message that is on its way into quarantine, for a reason that
+// [Server.Queue] shows.
+func (s *Server) Hold(ctx context.Context, id, reason string) error {
+	reason = valueOr(clip(reason), "held by the operator")
+	return s.change(ctx, id, func(env *queued, p *progress) error {
+		switch {
+		case env.quarantine(p) != "":
+			return fmt.Errorf("email: message %q is in quarantine already", id)
+		case p.open() == 0:
+			return fmt.Errorf("email: nothing more is tried with message %q", id)
+		}
+		p.Held = reason
+		p.note(step{At: s.now(), Kind: Quarantined, Text: reason})
 		return nil
 	})
 }
@@ -142,7 +158,7 @@ func (s *Server) Release(ctx context.Context, id string) error {
 // Retry tries a message at once, and also recipients that were given up.
 func (s *Server) Retry(ctx context.Context, id string) error {
 	return s.change(ctx, id, func(env *queued, p *progress) error {
-		if env.Quarantine != "" && !p.Released {
+		if env.quarantine(p) != "" {
 			return fmt.Errorf("email: message %q is in quarantine; release it", id)
 		}
 		for i := range p.Recipients {
@@ -246,13 +262,17 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	}
 	e.unsaved = nil
 	q.mu.Lock()
-	if e.quarantined {
-		e.quarantined = false
-		q.held--
+	if held := env.quarantine(p) != ""; held != e.quarantined {
+		e.quarantined = held
+		if held {
+			q.held++
+		} else {
+			q.held--
+		}
 	}
 	e.spent = p.open() == 0
 	q.mu.Unlock()
-	if !e.spent {
+	if !e.resting() {
 		q.wakeSites(env)
 	}
 	next = p.Next
@@ -260,7 +280,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 }
 
 func queueError(err error) error {
-	if errors.Is(err, spool.ErrNotFound) {
+	if errors.Is(err, spool.ErrNotFound) || errors.Is(err, spool.ErrInvalidID) {
 		return ErrNotFound
 	}
 	return err

@@ -450,6 +450,9 @@ func (s *Server) event(e Event) {
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
 	}
+	for _, tell := range s.opts.observers {
+		tell(e)
+	}
 	s.tellWebhooks(&e)
 }
 

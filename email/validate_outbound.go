@@ -53,5 +53,5 @@ func validateWebhooks(check *conf.Checker, hooks []Webhook) {
 // eventKinds are all values of [Event.Kind].
 func eventKinds() []string {
 	return []string{Connected, Refused, SignedIn, SignInFailed, Received, Quarantined, Delivered, Deferred, Failed,
-		Delayed, Bounced, Complained, Dropped, Expired}
+		Delayed, Bounced, Complained, Released, Dropped, Expired}
 }
