@@ -140,7 +140,7 @@ func (r *run) openReports(ctx context.Context, resolver lookup.Resolver) (err er
 	from := "postmaster@" + s.postmasterDomain()
 	if cfg.TLSReports {
 		r.tlsrpt, err = tlsrpt.Open(ctx, tlsrpt.Config{
-			Organization: organization, Contact: contact, Submitter: canonicalDomain(s.cfg.Hostname), From: from, Resolver: resolver,
+			Organization: organization, Contact: contact, Submitter: s.postmasterDomain(), From: from, Resolver: resolver,
 			Send: func(ctx context.Context, m tlsrpt.Message) error { return r.postReport(ctx, m.From, m.To, m.Data) },
 			HTTP: &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 				Transport: &http.Transport{DialContext: s.strangersDialer().DialContext, DisableKeepAlives: true}},
