@@ -161,7 +161,7 @@ func (s *mailSite) waitForStatus(t *testing.T, id string, ok func(email.EmailSta
 	var st email.EmailStatus
 	testenv.WaitFor(t, patience, func() (err error) {
 		if st, err = s.Email().EmailStatus(t.Context(), id); err == nil && !ok(st) {
-			err = fmt.Errorf("%+v", st)
+			err = fmt.Errorf("%v: %+v", st, st.Timeline)
 		}
 		return err
 	})
