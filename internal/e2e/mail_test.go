@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"crypto/tls"
+	"errors"
+	"io"
 	"net/mail"
+	"net/smtp"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +48,7 @@ func TestMailBetweenSites(t *testing.T) {
 
 	b.published(t)
 	a.delivers(t, b)
+	b.seesThrough(t, "ann@a.example")
 	waiting := a.refuses(t, b, &wrong)
 	keys := a.rotates(t)
 
@@ -113,6 +117,28 @@ func (s *mailSite) delivers(t *testing.T, to *mailSite) {
 		return e.Host == "mx."+to.domain && e.Addr == to.addr+":25" && strings.HasPrefix(e.Source, s.addr) && e.TLS == "TLS 1.3, verified by mta-sts"
 	}) {
 		t.Errorf("%+v", st.Timeline)
+	}
+}
+
+// seesThrough sends a message from somewhere else in the name of an author.
+func (s *mailSite) seesThrough(t *testing.T, author string) {
+	t.Helper()
+	msg := "From: " + author + "\r\nTo: bob@" + s.domain + "\r\nSubject: is forged\r\nDate: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@forged.example>\r\n\r\nHello.\r\n"
+	c, err := smtp.Dial(s.addr + ":25")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := errors.Join(c.Mail(author), c.Rcpt("bob@"+s.domain)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := c.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.WriteString(w, msg)
+	if err = errors.Join(err, w.Close()); err == nil || !strings.Contains(err.Error(), "DMARC") {
+		t.Errorf("%v", err)
 	}
 }
 
