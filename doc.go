@@ -1,6 +1,6 @@
 // Package dcrouter is a datacenter's gateway in one process, to be embedded in
 // a host program: routes for HTTP, HTTPS, TLS and TCP that can be replaced
-// while traffic flows, DNS, RADIUS and automatic certificates, with mail and an
+// while traffic flows, mail, DNS, RADIUS and automatic certificates, with an
 // operator's desk to come.
 //
 //	r, err := dcrouter.New(
@@ -18,5 +18,6 @@
 // from a file and [WithConfig] gives to a Router. What cannot (loggers,
 // listeners, backends, hooks) is an [Option].
 //
-// Each subsystem also works alone: see the packages proxy and storage.
+// Each subsystem also works alone: see the packages proxy, email,
+// dnsserver, radius and storage.
 package dcrouter

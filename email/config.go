@@ -70,9 +70,11 @@ type Config struct {
 	Greylisting *Greylisting `json:"greylisting"`
 	// Connections bounds what clients may take up.
 	Connections Connections `json:"connections"`
-	// Resolvers are the DNS servers to ask, as "127.0.0.1" or "192.0.2.1:53".
-	// Empty means those of the system. [WithResolver] comes before. DANE (RFC 7672)
-	// takes one on a loopback address that validates DNSSEC, or TrustResolvers.
+	// Resolvers are the DNS servers to ask about others, as "127.0.0.1" or
+	// "192.0.2.1:53", eight at most, the first one first. Empty means those of the
+	// system, which finds the hosts that this configuration names in any case.
+	// [WithResolver] comes before. DANE (RFC 7672) takes one on a loopback address
+	// that validates DNSSEC, or TrustResolvers.
 	Resolvers []string `json:"resolvers"`
 	// TrustResolvers believes Resolvers on other addresses that they have
 	// validated an answer, too. Set it only where nobody can come between.

@@ -73,8 +73,7 @@ func WithMailbox(m Mailbox) Option {
 	return func(o *options) { o.mailbox = m }
 }
 
-// WithResolver sets who is asked about names. The default is Go's own resolver
-// with the system's name servers.
+// WithResolver sets who is asked about names, in place of [Config.Resolvers].
 func WithResolver(r Resolver) Option {
 	return func(o *options) { o.resolver = r }
 }

@@ -140,7 +140,7 @@ func (r *run) openReports(ctx context.Context, resolver lookup.Resolver) (err er
 	from := "postmaster@" + s.postmasterDomain()
 	if cfg.TLSReports {
 		r.tlsrpt, err = tlsrpt.Open(ctx, tlsrpt.Config{
-			Organization: organization, Contact: contact, Submitter: canonicalDomain(s.cfg.Hostname), From: from, Resolver: resolver,
+			Organization: organization, Contact: contact, Submitter: s.postmasterDomain(), From: from, Resolver: resolver,
 			Send: func(ctx context.Context, m tlsrpt.Message) error { return r.postReport(ctx, m.From, m.To, m.Data) },
 			HTTP: &http.Client{Timeout: time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 				Transport: &http.Transport{DialContext: s.strangersDialer().DialContext, DisableKeepAlives: true}},
@@ -296,22 +296,58 @@ type dialer interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// strangersDialer connects to hosts that strangers name. They must not have us
-// talk to what only this machine or its neighbours can reach.
+// strangersDialer connects to hosts that strangers name, and finds them where all
+// of DNS is looked up. They must not have us talk to what only this machine or its
+// neighbours can reach.
 func (s *Server) strangersDialer() dialer {
-	if s.opts.dial != nil || s.cfg.Outbound.PrivateNetworks {
+	if s.opts.dial != nil {
 		return s.opts.dial.dialer()
 	}
-	return &net.Dialer{Timeout: 30 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {
-		a, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
+	d := &net.Dialer{Timeout: 20 * time.Second}
+	if !s.cfg.Outbound.PrivateNetworks {
+		d.Control = onlyInternet
+	}
+	if system, ok := s.opts.resolver.(*net.Resolver); ok {
+		d.Resolver = system
+		return d
+	}
+	return dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialResolved(ctx, d, s.opts.resolver, network, address)
+	})
+}
+
+func onlyInternet(_, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := a.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return fmt.Errorf("%v is not an address of the internet", ip)
+	}
+	return nil
+}
+
+// dialResolved connects to the first address of a host that answers.
+func dialResolved(ctx context.Context, d *net.Dialer, resolver Resolver, network, address string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return d.DialContext(ctx, network, address)
+	}
+	addrs, err := resolver.LookupIPAddr(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	err = fmt.Errorf("%q has no address", host)
+	for _, a := range addrs {
+		var conn net.Conn
+		if conn, err = d.DialContext(ctx, network, net.JoinHostPort(a.String(), port)); err == nil || ctx.Err() != nil {
+			return conn, err
 		}
-		if ip := a.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
-			return fmt.Errorf("%v is not an address of the internet", ip)
-		}
-		return nil
-	}}
+	}
+	return nil, err
 }
 
 // dialer is the function as others want it; net.Dialer for nil.

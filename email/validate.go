@@ -1,10 +1,10 @@
 package email
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/dnsc"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
@@ -40,9 +40,7 @@ func (c *Config) Validate() error {
 	c.Queue.validate(check.Field("queue"))
 	c.Outbound.validate(check.Field("outbound"))
 	validateWebhooks(check.Field("webhooks"), c.Webhooks)
-	for i, r := range c.Resolvers {
-		validateResolver(check.Field("resolvers").Index(i), r)
-	}
+	validateResolvers(check.Field("resolvers"), c.Resolvers)
 	if c.SmartHost != nil {
 		c.SmartHost.validate(check.Field("smartHost"))
 	}
@@ -129,13 +127,15 @@ func (q *Queue) validate(check *conf.Checker) {
 	check.Field("keepHeld").Wait(q.KeepHeld)
 }
 
-// validateResolver wants an address, or one with a port.
-func validateResolver(check *conf.Checker, s string) {
-	if _, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return
+// validateResolvers wants addresses, with or without a port.
+func validateResolvers(check *conf.Checker, list []string) {
+	for i, s := range list {
+		if _, err := dnsc.New(dnsc.Config{Servers: []string{s}}); err != nil {
+			check.Index(i).Errorf("%q is not an address of a DNS server, such as 127.0.0.1 or 192.0.2.1:53", s)
+		}
 	}
-	if _, err := netip.ParseAddrPort(s); err != nil {
-		check.Errorf("%q is not an address of a DNS server, such as 127.0.0.1 or 192.0.2.1:53", s)
+	if len(list) > dnsc.MaxServers {
+		check.Errorf("%d are too many, the limit is %d", len(list), dnsc.MaxServers)
 	}
 }
 

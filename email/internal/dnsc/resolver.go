@@ -42,8 +42,8 @@ type Config struct {
 	Dialer Dialer
 }
 
-// maxServers bounds how many servers one question goes to.
-const maxServers = 8
+// MaxServers bounds how many servers one question goes to.
+const MaxServers = 8
 
 // Resolver asks recursive resolvers. Make one with [New]. It is safe for
 // concurrent use, and holds nothing that would have to be closed.
@@ -85,8 +85,8 @@ func New(cfg Config) (*Resolver, error) {
 		}
 		trust = trust || trustFile
 	}
-	if len(servers) > maxServers {
-		return nil, fmt.Errorf("%d DNS servers are too many: give at most %d", len(servers), maxServers)
+	if len(servers) > MaxServers {
+		return nil, fmt.Errorf("%d DNS servers are too many: give at most %d", len(servers), MaxServers)
 	}
 	var errs []error
 	for _, s := range servers {
@@ -131,7 +131,7 @@ func readResolvConf(path string) (servers []string, trustAD bool, err error) {
 		switch fields := strings.Fields(lines.Text()); {
 		case len(fields) < 2:
 		case fields[0] == "nameserver":
-			if _, err := netip.ParseAddr(fields[1]); err == nil && len(servers) < maxServers {
+			if _, err := netip.ParseAddr(fields[1]); err == nil && len(servers) < MaxServers {
 				servers = append(servers, fields[1])
 			}
 		case fields[0] == "options":
