@@ -14,6 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
@@ -33,6 +34,8 @@ type Router struct {
 	certs   *certs.Manager     // nil: certificates are not obtained
 	local   *localCertificates // nil: and not made here
 	hello   *encryptedHello    // nil: nobody hides what server he asks for
+	ops     *opsapi.Server     // nil: not configured
+	logs    *opsapi.LogBuffer  // what ops shows of the log; nil without it
 
 	onDemand bool       // certificates come at handshakes, too
 	naming   sync.Mutex // held while certs is told the names of routes
@@ -62,6 +65,7 @@ func New(opts ...Option) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{config: o.config, log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
+	r.setUpLogs()
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
@@ -104,6 +108,9 @@ func New(opts ...Option) (*Router, error) {
 	}
 	r.proxy = p
 	r.setCertificateNames()
+	if err := r.setUpOps(&o); err != nil {
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -140,6 +147,9 @@ func (r *Router) components() []component {
 	}
 	if r.hello != nil {
 		list = append(list, component{section: "tls", name: "encrypted client hello", start: r.hello.start, stop: r.hello.stop, wait: nothing})
+	}
+	if r.ops != nil {
+		list = append(list, component{section: "opsServerConfig", name: "ops", start: r.ops.Start, stop: r.ops.Stop, wait: r.ops.Wait})
 	}
 	return list
 }
@@ -199,11 +209,6 @@ func (r *Router) Check() error {
 func (r *Router) Unavailable() error {
 	check := conf.NewChecker()
 	c := &r.config
-	missing := func(configured bool, field, what string) {
-		if configured {
-			check.Field(field).Errorf("%s not available in this version", what)
-		}
-	}
 	if c.Email != nil {
 		for i := range c.Email.Domains {
 			if d := &c.Email.Domains[i]; c.Email.Mode(d) == email.InternalDNS {
@@ -212,7 +217,6 @@ func (r *Router) Unavailable() error {
 		}
 		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
-	missing(c.Ops != nil, "opsServerConfig", "the operations server is")
 	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
 	return check.Err()
 }
@@ -265,6 +269,9 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	if r.email != nil {
 		r.email.UseStorage(store)
+	}
+	if r.ops != nil {
+		r.ops.UseStorage(store)
 	}
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {
@@ -438,7 +445,7 @@ func (r *Router) withOwnRoutes(routes []proxy.Route) []proxy.Route {
 }
 
 // Addrs returns the bound addresses of each component that listens: "proxy",
-// "email", "dns" and "radius". Addresses that are not TCP have their network behind a slash.
+// "email", "dns", "radius" and "ops". Addresses that are not TCP have their network behind a slash.
 func (r *Router) Addrs() map[string][]string {
 	addrs := make(map[string][]string)
 	add := func(name string, list []net.Addr) {
@@ -459,6 +466,11 @@ func (r *Router) Addrs() map[string][]string {
 	}
 	if r.dns != nil {
 		addrs["dns"] = r.dns.Addrs()
+	}
+	if r.ops != nil {
+		if a := r.ops.Addr(); a != nil {
+			add("ops", []net.Addr{a})
+		}
 	}
 	return addrs
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
@@ -25,6 +26,7 @@ type options struct {
 	dns     []dnsserver.Option
 	radius  []radius.Option
 	email   []email.Option
+	ops     []opsapi.Option
 
 	getCertificate    getCertificateFunc
 	onDemand          func(ctx context.Context, name string) error
@@ -61,6 +63,13 @@ func WithRADIUS(c radius.Config, opts ...radius.Option) Option {
 // mail.
 func WithEmail(c email.Config, opts ...email.Option) Option {
 	return func(o *options) { o.config.Email, o.email = &c, append(o.email, opts...) }
+}
+
+// WithOps sets the operations API's section of the configuration. opts are what
+// cannot be written as JSON: a web interface, TLS, and what takes the place of a
+// source that the Router has.
+func WithOps(c opsapi.Config, opts ...opsapi.Option) Option {
+	return func(o *options) { o.config.Ops, o.ops = &c, append(o.ops, opts...) }
 }
 
 // WithStorage sets where the Router keeps what must outlive it, in place of

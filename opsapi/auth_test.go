@@ -117,12 +117,17 @@ func TestSessionsOutlastRestart(t *testing.T) {
 	d.tryLogin("admin", adminPassword).fails(http.StatusUnauthorized, CodeUnauthenticated)
 }
 
-func TestPasswordHashInConfiguration(t *testing.T) {
-	cfg := testConfig()
-	cfg.Admin.Password = Secret(password.New(adminPassword).String())
-	d := openDeskWith(t, newHost(), nil, cfg)
-	d.admin()
-	d.tryLogin("admin", cfg.Admin.Password.Reveal()).fails(http.StatusUnauthorized, CodeUnauthenticated)
+func TestPasswordOrHashInConfiguration(t *testing.T) {
+	for _, secret := range []string{adminPassword, password.New(adminPassword).String()} {
+		cfg := testConfig()
+		cfg.Admin.Password = Secret(secret)
+		d := openDeskWith(t, newHost(), nil, cfg)
+		d.admin()
+		d.tryLogin("admin", secret+"x").fails(http.StatusUnauthorized, CodeUnauthenticated)
+		if secret != adminPassword {
+			d.tryLogin("admin", secret).fails(http.StatusUnauthorized, CodeUnauthenticated)
+		}
+	}
 }
 
 func TestTenFailuresLock(t *testing.T) {
@@ -363,4 +368,21 @@ func TestOddTokens(t *testing.T) {
 	for _, token := range []string{"x", good[:len(good)-2], good + "A", strings.Repeat("a", 5000), "a.b.c"} {
 		d.post(token, "getRoutes", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
 	}
+}
+
+func FuzzClientAddress(f *testing.F) {
+	s := &Server{proxies: parsePrefixes([]string{"10.0.0.0/8", "127.0.0.1"})}
+	f.Add("127.0.0.1:1", "198.51.100.1, 10.0.0.1", "10.0.0.1")
+	f.Add("[::1%lo]:1", ",", "fe80::1%eth0")
+	f.Fuzz(func(t *testing.T, remote, first, second string) {
+		r := &http.Request{RemoteAddr: remote, Header: http.Header{"X-Forwarded-For": {first, second}}}
+		addr := s.clientAddress(r)
+		if own := parseAddr(remote); !s.trusts(own) && addr != own {
+			t.Errorf("%q is taken for %s", remote, addr)
+		}
+		if addr.Zone() != "" || addr.Is4In6() {
+			t.Errorf("%s is not plain", addr)
+		}
+		lockoutKey(addr)
+	})
 }

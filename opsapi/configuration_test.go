@@ -89,10 +89,10 @@ func TestUpdateConfiguration(t *testing.T) {
 	}
 
 	// What cannot be applied leaves no version.
-	h.failWith = errors.New("the port is in use")
+	h.fail(errors.New("the port is in use"))
 	a = d.greet(token, "fails", nil)
 	a.fails(http.StatusInternalServerError, CodeFailed)
-	h.failWith = nil
+	h.fail(nil)
 	if now := d.current(token); now.Version != 2 || !strings.Contains(string(a.body), "the port is in use") {
 		t.Errorf("version %d after %s", now.Version, a.body)
 	}
@@ -297,11 +297,9 @@ func TestCommitConfirm(t *testing.T) {
 
 		// The host cannot at first.
 		pend("stuck")
-		h.failWith = errors.New("busy")
+		h.fail(errors.New("busy"))
 		time.Sleep(2 * time.Minute)
-		h.mu.Lock()
-		h.failWith = nil
-		h.mu.Unlock()
+		h.fail(nil)
 		time.Sleep(revertAgain + time.Second)
 		synctest.Wait()
 		if h.greeting() != "confirmed" {
@@ -328,6 +326,7 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 		h := newHost()
 		if change != nil {
 			h.set(change)
+			h.begin()
 		}
 		return h, openHistory(t, h, store)
 	}
@@ -364,15 +363,28 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 		t.Errorf("%d versions", n)
 	}
 
+	// What the host does while it runs it does again, or not.
+	h, x = restart(func(c *hostConfig) { c.Greeting = "edited" })
+	h.set(func(c *hostConfig) { c.Greeting = "for now" })
+	if _, err := x.get(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	h, x = restart(func(c *hostConfig) { c.Greeting = "edited" })
+	if h.greeting() != "edited" || x.v.list[len(x.v.list)-1].Author != hostAuthor {
+		t.Errorf("after a restart the host says %q", h.greeting())
+	}
+
 	// What cannot be brought back does not keep the host from starting.
 	if _, err := x.apply(ctx, greetChange(h, "impossible", 0)); err != nil {
 		t.Fatal(err)
 	}
 	h = newHost()
 	h.config.Greeting = "edited"
-	h.failWith = errors.New("the port is in use")
+	h.begin()
+	h.fail(errors.New("the port is in use"))
 	x = openHistory(t, h, store)
-	if h.greeting() != "edited" || x.v.head.Current != 6 {
+	if h.greeting() != "edited" || x.v.head.Current != 8 {
 		t.Errorf("the host says %q, %+v", h.greeting(), x.v.head)
 	}
 }

@@ -53,6 +53,7 @@ type history struct {
 
 	mu     sync.Mutex
 	v      versionStore
+	base   string             // hash of what the host was started with
 	cancel context.CancelFunc // of the wait for a confirmation
 	wait   sync.WaitGroup
 }
@@ -63,58 +64,61 @@ func (h *history) hash(doc json.RawMessage) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// open reads the versions and brings the last confirmed one back into force,
-// unless the host comes with another configuration than the one that it was made
-// from: then that is a new version.
+// open reads the versions and brings the last one back into force, if it was made
+// through the API: what the host changed by itself it will change again. If the
+// host is started with another configuration than that which the version was
+// made from, then that is in force.
 func (h *history) open(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.v.load(ctx); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
-	given, err := h.source.Current(ctx)
-	if err != nil {
+	given, errGiven := h.source.Given(ctx)
+	current, errCurrent := h.source.Current(ctx)
+	if err := errors.Join(errGiven, errCurrent); err != nil {
 		return fmt.Errorf("opsapi: the configuration: %w", err)
 	}
-	base := h.hash(given)
-	confirmed, known := h.v.find(h.v.head.Confirmed)
+	h.base = h.hash(given)
+	before := h.v.head
+	last, known := h.v.find(before.Confirmed)
 	if !known {
-		return h.record(ctx, given, hostAuthor, "")
+		return h.record(ctx, current, "")
 	}
-	if h.v.head.pending() {
-		h.log.Warn("a change of the configuration was not confirmed before the end: it is taken back", "version", h.v.head.Current)
-		if err := h.v.markReverted(ctx, h.v.head.Current); err != nil {
+	if before.pending() {
+		h.log.Warn("a change of the configuration was not confirmed before the end: it is taken back", "version", before.Current)
+		if err := h.v.markReverted(ctx, before.Current); err != nil {
 			return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 		}
 	}
-	head := headRecord{Current: confirmed.Version, Confirmed: confirmed.Version, Base: h.v.head.Base}
-	switch base {
-	case confirmed.Hash:
-		head.Base = base
-	case h.v.head.Base:
-		doc, err := h.v.document(ctx, confirmed.Version)
+	switch {
+	case h.hash(current) == last.Hash:
+	case h.base != before.Base:
+		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
+		return h.record(ctx, current, "")
+	case last.Author == hostAuthor:
+		return h.record(ctx, current, "")
+	default:
+		doc, err := h.v.document(ctx, last.Version)
 		if err == nil {
 			err = h.source.Apply(ctx, doc)
 		}
 		if err != nil {
-			h.log.Error("the configuration that was in force cannot be brought back: the host's is", "version", confirmed.Version, "err", err)
-			return h.record(ctx, given, hostAuthor, fmt.Sprintf("version %d could not be brought back", confirmed.Version))
+			h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
+			return h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version))
 		}
-		h.log.Info("the configuration is as it was changed by the API", "version", confirmed.Version, "author", confirmed.Author)
-	default:
-		h.log.Info("the host's configuration has changed: it replaces the one changed by the API", "version", confirmed.Version)
-		return h.record(ctx, given, hostAuthor, "")
+		h.log.Info("the configuration is the one changed through the API", "version", last.Version, "author", last.Author)
 	}
-	return h.v.setHead(ctx, head)
+	return h.v.setHead(ctx, headRecord{Current: last.Version, Confirmed: last.Version, Base: h.base})
 }
 
 // record makes a version of what the host has put into force by itself.
-func (h *history) record(ctx context.Context, doc json.RawMessage, author, comment string) error {
-	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: author, Time: h.now().UTC(), Comment: comment, Document: doc}
+func (h *history) record(ctx context.Context, doc json.RawMessage, comment string) error {
+	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: hostAuthor, Time: h.now().UTC(), Comment: comment, Document: doc}
 	if err := h.v.write(ctx, r); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
-	if err := h.v.setHead(ctx, headRecord{Current: r.Version, Confirmed: r.Version, Base: r.Hash}); err != nil {
+	if err := h.v.setHead(ctx, headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
 	return h.v.trim(ctx)
@@ -149,7 +153,7 @@ func (h *history) sync(ctx context.Context) (json.RawMessage, *versionRecord, er
 			h.log.Warn("the host has changed the configuration: what waited to be confirmed is not taken back", "version", h.v.head.Current)
 			h.stopWaiting()
 		}
-		if err := h.record(ctx, doc, hostAuthor, ""); err != nil {
+		if err := h.record(ctx, doc, ""); err != nil {
 			return nil, nil, err
 		}
 		current, _ = h.v.find(h.v.head.Current)
@@ -205,7 +209,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	if err := h.source.Apply(ctx, doc); err != nil {
 		return Applied{}, errors.Join(err, h.v.forget(ctx, r.Version))
 	}
-	head := headRecord{Current: r.Version, Confirmed: r.Version, Base: h.v.head.Base}
+	head := headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}
 	if c.confirmWithin > 0 {
 		head.Confirmed = current.Version
 		head.ConfirmBy = r.Time.Add(c.confirmWithin)
@@ -268,7 +272,7 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 	if !h.v.head.pending() || current.Version != version {
 		return Applied{}, notPending(version)
 	}
-	if err := h.v.setHead(ctx, headRecord{Current: version, Confirmed: version, Base: h.v.head.Base}); err != nil {
+	if err := h.v.setHead(ctx, headRecord{Current: version, Confirmed: version, Base: h.base}); err != nil {
 		return Applied{}, err
 	}
 	h.stopWaiting()
@@ -306,7 +310,7 @@ func (h *history) revert(ctx context.Context, version int) (Applied, error) {
 		return Applied{}, err
 	}
 	h.stopWaiting()
-	if err := h.v.setHead(ctx, headRecord{Current: previous.Version, Confirmed: previous.Version, Base: h.v.head.Base}); err != nil {
+	if err := h.v.setHead(ctx, headRecord{Current: previous.Version, Confirmed: previous.Version, Base: h.base}); err != nil {
 		return Applied{}, err
 	}
 	if err := h.v.markReverted(ctx, version); err != nil {

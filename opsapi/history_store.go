@@ -42,8 +42,8 @@ type headRecord struct {
 	Confirmed int `json:"confirmed"`
 	// ConfirmBy is when the current one takes itself back.
 	ConfirmBy time.Time `json:"confirmBy,omitzero"`
-	// Base is the hash of what the host itself had configured when the versions
-	// after it were made. When it comes with another one, that wins.
+	// Base is the hash of what the host was started with when the version was
+	// made.
 	Base string `json:"base"`
 }
 

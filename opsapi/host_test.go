@@ -3,6 +3,7 @@ package opsapi
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/argon2"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
@@ -50,6 +53,7 @@ func (c *hostConfig) Validate() error {
 type host struct {
 	mu       sync.Mutex
 	config   hostConfig
+	given    json.RawMessage
 	applied  int
 	failWith error // what Apply says
 
@@ -70,7 +74,7 @@ const (
 
 func newHost() *host {
 	now := time.Now().UTC()
-	return &host{
+	h := &host{
 		config: hostConfig{Proxy: &hostProxy{[]hostRoute{{"web", 443, secretRoute}, {"mail", 25, ""}}}, APIToken: secretToken},
 		messages: []QueuedMessage{
 			{ID: "m1", From: "a@example.com", Recipients: []QueuedRecipient{{Address: "b@example.net", State: "pending"}}, Size: 100, Arrived: now, State: StateQueued},
@@ -79,6 +83,16 @@ func newHost() *host {
 		records:  []Record{{"www.example.com.", "A", "192.0.2.1", 300}, {"mail.example.com.", "A", "192.0.2.2", 300}},
 		sessions: []RADIUSSession{{Key: "k1", ID: "s1", Source: "192.0.2.9", UserName: "ann", Start: now}},
 	}
+	h.begin()
+	return h
+}
+
+// begin makes the configuration the one that the host is started with.
+func (h *host) begin() {
+	var err error
+	if h.given, err = conf.Encode(h.config, true); err != nil {
+		panic(err)
+	}
 }
 
 func (h *host) Current(context.Context) (json.RawMessage, error) {
@@ -86,6 +100,8 @@ func (h *host) Current(context.Context) (json.RawMessage, error) {
 	defer h.mu.Unlock()
 	return conf.Encode(h.config, true)
 }
+
+func (h *host) Given(context.Context) (json.RawMessage, error) { return h.given, nil }
 
 func (h *host) Parse(_ context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
 	var c, before hostConfig
@@ -128,6 +144,13 @@ func (h *host) set(change func(*hostConfig)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	change(&h.config)
+}
+
+// fail makes Apply fail, or not any more.
+func (h *host) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failWith = err
 }
 
 func (h *host) greeting() string {
@@ -270,8 +293,15 @@ type desk struct {
 }
 
 func testConfig() Config {
-	return Config{Port: new(int), Admin: Admin{"admin", adminPassword},
-		Users: []User{{"vera", otherPassword, "viewer"}, {"otto", otherPassword, "operator"}}, MetricsToken: ""}
+	return Config{Port: new(int), Admin: Admin{"admin", cheapHash(adminPassword)},
+		Users: []User{{"vera", cheapHash(otherPassword), "viewer"}, {"otto", cheapHash(otherPassword), "operator"}}}
+}
+
+// cheapHash takes next to no time, so that tests may sign in often.
+func cheapHash(password string) Secret {
+	enc := base64.RawStdEncoding.EncodeToString
+	salt := []byte("saltsalt")
+	return Secret(fmt.Sprintf("$argon2id$v=19$m=8,t=1,p=1$%s$%s", enc(salt), enc(argon2.IDKey([]byte(password), salt, 1, 8, 1, 32))))
 }
 
 // openDesk starts a Server on everything that the host has.

@@ -55,13 +55,27 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// readBody reads a request's body.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
-		return nil, errorf(CodeTooLarge, "the request is larger than %d bytes", maxBody)
+// readBody reads a request's body. Anybody may send one, so there are few large
+// ones at once; done makes room for the next.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, done func(), err error) {
+	done = func() {}
+	limited := http.MaxBytesReader(w, r.Body, maxBody)
+	body, err = io.ReadAll(io.LimitReader(limited, smallBody))
+	if err != nil || len(body) < smallBody {
+		return body, done, err
 	}
-	return body, err
+	large := s.running().large
+	select {
+	case large <- struct{}{}:
+		done = func() { <-large }
+	default:
+		return nil, done, &RetryError{After: s.busyTime, Reason: "too many large requests are under way"}
+	}
+	rest, err := io.ReadAll(limited)
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		err = errorf(CodeTooLarge, "the request is larger than %d bytes", maxBody)
+	}
+	return append(body, rest...), done, err
 }
 
 // invoke calls a method for a client: it finds out who asks, and whether he may.
@@ -118,7 +132,8 @@ func (s *Server) record(ctx context.Context, c *caller, method string, err error
 
 // rest serves a method as plain JSON.
 func (s *Server) rest(w http.ResponseWriter, r *http.Request) {
-	body, err := readBody(w, r)
+	body, done, err := s.readBody(w, r)
+	defer done()
 	var response any
 	if err == nil {
 		response, err = s.invoke(r.Context(), s.identify(w, r, tokenIn(body)), r.PathValue("method"), body)

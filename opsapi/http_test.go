@@ -546,3 +546,62 @@ func TestSeveralAtOnce(t *testing.T) {
 		t.Error(ports)
 	}
 }
+
+// Large requests, which anybody may send, are few at once.
+func TestLargeRequestsAreBounded(t *testing.T) {
+	d := openDesk(t, newHost(), nil)
+	large := d.server.running().large
+	for range cap(large) {
+		large <- struct{}{}
+	}
+	body := bytes.Repeat([]byte(" "), smallBody)
+	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body).fails(http.StatusServiceUnavailable, "busy")
+	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body[1:]).into(&healthResponse{})
+	for range cap(large) {
+		<-large
+	}
+	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body).into(&healthResponse{})
+	if len(large) != 0 {
+		t.Error("room was not made again")
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounded := newBoundedListener(ln, 1)
+	accepted := make(chan net.Conn)
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := bounded.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	for range 2 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first := <-accepted
+	select {
+	case <-accepted:
+		t.Error("a second connection while there is one")
+	case <-time.After(50 * time.Millisecond):
+	}
+	first.Close()
+	first.Close()
+	second := <-accepted
+	bounded.Close() // while there is no room
+	if _, open := <-accepted; open {
+		t.Error("accepted after the end")
+	}
+	second.Close()
+}

@@ -77,12 +77,12 @@ func (s *Server) login(ctx context.Context, req loginRequest) (identityResponse,
 // there is.
 func (s *Server) failedLogin(ctx context.Context, c *caller, name string, err error) {
 	var known *Error
-	if !errors.As(err, &known) {
+	if !errors.As(err, &known) || known.Code == CodeLocked { // that it was locked has been said
 		return
 	}
 	r := s.running()
 	e := SecurityEvent{Kind: "login_failed", Component: "ops", Address: c.address, Subject: name, Message: known.Text}
-	if known.Code == CodeUnauthenticated && r.gate.locks(name, c.address) {
+	if r.gate.locks(name, c.address) {
 		e.Kind, e.Severity, e.Message = "login_locked", SeverityCritical, "locked after too many failed attempts to sign in"
 		if a := r.gate.accounts[name]; a != nil {
 			c.detail = "locked for " + a.name

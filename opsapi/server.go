@@ -54,6 +54,7 @@ type run struct {
 	slots    chan struct{} // a token for each request under way
 	refused  atomic.Uint64 // requests that found none
 	streams  chan struct{} // and for each stream of events
+	large    chan struct{} // and for each request with a large body
 
 	ctx      context.Context // ends when streams should
 	cancel   context.CancelFunc
@@ -66,15 +67,18 @@ type run struct {
 
 // Bounds of what is served at once, and of requests.
 const (
-	maxRequests   = 64
-	maxStreams    = 256
-	maxBody       = 8 << 20
-	headerTimeout = 10 * time.Second
-	bodyTimeout   = 60 * time.Second
-	idleTimeout   = 2 * time.Minute
-	sweepPeriod   = time.Minute
-	answerTimeout = 3 * time.Minute // longer than a change of the configuration may take
-	drainTime     = 2 * time.Second
+	maxConnections = 1024
+	maxRequests    = 64
+	maxStreams     = 256
+	maxBody        = 8 << 20  // bytes
+	smallBody      = 64 << 10 // bytes; of larger ones
+	maxLarge       = 4        // are read at once
+	headerTimeout  = 10 * time.Second
+	bodyTimeout    = 60 * time.Second
+	idleTimeout    = 2 * time.Minute
+	sweepPeriod    = time.Minute
+	answerTimeout  = 3 * time.Minute // longer than a change of the configuration may take
+	drainTime      = 2 * time.Second
 )
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
@@ -132,6 +136,7 @@ func (s *Server) Start(ctx context.Context) error {
 	r := &run{
 		started: s.now(), stopped: make(chan struct{}), failed: make(chan error, 1),
 		slots: make(chan struct{}, maxRequests), streams: make(chan struct{}, maxStreams),
+		large: make(chan struct{}, maxLarge),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx, r); err != nil {
@@ -222,6 +227,7 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 	if local := parseAddr(r.ln.Addr().String()); s.opts.tls == nil && local.IsValid() && !local.IsLoopback() {
 		s.log.Warn("passwords would go over the network in the clear: put a proxy with TLS in front, or give a TLS configuration", "address", r.ln.Addr().String())
 	}
+	r.ln = newBoundedListener(r.ln, maxConnections)
 	if s.opts.tls != nil {
 		c := s.opts.tls.Clone()
 		if len(c.NextProtos) == 0 {

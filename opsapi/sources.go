@@ -16,7 +16,12 @@ import (
 // in one canonical form, so that equal configurations are equal bytes; secrets
 // are in them unless said otherwise.
 type Configuration interface {
-	// Current returns the configuration in force.
+	// Given returns the configuration that the host was started with. When it is
+	// another one than at the start before, it replaces what was changed through
+	// the API.
+	Given(ctx context.Context) (json.RawMessage, error)
+	// Current returns the configuration in force. After Apply it is what was
+	// applied.
 	Current(ctx context.Context) (json.RawMessage, error)
 	// Parse reads what a client sent, strictly, and validates it. A secret that is
 	// *** is the one at the same place of prev.

@@ -56,7 +56,8 @@ func readEnvelope(body []byte) (e envelope, token string, err error) {
 func (s *Server) typedRequest(w http.ResponseWriter, r *http.Request) {
 	var e envelope
 	var token string
-	body, err := readBody(w, r)
+	body, done, err := s.readBody(w, r)
+	defer done()
 	if err == nil {
 		e, token, err = readEnvelope(body)
 	}

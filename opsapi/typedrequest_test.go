@@ -217,6 +217,9 @@ func conversation() []struct {
 // The unmodified client of the protocol calls every method, with success, with
 // an error, and with a retry.
 func TestNPMClient(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it installs packages")
+	}
 	folder := installClient(t)
 	d := openDesk(t, newHost(), nil)
 	d.server.busyTime = 10 * time.Millisecond

@@ -1,0 +1,317 @@
+package dcrouter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/opsapi"
+	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
+)
+
+// setUpLogs puts a buffer in front of the host's log where the operations API
+// is to show it. It comes first: all subsystems log through it.
+func (r *Router) setUpLogs() {
+	if r.config.Ops == nil {
+		return
+	}
+	var next slog.Handler
+	if r.log != nil {
+		next = r.log.Handler()
+	}
+	r.logs = opsapi.NewLogBuffer(next)
+	r.log = slog.New(r.logs)
+}
+
+// setUpOps makes the operations API, which sees all other subsystems. It comes
+// last.
+func (r *Router) setUpOps(o *options) error {
+	if r.config.Ops == nil {
+		return nil
+	}
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(r.Collector()); err != nil {
+		return err
+	}
+	given, err := conf.Encode(canonical(r.config), true)
+	if err != nil {
+		return err
+	}
+	all := []opsapi.Option{
+		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs),
+		opsapi.WithStats(func() any { return r.Stats() }),
+		opsapi.WithHealth(r.health),
+		opsapi.WithMetrics(promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})),
+		opsapi.WithConfiguration(&opsConfiguration{router: r, given: given}),
+		opsapi.WithRoutesAt("smartProxyConfig", "routes"),
+	}
+	if r.email != nil {
+		all = append(all, opsapi.WithMailQueue(opsMail{r.email}))
+		if lists := r.config.Email.IPReputation; lists != nil {
+			checker, err := email.NewReputationChecker(*lists, append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
+			if err != nil {
+				return inSection("emailConfig.ipReputation", "email", err)
+			}
+			all = append(all, opsapi.WithReputation(opsReputation{checker}))
+		}
+	}
+	if r.dns != nil {
+		all = append(all, opsapi.WithDNS(opsDNS{r.dns}))
+	}
+	if r.certs != nil {
+		all = append(all, opsapi.WithCertificates(opsCertificates{r.certs}))
+	}
+	if r.radius != nil {
+		all = append(all, opsapi.WithRADIUS(opsRADIUS{r.radius}))
+	}
+	r.ops, err = opsapi.New(*r.config.Ops, append(all, o.ops...)...)
+	return inSection("opsServerConfig", "operations API", err)
+}
+
+// Ops returns the operations API, or nil if none is configured.
+func (r *Router) Ops() *opsapi.Server { return r.ops }
+
+// health says how the subsystems are.
+func (r *Router) health(context.Context) []opsapi.Component {
+	addrs := r.Addrs()
+	var list []opsapi.Component
+	for _, c := range r.components() {
+		list = append(list, opsapi.Component{Name: c.name, Ready: r.Store() != nil, Addresses: addrs[c.name]})
+	}
+	return list
+}
+
+// opsConfiguration is the configuration as the operations API changes it.
+type opsConfiguration struct {
+	router *Router
+	given  json.RawMessage
+	mu     sync.Mutex // held while it is changed
+}
+
+// canonical is a configuration in the form in which two that mean the same are
+// the same: a section about nothing but routes, of which there are none, is
+// none.
+func canonical(c Config) Config {
+	if c.Proxy != nil && reflect.DeepEqual(*c.Proxy, proxy.Config{}) {
+		c.Proxy = nil
+	}
+	return c
+}
+
+// live is the configuration in force.
+func (o *opsConfiguration) live() Config {
+	r := o.router
+	c := r.config
+	var p proxy.Config
+	if c.Proxy != nil {
+		p = *c.Proxy
+	}
+	p.Routes = r.Routes()
+	if len(p.Routes) == 0 {
+		p.Routes = nil
+	}
+	c.Proxy = &p
+	if r.email != nil {
+		e := *c.Email
+		e.Routes = r.email.Routes()
+		c.Email = &e
+	}
+	if r.radius != nil {
+		s, policy := *c.RADIUS, r.radius.Policy()
+		s.MACAuth, s.VLANAssignment = policy.MACAuth, policy.VLANAssignment
+		c.RADIUS = &s
+	}
+	return canonical(c)
+}
+
+// Given returns the configuration that the Router was made with.
+func (o *opsConfiguration) Given(context.Context) (json.RawMessage, error) { return o.given, nil }
+
+// Current returns the configuration in force.
+func (o *opsConfiguration) Current(context.Context) (json.RawMessage, error) {
+	return conf.Encode(o.live(), true)
+}
+
+// read decodes what Current or Parse has written.
+func (o *opsConfiguration) read(doc json.RawMessage) (Config, error) {
+	var c Config
+	err := conf.Decode(doc, &c)
+	return c, err
+}
+
+// Parse reads a configuration and validates it. Of what can change only at a
+// start it refuses a change.
+func (o *opsConfiguration) Parse(_ context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
+	before, err := o.read(prev)
+	if err != nil {
+		return nil, err
+	}
+	c, err := o.read(doc)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.KeepSecrets(before); err != nil {
+		return nil, err
+	}
+	c = canonical(c)
+	o.keepCode(&c)
+	if err := errors.Join(c.Validate(), o.onlyLive(before, c)); err != nil {
+		return nil, err
+	}
+	return conf.Encode(c, true)
+}
+
+// keepCode gives routes the code of the host that has no form in JSON, by their
+// names.
+func (o *opsConfiguration) keepCode(c *Config) {
+	if c.Proxy == nil {
+		return
+	}
+	code := map[string]proxy.Action{}
+	for _, rt := range o.router.Routes() {
+		if rt.Name != "" {
+			code[rt.Name] = rt.Action
+		}
+	}
+	for i := range c.Proxy.Routes {
+		rt := &c.Proxy.Routes[i]
+		had, ok := code[rt.Name]
+		if !ok {
+			continue
+		}
+		rt.Action.Handler, rt.Action.SocketHandler = had.Handler, had.SocketHandler
+		for j := range rt.Action.Targets {
+			if j < len(had.Targets) && had.Targets[j].PortFunc != nil && rt.Action.Targets[j].Port == had.Targets[j].Port {
+				rt.Action.Targets[j].PortFunc = had.Targets[j].PortFunc
+			}
+		}
+	}
+}
+
+// onlyLive finds changes of what cannot change while the Router runs.
+func (o *opsConfiguration) onlyLive(before, after Config) error {
+	check := conf.NewChecker()
+	fixed := func(c Config) map[string]any {
+		var p proxy.Config
+		if c.Proxy != nil {
+			p = *c.Proxy
+		}
+		p.Routes = nil
+		var e email.Config
+		if c.Email != nil {
+			e = *c.Email
+		}
+		e.Routes = nil
+		var s radius.Config
+		if c.RADIUS != nil {
+			s = *c.RADIUS
+		}
+		s.MACAuth, s.VLANAssignment = nil, nil
+		rest := c
+		rest.Proxy, rest.Email, rest.RADIUS = nil, nil, nil
+		return map[string]any{"smartProxyConfig": p, "emailConfig": e, "radiusConfig": s, "": rest}
+	}
+	was, is := fixed(before), fixed(after)
+	for section, v := range was {
+		a, errA := conf.Encode(v, true)
+		b, errB := conf.Encode(is[section], true)
+		if errA != nil || errB != nil || string(a) != string(b) {
+			at := check
+			if section != "" {
+				at = check.Field(section)
+			}
+			at.Errorf("only routes and the RADIUS policy can change while the Router runs: change the rest where the host keeps it, and start again")
+		}
+	}
+	if (before.Email == nil) != (after.Email == nil) {
+		check.Field("emailConfig").Errorf("comes and goes at a start only")
+	}
+	if (before.RADIUS == nil) != (after.RADIUS == nil) {
+		check.Field("radiusConfig").Errorf("comes and goes at a start only")
+	}
+	return check.Err()
+}
+
+// Redact returns a configuration with *** for secrets.
+func (o *opsConfiguration) Redact(doc json.RawMessage) (json.RawMessage, error) {
+	c, err := o.read(doc)
+	if err != nil {
+		return nil, err
+	}
+	return conf.Encode(c, false)
+}
+
+// Apply makes a configuration take effect, as UpdateRoutes and the like do. On
+// an error it takes back what it has done.
+func (o *opsConfiguration) Apply(ctx context.Context, doc json.RawMessage) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next, err := o.read(doc)
+	if err != nil {
+		return err
+	}
+	o.keepCode(&next)
+	before := o.live()
+	var undo []func() error
+	for _, step := range []func(Config) error{
+		func(c Config) error { return o.applyProxy(ctx, c) },
+		func(c Config) error { return o.applyEmail(ctx, c) },
+		func(c Config) error { return o.applyRADIUS(ctx, c) },
+	} {
+		if err := step(next); err != nil {
+			errs := []error{err}
+			for _, u := range undo {
+				errs = append(errs, u())
+			}
+			return errors.Join(errs...)
+		}
+		undo = append(undo, func() error { return step(before) })
+	}
+	return nil
+}
+
+func (o *opsConfiguration) applyProxy(ctx context.Context, c Config) error {
+	var routes []proxy.Route
+	if c.Proxy != nil {
+		routes = c.Proxy.Routes
+	}
+	if same(routes, o.router.Routes()) {
+		return nil
+	}
+	return o.router.UpdateRoutes(ctx, routes)
+}
+
+func (o *opsConfiguration) applyEmail(ctx context.Context, c Config) error {
+	if o.router.email == nil || c.Email == nil || same(c.Email.Routes, o.router.email.Routes()) {
+		return nil
+	}
+	return o.router.UpdateDomainRules(ctx, c.Email.Routes)
+}
+
+func (o *opsConfiguration) applyRADIUS(ctx context.Context, c Config) error {
+	if o.router.radius == nil || c.RADIUS == nil {
+		return nil
+	}
+	policy := radius.Policy{MACAuth: c.RADIUS.MACAuth, VLANAssignment: c.RADIUS.VLANAssignment}
+	if same(policy, o.router.radius.Policy()) {
+		return nil
+	}
+	return inSection("radiusConfig", "radius", o.router.radius.UpdatePolicy(ctx, policy))
+}
+
+// same reports whether two parts of a configuration are written alike.
+func same[T any](a, b T) bool {
+	type holder struct{ V T }
+	x, errX := conf.Encode(holder{a}, true)
+	y, errY := conf.Encode(holder{b}, true)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
