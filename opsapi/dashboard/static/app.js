@@ -97,6 +97,7 @@ function enter(identity) {
 
   const signOut = button('Sign out', async () => {
     inside.abort();
+    history.replaceState(null, '', '#/overview'); // whoever signs in next begins there
     try {
       await call('adminLogout');
       showSignIn('You have signed out.');

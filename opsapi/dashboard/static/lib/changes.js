@@ -41,7 +41,7 @@ export function changeOptions() {
   const seconds = h('input', { type: 'number', min: 5, max: 3600, value: '60', required: true });
   const element = h('div', { class: 'options' },
     field('Why (for the history)', comment),
-    h('div', { class: 'field check' }, field('Take it back by itself unless I confirm it', guarded, 'For changes that may cut you off.')),
+    field('Take it back by itself unless I confirm it', guarded, 'For changes that may cut you off.'),
     field('Seconds to confirm in', seconds));
   return {
     element,

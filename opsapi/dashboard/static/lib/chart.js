@@ -22,13 +22,13 @@ const tableStep = 10; // seconds between the rows of the table
 export function chart({ title, lines, format, href, missing }) {
   const id = `chart-${title.toLowerCase().replace(/\W+/g, '-')}`;
   const figures = lines.map(() => h('span', { class: 'figure' }, '–'));
-  const top = h('span', { class: 'axis top' });
+  const top = h('span', { class: 'axis limit' });
   const curves = lines.map((_, i) => svg('path', { class: `curve curve-${i}` }));
   const area = svg('path', { class: 'area' });
   const grid = [0, 50, 100].map((y) => svg('path', { class: 'grid', d: `M0 ${y}H${width}` }));
   const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img' }, ...grid, area, ...curves);
   const readout = h('span', { class: 'axis readout' });
-  const plot = h('div', { class: 'plot' }, picture, top, h('span', { class: 'axis left' }, '5 min ago'), readout, h('span', { class: 'axis right' }, 'now'));
+  const plot = h('div', { class: 'plot' }, picture, top, h('span', { class: 'axis from' }, '5 min ago'), readout, h('span', { class: 'axis to' }, 'now'));
   const rows = h('tbody');
   const twin = h('div', { class: 'twin', hidden: true, tabindex: 0, role: 'region', 'aria-label': `${title}, figures` },
     h('table', null, h('caption', { class: 'unseen' }, `${title}, the last 5 minutes`),
@@ -65,7 +65,10 @@ export function chart({ title, lines, format, href, missing }) {
     body.hidden = legend.hidden = lacking;
     set(toggle, { hidden: lacking });
     const series = lines.map((line) => values(samples, line));
-    series.forEach((list, i) => fill(figures[i], format(list.at(-1))));
+    series.forEach((list, i) => {
+      const [, number, unit] = /** @type {string[]} */ (/^(\S*)(.*)$/.exec(format(list.at(-1))));
+      fill(figures[i], number, h('small', null, unit));
+    });
     const times = samples.slice(1).map((sample) => sample.at);
     const now = times.at(-1) ?? 0;
     const start = now - windowSeconds * 1000;
@@ -110,7 +113,7 @@ function tableRows(times, series, format) {
 function nice(n) {
   if (n <= 0) return 1;
   const unit = 10 ** Math.floor(Math.log10(n * 1.05));
-  return [1, 2, 5, 10].map((m) => m * unit).find((m) => m >= n * 1.05) ?? n;
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((m) => m * unit).find((m) => m >= n * 1.05) ?? n;
 }
 
 /**

@@ -83,7 +83,8 @@ export function field(label, control, hint) {
   control.id ||= newId('field');
   const below = hint ? h('span', { class: 'hint', id: `${control.id}-hint` }, hint) : null;
   if (below) control.setAttribute('aria-describedby', below.id);
-  return h('div', { class: 'field' }, h('label', { for: control.id }, label), control, below);
+  const check = control instanceof HTMLInputElement && control.type === 'checkbox';
+  return h('div', { class: check ? 'field check' : 'field' }, h('label', { for: control.id }, label), control, below);
 }
 
 /** A word about a state, with a mark that is more than a colour. @param {'ok'|'warn'|'bad'|'idle'|'info'} tone @param {string} text */

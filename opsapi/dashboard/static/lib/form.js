@@ -36,7 +36,7 @@ export function form({ value, name }) {
   }
 
   /** @param {string} label @param {(() => void)|null} remove */
-  const removal = (label, remove) => remove && button('Remove', remove, { kind: 'quiet', 'aria-label': `Remove ${label}` });
+  const removal = (label, remove) => remove && button('×', remove, { kind: 'quiet remove', 'aria-label': `Remove ${label}`, title: `Remove ${label}` });
 
   /** @param {any} data @param {string} path @param {string} label @param {(() => void)|null} remove */
   function leaf(data, path, label, remove) {
@@ -49,7 +49,6 @@ export function form({ value, name }) {
       });
     const box = field(label, control);
     box.append(error);
-    if (typeof data === 'boolean') box.classList.add('check');
     places.set(path, {
       show(texts) {
         fill(error, texts.join('; '));
@@ -74,7 +73,8 @@ export function form({ value, name }) {
         delete data[key];
         rebuild(path);
       }));
-    const box = h('fieldset', { tabindex: -1 }, h('legend', null, label), error, members,
+    const plain = list && data.every((item) => item === null || typeof item !== 'object');
+    const box = h('fieldset', { tabindex: -1, class: plain ? 'plain-list' : null }, h('legend', null, label), error, members,
       h('div', { class: 'group-tools' }, list && data.length > 0
         ? button(`Add to ${label}`, () => {
           data.push(blank(data[data.length - 1]));

@@ -120,6 +120,7 @@ const refreshSeconds = 10;
  * @param {Child} [options.filters]
  * @param {Child} options.nothing what to show where there are none
  * @param {Child} [options.unconfigured]
+ * @param {boolean} [options.whole] whether the method gives all at once
  * @param {boolean} [options.still] not to be loaded anew by itself
  * @param {AbortSignal} options.signal
  */
@@ -155,7 +156,7 @@ export function listing(options) {
   async function reload() {
     const mine = ++turn;
     try {
-      const answer = await get({ limit: Math.min(1000, Math.max(100, data.length)) });
+      const answer = await get(options.whole ? {} : { limit: Math.min(1000, Math.max(100, data.length)) });
       if (mine !== turn || signal.aborted) return;
       data = options.rows(answer);
       page = following(answer, data);

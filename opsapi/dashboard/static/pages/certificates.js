@@ -40,7 +40,7 @@ export function render({ main, signal, identity }) {
     list.reload();
   };
   const list = listing({
-    method: 'getCertificates', rows: (answer) => answer.certificates.toSorted(urgency), signal, search: null,
+    method: 'getCertificates', rows: (answer) => answer.certificates.toSorted(urgency), signal, search: null, whole: true,
     caption: 'Certificates', one: 'certificate', key: (/** @type {Certificate} */ c) => `${c.source} ${c.name}`,
     nothing: empty('No certificates', 'A route with "tls": {"mode": "terminate", "certificate": "auto"} gets one by itself.'),
     unconfigured: empty('Certificates are not set up', 'Set an account\'s e-mail address in smartProxyConfig.acme or tls.contactEmail, and "certificate": "auto" in a route.'),

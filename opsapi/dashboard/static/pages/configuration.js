@@ -103,7 +103,7 @@ function history({ signal, identity }, content) {
       { label: 'Time', cell: (v) => when(v.time) },
       { label: 'By', cell: (v) => v.author },
       { label: 'Why', wide: true, cell: (v) => v.comment ?? '–' },
-      { label: '', cell: (v) => h('div', { class: 'actions' }, h('a', { class: 'button quiet', href: `#/configuration/compare/${v.version - 1 || 1}/${v.version}`, 'aria-label': `What version ${v.version} changed` }, 'Changes'),
+      { label: '', cell: (v) => h('div', { class: 'actions' }, h('a', { class: 'button quiet', href: `#/configuration/compare/${v.version - 1 || 1}/${v.version}`, 'aria-label': `Changes of version ${v.version}` }, 'Changes'),
         may(identity, 'admin') && v.state !== 'current' && v.state !== 'pending' ? button('Roll back', () => rollBack(v), { kind: 'quiet', 'aria-label': `Roll back to version ${v.version}` }) : null) },
     ],
   });

@@ -21,7 +21,7 @@ export function render(context) {
 /** @param {Context} context */
 function zones({ main, signal }) {
   const list = listing({
-    method: 'getDnsZones', rows: (answer) => answer.zones, signal, search: null, caption: 'Zones', one: 'zone', key: (/** @type {import('../types').Zone} */ z) => z.name,
+    method: 'getDnsZones', rows: (answer) => answer.zones, signal, search: null, whole: true, caption: 'Zones', one: 'zone', key: (/** @type {import('../types').Zone} */ z) => z.name,
     nothing: empty('No zones yet', 'A zone comes with its first record: name a record in dnsServerConfig.records, or a scope in dnsScopes.'), unconfigured: unconfigured(),
     columns: [
       { label: 'Zone', wide: true, cell: (z) => h('a', { href: `#/dns/${encodeURIComponent(z.name)}` }, z.name) },

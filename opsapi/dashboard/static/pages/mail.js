@@ -68,7 +68,7 @@ function actions(m, done) {
   const label = (/** @type {string} */ what) => ({ kind: 'quiet', 'aria-label': `${what} the message from ${who}` });
   return h('div', { class: 'actions' }, m.state === 'quarantine'
     ? button('Release', () => act('releaseEmail', 'The message was released and goes on its way.'), label('Release'))
-    : [button('Try now', () => act('retryEmail', 'The message is tried now.'), label('Try')), button('Quarantine', hold, label('Hold back'))],
+    : [button('Try now', () => act('retryEmail', 'The message is tried now.'), label('Try now:')), button('Hold', hold, label('Hold'))],
   button('Drop', drop, label('Drop')));
 }
 
@@ -83,12 +83,11 @@ function queue({ signal, identity }, content, held) {
     unconfigured: unconfigured(),
     columns: [
       { label: 'Message', wide: true, cell: (m) => h('span', null, h('a', { href: `#/mail/message/${encodeURIComponent(m.id)}` }, m.from || 'null sender'), h('br'), h('span', { class: 'muted' }, `to ${m.recipients[0]?.address ?? 'nobody'}${m.recipients.length > 1 ? ` and ${m.recipients.length - 1} more` : ''}`)) },
-      { label: 'State', cell: (m) => stateOf(m.state) },
+      { label: 'State', wide: true, cell: (m) => h('span', null, stateOf(m.state), m.reason ? [h('br'), h('span', { class: 'muted' }, m.reason)] : null) },
       { label: 'Arrived', cell: (m) => ago(m.arrived) },
       { label: held ? 'Kept until' : 'Next try', cell: (m) => ago(m.next) ?? '–' },
       { label: 'Tries', number: true, cell: (m) => m.tries },
       { label: 'Size', number: true, cell: (m) => bytes(m.size) },
-      { label: 'Reason', wide: true, cell: (m) => m.reason ?? '–' },
       ...may(identity, 'operator') ? [{ label: '', cell: (/** @type {QueuedMessage} */ m) => actions(m, () => list.reload()) }] : [],
     ],
   });
@@ -152,7 +151,7 @@ function suppression({ signal, identity }, content) {
       { label: 'Detail', cell: (s) => s.detail ?? '–', wide: true },
       { label: 'Since', cell: (s) => ago(s.since) },
       { label: 'Until', cell: (s) => s.expires ? ago(s.expires) : 'for good' },
-      ...mayEdit ? [{ label: '', cell: (/** @type {import('../types').Suppressed} */ s) => button('Take off', () => remove(s), { kind: 'quiet', 'aria-label': `Take ${s.address} off the list` }) }] : [],
+      ...mayEdit ? [{ label: '', cell: (/** @type {import('../types').Suppressed} */ s) => button('Take off', () => remove(s), { kind: 'quiet', 'aria-label': `Take off ${s.address}` }) }] : [],
     ],
   });
   const address = h('input', { type: 'text', inputmode: 'email', autocomplete: 'off', required: true });

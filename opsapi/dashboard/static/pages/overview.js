@@ -40,7 +40,7 @@ export function render({ main, signal }) {
     }),
     chart({
       title: 'RADIUS', href: '#/radius', format: count, missing: 'No RADIUS server runs: configure radiusConfig.',
-      lines: [{ label: 'sessions open', counter: 'accounts' }, { label: 'authentications per min', counter: 'authentications', per: 60, over: 30 }],
+      lines: [{ label: 'sessions open', counter: 'accounts' }, { label: 'logins per min', counter: 'authentications', per: 60, over: 30 }],
     }),
   ];
   const facts = h('p', { class: 'lead' }, 'Waiting for the first figures…');

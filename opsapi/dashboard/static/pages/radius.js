@@ -69,7 +69,7 @@ function sessions({ signal, identity }, content) {
 /** @param {Context} context @param {HTMLElement} content */
 function clients({ signal }, content) {
   const list = listing({
-    method: 'getRadiusClients', rows: (answer) => answer.clients, signal, search: null, caption: 'RADIUS clients', one: 'client',
+    method: 'getRadiusClients', rows: (answer) => answer.clients, signal, search: null, whole: true, caption: 'RADIUS clients', one: 'client',
     key: (/** @type {import('../types').RADIUSClient} */ c) => `${c.name} ${c.address}`,
     nothing: empty('No clients', 'Add switches and access points to radiusConfig.clients, each with its address and secret.'), unconfigured: unconfigured(),
     columns: [

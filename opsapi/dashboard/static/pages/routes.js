@@ -99,10 +99,11 @@ function overview({ main, signal, identity }) {
       { label: 'Active', number: true, cell: (t) => count(t.active) },
       { label: 'Sent there', number: true, cell: (t) => count(t.total) },
       { label: 'Failures', number: true, cell: (t) => h('span', null, count(t.failures), t.total ? h('span', { class: 'muted' }, ` (${figure(Math.round(t.failures / t.total * 1000) / 10, '%')})`) : null) },
-      { label: 'Ejected', number: true, cell: (t) => figure(t.ejections, '×') },
+      { label: 'Ejections', number: true, cell: (t) => count(t.ejections) },
       { label: 'Last error', cell: (t) => t.lastError ?? '–', wide: true },
     ],
   });
+  const noTargets = empty('No targets', 'Targets of routes that forward show here with their health.');
   follow('stats', () => {
     if (routes.length) draw();
     const found = latest.stats?.stats.proxy?.targets ?? [];
@@ -110,7 +111,6 @@ function overview({ main, signal, identity }) {
     const shown = found.length ? targetRows.element : noTargets;
     if (targetPlace.firstElementChild !== shown) fill(targetPlace, shown);
   }, signal);
-  const noTargets = empty('No targets', 'Targets of routes that forward show here with their health.');
 }
 
 /** @param {{healthy?: boolean, circuit?: string}} target */

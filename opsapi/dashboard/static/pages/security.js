@@ -64,8 +64,8 @@ function tallies({ proxy, email, dns, radius }) {
   ];
 }
 
-/** "tooManyFailures" as words. @param {string} name */
-const spaced = (name) => name.replace(/-/g, ' ').replace(/([a-z])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
+/** "tooManyPerIP" as words. @param {string} name */
+const spaced = (name) => name.replace(/-/g, ' ').replace(/([a-z])([A-Z]+)/g, (_, a, b) => `${a} ${b.length > 1 ? b : b.toLowerCase()}`);
 
 /** @param {AbortSignal} signal */
 function reputation(signal) {
