@@ -42,7 +42,7 @@ function showSignIn(reason) {
   document.title = 'Sign in · dcrouter';
   const username = h('input', { type: 'text', name: 'username', autocomplete: 'username', autocapitalize: 'off', spellcheck: 'false', required: true });
   const password = h('input', { type: 'password', name: 'password', autocomplete: 'current-password', required: true });
-  const problem = h('p', { class: 'field-error', role: 'alert', id: 'sign-in-problem' }, reason);
+  const problem = h('p', { class: 'field-error', role: 'alert' });
   const submit = h('button', { type: 'submit', class: 'button primary' }, 'Sign in');
   const form = h('form', {
     onsubmit: async (/** @type {Event} */ event) => {
@@ -51,8 +51,11 @@ function showSignIn(reason) {
       submit.disabled = true;
       try {
         const { identity } = await call('adminLoginWithUsernameAndPassword', { username: username.value, password: password.value, cookie: true });
-        enter(identity);
-        return;
+        if ((await call('verifyIdentity')).valid) {
+          enter(identity);
+          return;
+        }
+        fill(problem, 'The browser does not keep the session: come by HTTPS, or from the gateway itself.');
       } catch (error) {
         fill(problem, error instanceof APIError && error.code === 'locked'
           ? ['Too many failed attempts. Try again at ', clock(new Date(error.data.retryAt)), ' (', ago(error.data.retryAt), ').'] : textOf(error));
@@ -62,7 +65,7 @@ function showSignIn(reason) {
       password.focus();
     },
   }, field('Username', username), field('Password', password), problem, submit);
-  fill(app, h('main', { class: 'sign-in' }, h('img', { src: 'icon.svg', alt: '', width: 48, height: 48 }), h('h1', null, 'Sign in to dcrouter'), form));
+  fill(app, h('main', { class: 'sign-in' }, h('img', { src: 'icon.svg', alt: '', width: 48, height: 48 }), h('h1', null, 'Sign in to dcrouter'), h('p', { class: 'lead', role: 'status' }, reason), form));
   username.focus();
 }
 

@@ -109,7 +109,7 @@ export function applyPanel({ editor, check, apply, back }) {
 /** Says what came of a change. @param {Applied} applied */
 export function report(applied) {
   if (applied.changes.length === 0) notify('Nothing differs from what is in force.');
-  else notify(`Version ${applied.version} is in force${applied.confirmBy ? ' until it is taken back: confirm it' : ''}.`);
+  else notify(`Version ${applied.version} is in force.${applied.confirmBy ? ' Confirm it, or it is taken back.' : ''}`);
 }
 
 /**
@@ -162,14 +162,16 @@ export function pendingBanner(identity, signal) {
     }
   }
 
-  follow('configuration', (/** @type {import('../types').ConfigurationEvent} */ event) => {
+  follow('configuration', (/** @type {import('../types').ConfigurationEvent|undefined} */ event) => {
+    if (!event) {
+      look();
+      return;
+    }
     show(event.what === 'pending' ? event : undefined);
     if (event.what === 'confirmed') notify(`Version ${event.version} is confirmed and stays.`);
     if (event.what === 'reverted') notify(`The change was taken back. Version ${event.version} is in force again.`);
   }, signal);
-  follow('connected', (on) => {
-    if (on) look(); // what happened while the stream was away
-  }, signal);
+  look();
   const timer = setInterval(count, 500);
   signal.addEventListener('abort', () => clearInterval(timer));
   return element;

@@ -129,7 +129,7 @@ export function notify(text, tone = 'ok') {
   const notice = h('div', { class: `notice ${tone}` }, h('span', null, text));
   notice.append(button('Close', () => notice.remove(), { kind: 'quiet' }));
   host.append(notice);
-  while (host.children.length > 4) host.firstElementChild?.remove();
+  while (host.children.length > 3) host.firstElementChild?.remove();
   if (tone === 'ok') setTimeout(() => notice.remove(), 8000);
 }
 

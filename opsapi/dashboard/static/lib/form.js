@@ -80,7 +80,7 @@ export function form({ value, name }) {
           data.push(blank(data[data.length - 1]));
           rebuild(join(path, data.length - 1));
         }, { kind: 'quiet' })
-        : addition(data, path, label), removal(label, remove)));
+        : addition(data, path, label), remove && button(`Remove ${label}`, remove, { kind: 'quiet' })));
     places.set(path, {
       show(texts) {
         fill(error, texts.join('; '));

@@ -116,7 +116,7 @@ const refreshSeconds = 10;
  * @param {string} [options.many]
  * @param {Column<T>[]} options.columns
  * @param {(row: T) => string} options.key
- * @param {string|null} [options.search] label of the search field, null for none
+ * @param {null} [options.search] null where the method cannot search
  * @param {Child} [options.filters]
  * @param {Child} options.nothing what to show where there are none
  * @param {Child} [options.unconfigured]
@@ -132,7 +132,7 @@ export function listing(options) {
   const rows = table(options);
   const more = button('Load more', () => next(), { hidden: true });
   const place = h('div', { class: 'place' }, h('p', { class: 'loading' }, 'Loading…'));
-  const tools = h('div', { class: 'toolbar' }, options.search === null ? null : field(options.search ?? 'Search', search), options.filters, number);
+  const tools = h('div', { class: 'toolbar' }, options.search === null ? null : field('Search', search), options.filters, number);
   const element = h('div', { class: 'listing' }, tools, place, more);
 
   /** @type {T[]} */

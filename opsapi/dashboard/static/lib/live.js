@@ -27,7 +27,8 @@ export const latest = {
 
 /**
  * Calls a function with each event of a topic until the signal is aborted; of
- * stats and health at once with the last one.
+ * stats and health at once with the last one. Of other topics an event is undefined
+ * when some were missed: then look anew.
  * @param {string} topic @param {(value: any) => void} listener @param {AbortSignal} [signal]
  */
 export function follow(topic, listener, signal) {
@@ -57,8 +58,14 @@ let source = null;
 let again = 0; // timer of the next attempt
 let hiddenSince = 0; // timer that ends the stream of a page that nobody sees
 let wanted = false;
+let opened = false;
 
-const topics = ['security', 'configuration', 'mail', 'radius', 'lost'];
+const topics = ['security', 'configuration', 'mail', 'radius'];
+
+/** Has everybody look anew, as events were missed. @param {string[]} [which] */
+function missed(which = topics) {
+  for (const topic of which) if (topics.includes(topic)) tell(topic, undefined);
+}
 
 /** Opens the stream, and keeps it open. */
 export function start() {
@@ -68,7 +75,7 @@ export function start() {
 
 /** Ends the stream and forgets what it brought. */
 export function stop() {
-  wanted = false;
+  wanted = opened = false;
   close();
   latest.samples = [];
   latest.stats = latest.health = undefined;
@@ -85,7 +92,13 @@ function open() {
   close();
   const stream = new EventSource('api/v1/events');
   source = stream;
-  stream.onopen = () => setConnected(true);
+  let before = opened; // the browser asks for what it missed only of a stream of its own
+  opened = true;
+  stream.onopen = () => {
+    setConnected(true);
+    if (before) missed();
+    before = false;
+  };
   stream.onerror = () => {
     setConnected(false);
     if (stream.readyState === EventSource.CLOSED) retry();
@@ -96,6 +109,7 @@ function open() {
     tell('health', latest.health);
   });
   for (const topic of topics) stream.addEventListener(topic, (event) => tell(topic, JSON.parse(event.data)));
+  stream.addEventListener('lost', (event) => missed(Object.keys(JSON.parse(event.data).topics)));
   stream.addEventListener('bye', (event) => {
     close();
     if (JSON.parse(event.data).reason === 'stopping') retry();

@@ -15,7 +15,7 @@ export function render({ main, signal }) {
     method: 'getAuditLog', rows: (answer) => answer.entries, signal, caption: 'Audit log', one: 'entry', many: 'entries', filters: field('User', user),
     request: () => user.value.trim() ? { user: user.value.trim() } : {},
     following: (answer, rows) => answer.more ? { before: rows.at(-1)?.seq } : null,
-    key: (/** @type {AuditEntry} */ e) => String(e.seq), search: 'Search (method, address, detail)',
+    key: (/** @type {AuditEntry} */ e) => String(e.seq),
     nothing: empty('No entries', 'Sign-ins and changes are recorded here, with who made them and from where.'),
     columns: [
       { label: 'Time', cell: (e) => when(e.time) },

@@ -98,7 +98,7 @@ function history({ signal, identity }, content) {
     following: (answer, rows) => answer.more ? { before: rows.at(-1)?.version } : null,
     nothing: empty('No versions', 'Each change makes one.'), unconfigured: unconfigured(),
     columns: [
-      { label: 'Version', number: true, cell: (v) => h('a', { href: `#/configuration/version/${v.version}`, 'aria-label': `Version ${v.version}` }, String(v.version)) },
+      { label: 'Version', cell: (v) => h('a', { href: `#/configuration/version/${v.version}`, 'aria-label': `Version ${v.version}` }, String(v.version)) },
       { label: 'State', cell: (v) => stateOf(v.state) },
       { label: 'Time', cell: (v) => when(v.time) },
       { label: 'By', cell: (v) => v.author },

@@ -52,7 +52,7 @@ function records({ main, signal, identity }, zone) {
   const form = recordForm(zone, () => list.reload());
   const list = listing({
     method: 'getDnsRecords', request: () => ({ zone }), rows: (answer) => answer.records, signal, caption: `Records of ${zone}`, one: 'record',
-    key: (/** @type {DNSRecord} */ r) => `${r.name} ${r.type} ${r.value}`, search: 'Search (name, type, value)',
+    key: (/** @type {DNSRecord} */ r) => `${r.name} ${r.type} ${r.value}`,
     nothing: empty('No records', 'Add the first one below.'), unconfigured: unconfigured(),
     columns: [
       { label: 'Name', wide: true, cell: (r) => h('code', null, r.name) },

@@ -78,7 +78,7 @@ function queue({ signal, identity }, content, held) {
   const list = listing({
     method: 'getEmailQueue', rows: (answer) => answer.messages, signal, request: () => held ? { state: 'quarantine' } : state.value ? { state: state.value } : {},
     caption: held ? 'Messages held back' : 'Messages in the queue', one: 'message', key: (/** @type {QueuedMessage} */ m) => m.id,
-    search: 'Search (address, id)', filters: held ? null : field('State', state),
+    filters: held ? null : field('State', state),
     nothing: held ? empty('Nothing is held back', 'Messages that a scanner finds suspicious, and those that you hold back, wait here.') : empty('The queue is empty', 'Messages that wait to be delivered show here. Delivered ones are gone from it.'),
     unconfigured: unconfigured(),
     columns: [
@@ -143,7 +143,7 @@ function suppression({ signal, identity }, content) {
   };
   const list = listing({
     method: 'getSuppressions', rows: (answer) => answer.entries, signal, caption: 'Suppressed addresses', one: 'address', many: 'addresses',
-    key: (/** @type {import('../types').Suppressed} */ s) => s.address, search: 'Search (address)',
+    key: (/** @type {import('../types').Suppressed} */ s) => s.address,
     nothing: empty('No address is suppressed', 'Addresses that bounce for good or complain are put here by themselves, and get no more mail.'), unconfigured: unconfigured(),
     columns: [
       { label: 'Address', cell: (s) => h('strong', null, s.address), wide: true },

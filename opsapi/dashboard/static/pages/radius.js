@@ -48,7 +48,6 @@ function sessions({ signal, identity }, content) {
   };
   const list = listing({
     method: 'getRadiusSessions', rows: (answer) => answer.sessions, signal, caption: 'RADIUS sessions', one: 'session', key: (/** @type {Session} */ s) => s.key,
-    search: 'Search (user, device, address)',
     nothing: empty('No open sessions', 'A session shows when a switch or access point reports its start (accounting).'), unconfigured: unconfigured(),
     columns: [
       { label: 'Device', wide: true, cell: (s) => h('span', null, h('strong', null, device(s)), s.callingStationId && s.userName ? [h('br'), h('span', { class: 'muted' }, s.callingStationId)] : null) },

@@ -26,7 +26,7 @@ export function render({ main, signal }) {
     method: 'getSecurityEvents', rows: (answer) => answer.events, signal, still: true, caption: 'Security events', one: 'event',
     request: () => kind.value.trim() ? { kind: kind.value.trim() } : {},
     following: (answer, rows) => answer.more ? { before: rows.at(-1)?.seq } : null,
-    key: (/** @type {SecurityEvent} */ e) => String(e.seq), search: 'Search (address, account, text)', filters: field('Kind', kind),
+    key: (/** @type {SecurityEvent} */ e) => String(e.seq), filters: field('Kind', kind),
     nothing: empty('All quiet', 'Failed sign-ins, blocked clients, refused transfers and the like show here.'),
     columns: [
       { label: 'Time', cell: (e) => when(e.time) },
@@ -58,7 +58,7 @@ function tallies({ proxy, email, dns, radius }) {
   const blocked = (proxy?.routes ?? []).reduce((n, r) => n + (r.blocked ?? 0), 0);
   return [
     ['Proxy', { ...proxy?.refused, ...(blocked && !proxy?.refused?.blocked ? { blocked } : {}) }],
-    ['Email', { ...email?.refused, 'failed sign-ins': email?.signInFailures ?? 0 }],
+    ['Email', { ...email?.refused, 'failed logins': email?.signInFailures ?? 0 }],
     ['DNS', { dropped: transports.reduce((n, t) => n + t.dropped, 0), 'held back by the rate limit': transports.reduce((n, t) => n + t.limited, 0), refused: dns?.rcodes?.REFUSED ?? 0 }],
     ['RADIUS', { ...radius?.dropped, rejected: radius?.rejects ?? 0 }],
   ];
