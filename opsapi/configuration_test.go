@@ -346,7 +346,7 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 	}
 	x.close()
 	h, x = restart(nil)
-	if h.greeting() != "changed" || x.v.head.pending() {
+	if h.greeting() != "changed" || x.v.head.pending() || x.v.state(&x.v.list[2]) != "reverted" {
 		t.Errorf("after a restart the host says %q, %+v", h.greeting(), x.v.head)
 	}
 	x.close()

@@ -60,12 +60,6 @@ const maxFamiliar = 1000
 // is locked.
 func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr) (*account, error) {
 	address, now := lockoutKey(from), g.now()
-	if until := g.byAddress.Locked(address, now); !until.IsZero() {
-		return nil, locked(until)
-	}
-	if until := g.byAccount.Locked(name, now); !until.IsZero() && !g.isFamiliar(name, address) {
-		return nil, locked(until)
-	}
 	select {
 	case g.waiting <- struct{}{}:
 		defer func() { <-g.waiting }()

@@ -25,8 +25,7 @@ type LogEntry struct {
 	Seq     uint64    `json:"seq"`
 	Time    time.Time `json:"time"`
 	Level   string    `json:"level" doc:"DEBUG, INFO, WARN or ERROR"`
-	level   slog.Level
-	Message string `json:"message"`
+	Message string    `json:"message"`
 	// Component is the attribute of this name, Correlation what ties together the
 	// lines about one connection or message: correlation_id, conn_id, msg_id or
 	// request_id.
@@ -45,19 +44,32 @@ type LogEntry struct {
 // Give the logger to all that should show in the log, and the buffer to
 // [WithLogs].
 type LogBuffer struct {
-	ring   *ring.Ring[LogEntry]
+	ring   *ring.Ring[logRecord]
 	next   slog.Handler
 	prefix string // of open groups, with a dot at its end
 	bound  []attribute
 }
 
-// attribute is one that is written out.
-type attribute struct{ key, value string }
+// logRecord is an entry as it is held: written out only when somebody looks, for
+// most are never looked at.
+type logRecord struct {
+	seq     uint64
+	time    time.Time
+	level   slog.Level
+	message string
+	attrs   []attribute
+}
+
+// attribute is one whose value is plain: a string, a number, a time.
+type attribute struct {
+	key   string
+	value slog.Value
+}
 
 // NewLogBuffer makes a LogBuffer in front of next, which may be nil: then it
 // keeps entries of level info and above.
 func NewLogBuffer(next slog.Handler) *LogBuffer {
-	return &LogBuffer{ring: ring.New[LogEntry](logEntries), next: next}
+	return &LogBuffer{ring: ring.New[logRecord](logEntries), next: next}
 }
 
 // Enabled reports whether the next handler wants the level.
@@ -70,27 +82,14 @@ func (b *LogBuffer) Enabled(ctx context.Context, level slog.Level) bool {
 
 // Handle keeps the record and hands it on.
 func (b *LogBuffer) Handle(ctx context.Context, r slog.Record) error {
-	e := LogEntry{Time: r.Time.UTC(), Level: r.Level.String(), level: r.Level, Message: bounded(r.Message)}
-	attrs := slices.Clone(b.bound)
+	attrs := make([]attribute, len(b.bound), len(b.bound)+r.NumAttrs())
+	copy(attrs, b.bound)
 	r.Attrs(func(a slog.Attr) bool {
 		attrs = appendAttr(attrs, b.prefix, a)
 		return true
 	})
-	if len(attrs) > 0 {
-		e.Attributes = make(map[string]string, len(attrs))
-	}
-	for _, a := range attrs {
-		e.Attributes[a.key] = a.value
-		if a.key == "component" {
-			e.Component = a.value
-		}
-	}
-	for _, key := range []string{"correlation_id", "conn_id", "msg_id", "request_id"} {
-		if v := e.Attributes[key]; v != "" && e.Correlation == "" {
-			e.Correlation = v
-		}
-	}
-	b.ring.Put(func(n uint64) LogEntry { e.Seq = n; return e })
+	one := logRecord{time: r.Time, level: r.Level, message: cut(r.Message), attrs: attrs}
+	b.ring.Put(func(n uint64) logRecord { one.seq = n; return one })
 	if b.next == nil {
 		return nil
 	}
@@ -125,8 +124,8 @@ func (b *LogBuffer) WithGroup(name string) slog.Handler {
 	return &c
 }
 
-// appendAttr writes an attribute out. Types that hide secrets do so by
-// LogValue, String or Format, all of which are asked.
+// appendAttr adds an attribute. Types that hide secrets do so by LogValue,
+// String or Format, all of which are asked, and at once: they may change.
 func appendAttr(list []attribute, prefix string, a slog.Attr) []attribute {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {
@@ -141,31 +140,57 @@ func appendAttr(list []attribute, prefix string, a slog.Attr) []attribute {
 	if a.Key == "" || len(list) >= maxLogAttributes {
 		return list
 	}
-	var text string
 	switch v.Kind() {
 	case slog.KindString:
-		text = v.String()
-	case slog.KindTime:
-		text = v.Time().UTC().Format(time.RFC3339Nano)
+		if len(v.String()) > maxLogText {
+			v = slog.StringValue(cut(v.String()))
+		}
 	case slog.KindAny:
-		text = fmt.Sprint(v.Any())
-	default:
-		text = v.String()
+		v = slog.StringValue(cut(fmt.Sprint(v.Any())))
 	}
-	return append(list, attribute{prefix + a.Key, bounded(text)})
+	return append(list, attribute{prefix + a.Key, v})
+}
+
+// entry writes a record out.
+func (r *logRecord) entry() LogEntry {
+	e := LogEntry{Seq: r.seq, Time: r.time.UTC(), Level: r.level.String(), Message: strings.ToValidUTF8(r.message, "\uFFFD")}
+	if len(r.attrs) > 0 {
+		e.Attributes = make(map[string]string, len(r.attrs))
+	}
+	for _, a := range r.attrs {
+		text := ""
+		if a.value.Kind() == slog.KindTime {
+			text = a.value.Time().UTC().Format(time.RFC3339Nano)
+		} else {
+			text = strings.ToValidUTF8(a.value.String(), "\uFFFD")
+		}
+		e.Attributes[a.key] = text
+		if a.key == "component" {
+			e.Component = text
+		}
+	}
+	for _, key := range []string{"correlation_id", "conn_id", "msg_id", "request_id"} {
+		if v := e.Attributes[key]; v != "" && e.Correlation == "" {
+			e.Correlation = v
+		}
+	}
+	return e
+}
+
+// cut cuts text that is too long.
+func cut(text string) string {
+	if len(text) <= maxLogText {
+		return text
+	}
+	n := maxLogText
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + "…"
 }
 
 // bounded cuts text that is too long, and replaces what is no UTF-8.
-func bounded(text string) string {
-	if len(text) > maxLogText {
-		cut := maxLogText
-		for cut > 0 && !utf8.RuneStart(text[cut]) {
-			cut--
-		}
-		text = text[:cut] + "…"
-	}
-	return strings.ToValidUTF8(strings.Clone(text), "\uFFFD")
-}
+func bounded(text string) string { return strings.ToValidUTF8(cut(text), "\uFFFD") }
 
 // logFilter picks entries.
 type logFilter struct {
@@ -186,13 +211,16 @@ func parseLevel(name string) (slog.Level, error) {
 	return level, nil
 }
 
-func (f *logFilter) takes(e LogEntry) bool {
-	if e.level < f.level || e.Time.Before(f.since) ||
-		f.component != "" && e.Component != f.component ||
-		f.correlation != "" && !e.hasValue(f.correlation) {
-		return false
+// take writes a record out if the filter lets it pass.
+func (f *logFilter) take(r logRecord) (LogEntry, bool) {
+	if r.level < f.level || r.time.Before(f.since) {
+		return LogEntry{}, false
 	}
-	return f.search == "" || e.contains(f.search)
+	e := r.entry()
+	if f.component != "" && e.Component != f.component || f.correlation != "" && !e.hasValue(f.correlation) {
+		return e, false
+	}
+	return e, f.search == "" || e.contains(f.search)
 }
 
 // hasValue finds entries about an id under whatever name it is in them.

@@ -15,7 +15,11 @@ import (
 )
 
 func (b *LogBuffer) all() []LogEntry {
-	list, _, _ := b.ring.After(0, logEntries)
+	records, _, _ := b.ring.After(0, logEntries)
+	var list []LogEntry
+	for _, r := range records {
+		list = append(list, r.entry())
+	}
 	return list
 }
 
@@ -84,7 +88,7 @@ func TestLogBufferIsBounded(t *testing.T) {
 func TestGetLogs(t *testing.T) {
 	d := openDesk(t, newHost(), nil)
 	token := d.viewer()
-	d.logs.ring = ring.New[LogEntry](logEntries) // without what the server says of itself
+	d.logs.ring = ring.New[logRecord](logEntries) // without what the server says of itself
 	log := slog.New(d.logs)
 	for i := range 10 {
 		log.Info(fmt.Sprintf("line %d", i), "component", "proxy", "conn_id", fmt.Sprint("c", i%2))
@@ -157,5 +161,13 @@ func TestAuditLog(t *testing.T) {
 	}
 	if _, err := b.add(t.Context(), AuditEntry{}); err == nil {
 		t.Error("an entry was written over")
+	}
+}
+
+func BenchmarkLogBuffer(b *testing.B) {
+	log := slog.New(NewLogBuffer(nil)).With("component", "proxy")
+	b.ReportAllocs()
+	for b.Loop() {
+		log.Info("request", "method", "GET", "host", "www.example.com", "status", 200, "bytes", 5120, "request_id", "0123456789abcdef", "took", time.Millisecond)
 	}
 }

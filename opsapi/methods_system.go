@@ -192,8 +192,9 @@ func (s *Server) getLogs(_ context.Context, req logsRequest) (logsResponse, erro
 		return logsResponse{}, err
 	}
 	response := logsResponse{Entries: []LogEntry{}}
-	s.opts.logs.ring.Newest(req.Before, func(e LogEntry) bool {
-		if !filter.takes(e) {
+	s.opts.logs.ring.Newest(req.Before, func(r logRecord) bool {
+		e, ok := filter.take(r)
+		if !ok {
 			return true
 		}
 		if len(response.Entries) == limit {

@@ -37,24 +37,25 @@ type numbered struct {
 	data json.RawMessage
 }
 
-// feedOf makes the feed of a ring. keep leaves out what the reader does not
-// want.
-func feedOf[T any](topic string, r *ring.Ring[T], keep func(T) bool) *feed {
+// feedOf makes the feed of a ring. take makes of an item what is written, or
+// leaves it out.
+func feedOf[T any](topic string, r *ring.Ring[T], take func(T) (v any, ok bool)) *feed {
 	return &feed{topic: topic, last: r.Last, watch: r.Watch, read: func(n uint64) ([]numbered, uint64, uint64, error) {
 		items, lost, last := r.After(n, streamBatch)
 		var list []numbered
 		for i, item := range items {
-			if keep != nil && !keep(item) {
+			v, ok := take(item)
+			if !ok {
 				continue
 			}
-			one := numbered{n: last - uint64(len(items)-1-i)}
-			var err error
-			if data, ok := any(item).(json.RawMessage); ok {
-				one.data = data
-			} else if one.data, err = marshal(item); err != nil {
-				return nil, 0, 0, err
+			data, written := v.(json.RawMessage)
+			if !written {
+				var err error
+				if data, err = marshal(v); err != nil {
+					return nil, 0, 0, err
+				}
 			}
-			list = append(list, one)
+			list = append(list, numbered{last - uint64(len(items)-1-i), data})
 		}
 		return list, lost, last, nil
 	}}
@@ -106,9 +107,9 @@ func (s *Server) feed(topic string, c *caller, filter *logFilter) (*feed, error)
 		if s.opts.logs == nil {
 			return nil, notConfigured("the log is")
 		}
-		return feedOf(topic, s.opts.logs.ring, filter.takes), nil
+		return feedOf(topic, s.opts.logs.ring, func(r logRecord) (any, bool) { return filter.take(r) }), nil
 	case topicSecurity:
-		return feedOf(topic, s.events.security, nil), nil
+		return feedOf(topic, s.events.security, func(e SecurityEvent) (any, bool) { return e, true }), nil
 	case topicAudit:
 		if c.identity.Role < RoleAdmin {
 			e := errorf(CodeForbidden, "the audit log takes the role %s", RoleAdmin)
@@ -120,7 +121,7 @@ func (s *Server) feed(topic string, c *caller, filter *logFilter) (*feed, error)
 	if r == nil {
 		return nil, &FieldError{Path: "topics", Msg: fmt.Sprintf("there is no %q, but %s, %s and %s", topic, strings.Join(s.events.names(), ", "), topicLog, topicSecurity)}
 	}
-	return feedOf(topic, r, nil), nil
+	return feedOf(topic, r, func(data json.RawMessage) (any, bool) { return data, true }), nil
 }
 
 // id says how far the reader is in each topic.

@@ -375,7 +375,7 @@ func FuzzResume(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id string) {
 		events := newEvents()
 		events.security.Put(func(n uint64) SecurityEvent { return SecurityEvent{Seq: n} })
-		st := &stream{boot: "BOOT", feeds: []*feed{feedOf(topicSecurity, events.security, nil)}}
+		st := &stream{boot: "BOOT", feeds: []*feed{feedOf(topicSecurity, events.security, func(e SecurityEvent) (any, bool) { return e, true })}}
 		st.resume(id)
 		if _, err := st.collect(); err != nil || st.feeds[0].after > 1 {
 			t.Errorf("%q leads to %d, %v", id, st.feeds[0].after, err)
