@@ -99,7 +99,7 @@ func newGateway(log *slog.Logger) (*gateway, error) {
 		})
 	}
 	g.stats = dcrouter.Stats{
-		Proxy: proxy.Stats{Connections: 18_220, Requests: 1_204_332, Refused: map[string]uint64{"tooManyPerIP": 41, "badTLS": 212, "noRoute": 9},
+		Proxy: proxy.Stats{Connections: 18_220, Requests: 1_204_332, Refused: map[string]uint64{"tooManyPerIp": 41, "badTls": 212, "noRoute": 9},
 			Routes: []proxy.RouteStats{
 				{Name: "api-gateway", Active: 31, Requests: 900_120, Responses: [6]uint64{3, 0, 890_000, 1_200, 8_700, 217}, BytesIn: 1_840_220_118, BytesOut: 21_840_220_118, Blocked: 12},
 				{Name: "static-assets", Active: 6, Requests: 304_212, Responses: [6]uint64{0, 0, 250_000, 54_000, 212, 0}, BytesIn: 84_220_118, BytesOut: 411_840_220_118},

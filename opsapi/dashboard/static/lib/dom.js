@@ -112,11 +112,10 @@ export function section(title, ...children) {
   return h('section', { class: 'panel', 'aria-labelledby': id }, h('h2', { id }, title), children);
 }
 
-/** Links between the pages of one area. @param {string} label @param {[string, string][]} links address and text */
-export function subnav(label, links) {
-  const here = location.hash;
+/** Links between the pages of one area. @param {string} label @param {string} here address of this one @param {[string, string][]} links address and text */
+export function subnav(label, here, links) {
   return h('nav', { class: 'subnav', 'aria-label': label }, links.map(([href, text]) =>
-    h('a', { href, 'aria-current': here === href || here.startsWith(`${href}/`) ? 'page' : null }, text)));
+    h('a', { href, 'aria-current': here === href ? 'page' : null }, text)));
 }
 
 /**

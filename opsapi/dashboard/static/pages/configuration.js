@@ -20,7 +20,7 @@ export function render(context) {
   const [part = 'current', ...rest] = context.params;
   const content = h('div');
   const heading = h('h1', null, part === 'history' ? 'History' : part === 'compare' ? 'Compare versions' : part === 'edit' ? 'Edit the configuration' : title);
-  fill(context.main, heading, subnav('Configuration', [['#/configuration/current', 'In force'], ['#/configuration/history', 'History'], ['#/configuration/compare', 'Compare']]), content);
+  fill(context.main, heading, subnav('Configuration', `#/configuration/${part}`, [['#/configuration/current', 'In force'], ['#/configuration/history', 'History'], ['#/configuration/compare', 'Compare']]), content);
   switch (part) {
     case 'edit': return edit(context, content);
     case 'history': return history(context, content);

@@ -59,7 +59,8 @@ function records({ main, signal, identity }, zone) {
       { label: 'Type', cell: (r) => r.type },
       { label: 'Value', wide: true, cell: (r) => h('code', null, r.value) },
       { label: 'TTL', number: true, cell: (r) => figure(r.ttl, 's') },
-      ...mayEdit ? [{ label: '', cell: (/** @type {DNSRecord} */ r) => h('div', { class: 'actions' },
+      ...mayEdit ? [{ label: '', cell: (/** @type {DNSRecord} */ r) => r.type !== 'SOA' && h('div', { class: 'actions' }, // the server numbers zones itself
+       
         button('Edit', () => form.edit(r), { kind: 'quiet', 'aria-label': `Edit ${r.type} ${r.name}` }),
         button('Remove', () => remove(r), { kind: 'quiet', 'aria-label': `Remove ${r.type} ${r.name} ${r.value}` })) }] : [],
     ],

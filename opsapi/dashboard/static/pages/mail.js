@@ -18,7 +18,7 @@ export function render(context) {
   const [part = 'queue', id] = context.params;
   const heading = h('h1', null, title);
   const content = h('div');
-  fill(context.main, heading, subnav('Email', [
+  fill(context.main, heading, subnav('Email', `#/mail/${part}`, [
     ['#/mail/queue', 'Queue'], ['#/mail/quarantine', 'Quarantine'], ['#/mail/suppression', 'Suppression'], ['#/mail/domains', 'Domains'],
   ]), content);
   /** @param {string} text */

@@ -5,7 +5,7 @@ import { call } from '../lib/api.js';
 import { chart } from '../lib/chart.js';
 import { follow } from '../lib/live.js';
 import { load, table } from '../lib/list.js';
-import { bitRate, count, duration, figure, ago, plural } from '../lib/format.js';
+import { bitRate, count, duration, figure, ago } from '../lib/format.js';
 import { severity } from './security.js';
 
 export const title = 'Overview';
@@ -61,10 +61,9 @@ export function render({ main, signal }) {
   const list = table({
     caption: 'Components', key: (/** @type {import('../types').Component} */ c) => c.name,
     columns: [
-      { label: 'Name', cell: (c) => c.name },
+      { label: 'Name', cell: (c) => h('span', null, c.name, c.detail ? [h('br'), h('span', { class: 'muted' }, c.detail)] : null) },
       { label: 'State', cell: (c) => c.ready ? badge('ok', 'Ready') : badge('bad', 'Not ready') },
-      { label: 'Listens on', cell: (c) => c.addresses?.length ? plural(c.addresses.length, 'address', 'addresses') === '1 address' ? c.addresses[0] : h('ul', { class: 'plain' }, c.addresses.map((a) => h('li', null, a))) : '–' },
-      { label: 'Detail', cell: (c) => c.detail ?? '–', wide: true },
+      { label: 'Listens on', wide: true, cell: (c) => c.addresses?.length ? h('ul', { class: 'plain' }, c.addresses.map((a) => h('li', null, a))) : '–' },
     ],
   });
   follow('health', (/** @type {import('../types').Health} */ health) => {

@@ -11,14 +11,14 @@ export const title = 'RADIUS';
 /** @typedef {import('../types').RADIUSSession} Session */
 /** @typedef {import('../types').Context} Context */
 
-const unconfigured = () => empty('No RADIUS server here', 'Configure radiusConfig: clients with their secrets, and vlanAssignment or an authorizer.');
+const unconfigured = () => empty('No RADIUS server here', 'Configure radiusConfig: clients with their secrets, and vlanAssignment.');
 
 /** @param {Context} context */
 export function render(context) {
   const content = h('div');
   const part = context.params[0] ?? 'sessions';
   fill(context.main, h('h1', null, part === 'clients' ? 'RADIUS clients' : part === 'vlans' ? 'VLANs' : 'RADIUS sessions'),
-    subnav('RADIUS', [['#/radius/sessions', 'Sessions'], ['#/radius/clients', 'Clients'], ['#/radius/vlans', 'VLANs']]), content);
+    subnav('RADIUS', `#/radius/${part}`, [['#/radius/sessions', 'Sessions'], ['#/radius/clients', 'Clients'], ['#/radius/vlans', 'VLANs']]), content);
   switch (part) {
     case 'clients': return clients(context, content);
     case 'vlans': return vlans(context, content);
@@ -106,8 +106,8 @@ function vlans({ signal }, content) {
         if (rule) known.rules.push(rule);
       };
       for (const { match = {}, vlan, vlanName } of radius?.vlanAssignment ?? []) add(vlan || vlanName, match.default ? 'everything else' : Object.entries(match).map(([key, value]) => `${key} ${value}`).join(', '));
-      add(radius?.authentication?.defaultVlan, 'allowed devices without a rule');
-      add(radius?.authentication?.guestVlan, 'devices that are not allowed');
+      add(radius?.macAuth?.defaultVlan, 'allowed devices without a rule');
+      add(radius?.macAuth?.guestVlan, 'devices that are not allowed');
       for (const name of used.keys()) add(name, '');
       if (list.length === 0) return empty('No VLANs', 'Rules in radiusConfig.vlanAssignment put devices into VLANs, such as {"match": {"mac": "aa:bb:cc:*"}, "vlan": 100}.');
       const rows = table({

@@ -20,8 +20,8 @@ export function render(context) {
 
 const unconfigured = () => empty('No routes here', 'The host program has not said where its configuration has routes. In a Router they are in smartProxyConfig.routes.');
 
-/** @param {any} value */
-const list = (value) => (Array.isArray(value) ? value : value === undefined || value === null ? [] : [value]).map((one) => typeof one === 'object' ? JSON.stringify(one) : String(one));
+/** Values of a field that takes one or a list, in words. @param {any} value @returns {string[]} */
+const list = (value) => [value ?? []].flat().map((one) => one === null || typeof one !== 'object' ? String(one) : 'from' in one && 'to' in one ? `${one.from}–${one.to}` : JSON.stringify(one));
 
 /** What a route takes, in words. @param {any} route */
 function match({ match: m = {} }) {
@@ -100,7 +100,7 @@ function overview({ main, signal, identity }) {
       { label: 'Sent there', number: true, cell: (t) => count(t.total) },
       { label: 'Failures', number: true, cell: (t) => h('span', null, count(t.failures), t.total ? h('span', { class: 'muted' }, ` (${figure(Math.round(t.failures / t.total * 1000) / 10, '%')})`) : null) },
       { label: 'Ejections', number: true, cell: (t) => count(t.ejections) },
-      { label: 'Last error', cell: (t) => t.lastError ?? '–', wide: true },
+      { label: 'Last error', cell: (t) => t.lastError ? h('span', { class: t.healthy ? 'muted' : null }, t.lastError) : '–', wide: true },
     ],
   });
   const noTargets = empty('No targets', 'Targets of routes that forward show here with their health.');

@@ -64,8 +64,8 @@ function tallies({ proxy, email, dns, radius }) {
   ];
 }
 
-/** "tooManyPerIP" as words. @param {string} name */
-const spaced = (name) => name.replace(/-/g, ' ').replace(/([a-z])([A-Z]+)/g, (_, a, b) => `${a} ${b.length > 1 ? b : b.toLowerCase()}`);
+/** "tooManyPerIp" as words. @param {string} name */
+const spaced = (name) => name.replace(/-/g, ' ').replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`).replace(/\b(tls|ip|http2?|dns)\b/g, (word) => word.toUpperCase());
 
 /** @param {AbortSignal} signal */
 function reputation(signal) {
