@@ -124,6 +124,7 @@ func installDriver(t *testing.T) (folder string) {
 // everything and one with nothing. With DASHBOARD_SCREENSHOTS=folder it leaves
 // pictures of all pages there.
 func TestDashboardInChromium(t *testing.T) {
+	testenv.Goroutines(t)
 	chromium := testenv.Need(t, "chromium", "apt-get install chromium")
 	folder := installDriver(t)
 

@@ -131,7 +131,7 @@ function compare({ signal }, content, [from, to]) {
         load(place, { signal, load: () => call('getConfigurationDiff', { from: Number(left.value), to: Number(right.value) }, signal), show: ({ changes }) => changeList(changes) });
       }
       show();
-      return [h('div', { class: 'toolbar' }, field('From version', left), field('To version', right)), section('Changes', place)];
+      return [h('div', { class: 'toolbar versions' }, field('From version', left), field('To version', right)), section('Changes', place)];
     },
   });
 }
