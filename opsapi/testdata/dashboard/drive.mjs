@@ -123,7 +123,7 @@ const everyPage = [
 /** Goes to a page and waits until it is there. */
 async function visit(p, name) {
   await p.evaluate((hash) => { location.hash = hash; }, `#/${name}`);
-  await until(p, (hash) => location.hash === hash && document.querySelector('main h1') && !document.querySelector('main [aria-busy], main .loading'), `#/${name}`);
+  await until(p, (hash) => location.hash === hash && document.getElementById('nav') && document.querySelector('main h1') && !document.querySelector('main [aria-busy], main .loading'), `#/${name}`);
 }
 
 /** What axe-core finds in a page. */
