@@ -5,6 +5,7 @@ import { call, session, textOf, APIError } from './lib/api.js';
 import { follow, start, stop } from './lib/live.js';
 import { freshen, ago, clock } from './lib/format.js';
 import { pendingBanner } from './lib/changes.js';
+import { drafts } from './lib/editor.js';
 import * as overview from './pages/overview.js';
 import * as routes from './pages/routes.js';
 import * as certificates from './pages/certificates.js';
@@ -34,6 +35,7 @@ const refreshMinutes = 5; // a token lives for 15
 const app = /** @type {HTMLElement} */ (document.getElementById('app'));
 
 let inside = new AbortController(); // aborted when the session ends
+let lastUser = '';
 
 /** @param {string} [reason] */
 function showSignIn(reason) {
@@ -73,6 +75,8 @@ function showSignIn(reason) {
 function enter(identity) {
   inside = new AbortController();
   const { signal } = inside;
+  if (identity.userId !== lastUser) drafts.clear();
+  lastUser = identity.userId;
   const main = h('main', { id: 'main', tabindex: -1 });
   const links = navigation.map(([group, names]) => h('div', { class: 'nav-group' }, h('p', { id: `nav-${group}` }, group),
     h('ul', { 'aria-labelledby': `nav-${group}` }, names.map((name) => h('li', null, h('a', { href: `#/${name}`, 'data-page': name }, pages[name].title))))));

@@ -325,8 +325,20 @@ await step('somebody else was faster', async () => {
   await press(page, 'Apply');
   await until(page, () => document.querySelector('.outcome')?.innerText.includes('Nothing was changed'));
   check(await port(page) === 9191, 'the other change is lost');
+  await press(page, 'Open this page anew');
+  await until(page, () => document.querySelector('.draft')?.innerText.includes('has changed since'));
+  check(await page.evaluate(() => [...document.querySelectorAll('main input')].some((i) => i.value === '9191')), 'the page is not new');
+  const found = await findings(page, 'a draft');
+  await press(page, 'Use it');
+  await until(page, () => document.querySelector('textarea')?.value.includes('"port": 7070'));
   await press(page, 'Cancel');
   await heading(page, 'Routes');
+  await press(page, 'Edit api-gateway');
+  await heading(page, 'Edit route');
+  check(await page.evaluate(() => !document.querySelector('.draft')), 'what was cancelled is kept');
+  await press(page, 'Cancel');
+  await heading(page, 'Routes');
+  return found;
 }, page);
 
 await step('a message and its timeline', async () => {

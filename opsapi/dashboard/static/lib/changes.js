@@ -54,7 +54,7 @@ export function changeOptions() {
 /**
  * The lower part of a page on which something is edited: check, apply, cancel.
  * @param {object} options
- * @param {{read: () => any, show: (problems: import('../types').FieldProblem[]) => void}} options.editor
+ * @param {ReturnType<typeof import('./editor.js').editor>} options.editor
  * @param {(value: any) => Promise<import('../types').Checked>} options.check
  * @param {(value: any, options: object) => Promise<Applied>} options.apply
  * @param {string} options.back where to go afterwards
@@ -74,7 +74,7 @@ export function applyPanel({ editor, check, apply, back }) {
     } catch (error) {
       if (error instanceof APIError && error.code === 'invalid') editor.show(error.fields);
       else fill(outcome, h('div', { class: 'empty bad' }, h('p', { class: 'empty-title' }, 'Nothing was changed'), h('p', null, textOf(error)),
-        error instanceof APIError && error.code === 'conflict' ? h('p', null, 'Copy what you have (as JSON), then open this page anew and make the change on what is in force now.') : null));
+        error instanceof APIError && error.code === 'conflict' ? h('p', null, ['What you have typed is kept. ', button('Open this page anew', () => dispatchEvent(new HashChangeEvent('hashchange')), { kind: 'link' }), ' to make the change on what is in force now.']) : null));
     }
     applying.disabled = false;
     set(element, { 'aria-busy': null });
@@ -97,12 +97,12 @@ export function applyPanel({ editor, check, apply, back }) {
         const value = editor.read();
         if (value === undefined) return;
         const applied = await apply(value, options.request());
-        editor.show([]);
+        editor.forget();
         report(applied);
         location.hash = back;
       });
     },
-  }, options.element, h('div', { class: 'actions' }, applying, checking, h('a', { class: 'button', href: back }, 'Cancel')), outcome);
+  }, options.element, h('div', { class: 'actions' }, applying, checking, h('a', { class: 'button', href: back, onclick: editor.forget }, 'Cancel')), outcome);
   return element;
 }
 

@@ -7,6 +7,13 @@ import { plural } from './format.js';
 
 /** @typedef {import('../types').FieldProblem} FieldProblem */
 
+/**
+ * What was typed on pages that were left, or when the session ended, by address;
+ * base is the hash of the configuration that it was made from.
+ * @type {Map<string, {text: string, base: string}>}
+ */
+export const drafts = new Map();
+
 const lineHeight = 20; // of the text, in pixels, as in app.css
 
 /**
@@ -14,9 +21,12 @@ const lineHeight = 20; // of the text, in pixels, as in app.css
  * @param {any} options.value
  * @param {string} options.name what is edited
  * @param {string} options.prefix of the paths that the API gives
+ * @param {string} options.base hash of the configuration that the value is from
+ * @param {AbortSignal} options.signal
  * @param {boolean} [options.asText] whether it begins as text
  */
-export function editor({ value, name, prefix, asText = false }) {
+export function editor({ value, name, prefix, base, signal, asText = false }) {
+  const address = location.hash;
   let data = structuredClone(value);
   let fields = form({ value: data, name });
   const text = h('textarea', { spellcheck: 'false', autocomplete: 'off', autocapitalize: 'off', wrap: 'off', 'aria-label': `${name} as JSON`, rows: 12 });
@@ -27,7 +37,7 @@ export function editor({ value, name, prefix, asText = false }) {
   const list = h('div', { class: 'problems', role: 'alert', id: newId('problems') });
   const asForm = button('Form', () => toForm(), { 'aria-pressed': 'true' });
   const asJSON = button('JSON', () => toText(), { 'aria-pressed': 'false' });
-  const element = h('div', { class: 'editor' }, h('div', { class: 'switch', role: 'group', 'aria-label': 'Edit as' }, asForm, asJSON), host, list);
+  const element = h('div', { class: 'editor' }, h('div', { class: 'switch', role: 'group', 'aria-label': 'Edit as' }, asForm, asJSON), offer(), host, list);
 
   /** @type {FieldProblem[]} */
   let problems = [];
@@ -40,10 +50,40 @@ export function editor({ value, name, prefix, asText = false }) {
     mark();
   }
 
-  function toText() {
-    if (textual) return;
+  const original = JSON.stringify(value, null, 2);
+  const now = () => textual ? text.value : JSON.stringify(data, null, 2);
+  let kept = true; // whether a draft is of use
+  signal.addEventListener('abort', () => {
+    if (kept && now() !== original) drafts.set(address, { text: now(), base });
+  });
+
+  /** Offers what was typed here before. */
+  function offer() {
+    const draft = drafts.get(address);
+    if (!draft) return null;
+    const box = h('div', { class: 'panel draft' }, h('p', null, 'What you had typed here and not applied was kept.',
+      draft.base === base ? null : ' The configuration has changed since: check what your text would change before you apply it.'));
+    const done = () => {
+      drafts.delete(address);
+      box.remove();
+    };
+    box.append(h('div', { class: 'actions' }, button('Use it', () => {
+      done();
+      toText(draft.text);
+      text.focus();
+    }), button('Discard it', () => {
+      done();
+      asForm.focus();
+    })));
+    return box;
+  }
+
+  /** @param {string} [instead] */
+  function toText(instead) {
+    if (textual && instead === undefined) return;
+    const what = instead ?? now();
     textual = true;
-    text.value = JSON.stringify(data, null, 2);
+    text.value = what;
     resize();
     view();
   }
@@ -167,6 +207,11 @@ export function editor({ value, name, prefix, asText = false }) {
     element,
     /** What is edited, or undefined if it is no JSON, which is shown then. @returns {any} */
     read,
+    /** Forgets what was typed: it is applied, or not wanted. */
+    forget() {
+      kept = false;
+      drafts.delete(address);
+    },
     /** Shows what the API found wrong, and goes to the first. @param {FieldProblem[]} found */
     show(found) {
       problems = found;

@@ -54,7 +54,7 @@ function edit({ signal, identity }, content) {
   load(content, {
     signal, unconfigured: unconfigured(), load: () => call('getConfiguration', {}, signal),
     show: (/** @type {import('../types').Configuration} */ { configuration, hash, version }) => {
-      const one = editor({ value: configuration, name: 'configuration', prefix: '', asText: true });
+      const one = editor({ value: configuration, name: 'configuration', prefix: '', asText: true, base: hash, signal });
       return [h('p', { class: 'muted' }, `From version ${version}. Secrets show as ***: leave that, and the secret stays.`), one.element, applyPanel({
         editor: one, back: '#/configuration',
         check: (changed) => call('validateConfiguration', { configuration: changed }),

@@ -143,7 +143,7 @@ function edit({ main, signal, identity }, which) {
       const value = which === 'all' ? routes : routes[index] ?? pattern();
       if (which !== 'new' && which !== 'all') fill(heading, `Edit route ${value.name || index + 1}`);
       document.title = `${heading.textContent} · dcrouter`;
-      const one = editor({ value, name: which === 'all' ? 'routes' : 'route', prefix: which === 'all' ? 'routes' : `routes[${index}]`, asText: which === 'all' });
+      const one = editor({ value, name: which === 'all' ? 'routes' : 'route', prefix: which === 'all' ? 'routes' : `routes[${index}]`, asText: which === 'all', base: hash, signal });
       /** @param {any} changed */
       const all = (changed) => which === 'all' ? changed : routes.toSpliced(index, 1, changed);
       return [one.element, applyPanel({
