@@ -313,7 +313,6 @@ func openDeskWith(t *testing.T, h *host, store *storage.Store, cfg Config, opts 
 	t.Helper()
 	logs := NewLogBuffer(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	d := &desk{t: t, host: h, logs: logs, log: slog.New(logs), client: &http.Client{Transport: &http.Transport{}, Timeout: time.Minute}}
-	t.Cleanup(d.client.CloseIdleConnections)
 	all := []Option{
 		WithLogger(d.log), WithLogs(logs), WithVersion("1.2.3"),
 		WithStats(func() any { return map[string]any{"requests": 7, "config": h.config} }),
@@ -339,6 +338,7 @@ func openDeskWith(t *testing.T, h *host, store *storage.Store, cfg Config, opts 
 }
 
 func (d *desk) stop() {
+	d.client.CloseIdleConnections() // Shutdown waits five seconds for one that has sent nothing yet
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	if err := d.server.Stop(ctx); err != nil {
