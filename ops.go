@@ -14,6 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/opsapi"
+	"github.com/dcrouter/dcrouter/opsapi/dashboard"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 )
@@ -53,6 +54,7 @@ func (r *Router) setUpOps(o *options) error {
 		opsapi.WithMetrics(promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})),
 		opsapi.WithConfiguration(&opsConfiguration{router: r, given: given}),
 		opsapi.WithRoutesAt("smartProxyConfig", "routes"),
+		opsapi.WithDashboard(dashboard.Files()),
 	}
 	if r.email != nil {
 		all = append(all, opsapi.WithMailQueue(opsMail{r.email}), opsapi.WithSuppression(opsSuppression{r.email}), opsapi.WithMailDomains(opsDomains{r.email}))
