@@ -11,6 +11,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/deliver"
+	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 )
 
@@ -50,9 +51,13 @@ type result struct {
 	said string
 	// status is the enhanced status code of another server, and host its name.
 	status, host string
+	// report is, if ok, what a sender who wants to know of success has to be told
+	// by us: dsn.Delivered, dsn.Relayed, or "" where another server does it.
+	report dsn.Action
 }
 
-func taken(said string) result { return result{ok: true, said: said} }
+// taken is a success here.
+func taken(said string) result { return result{ok: true, said: said, report: dsn.Delivered} }
 
 func refusal(r *Reply) result {
 	return result{permanent: r.Code >= 500, reply: r, said: r.Error(), status: fmt.Sprintf("%d.%d.%d", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])}
@@ -95,7 +100,7 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 	e.Route, e.Reason, e.Status = rt.Name, res.said, res.status
 	switch {
 	case res.ok:
-		a.State, a.At, a.Status = delivered, now, ""
+		a.State, a.At, a.Status, a.Report = delivered, now, "", res.report
 		e.Kind = Delivered
 		if res.handed {
 			a.State = sent

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/transport"
@@ -131,7 +132,8 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			host = sent.Attempts[rr.Attempt].Host
 		}
 		if rr.Status == smtpc.Delivered {
-			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host}
+			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host,
+				report: reportFor(rr.DSN, req.Hop != nil && req.Hop.LMTP)}
 			out.site.Works = true
 			continue
 		}
@@ -155,6 +157,19 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 	}
 	r.count(counter, out.results)
 	return out
+}
+
+// reportFor is what a sender who wants to know of success has to be told when
+// another server has taken a message (RFC 3461 sections 5.2.1 and 5.2.2). A mailbox
+// is behind LMTP.
+func reportFor(offersDSN, lmtp bool) dsn.Action {
+	switch {
+	case offersDSN:
+		return "" // by that server
+	case lmtp:
+		return dsn.Delivered
+	}
+	return dsn.Relayed
 }
 
 // stepOf is what the timeline shows of a connection. What was said about the

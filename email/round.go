@@ -372,6 +372,14 @@ func (rd *round) finish() {
 	if rd.tellDelay() {
 		rd.changed = true
 	}
+	if rd.tried {
+		rd.changed = true // its number, at least
+		// Those who have failed are not kept secret until the last one is decided. An
+		// error is of no consequence: it is told again.
+		if err := rd.tellOutcome(); err != nil {
+			q.r.s.log.Error("the sender of a message could not be told what became of it so far", "msg_id", e.id, "err", err)
+		}
+	}
 	if rd.changed {
 		q.note(e, p)
 	}
@@ -383,7 +391,7 @@ func (rd *round) finish() {
 // nobody can be told.
 func (rd *round) end() {
 	q, e, p := rd.q, rd.e, rd.p
-	if err := rd.tellFailure(); err != nil {
+	if err := rd.tellOutcome(); err != nil {
 		// It has to be told another time.
 		q.r.s.log.Error("the sender of a message could not be told that it failed", "msg_id", e.id, "err", err)
 		p.Next = q.r.s.now().Add(defaultRetryDelay)
