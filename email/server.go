@@ -3,6 +3,7 @@ package email
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/dnsc"
 	"github.com/dcrouter/dcrouter/email/internal/webhook"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
@@ -56,6 +58,13 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	s.opts.validate(check, &cfg)
 	if err := check.Err(); err != nil {
 		return nil, err
+	}
+	if s.opts.resolver == nil && len(cfg.Resolvers) > 0 {
+		resolver, err := dnsc.New(dnsc.Config{Servers: cfg.Resolvers, TrustAD: cfg.TrustResolvers})
+		if err != nil {
+			return nil, fmt.Errorf("email: resolvers: %w", err)
+		}
+		s.opts.resolver = resolver
 	}
 	s.opts.setDefaults()
 	s.log, s.now = s.opts.log, s.opts.now
