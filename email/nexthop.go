@@ -142,7 +142,10 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			res.permanent = true // its hosts all refuse us: there is nobody else to ask
 		}
 		res.status, res.host = rr.Reply.Enhanced, host
-		if rr.Reply.Code > 0 {
+		switch {
+		case rr.Status == smtpc.Unknown:
+			res.said = fmt.Sprintf("no answer to the content (%v): it may have been taken, and is sent again", rr.Err)
+		case rr.Reply.Code > 0:
 			res.said = rr.Reply.String()
 		}
 		out.results[n] = res
@@ -175,7 +178,7 @@ func reportFor(offersDSN, lmtp bool) dsn.Action {
 // stepOf is what the timeline shows of a connection. What was said about the
 // message is shown with its recipients.
 func stepOf(a *transport.Attempt) step {
-	s := step{At: a.Time, Kind: tried, Host: a.Host, TLS: a.TLS, Text: a.Err}
+	s := step{At: a.Time, Kind: tried, Host: a.Host, TLS: a.TLS}
 	if a.Addr.IsValid() {
 		s.Addr = a.Addr.String()
 	}
@@ -183,9 +186,11 @@ func stepOf(a *transport.Attempt) step {
 		s.Source = a.Source.String()
 	}
 	switch {
-	case a.Err == "" && a.TLSError != "":
+	case a.Err != "":
+		s.Text = fmt.Sprintf("%s: %s", a.Phase, a.Err)
+	case a.TLSError != "":
 		s.Text = "went on without TLS: " + a.TLSError
-	case a.Err == "" && a.Reply != "":
+	default:
 		s.Text = a.Reply
 	}
 	return s

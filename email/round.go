@@ -332,6 +332,10 @@ func (rd *round) finish() {
 		}
 	}
 	p, env := rd.p, rd.env
+	if rd.tried {
+		p.Tries++
+		rd.changed = true
+	}
 	if p.open() == 0 {
 		rd.end()
 		return
@@ -353,7 +357,6 @@ func (rd *round) finish() {
 	}
 	later := rd.later
 	if rd.tried {
-		p.Tries++
 		if retry := now.Add(env.Schedule.delay(p.Tries)); later.After(retry) {
 			later = time.Time{}
 		}
@@ -373,7 +376,6 @@ func (rd *round) finish() {
 		rd.changed = true
 	}
 	if rd.tried {
-		rd.changed = true // its number, at least
 		// Those who have failed are not kept secret until the last one is decided. An
 		// error is of no consequence: it is told again.
 		if err := rd.tellOutcome(); err != nil {
