@@ -303,7 +303,10 @@ match from any for domain "example.net" action hold
 		t.Errorf("%+v", st)
 	}
 	var files []string
-	waitFor(t, func() bool { files, _ = filepath.Glob(dir + "/var/spool/smtpd/queue/*/*/message"); return len(files) == 1 })
+	waitFor(t, func() bool {
+		files, _ = filepath.Glob(dir + "/var/spool/smtpd/queue/*/*/message")
+		return len(files) == 1
+	})
 	b, err := os.ReadFile(files[0])
 	if err != nil {
 		t.Fatal(err)
