@@ -13,6 +13,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/deliver"
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 // delivery is a message on its way to some of its recipients.
@@ -156,13 +157,20 @@ func (rd *round) giveUp(i int, a *state) {
 	rd.q.r.s.event(e)
 }
 
-// expired tells that a message was held back, or kept after it was given up, long
-// enough.
-func (r *run) expired(id string, env *queued) {
-	e := Event{Kind: Expired, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From, Reason: env.Quarantine}
-	for _, rcpt := range env.Recipients {
-		e.Recipients = append(e.Recipients, rcpt.Address)
+// discarded remembers a message that was removed before all recipients had it, and
+// tells of that. Its sender is not told.
+func (r *run) discarded(id spool.ID, env *queued, p *progress, kind, said string) {
+	now := r.s.now()
+	e := Event{Kind: kind, ConnID: env.ConnID, MessageID: string(id), Client: env.ClientAddr, User: env.User, From: env.From,
+		Reason: valueOr(env.Quarantine, said), Metadata: env.Metadata}
+	for i := range p.Recipients {
+		e.Recipients = append(e.Recipients, env.Recipients[i].Address)
+		if a := &p.Recipients[i]; a.State == "" {
+			a.State, a.At, a.Reply, a.Told = failed, now, said, true
+		}
 	}
+	p.note(step{At: now, Kind: kind, Text: said})
+	r.remember(id, env, p)
 	r.s.event(e)
 }
 
