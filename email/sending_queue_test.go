@@ -135,6 +135,7 @@ func TestPauseAndPriority(t *testing.T) {
 		st := onStage(t, cfg, s)
 		for i := range 50 {
 			st.post("<user@a.example>", toB, fmt.Sprintf("<u%d@b.example>", i))
+			time.Sleep(time.Second)
 		}
 		urgent := Email{From: "ann@a.example", To: []string{"urgent@b.example"}, Subject: "now", Text: "x", Queue: PriorityQueue}
 		if _, err := st.SendEmail(t.Context(), urgent); err != nil {
