@@ -11,7 +11,9 @@ import (
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/deliver"
+	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 // delivery is a message on its way to some of its recipients.
@@ -50,9 +52,13 @@ type result struct {
 	said string
 	// status is the enhanced status code of another server, and host its name.
 	status, host string
+	// report is, if ok, what a sender who wants to know of success has to be told
+	// by us: dsn.Delivered, dsn.Relayed, or "" where another server does it.
+	report dsn.Action
 }
 
-func taken(said string) result { return result{ok: true, said: said} }
+// taken is a success here.
+func taken(said string) result { return result{ok: true, said: said, report: dsn.Delivered} }
 
 func refusal(r *Reply) result {
 	return result{permanent: r.Code >= 500, reply: r, said: r.Error(), status: fmt.Sprintf("%d.%d.%d", r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])}
@@ -95,7 +101,7 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 	e.Route, e.Reason, e.Status = rt.Name, res.said, res.status
 	switch {
 	case res.ok:
-		a.State, a.At, a.Status = delivered, now, ""
+		a.State, a.At, a.Status, a.Report = delivered, now, "", res.report
 		e.Kind = Delivered
 		if res.handed {
 			a.State = sent
@@ -151,13 +157,20 @@ func (rd *round) giveUp(i int, a *state) {
 	rd.q.r.s.event(e)
 }
 
-// expired tells that a message was held back, or kept after it was given up, long
-// enough.
-func (r *run) expired(id string, env *queued) {
-	e := Event{Kind: Expired, ConnID: env.ConnID, MessageID: id, Client: env.ClientAddr, User: env.User, From: env.From, Reason: env.Quarantine}
-	for _, rcpt := range env.Recipients {
-		e.Recipients = append(e.Recipients, rcpt.Address)
+// discarded remembers a message that was removed before all recipients had it, and
+// tells of that. Its sender is not told.
+func (r *run) discarded(id spool.ID, env *queued, p *progress, kind, said string) {
+	now := r.s.now()
+	e := Event{Kind: kind, ConnID: env.ConnID, MessageID: string(id), Client: env.ClientAddr, User: env.User, From: env.From,
+		Reason: valueOr(env.Quarantine, said), Metadata: env.Metadata}
+	for i := range p.Recipients {
+		e.Recipients = append(e.Recipients, env.Recipients[i].Address)
+		if a := &p.Recipients[i]; a.State == "" {
+			a.State, a.At, a.Reply, a.Told = failed, now, said, true
+		}
 	}
+	p.note(step{At: now, Kind: kind, Text: said})
+	r.remember(id, env, p)
 	r.s.event(e)
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/dsn"
 )
 
 // queued is what the spool keeps of a message beside its content. It does not
@@ -127,8 +129,10 @@ type state struct {
 	Host   string `json:"host,omitempty"`
 	// At is when State came to be.
 	At time.Time `json:"at,omitzero"`
-	// Told is set once the sender was told of the failure, or is not to be;
-	// Delayed once the sender was told of the delay.
+	// Report is that of the result, of a recipient who has the message.
+	Report dsn.Action `json:"report,omitempty"`
+	// Told is set once the sender was told of State, or is not to be; Delayed once
+	// the sender was told of the delay.
 	Told    bool `json:"told,omitempty"`
 	Delayed bool `json:"delayed,omitempty"`
 }

@@ -123,6 +123,15 @@ func (r noDNS) LookupAddr(_ context.Context, name string) ([]string, error) { re
 // and knows of no other name.
 func resolver(t testing.TB, records string) *net.Resolver {
 	t.Helper()
+	addr := nameServer(t, records)
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", addr)
+	}}
+}
+
+// nameServer is that DNS server. It returns its address.
+func nameServer(t testing.TB, records string) string {
+	t.Helper()
 	byName := make(map[string][]dns.RR)
 	for line := range strings.Lines(records) {
 		rr, err := dns.NewRR(strings.TrimSpace(line))
@@ -153,9 +162,7 @@ func resolver(t testing.TB, records string) *net.Resolver {
 	go func() { done <- srv.ActivateAndServe() }()
 	<-ready
 	t.Cleanup(func() { srv.Shutdown(); <-done })
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "udp", pc.LocalAddr().String())
-	}}
+	return pc.LocalAddr().String()
 }
 
 // client speaks SMTP line by line.

@@ -125,7 +125,8 @@ func (s *session) handOn(ctx context.Context, content io.Reader, eightBit bool) 
 	if reply := replies[0]; !reply.Positive() {
 		return refusal(fromHop(reply))
 	}
-	return taken(replies[0].Text())
+	_, offersDSN := o.conn.Extension("DSN")
+	return result{ok: true, handed: true, said: replies[0].Text(), report: reportFor(offersDSN, false)}
 }
 
 // reset ends the transaction with the next server, which is told with the next

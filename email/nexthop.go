@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
 	"github.com/dcrouter/dcrouter/email/internal/transport"
@@ -131,7 +132,8 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			host = sent.Attempts[rr.Attempt].Host
 		}
 		if rr.Status == smtpc.Delivered {
-			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host}
+			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host,
+				report: reportFor(rr.DSN, req.Hop != nil && req.Hop.LMTP)}
 			out.site.Works = true
 			continue
 		}
@@ -140,7 +142,10 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			res.permanent = true // its hosts all refuse us: there is nobody else to ask
 		}
 		res.status, res.host = rr.Reply.Enhanced, host
-		if rr.Reply.Code > 0 {
+		switch {
+		case rr.Status == smtpc.Unknown:
+			res.said = fmt.Sprintf("no answer to the content (%v): it may have been taken, and is sent again", rr.Err)
+		case rr.Reply.Code > 0:
 			res.said = rr.Reply.String()
 		}
 		out.results[n] = res
@@ -157,10 +162,23 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 	return out
 }
 
+// reportFor is what a sender who wants to know of success has to be told when
+// another server has taken a message (RFC 3461 sections 5.2.1 and 5.2.2). A mailbox
+// is behind LMTP.
+func reportFor(offersDSN, lmtp bool) dsn.Action {
+	switch {
+	case offersDSN:
+		return "" // by that server
+	case lmtp:
+		return dsn.Delivered
+	}
+	return dsn.Relayed
+}
+
 // stepOf is what the timeline shows of a connection. What was said about the
 // message is shown with its recipients.
 func stepOf(a *transport.Attempt) step {
-	s := step{At: a.Time, Kind: tried, Host: a.Host, TLS: a.TLS, Text: a.Err}
+	s := step{At: a.Time, Kind: tried, Host: a.Host, TLS: a.TLS}
 	if a.Addr.IsValid() {
 		s.Addr = a.Addr.String()
 	}
@@ -168,9 +186,11 @@ func stepOf(a *transport.Attempt) step {
 		s.Source = a.Source.String()
 	}
 	switch {
-	case a.Err == "" && a.TLSError != "":
+	case a.Err != "":
+		s.Text = fmt.Sprintf("%s: %s", a.Phase, a.Err)
+	case a.TLSError != "":
 		s.Text = "went on without TLS: " + a.TLSError
-	case a.Err == "" && a.Reply != "":
+	default:
 		s.Text = a.Reply
 	}
 	return s

@@ -212,7 +212,7 @@ func (s *Server) outboundResolver() (lookup.Resolver, *dnsc.Resolver) {
 	if d, ok := s.opts.resolver.(*dnsc.Resolver); ok {
 		return d, d
 	}
-	if _, ok := s.opts.resolver.(*net.Resolver); ok {
+	if n, ok := s.opts.resolver.(*net.Resolver); ok && n.Dial == nil { // the system's servers, as far as they are asked
 		if d, err := dnsc.New(dnsc.Config{TrustAD: s.cfg.TrustResolvers}); err == nil {
 			return d, d
 		}

@@ -285,8 +285,7 @@ func (q *queue) expire(ctx context.Context, e *entry) {
 	}
 	switch {
 	case err == nil:
-		q.r.expired(string(e.id), env)
-		q.r.remember(e.id, env, p)
+		q.r.discarded(e.id, env, e.latest(p), Expired, "kept long enough")
 	case errors.Is(err, spool.ErrNotFound):
 	case ctx.Err() != nil:
 		return

@@ -213,15 +213,13 @@ func (s *Server) Drop(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	env, p, err := r.queue.read(ctx, e.id)
-	if err == nil {
-		p = e.latest(p)
-		p.note(step{At: s.now(), Kind: Dropped})
-		r.remember(e.id, env, p)
-	}
+	env, p, readErr := r.queue.read(ctx, e.id) // what cannot be read can still be dropped
 	if err := r.queue.store.Remove(ctx, e.id); err != nil {
 		r.queue.putBack(e, e.next)
 		return queueError(err)
+	}
+	if readErr == nil {
+		r.discarded(e.id, env, e.latest(p), Dropped, "removed from the queue")
 	}
 	r.queue.forget(e)
 	return nil

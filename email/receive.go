@@ -395,8 +395,9 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 			return nil, err
 		}
 		prefix := s.hop.hop.prefix
+		d := &delivery{id: string(m.id), env: env, body: m.body}
 		if s.hop.route.Action.Forward.SRS {
-			seal, err := s.r.seal(ctx, &delivery{id: string(m.id), env: env, body: m.body}, 0)
+			seal, err := s.r.seal(ctx, d, 0)
 			if err != nil {
 				return nil, s.refuse("next-hop", unreachable())
 			}
@@ -408,6 +409,11 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 		}
 		s.r.s.stats.forwarded.Add(uint64(len(env.Recipients)))
 		m.accepted(Delivered, res.said)
+		list := make([]int, len(env.Recipients))
+		for i := range list {
+			list[i] = i
+		}
+		s.r.tellSuccess(ctx, d, list, all(res, list).results)
 		return &smtpd.Reply{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: res.said}, nil
 	case direct:
 		return m.deliverNow(ctx)
@@ -474,7 +480,9 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	rest := *env
 	rest.Recipients = nil
 	for rt, list := range groups {
-		for n, res := range m.s.r.deliver(ctx, d, place{route: rt}, nil, list).results {
+		results := m.s.r.deliver(ctx, d, place{route: rt}, nil, list).results
+		m.s.r.tellSuccess(ctx, d, list, results)
+		for n, res := range results {
 			switch {
 			case res.ok:
 				m.s.event(Event{Kind: Delivered, MessageID: string(m.id), From: env.From,

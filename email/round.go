@@ -332,6 +332,10 @@ func (rd *round) finish() {
 		}
 	}
 	p, env := rd.p, rd.env
+	if rd.tried {
+		p.Tries++
+		rd.changed = true
+	}
 	if p.open() == 0 {
 		rd.end()
 		return
@@ -353,7 +357,6 @@ func (rd *round) finish() {
 	}
 	later := rd.later
 	if rd.tried {
-		p.Tries++
 		if retry := now.Add(env.Schedule.delay(p.Tries)); later.After(retry) {
 			later = time.Time{}
 		}
@@ -372,6 +375,13 @@ func (rd *round) finish() {
 	if rd.tellDelay() {
 		rd.changed = true
 	}
+	if rd.tried {
+		// Those who have failed are not kept secret until the last one is decided. An
+		// error is of no consequence: it is told again.
+		if err := rd.tellOutcome(); err != nil {
+			q.r.s.log.Error("the sender of a message could not be told what became of it so far", "msg_id", e.id, "err", err)
+		}
+	}
 	if rd.changed {
 		q.note(e, p)
 	}
@@ -383,7 +393,7 @@ func (rd *round) finish() {
 // nobody can be told.
 func (rd *round) end() {
 	q, e, p := rd.q, rd.e, rd.p
-	if err := rd.tellFailure(); err != nil {
+	if err := rd.tellOutcome(); err != nil {
 		// It has to be told another time.
 		q.r.s.log.Error("the sender of a message could not be told that it failed", "msg_id", e.id, "err", err)
 		p.Next = q.r.s.now().Add(defaultRetryDelay)

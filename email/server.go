@@ -60,10 +60,11 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	if s.opts.resolver == nil && len(cfg.Resolvers) > 0 {
-		var err error
-		if s.opts.resolver, err = dnsc.New(dnsc.Config{Servers: cfg.Resolvers, TrustAD: cfg.TrustResolvers}); err != nil {
+		resolver, err := dnsc.New(dnsc.Config{Servers: cfg.Resolvers, TrustAD: cfg.TrustResolvers})
+		if err != nil {
 			return nil, fmt.Errorf("email: resolvers: %w", err)
 		}
+		s.opts.resolver = resolver
 	}
 	s.opts.setDefaults()
 	s.log, s.now = s.opts.log, s.opts.now

@@ -123,8 +123,8 @@ func TestDeliverToDovecot(t *testing.T) {
 }
 
 // startPostfix starts a Postfix that has mailboxes for b@example.com and
-// c@example.com, in mail of its folder.
-func startPostfix(t *testing.T) (dir string, port int) {
+// c@example.com, in mail of its folder. more is put behind its configuration.
+func startPostfix(t *testing.T, more string) (dir string, port int) {
 	t.Helper()
 	needRoot(t)
 	program := testenv.Need(t, "postfix", "apt-get install postfix")
@@ -167,13 +167,16 @@ local_header_rewrite_clients =
 smtpd_relay_restrictions = reject_unauth_destination
 smtpd_recipient_restrictions =
 header_checks = regexp:%[1]s/conf/header_checks
-`, dir, uid, gid))
+%[4]s
+`, dir, uid, gid, more))
 	write(t, filepath.Join(dir, "conf", "header_checks"), "/^Subject: forbidden/ REJECT I do not like the subject\n")
 	port = testenv.FreePort(t)
 	write(t, filepath.Join(dir, "conf", "master.cf"), fmt.Sprintf(`
 127.0.0.1:%d inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+smtp unix - - n - - smtp
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
 defer unix - - n - 0 bounce
@@ -192,7 +195,7 @@ postlog unix-dgram n - n - 1 postlogd
 // What Postfix says about recipients and content, the client is told, while it is
 // still there.
 func TestForwardToPostfix(t *testing.T) {
-	dir, port := startPostfix(t)
+	dir, port := startPostfix(t, "")
 	s := start(t, Config{Routes: routes(t, fmt.Sprintf(`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d,"addHeaders":{"X-By":"us"}}}}]`, port))})
 	c := s.dial().hello()
 	c.say("MAIL FROM:<a@example.net>", "250")

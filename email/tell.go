@@ -3,18 +3,19 @@ package email
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
-// tellFailure tells the sender of a message whom it could not be delivered to
+// tellOutcome tells the sender of a message whom it could not be delivered to
 // (RFC 5321 section 6.1), and in whose case that was asked for, who has it (RFC
-// 3461). An error is that it could not be told now. Nobody is told of what has no
-// sender, or one that is likely forged: such a message stays for somebody to look
-// at.
-func (rd *round) tellFailure() error {
+// 3461), as far as that is known and has not been told. An error is that it could
+// not be told now. Nobody is told of what has no sender, or one that is likely
+// forged: such a message stays for somebody to look at.
+func (rd *round) tellOutcome() error {
 	env, p := rd.env, rd.p
 	var list []int
 	for i := range p.Recipients {
@@ -26,9 +27,9 @@ func (rd *round) tellFailure() error {
 		switch {
 		case env.Bounces == bounceHere:
 			a.Told = true
-		case env.From == "" || env.Bounces == bounceNowhere:
+		case !env.tellable():
 			a.Told = action != dsn.Failed
-		case !dsn.Wanted(env.Recipients[i].Notify, action) || action == dsn.Delivered && a.State == sent:
+		case !dsn.Wanted(env.Recipients[i].Notify, action):
 			a.Told = true
 		default:
 			list = append(list, i)
@@ -46,7 +47,11 @@ func (rd *round) tellFailure() error {
 	return nil
 }
 
-// reportedAs is what a notification says of a recipient.
+// tellable reports whether there is a sender who may be told of something.
+func (q *queued) tellable() bool { return q.From != "" && q.Bounces == "" }
+
+// reportedAs is what a notification says of a recipient; "" for one who has the
+// message, where that is not for us to say.
 func reportedAs(a *state) dsn.Action {
 	switch a.State {
 	case "":
@@ -54,7 +59,30 @@ func reportedAs(a *state) dsn.Action {
 	case failed, bounced:
 		return dsn.Failed
 	}
-	return dsn.Delivered
+	return a.Report
+}
+
+// tellSuccess tells the sender of a message that never was in the spool who has
+// it, where that was asked for.
+func (r *run) tellSuccess(ctx context.Context, d *delivery, list []int, results []result) {
+	env := d.env
+	if !env.tellable() {
+		return
+	}
+	var about []dsn.Recipient
+	for n, i := range list {
+		if rcpt, res := &env.Recipients[i], &results[n]; res.ok && dsn.Wanted(rcpt.Notify, res.report) {
+			about = append(about, dsn.Recipient{
+				Address: rcpt.Address, Original: rcpt.ORCPT, Action: res.report, RemoteMTA: res.host, Diagnostic: res.said, LastAttempt: r.s.now(),
+			})
+		}
+	}
+	if len(about) == 0 {
+		return
+	}
+	if err := r.report(ctx, env, d.content(nil), about); err != nil {
+		r.s.log.Error("the sender of a message could not be told that it was delivered", "msg_id", d.id, "err", err)
+	}
 }
 
 // tellDelay tells the sender, once, that a message is still on its way. It
@@ -72,7 +100,7 @@ func (rd *round) tellDelay() bool {
 			e := env.event(string(rd.e.id), i)
 			e.Kind, e.Reason, e.Status = Delayed, a.Reply, a.Status
 			rd.q.r.s.event(e)
-			if env.From != "" && env.Bounces == "" && dsn.Wanted(env.Recipients[i].Notify, dsn.Delayed) {
+			if env.tellable() && dsn.Wanted(env.Recipients[i].Notify, dsn.Delayed) {
 				list = append(list, i)
 			}
 		}
@@ -90,20 +118,13 @@ func (rd *round) tell(list []int) error {
 	r, env, p := rd.q.r, rd.env, rd.p
 	ctx, cancel := r.lasting()
 	defer cancel()
-	report := dsn.Report{
-		ReportingMTA: r.s.cfg.Hostname,
-		To:           env.From,
-		EnvID:        env.EnvID,
-		Arrival:      env.Arrived,
-		Now:          r.s.now(),
-		Full:         env.Ret == "FULL",
-		UTF8:         env.UTF8,
-	}
+	var original *io.SectionReader
 	if body, err := rd.open(); err == nil {
-		report.Original = env.content(body, nil)
+		original = env.content(body, nil)
 	} else {
 		r.s.log.Error("a bounce goes without the message that it is about", "msg_id", rd.e.id, "err", err)
 	}
+	var reports []dsn.Recipient
 	for _, i := range list {
 		a, rcpt := &p.Recipients[i], &env.Recipients[i]
 		about := dsn.Recipient{
@@ -113,9 +134,25 @@ func (rd *round) tell(list []int) error {
 		if about.Action == dsn.Delayed {
 			about.RetryUntil = env.Arrived.Add(valueOr(env.Schedule.MaxAge, defaultMaxAge))
 		}
-		report.Recipients = append(report.Recipients, about)
+		reports = append(reports, about)
 	}
-	m, err := dsn.Make(report)
+	return r.report(ctx, env, original, reports)
+}
+
+// report queues a notification about a message, which may be nil if it cannot be
+// read.
+func (r *run) report(ctx context.Context, env *queued, original *io.SectionReader, about []dsn.Recipient) error {
+	m, err := dsn.Make(dsn.Report{
+		ReportingMTA: r.s.cfg.Hostname,
+		To:           env.From,
+		EnvID:        env.EnvID,
+		Arrival:      env.Arrived,
+		Now:          r.s.now(),
+		Full:         env.Ret == "FULL",
+		UTF8:         env.UTF8,
+		Original:     original,
+		Recipients:   about,
+	})
 	if err != nil {
 		return fmt.Errorf("making a notification: %w", err)
 	}

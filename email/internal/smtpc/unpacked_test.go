@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,69 +14,6 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
-
-// Debian's packages of Exim and OpenSMTPD cannot be installed beside Postfix, and
-// the programs look for users and folders of their own. So they are unpacked, and
-// run in a folder that looks to them like a machine.
-
-// machine makes such a folder, with what was unpacked.
-func machine(t *testing.T, name, program string) string {
-	t.Helper()
-	needRoot(t)
-	unpacked := "/opt/" + name
-	testenv.Need(t, unpacked+program, fmt.Sprintf("apt-get download %s && dpkg -x %[1]s_*.deb %[2]s (see .ci/run for the libraries)", name, unpacked))
-	testenv.Need(t, "chroot", "apt-get install coreutils")
-	dir := testenv.Folder(t)
-	if err := os.CopyFS(dir, noLinks{os.DirFS(unpacked)}); err != nil {
-		t.Fatal(err)
-	}
-	libraries, err := exec.Command("ldd", unpacked+program).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, lib := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
-		content, err := os.ReadFile(lib)
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.MkdirAll(filepath.Dir(dir+lib), 0o755)
-		if err := os.WriteFile(dir+lib, content, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, sub := range []string{"dev", "tmp", "run", "var/run", "mail", "var/spool/exim4", "var/log/exim4", "etc/exim4", "var/spool/smtpd", "var/lib/opensmtpd/empty"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	os.Chmod(filepath.Join(dir, "var/spool/smtpd"), 0o711)
-	for _, own := range []string{"mail", "var/spool/exim4", "var/log/exim4"} {
-		os.Chown(filepath.Join(dir, own), 8, 8)
-	}
-	etc := func(name, content string) { write(t, filepath.Join(dir, "etc", name), content) }
-	etc("passwd", "root:x:0:0:root:/:/bin/sh\nDebian-exim:x:8:8::/:/bin/false\nopensmtpd:x:9:9::/var/lib/opensmtpd/empty:/bin/false\nopensmtpq:x:10:10::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n")
-	etc("group", "root:x:0:\nDebian-exim:x:8:\nopensmtpd:x:9:\nopensmtpq:x:10:\nnogroup:x:65534:\n")
-	etc("services", "smtp 25/tcp\n")
-	etc("hosts", "127.0.0.1 localhost peer.test\n")
-	etc("mailname", "peer.test\n")
-	write(t, filepath.Join(dir, "dev/null"), "") // as good as the real one here
-	os.Chmod(filepath.Join(dir, "dev/null"), 0o666)
-	return dir
-}
-
-// noLinks leaves out symbolic links, which are of manuals only.
-type noLinks struct{ fs.FS }
-
-func (n noLinks) ReadDir(name string) ([]fs.DirEntry, error) {
-	list, err := fs.ReadDir(n.FS, name)
-	var files []fs.DirEntry
-	for _, e := range list {
-		if e.Type()&fs.ModeSymlink == 0 {
-			files = append(files, e)
-		}
-	}
-	return files, err
-}
 
 func install(t *testing.T, from, to string, mode os.FileMode, owner int) {
 	t.Helper()
@@ -145,7 +79,7 @@ func newest(t *testing.T, pattern string) func() string {
 }
 
 func TestExim(t *testing.T) {
-	dir := machine(t, "exim4-daemon-light", "/usr/sbin/exim4")
+	dir := testenv.Machine(t, "exim4-daemon-light", "/usr/sbin/exim4")
 	cert, key, pool := testenv.SelfSigned(t, "peer.test")
 	install(t, cert, dir+"/cert.pem", 0o644, 0)
 	install(t, key, dir+"/key.pem", 0o600, 8)
@@ -232,7 +166,7 @@ plain:
 // Debian 12 has OpenSMTPD 6.8 with an OpenSSL that it cannot sign with, so that each
 // of its handshakes fails. Opportunistic TLS has to get over that.
 func TestOpenSMTPD(t *testing.T) {
-	dir := machine(t, "opensmtpd", "/usr/sbin/smtpd")
+	dir := testenv.Machine(t, "opensmtpd", "/usr/sbin/smtpd")
 	cert, key, pool := testenv.SelfSigned(t, "peer.test")
 	install(t, cert, dir+"/cert.pem", 0o644, 0)
 	install(t, key, dir+"/key.pem", 0o600, 0)

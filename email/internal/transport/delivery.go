@@ -186,7 +186,7 @@ func (d *delivery) settle(ctx context.Context, a Attempt, batch []int, results [
 		case r.Status == smtpc.Temporary && r.Phase != smtpc.PhaseRcpt:
 			goOn = false // what is said to all the message would be said to the rest too
 		}
-		d.result.Recipients[i] = RcptResult{RcptResult: r, Attempt: at}
+		d.result.Recipients[i] = RcptResult{RcptResult: r, Attempt: at, DSN: a.DSN}
 	}
 	d.open = append(left, d.open[len(batch):]...)
 	switch {

@@ -62,6 +62,9 @@ type RcptResult struct {
 	// Attempt is the index of the attempt in which that was decided; -1 means that
 	// there was none.
 	Attempt int
+	// DSN says that the host which decided that sends notifications itself (RFC
+	// 3461).
+	DSN bool
 }
 
 // Attempt is what was done with one host.
@@ -82,6 +85,8 @@ type Attempt struct {
 	TLS string `json:"tls,omitempty"`
 	// TLSError is why opportunistic TLS was given up for plaintext.
 	TLSError string `json:"tlsError,omitempty"`
+	// DSN says that the host offers delivery status notifications (RFC 3461).
+	DSN bool `json:"dsn,omitempty"`
 	// Phase is how far it came.
 	Phase smtpc.Phase `json:"phase"`
 	// Reply is what the host said there, on one line.
@@ -121,6 +126,7 @@ func (a *Attempt) describe(c *smtpc.Conn, source string) {
 		a.Addr = addrPort(c.RemoteAddr())
 	}
 	a.Source = addrPort(c.LocalAddr()).Addr()
+	_, a.DSN = c.Extension("DSN")
 	if err := c.TLSFailure(); err != nil {
 		a.TLSError = short(err.Error())
 	}
