@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -150,7 +152,7 @@ func (o *opsConfiguration) read(doc json.RawMessage) (Config, error) {
 
 // Parse reads a configuration and validates it. Of what can change only at a
 // start it refuses a change.
-func (o *opsConfiguration) Parse(_ context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
+func (o *opsConfiguration) Parse(ctx context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
 	before, err := o.read(prev)
 	if err != nil {
 		return nil, err
@@ -164,7 +166,7 @@ func (o *opsConfiguration) Parse(_ context.Context, doc, prev json.RawMessage) (
 	}
 	c = canonical(c)
 	o.keepCode(&c)
-	if err := errors.Join(c.Validate(), o.onlyLive(before, c)); err != nil {
+	if err := errors.Join(c.Validate(), o.onlyLive(before, c), onlyKnownFiles(ctx, before, c)); err != nil {
 		return nil, err
 	}
 	return conf.Encode(c, true)
@@ -261,23 +263,26 @@ func (o *opsConfiguration) Apply(ctx context.Context, doc json.RawMessage) error
 	}
 	o.keepCode(&next)
 	before := o.live()
-	var undo []func() error
-	for _, step := range []func(Config) error{
-		func(c Config) error { return o.applyProxy(ctx, c) },
-		func(c Config) error { return o.applyEmail(ctx, c) },
-		func(c Config) error { return o.applyRADIUS(ctx, c) },
-	} {
-		if err := step(next); err != nil {
-			errs := []error{err}
-			for _, u := range undo {
-				errs = append(errs, u())
-			}
-			return errors.Join(errs...)
+	steps := []func(context.Context, Config) error{o.applyProxy, o.applyEmail, o.applyRADIUS}
+	for i, step := range steps {
+		err := step(ctx, next)
+		if err == nil {
+			continue
 		}
-		undo = append(undo, func() error { return step(before) })
+		// It may be that the time of ctx was over: what was is brought back all the
+		// same.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
+		defer cancel()
+		for _, done := range slices.Backward(steps[:i]) {
+			err = errors.Join(err, done(ctx, before))
+		}
+		return err
 	}
 	return nil
 }
+
+// takeBackTime bounds how long it may take to bring back what was.
+const takeBackTime = 30 * time.Second
 
 func (o *opsConfiguration) applyProxy(ctx context.Context, c Config) error {
 	var routes []proxy.Route

@@ -28,9 +28,14 @@ type operator struct {
 
 func signIn(t *testing.T, r *dcrouter.Router) *operator {
 	t.Helper()
+	return signInAs(t, r, "admin", "hunter2hunter2")
+}
+
+func signInAs(t *testing.T, r *dcrouter.Router, name, password string) *operator {
+	t.Helper()
 	o := &operator{t: t, base: "http://" + r.Addrs()["ops"][0]}
 	var in struct{ Identity struct{ JWT string } }
-	o.call("adminLoginWithUsernameAndPassword", map[string]any{"username": "admin", "password": "hunter2hunter2"}, &in)
+	o.call("adminLoginWithUsernameAndPassword", map[string]any{"username": name, "password": password}, &in)
 	o.token = in.Identity.JWT
 	return o
 }
@@ -149,6 +154,39 @@ func TestRoutesThroughTheAPI(t *testing.T) {
 	section.Routes[0].Action.Targets = []proxy.Target{two}
 	open()
 	answers("two")
+}
+
+// Operators change routes, and must not become admins by it: a route that serves
+// a folder could serve that of the storage, in which the key for tokens is.
+func TestOperatorsDoNotServeFolders(t *testing.T) {
+	folder, site := t.TempDir(), t.TempDir()
+	port := testenv.FreePort(t)
+	serve := func(name, path, root string) proxy.Route {
+		return proxy.Route{Name: name, Match: proxy.Match{Ports: proxy.Ports(port), Path: path}, Action: proxy.Action{Type: proxy.Serve, Root: root}}
+	}
+	ops := opsSection()
+	ops.Users = []opsapi.User{{Username: "otto", Password: "hunter2 operator", Role: "operator"}}
+	r := start(t, dcrouter.WithStorage(storage.Dir(folder)), dcrouter.WithOps(ops),
+		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{serve("site", "/site/*", site)}}))
+	otto := signInAs(t, r, "otto", "hunter2 operator")
+	for field, route := range map[string]proxy.Route{
+		"action.root":                     serve("all", "/*", folder),
+		"action.tls.certificate.keyPath":  {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: "/etc/x", KeyPath: "/etc/x"}}}},
+		"action.tls.upstream.caPath":      {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Forward, Targets: []proxy.Target{{Host: "127.0.0.1", Port: 1}}, TLS: &proxy.TLS{Mode: proxy.TerminateAndReencrypt, Certificate: proxy.Certificate{Auto: true}, Upstream: proxy.UpstreamTLS{CAPath: "/etc/x"}}}},
+		"action.tls.clientAuth.caPath":    {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}, ClientAuth: &proxy.ClientAuth{CAPath: "/etc/x"}}}},
+		"action.tls.certificate.certPath": {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: "/etc/x", KeyPath: "/etc/x"}}}},
+	} {
+		routes := map[string]any{"routes": []proxy.Route{serve("site", "/site/*", site), route}}
+		for _, method := range []string{"updateRoutes", "validateRoutes"} {
+			status, body := otto.try(method, routes)
+			if !strings.Contains(string(body), `"path":"routes[1].`+field+`"`) || method == "updateRoutes" && status != http.StatusBadRequest {
+				t.Errorf("%s, %s: %d %s", method, field, status, body)
+			}
+		}
+	}
+	// What is served already he may serve elsewhere, and an admin anything.
+	otto.call("updateRoutes", map[string]any{"routes": []proxy.Route{serve("other", "/other/*", site)}}, nil)
+	signIn(t, r).call("updateRoutes", map[string]any{"routes": []proxy.Route{serve("all", "/*", t.TempDir())}}, nil)
 }
 
 // Each subsystem shows through the API.

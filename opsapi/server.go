@@ -79,7 +79,7 @@ const (
 	bodyTimeout    = 60 * time.Second
 	idleTimeout    = 2 * time.Minute
 	sweepPeriod    = time.Minute
-	answerTimeout  = 3 * time.Minute // longer than a change of the configuration may take
+	answerTimeout  = 5 * time.Minute // longer than a change of the configuration may take
 	drainTime      = 2 * time.Second
 )
 
