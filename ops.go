@@ -82,16 +82,6 @@ func (r *Router) setUpOps(o *options) error {
 // Ops returns the operations API, or nil if none is configured.
 func (r *Router) Ops() *opsapi.Server { return r.ops }
 
-// health says how the subsystems are.
-func (r *Router) health(context.Context) []opsapi.Component {
-	addrs := r.Addrs()
-	var list []opsapi.Component
-	for _, c := range r.components() {
-		list = append(list, opsapi.Component{Name: c.name, Ready: r.Store() != nil, Addresses: addrs[c.name]})
-	}
-	return list
-}
-
 // opsConfiguration is the configuration as the operations API changes it.
 type opsConfiguration struct {
 	router *Router

@@ -247,6 +247,47 @@ func TestOpsSeesEverything(t *testing.T) {
 	}
 }
 
+// Health says what is not as it should be, and readiness goes by whether any work
+// is done.
+func TestHealthSaysWhatIsWrong(t *testing.T) {
+	ops := opsSection()
+	dead := testenv.FreePort(t)
+	cfg := dcrouter.Config{
+		Ops: &ops,
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: &proxy.ACME{Email: "ops@example.com", CADirectory: fmt.Sprintf("https://127.0.0.1:%d/", dead)},
+			Routes: []proxy.Route{{Name: "web", Match: proxy.Match{Ports: proxy.Ports(testenv.FreePort(t)), Domains: []string{"www.example.com"}},
+				Action: proxy.Action{Type: proxy.Forward, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}},
+					Targets: []proxy.Target{{Host: "127.0.0.1", Port: dead}}, LoadBalancing: proxy.LoadBalancing{HealthCheck: &proxy.HealthCheck{Interval: 50 * time.Millisecond}}}}}},
+		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.org", Primaries: []dnsserver.Peer{{Addr: fmt.Sprintf("127.0.0.1:%d", dead)}}}}},
+		Email: &email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com", Domains: []email.Domain{{Domain: "example.com"}},
+			Queue: email.Queue{Paused: true}, Routes: []email.Route{{Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Message: "no"}}}}},
+	}
+	r := start(t, dcrouter.WithConfig(cfg))
+	o := signIn(t, r)
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		health := o.call("getHealthStatus", nil, nil)
+		for _, want := range []string{
+			fmt.Sprintf("1 of 1 targets not healthy: 127.0.0.1:%d", dead), "1 of 1 zones not served: example.org.", "the queue is paused",
+			"2 of 2 names without a valid certificate: mx.example.com, www.example.com",
+			`"name":"dns","ready":false`, `"name":"proxy","ready":true`, `"name":"certificates","ready":true`, `"status":"degraded"`,
+		} {
+			if !strings.Contains(health, want) {
+				return fmt.Errorf("%q is not in %s", want, health)
+			}
+		}
+		return nil
+	})
+	o.call("renewCertificate", map[string]any{"name": "www.example.com"}, nil)
+	for name, want := range map[string]int{"www.example.com": http.StatusBadRequest, "none.example": http.StatusNotFound} { // asked for just now
+		if status, body := o.try("renewCertificate", map[string]any{"name": name}); status != want {
+			t.Errorf("renewing %s: %d %s", name, status, body)
+		}
+	}
+	if got := get(t, o.base+"/readyz"); !strings.Contains(got, `"ready":false`) || !strings.Contains(got, `"dns":false`) {
+		t.Errorf("ready: %s", got)
+	}
+}
+
 // get fetches a page, over a connection of its own.
 func get(t *testing.T, url string) string {
 	t.Helper()
