@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -82,16 +84,6 @@ func (r *Router) setUpOps(o *options) error {
 // Ops returns the operations API, or nil if none is configured.
 func (r *Router) Ops() *opsapi.Server { return r.ops }
 
-// health says how the subsystems are.
-func (r *Router) health(context.Context) []opsapi.Component {
-	addrs := r.Addrs()
-	var list []opsapi.Component
-	for _, c := range r.components() {
-		list = append(list, opsapi.Component{Name: c.name, Ready: r.Store() != nil, Addresses: addrs[c.name]})
-	}
-	return list
-}
-
 // opsConfiguration is the configuration as the operations API changes it.
 type opsConfiguration struct {
 	router *Router
@@ -152,7 +144,7 @@ func (o *opsConfiguration) read(doc json.RawMessage) (Config, error) {
 
 // Parse reads a configuration and validates it. Of what can change only at a
 // start it refuses a change.
-func (o *opsConfiguration) Parse(_ context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
+func (o *opsConfiguration) Parse(ctx context.Context, doc, prev json.RawMessage) (json.RawMessage, error) {
 	before, err := o.read(prev)
 	if err != nil {
 		return nil, err
@@ -166,7 +158,7 @@ func (o *opsConfiguration) Parse(_ context.Context, doc, prev json.RawMessage) (
 	}
 	c = canonical(c)
 	o.keepCode(&c)
-	if err := errors.Join(c.Validate(), o.onlyLive(before, c)); err != nil {
+	if err := errors.Join(c.Validate(), o.onlyLive(before, c), onlyKnownFiles(ctx, before, c)); err != nil {
 		return nil, err
 	}
 	return conf.Encode(c, true)
@@ -263,23 +255,26 @@ func (o *opsConfiguration) Apply(ctx context.Context, doc json.RawMessage) error
 	}
 	o.keepCode(&next)
 	before := o.live()
-	var undo []func() error
-	for _, step := range []func(Config) error{
-		func(c Config) error { return o.applyProxy(ctx, c) },
-		func(c Config) error { return o.applyEmail(ctx, c) },
-		func(c Config) error { return o.applyRADIUS(ctx, c) },
-	} {
-		if err := step(next); err != nil {
-			errs := []error{err}
-			for _, u := range undo {
-				errs = append(errs, u())
-			}
-			return errors.Join(errs...)
+	steps := []func(context.Context, Config) error{o.applyProxy, o.applyEmail, o.applyRADIUS}
+	for i, step := range steps {
+		err := step(ctx, next)
+		if err == nil {
+			continue
 		}
-		undo = append(undo, func() error { return step(before) })
+		// It may be that the time of ctx was over: what was is brought back all the
+		// same.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
+		defer cancel()
+		for _, done := range slices.Backward(steps[:i]) {
+			err = errors.Join(err, done(ctx, before))
+		}
+		return err
 	}
 	return nil
 }
+
+// takeBackTime bounds how long it may take to bring back what was.
+const takeBackTime = 30 * time.Second
 
 func (o *opsConfiguration) applyProxy(ctx context.Context, c Config) error {
 	var routes []proxy.Route

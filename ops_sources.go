@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,11 +21,6 @@ import (
 
 // maxShownHeader bounds what is shown of a message, in bytes.
 const maxShownHeader = 64 << 10
-
-// unavailable is the answer to what a subsystem cannot do.
-func unavailable(what string) error {
-	return &opsapi.Error{Code: opsapi.CodeNotConfigured, Text: what + " is not available in this version"}
-}
 
 // page collects the part of a sequence that is asked for: the elements with the
 // least keys after p.After.
@@ -168,8 +164,15 @@ func (c opsCertificates) Certificates(context.Context) ([]opsapi.Certificate, er
 	return list, nil
 }
 
-func (c opsCertificates) Renew(context.Context, string) error {
-	return unavailable("renewing a certificate by hand")
+func (c opsCertificates) Renew(_ context.Context, name string) error {
+	err := c.manager.Renew(name)
+	switch {
+	case errors.Is(err, certs.ErrUnknownName):
+		return fmt.Errorf("%w: %w", err, opsapi.ErrNotFound)
+	case errors.Is(err, certs.ErrTooEarly):
+		return &FieldError{Path: "name", Msg: err.Error()}
+	}
+	return err
 }
 
 // opsRADIUS is the RADIUS server for the operations API.

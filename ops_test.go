@@ -28,9 +28,14 @@ type operator struct {
 
 func signIn(t *testing.T, r *dcrouter.Router) *operator {
 	t.Helper()
+	return signInAs(t, r, "admin", "hunter2hunter2")
+}
+
+func signInAs(t *testing.T, r *dcrouter.Router, name, password string) *operator {
+	t.Helper()
 	o := &operator{t: t, base: "http://" + r.Addrs()["ops"][0]}
 	var in struct{ Identity struct{ JWT string } }
-	o.call("adminLoginWithUsernameAndPassword", map[string]any{"username": "admin", "password": "hunter2hunter2"}, &in)
+	o.call("adminLoginWithUsernameAndPassword", map[string]any{"username": name, "password": password}, &in)
 	o.token = in.Identity.JWT
 	return o
 }
@@ -151,6 +156,39 @@ func TestRoutesThroughTheAPI(t *testing.T) {
 	answers("two")
 }
 
+// Operators change routes, and must not become admins by it: a route that serves
+// a folder could serve that of the storage, in which the key for tokens is.
+func TestOperatorsDoNotServeFolders(t *testing.T) {
+	folder, site := t.TempDir(), t.TempDir()
+	port := testenv.FreePort(t)
+	serve := func(name, path, root string) proxy.Route {
+		return proxy.Route{Name: name, Match: proxy.Match{Ports: proxy.Ports(port), Path: path}, Action: proxy.Action{Type: proxy.Serve, Root: root}}
+	}
+	ops := opsSection()
+	ops.Users = []opsapi.User{{Username: "otto", Password: "hunter2 operator", Role: "operator"}}
+	r := start(t, dcrouter.WithStorage(storage.Dir(folder)), dcrouter.WithOps(ops),
+		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{serve("site", "/site/*", site)}}))
+	otto := signInAs(t, r, "otto", "hunter2 operator")
+	for field, route := range map[string]proxy.Route{
+		"action.root":                     serve("all", "/*", folder),
+		"action.tls.certificate.keyPath":  {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: "/etc/x", KeyPath: "/etc/x"}}}},
+		"action.tls.upstream.caPath":      {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Forward, Targets: []proxy.Target{{Host: "127.0.0.1", Port: 1}}, TLS: &proxy.TLS{Mode: proxy.TerminateAndReencrypt, Certificate: proxy.Certificate{Auto: true}, Upstream: proxy.UpstreamTLS{CAPath: "/etc/x"}}}},
+		"action.tls.clientAuth.caPath":    {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}, ClientAuth: &proxy.ClientAuth{CAPath: "/etc/x"}}}},
+		"action.tls.certificate.certPath": {Name: "all", Match: proxy.Match{Ports: proxy.Ports(port + 1)}, Action: proxy.Action{Type: proxy.Serve, Root: site, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: "/etc/x", KeyPath: "/etc/x"}}}},
+	} {
+		routes := map[string]any{"routes": []proxy.Route{serve("site", "/site/*", site), route}}
+		for _, method := range []string{"updateRoutes", "validateRoutes"} {
+			status, body := otto.try(method, routes)
+			if !strings.Contains(string(body), `"path":"routes[1].`+field+`"`) || method == "updateRoutes" && status != http.StatusBadRequest {
+				t.Errorf("%s, %s: %d %s", method, field, status, body)
+			}
+		}
+	}
+	// What is served already he may serve elsewhere, and an admin anything.
+	otto.call("updateRoutes", map[string]any{"routes": []proxy.Route{serve("other", "/other/*", site)}}, nil)
+	signIn(t, r).call("updateRoutes", map[string]any{"routes": []proxy.Route{serve("all", "/*", t.TempDir())}}, nil)
+}
+
 // Each subsystem shows through the API.
 func TestOpsSeesEverything(t *testing.T) {
 	cfg := dcrouter.Config{
@@ -206,6 +244,47 @@ func TestOpsSeesEverything(t *testing.T) {
 	current.Configuration["radiusConfig"].(map[string]any)["macAuth"] = map[string]any{"enabled": true, "allowedMacs": []any{"00:11:22:33:44:55"}}
 	if status, body := o.try("validateConfiguration", map[string]any{"configuration": current.Configuration}); status != http.StatusOK {
 		t.Errorf("got %d %s", status, body)
+	}
+}
+
+// Health says what is not as it should be, and readiness goes by whether any work
+// is done.
+func TestHealthSaysWhatIsWrong(t *testing.T) {
+	ops := opsSection()
+	dead := testenv.FreePort(t)
+	cfg := dcrouter.Config{
+		Ops: &ops,
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: &proxy.ACME{Email: "ops@example.com", CADirectory: fmt.Sprintf("https://127.0.0.1:%d/", dead)},
+			Routes: []proxy.Route{{Name: "web", Match: proxy.Match{Ports: proxy.Ports(testenv.FreePort(t)), Domains: []string{"www.example.com"}},
+				Action: proxy.Action{Type: proxy.Forward, TLS: &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}},
+					Targets: []proxy.Target{{Host: "127.0.0.1", Port: dead}}, LoadBalancing: proxy.LoadBalancing{HealthCheck: &proxy.HealthCheck{Interval: 50 * time.Millisecond}}}}}},
+		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.org", Primaries: []dnsserver.Peer{{Addr: fmt.Sprintf("127.0.0.1:%d", dead)}}}}},
+		Email: &email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com", Domains: []email.Domain{{Domain: "example.com"}},
+			Queue: email.Queue{Paused: true}, Routes: []email.Route{{Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Message: "no"}}}}},
+	}
+	r := start(t, dcrouter.WithConfig(cfg))
+	o := signIn(t, r)
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		health := o.call("getHealthStatus", nil, nil)
+		for _, want := range []string{
+			fmt.Sprintf("1 of 1 targets not healthy: 127.0.0.1:%d", dead), "1 of 1 zones not served: example.org.", "the queue is paused",
+			"2 of 2 names without a valid certificate: mx.example.com, www.example.com",
+			`"name":"dns","ready":false`, `"name":"proxy","ready":true`, `"name":"certificates","ready":true`, `"status":"degraded"`,
+		} {
+			if !strings.Contains(health, want) {
+				return fmt.Errorf("%q is not in %s", want, health)
+			}
+		}
+		return nil
+	})
+	o.call("renewCertificate", map[string]any{"name": "www.example.com"}, nil)
+	for name, want := range map[string]int{"www.example.com": http.StatusBadRequest, "none.example": http.StatusNotFound} { // asked for just now
+		if status, body := o.try("renewCertificate", map[string]any{"name": name}); status != want {
+			t.Errorf("renewing %s: %d %s", name, status, body)
+		}
+	}
+	if got := get(t, o.base+"/readyz"); !strings.Contains(got, `"ready":false`) || !strings.Contains(got, `"dns":false`) {
+		t.Errorf("ready: %s", got)
 	}
 }
 

@@ -18,6 +18,9 @@ type account struct {
 	name string
 	role Role
 	hash password.Hash
+	// streams has a token for each stream of events, of which nobody may use up all
+	// that there are.
+	streams chan struct{}
 
 	mu    sync.Mutex
 	epoch uint64 // tokens of another one are void
@@ -43,7 +46,7 @@ func loadAccounts(ctx context.Context, store *storage.Store, cfg *Config) (map[s
 	accounts := make(map[string]*account, len(users))
 	for _, u := range users {
 		role, _ := parseRole(u.Role)
-		a := &account{name: u.Username, role: role}
+		a := &account{name: u.Username, role: role, streams: make(chan struct{}, maxUserStreams)}
 		if err := a.load(ctx, store, u.Password.Reveal()); err != nil {
 			return nil, fmt.Errorf("opsapi: the account %q: %w", u.Username, err)
 		}

@@ -17,6 +17,9 @@ import (
 // auditEntries is how many entries the audit log holds.
 const auditEntries = 10_000
 
+// maxTaken is how many numbers are tried for an entry.
+const maxTaken = 1000
+
 const auditPrefix = "ops/audit/"
 
 // AuditEntry says who did what.
@@ -65,22 +68,35 @@ func loadAudit(ctx context.Context, store *storage.Store) (*audit, error) {
 func (a *audit) add(ctx context.Context, e AuditEntry) (AuditEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e.Seq = a.last + 1
-	data, err := json.Marshal(e)
-	if err != nil {
-		return e, err
+	for range maxTaken {
+		e.Seq = a.last + 1
+		data, err := json.Marshal(e)
+		if err != nil {
+			return e, err
+		}
+		_, err = a.store.Create(ctx, auditKey(e.Seq), data)
+		if err != nil && !errors.Is(err, storage.ErrExists) {
+			return e, err
+		}
+		// The number is taken where the storage did what it said it had not, or by
+		// another process that shares it.
+		a.last++
+		if err == nil {
+			return e, a.trim(ctx)
+		}
 	}
-	if _, err := a.store.Create(ctx, auditKey(e.Seq), data); err != nil {
-		return e, err
-	}
-	a.last++
+	return e, fmt.Errorf("%d numbers in a row are taken", maxTaken)
+}
+
+// trim removes the oldest entries beyond what is kept.
+func (a *audit) trim(ctx context.Context) error {
 	for a.last-a.first >= auditEntries {
 		if err := a.store.Delete(ctx, auditKey(a.first)); err != nil {
-			return e, err
+			return err
 		}
 		a.first++
 	}
-	return e, nil
+	return nil
 }
 
 // newest calls visit with entries from the newest on, those with a number of

@@ -370,21 +370,6 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-func TestSessionsAreBounded(t *testing.T) {
-	d := openDesk(t, newHost(), nil)
-	first := d.admin()
-	s := d.server.running().sessions
-	for range maxSessions + 5 {
-		if _, err := s.begin(t.Context(), s.accounts["vera"]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := len(s.live); n > maxSessions {
-		t.Errorf("%d sessions", n)
-	}
-	d.post(first, "getRoutes", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
-}
-
 func TestOddTokens(t *testing.T) {
 	d := openDesk(t, newHost(), nil)
 	good := d.admin()

@@ -157,9 +157,18 @@ func parseAddr(hostport string) netip.Addr {
 }
 
 // isLocal reports whether a request comes from a program on this machine, and
-// not through a proxy here.
+// not through a proxy here that says so. Nor is it one of a page in a browser here
+// whose name was made to lead to this machine (DNS rebinding): such a request
+// has that name.
 func isLocal(r *http.Request) bool {
-	return parseAddr(r.RemoteAddr).IsLoopback() && r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("Via") == ""
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	named := strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
+	return named && parseAddr(r.RemoteAddr).IsLoopback() &&
+		r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("Via") == ""
 }
 
 // lockoutKey is what attempts from an address are counted by: whoever has an

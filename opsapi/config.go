@@ -34,7 +34,9 @@ type Config struct {
 	TrustedProxies []string `json:"trustedProxies"`
 	// MetricsToken is what /metrics wants as "Authorization: Bearer" of who has not
 	// signed in. The default "" means that only programs on this machine may read
-	// it otherwise.
+	// it otherwise, by the name localhost or a loopback address, and not through a
+	// proxy that says whom it is for. Behind a proxy that passes connections on as
+	// they are, everybody seems to be on this machine: set it there.
 	MetricsToken Secret `json:"metricsToken"`
 }
 

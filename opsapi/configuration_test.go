@@ -389,6 +389,54 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 	}
 }
 
+// stalled is a storage that answers no more, from one key on.
+type stalled struct {
+	storage.Backend
+	key string
+}
+
+func (s *stalled) Put(ctx context.Context, key string, value []byte) error {
+	if s.key != "" && key == s.key {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Backend.Put(ctx, key, value)
+}
+
+// impatient is a host that does nothing when the time is over.
+type impatient struct{ *host }
+
+func (i impatient) Apply(ctx context.Context, doc json.RawMessage) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return i.host.Apply(ctx, doc)
+}
+
+// A change whose time is over before it is stored is taken back all the same.
+func TestChangeThatTakesTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &stalled{Backend: storage.Memory()}
+		store, err := storage.Open(t.Context(), struct{ storage.Backend }{backend})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		h := newHost()
+		x := openHistory(t, h, store)
+		x.source = impatient{h}
+		backend.key = headKey
+		if _, err := x.apply(t.Context(), greetChange(h, "lost", 0)); err == nil {
+			t.Error("it was stored")
+		}
+		backend.key = ""
+		if h.greeting() != "" || len(x.v.list) != 1 {
+			t.Errorf("the change is in force: %q, %+v", h.greeting(), x.v)
+		}
+		x.close()
+	})
+}
+
 // A storage that fails leaves what was.
 func TestChangeThatCannotBeStored(t *testing.T) {
 	var broken string

@@ -207,7 +207,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 		return Applied{}, fmt.Errorf("the history of the configuration: %w", err)
 	}
 	if err := h.source.Apply(ctx, doc); err != nil {
-		return Applied{}, errors.Join(err, h.v.forget(ctx, r.Version))
+		return Applied{}, errors.Join(err, h.takeBack(ctx, nil, r.Version))
 	}
 	head := headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}
 	if c.confirmWithin > 0 {
@@ -215,7 +215,8 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 		head.ConfirmBy = r.Time.Add(c.confirmWithin)
 	}
 	if err := h.v.setHead(ctx, head); err != nil { // it would be gone after a restart
-		return Applied{}, errors.Join(fmt.Errorf("the history of the configuration: %w", err), h.source.Apply(ctx, before), h.v.forget(ctx, r.Version))
+		err = fmt.Errorf("the history of the configuration: %w", err)
+		return Applied{}, errors.Join(err, h.takeBack(ctx, before, r.Version))
 	}
 	if err := h.v.trim(ctx); err != nil {
 		h.log.Warn("old versions of the configuration cannot be removed", "err", err)
@@ -227,6 +228,19 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	}
 	h.publish(configurationEvent{what, r.Version, r.Hash, r.Author, head.ConfirmBy})
 	return Applied{r.Version, r.Hash, head.ConfirmBy, changes}, nil
+}
+
+// takeBack has a version that could not come to be forgotten, and the one before
+// brought back if it is not nil. It has time of its own: that of the change may be
+// over.
+func (h *history) takeBack(ctx context.Context, before json.RawMessage, version int) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	defer cancel()
+	var err error
+	if before != nil {
+		err = h.source.Apply(ctx, before)
+	}
+	return errors.Join(err, h.v.forget(ctx, version))
 }
 
 // waitFor takes a version back if it is not confirmed in time.

@@ -46,7 +46,7 @@ func (s *Server) Handler() http.Handler {
 		if r.TLS != nil {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
-		if s.running() == nil {
+		if !s.running().serving() {
 			h.Set("Retry-After", "1")
 			http.Error(w, "not running", http.StatusServiceUnavailable)
 			return
@@ -55,22 +55,49 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// readBody reads a request's body. Anybody may send one, so there are few large
-// ones at once; done makes room for the next.
+// room bounds the bodies that are read at once: anybody may send one, and take
+// his time.
+type room struct{ small, large chan struct{} }
+
+func newRoom() room {
+	return room{small: make(chan struct{}, maxSmall), large: make(chan struct{}, maxLarge)}
+}
+
+// take reports whether there was room for one more.
+func take(tokens chan struct{}) bool {
+	select {
+	case tokens <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func release(tokens chan struct{}) { <-tokens }
+
+// readBody reads a request's body; done makes room for the next. Strangers have
+// room of their own, so that they cannot use up that of others. Whoever sends his
+// token in the body is one of them until it is read.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, done func(), err error) {
+	in := s.running().strangers
+	if s.identify(w, r, "").identity != nil {
+		in = s.running().bodies
+	}
 	done = func() {}
+	busy := &RetryError{After: s.busyTime, Reason: "too many large requests are under way"}
+	if !take(in.small) {
+		return nil, done, busy
+	}
+	defer release(in.small)
 	limited := http.MaxBytesReader(w, r.Body, maxBody)
 	body, err = io.ReadAll(io.LimitReader(limited, smallBody))
 	if err != nil || len(body) < smallBody {
 		return body, done, err
 	}
-	large := s.running().large
-	select {
-	case large <- struct{}{}:
-		done = func() { <-large }
-	default:
-		return nil, done, &RetryError{After: s.busyTime, Reason: "too many large requests are under way"}
+	if !take(in.large) {
+		return nil, done, busy
 	}
+	done = func() { release(in.large) }
 	rest, err := io.ReadAll(limited)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		err = errorf(CodeTooLarge, "the request is larger than %d bytes", maxBody)
@@ -97,13 +124,11 @@ func (s *Server) invoke(ctx context.Context, c *caller, name string, request jso
 		return nil, e
 	}
 	r := s.running()
-	select {
-	case r.slots <- struct{}{}:
-		defer func() { <-r.slots }()
-	default:
+	if !take(r.slots) {
 		r.refused.Add(1)
 		return nil, &RetryError{After: s.busyTime, Reason: "too many requests are under way"}
 	}
+	defer release(r.slots)
 	response, err := m.call(context.WithValue(ctx, callerKey{}, c), request)
 	var retry *RetryError
 	if m.audited && !errors.As(err, &retry) {

@@ -550,7 +550,7 @@ func TestSeveralAtOnce(t *testing.T) {
 // Large requests, which anybody may send, are few at once.
 func TestLargeRequestsAreBounded(t *testing.T) {
 	d := openDesk(t, newHost(), nil)
-	large := d.server.running().large
+	large := d.server.running().strangers.large
 	for range cap(large) {
 		large <- struct{}{}
 	}

@@ -32,13 +32,14 @@ type gate struct {
 	now       func() time.Time
 	byAccount *lockout.Table
 	byAddress *lockout.Table
-	waiting   chan struct{} // a token for each who wants to compare
-	comparing chan struct{} // and for each who does
+	byPair    *lockout.Table // of a familiar account and address, while the account is locked
+	waiting   chan struct{}  // a token for each who wants to compare
+	comparing chan struct{}  // and for each who does
 
 	mu sync.Mutex
 	// familiar are pairs of account and address that have signed in before. A
-	// locked account is not locked for them: else whoever knows its name could
-	// keep its owner out.
+	// locked account is not locked for them, but counted apart: else whoever knows
+	// its name could keep its owner out.
 	familiar map[[2]string]bool
 }
 
@@ -46,7 +47,7 @@ func newGate(accounts map[string]*account, dummy password.Hash, now func() time.
 	limits := lockout.Limits{Attempts: maxFailures, Window: failureWindow, Lock: lockTime, Keys: lockoutKeys}
 	return &gate{
 		accounts: accounts, dummy: dummy, now: now,
-		byAccount: lockout.New(limits), byAddress: lockout.New(limits),
+		byAccount: lockout.New(limits), byAddress: lockout.New(limits), byPair: lockout.New(limits),
 		waiting: make(chan struct{}, comparisons+waitingComparisons), comparing: make(chan struct{}, comparisons),
 		familiar: map[[2]string]bool{},
 	}
@@ -69,8 +70,15 @@ func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr)
 	if until := g.byAddress.Attempt(address, now); !until.IsZero() {
 		return nil, locked(until)
 	}
-	if until := g.byAccount.Attempt(name, now); !until.IsZero() && !g.isFamiliar(name, address) {
-		return nil, locked(until)
+	pair := name + "\n" + address
+	accountLocked := g.byAccount.Attempt(name, now)
+	if until := accountLocked; !until.IsZero() {
+		if g.isFamiliar(name, address) {
+			until = g.byPair.Attempt(pair, now)
+		}
+		if !until.IsZero() {
+			return nil, locked(until)
+		}
 	}
 	select {
 	case g.comparing <- struct{}{}:
@@ -86,8 +94,14 @@ func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr)
 	if !hash.Verify(secret) || a == nil {
 		return nil, errorf(CodeUnauthenticated, "wrong username or password")
 	}
-	g.byAddress.Succeeded(address)
-	g.byAccount.Succeeded(name)
+	// Other failures from the address may be guesses at others' passwords, and
+	// those at a locked account are not its owner's.
+	g.byAddress.TakeBack(address)
+	if accountLocked.IsZero() {
+		g.byAccount.Succeeded(name)
+	} else {
+		g.byPair.Succeeded(pair)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.familiar) >= maxFamiliar {

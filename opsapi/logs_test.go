@@ -159,8 +159,11 @@ func TestAuditLog(t *testing.T) {
 	if _, err := b.store.Create(t.Context(), auditKey(1), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.add(t.Context(), AuditEntry{}); err == nil {
-		t.Error("an entry was written over")
+	if e, err := b.add(t.Context(), AuditEntry{}); err != nil || e.Seq != 2 {
+		t.Errorf("the next is %d, %v", e.Seq, err)
+	}
+	if data, err := b.store.Get(t.Context(), auditKey(1)); err != nil || string(data) != "{}" {
+		t.Errorf("an entry was written over: %s, %v", data, err)
 	}
 }
 

@@ -96,7 +96,7 @@ func (s *Server) updateRoutes(ctx context.Context, req updateRoutesRequest) (App
 	for i, c := range applied.Changes {
 		applied.Changes[i].Path = s.routesPath(c.Path)
 	}
-	return applied, err
+	return applied, s.routesErrors(err) // which applying it may bring, too
 }
 
 // withRoutes makes the configuration in force with other routes.

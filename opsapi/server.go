@@ -35,26 +35,27 @@ type Server struct {
 
 	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
 	run *run       // nil before Start; kept after Stop for Wait
-	// served is run while there is something to serve.
+	// served is run, for those who do not have mu.
 	served atomic.Pointer[run]
 }
 
 // run is a Server between one Start and its Stop.
 type run struct {
-	started  time.Time
-	ln       net.Listener
-	server   *http.Server
-	memory   *storage.Store // of ours, if the host gave none
-	sessions *sessions
-	gate     *gate
-	audit    *audit
-	history  *history // nil: there is no configuration
-	assets   *assets  // nil: there is no dashboard
-	openAPI  []byte
-	slots    chan struct{} // a token for each request under way
-	refused  atomic.Uint64 // requests that found none
-	streams  chan struct{} // and for each stream of events
-	large    chan struct{} // and for each request with a large body
+	started   time.Time
+	ln        net.Listener
+	server    *http.Server
+	memory    *storage.Store // of ours, if the host gave none
+	sessions  *sessions
+	gate      *gate
+	audit     *audit
+	history   *history // nil: there is no configuration
+	assets    *assets  // nil: there is no dashboard
+	openAPI   []byte
+	slots     chan struct{} // a token for each request under way
+	refused   atomic.Uint64 // requests that found none
+	streams   chan struct{} // and for each stream of events
+	bodies    room          // for requests of who has signed in
+	strangers room          // and of others
 
 	ctx      context.Context // ends when streams should
 	cancel   context.CancelFunc
@@ -73,11 +74,12 @@ const (
 	maxBody        = 8 << 20  // bytes
 	smallBody      = 64 << 10 // bytes; of larger ones
 	maxLarge       = 4        // are read at once
+	maxSmall       = 256      // and of all
 	headerTimeout  = 10 * time.Second
 	bodyTimeout    = 60 * time.Second
 	idleTimeout    = 2 * time.Minute
 	sweepPeriod    = time.Minute
-	answerTimeout  = 3 * time.Minute // longer than a change of the configuration may take
+	answerTimeout  = 5 * time.Minute // longer than a change of the configuration may take
 	drainTime      = 2 * time.Second
 )
 
@@ -136,7 +138,7 @@ func (s *Server) Start(ctx context.Context) error {
 	r := &run{
 		started: s.now(), stopped: make(chan struct{}), failed: make(chan error, 1),
 		slots: make(chan struct{}, maxRequests), streams: make(chan struct{}, maxStreams),
-		large: make(chan struct{}, maxLarge),
+		bodies: newRoom(), strangers: newRoom(),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if err := s.open(ctx, r); err != nil {
@@ -257,14 +259,18 @@ func (r *run) close() error {
 	return errors.Join(errs...)
 }
 
-// running returns what is served. Before Start and after Stop there is nobody
-// who could have a request, but those through [Server.Handler].
+// running returns what is served, or was last: a request may outlast it, if its
+// time to end is over or it came through [Server.Handler]. Before Start there is
+// nobody who could have one.
 func (s *Server) running() *run { return s.served.Load() }
+
+// serving reports whether requests are answered.
+func (r *run) serving() bool { return r != nil && r.ctx.Err() == nil }
 
 // Addr returns the address that the Server listens on, or nil if it does not
 // run.
 func (s *Server) Addr() net.Addr {
-	if r := s.running(); r != nil {
+	if r := s.running(); r.serving() {
 		return r.ln.Addr()
 	}
 	return nil
@@ -304,7 +310,6 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	r.wait.Wait()
 	r.drain(ctx)
-	s.served.Store(nil)
 	r.stopErr = errors.Join(r.stopErr, r.close())
 	close(r.stopped)
 	return r.stopErr

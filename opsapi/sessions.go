@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +20,7 @@ import (
 const (
 	tokenLife   = 15 * time.Minute
 	sessionLife = 12 * time.Hour
-	maxSessions = 1000 // in all; the oldest ends
+	maxSessions = 100 // of a user; the oldest ends
 )
 
 const (
@@ -108,20 +109,14 @@ func (s *sessions) begin(ctx context.Context, a *account) (*session, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	var oldest *session
-	if len(s.live) >= maxSessions {
-		for _, other := range s.live {
-			if oldest == nil || other.Created.Before(oldest.Created) {
-				oldest = other
-			}
-		}
-	}
 	s.live[one.ID] = one
 	s.mu.Unlock()
-	if oldest != nil {
-		return one, s.end(ctx, oldest)
+	own := s.which(func(other *session) bool { return other.User == a.name })
+	if len(own) <= maxSessions {
+		return one, nil
 	}
-	return one, nil
+	oldest := slices.MinFunc(own, func(x, y *session) int { return x.Created.Compare(y.Created) })
+	return one, s.end(ctx, oldest)
 }
 
 // end ends a session: from now on its tokens are void, also if the storage

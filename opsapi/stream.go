@@ -19,6 +19,8 @@ const (
 	keepAlive    = 15 * time.Second
 	writePatient = 15 * time.Second // for a reader that takes nothing
 	streamBatch  = 256              // events of a topic that are written at once
+
+	maxUserStreams = maxStreams / 4
 )
 
 // feed is a topic as a stream reads it: from a ring, item by item.
@@ -202,20 +204,28 @@ func (st *stream) collect() (more bool, err error) {
 // streamEvents serves events as they come (Server-Sent Events, in the HTML
 // standard).
 func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
+	// A page of another origin could not read a stream, but hold many open.
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		writeRESTError(w, http.StatusForbidden, errorf(CodeForbidden, "a page of another origin may not do this"))
+		return
+	}
 	run := s.running()
 	c := s.identify(w, r, "")
 	if c.identity == nil {
 		writeRESTError(w, http.StatusUnauthorized, errorf(CodeUnauthenticated, "sign in first"))
 		return
 	}
-	select {
-	case run.streams <- struct{}{}:
-		defer func() { <-run.streams }()
-	default:
-		w.Header().Set("Retry-After", "10")
-		writeRESTError(w, http.StatusServiceUnavailable, &Error{Code: "busy", Text: "too many streams are open", Data: map[string]any{"waitForMs": 10_000}})
+	own := run.gate.accounts[c.identity.UserID].streams
+	if !take(own) {
+		tooManyStreams(w)
 		return
 	}
+	defer release(own)
+	if !take(run.streams) {
+		tooManyStreams(w)
+		return
+	}
+	defer release(run.streams)
 	st, err := s.openStream(r, c)
 	if err != nil {
 		e := clientError(err)
@@ -248,6 +258,11 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+func tooManyStreams(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "10")
+	writeRESTError(w, http.StatusServiceUnavailable, &Error{Code: "busy", Text: "too many streams are open", Data: map[string]any{"waitForMs": 10_000}})
+}
+
 func (st *stream) has(topic string) bool {
 	return slices.ContainsFunc(st.feeds, func(f *feed) bool { return f.topic == topic })
 }
@@ -259,6 +274,8 @@ func (s *Server) follow(ctx context.Context, run *run, own *session, st *stream,
 	defer alive.Stop()
 	expiry := time.NewTimer(own.Expires.Sub(s.now()))
 	defer expiry.Stop()
+	always := make(chan struct{})
+	close(always)
 	bye := func(reason string) {
 		fmt.Fprintf(&st.out, "event: bye\ndata: {\"reason\":%q}\n\n", reason)
 		write() // the stream ends in any case
@@ -274,11 +291,21 @@ func (s *Server) follow(ctx context.Context, run *run, own *session, st *stream,
 				return
 			}
 		}
-		if more {
-			continue
+		ready := wake
+		if more { // and who has signed out gets nothing of it
+			ready = always
 		}
 		select {
-		case <-wake:
+		case <-own.ended:
+			bye("signed out")
+			return
+		case <-run.ctx.Done():
+			bye("stopping")
+			return
+		default:
+		}
+		select {
+		case <-ready:
 		case <-alive.C:
 			st.out.WriteString(": keep-alive\n\n")
 		case <-own.ended:

@@ -37,6 +37,9 @@ const maxUsername = 128
 
 func checkUsername(at *conf.Checker, name string) {
 	at.Required(name)
+	if name == hostAuthor {
+		at.Errorf("%q is who changes the configuration without the API, in its history", name)
+	}
 	at.Line(name)
 	if len(name) > maxUsername {
 		at.Errorf("longer than %d bytes", maxUsername)

@@ -30,6 +30,8 @@ type managed struct {
 	renewal  acme.RenewalInfo
 	staple   staple
 	revoked  bool // says its OCSP responder
+	asked    bool // for another one, by Renew
+	askAgain time.Time
 	blocked  bool // no challenge was possible at the last attempt
 	state    State
 
@@ -88,6 +90,38 @@ func (c *managed) lookAgain() {
 	}
 }
 
+// Errors of [Manager.Renew].
+var (
+	ErrUnknownName = errors.New("no certificate is kept for this name")
+	ErrTooEarly    = errors.New("too early for another certificate")
+)
+
+// Renew has another certificate of a name obtained now, or what failed tried
+// again. It does not wait for that. It is an error if the name is not managed, and
+// soon after one was obtained or it was called, as authorities allow a few a week
+// only.
+func (m *Manager) Renew(name string) error {
+	c := (*m.names.Load())[canonicalName(name)]
+	if c == nil {
+		return fmt.Errorf("%q: %w", name, ErrUnknownName)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, earliest := time.Now(), c.askAgain
+	if c.pair != nil && earliest.Before(c.restUntil) {
+		earliest = c.restUntil
+	}
+	if now.Before(earliest) {
+		return fmt.Errorf("%q: %w: not before %s", name, ErrTooEarly, earliest.UTC().Format(time.RFC3339))
+	}
+	c.asked, c.askAgain, c.state.NextTry = true, now.Add(c.least), time.Time{}
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
 func (c *managed) snapshot() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -123,7 +157,7 @@ func (c *managed) load(ctx context.Context, kept *magic) error {
 
 // use makes a certificate of some time the one in use. c.mu is held.
 func (c *managed) use(k *keyPair, info acme.RenewalInfo, since time.Time) {
-	c.pair, c.renewal, c.staple, c.revoked = k, info, staple{}, false
+	c.pair, c.renewal, c.staple, c.revoked, c.asked = k, info, staple{}, false, false
 	c.restUntil, c.renewAt, c.suggestAt, c.stapleAt = since.Add(max(rest(k), c.least)), renewalTime(k, info), time.Time{}, time.Time{}
 	if info.HasWindow() {
 		c.suggestAt = suggestionTime(k, info, time.Now())
@@ -176,7 +210,7 @@ func (m *Manager) isDue(c *managed) bool {
 
 // isWanted reports whether another certificate is wanted. c.mu is held.
 func (m *Manager) isWanted(c *managed, now time.Time) bool {
-	if c.pair == nil {
+	if c.pair == nil || c.asked {
 		return true
 	}
 	return !m.cfg.NoRenewal && !now.Before(c.nextRenewal())

@@ -165,6 +165,45 @@ func TestManagersOnOneStorage(t *testing.T) {
 	}
 }
 
+// A certificate is renewed when somebody asks for it, unless it is new.
+func TestRenew(t *testing.T) {
+	testenv.Goroutines(t)
+	z := newZones(t)
+	p := z.pebble(t)
+	m := newManager(t, Config{Directory: p.Directory, CARootPath: p.CAPath}, WithDNS(z))
+	m.begin(t, openStore(t, storage.Memory()), "example.com")
+	first := m.wait(t, "example.com", has)
+	if err := m.Renew("example.com"); !errors.Is(err, ErrTooEarly) {
+		t.Errorf("a new one: %v", err)
+	}
+	if err := m.Renew("other.example"); !errors.Is(err, ErrUnknownName) {
+		t.Errorf("an unknown name: %v", err)
+	}
+	c := (*m.names.Load())["example.com"]
+	old := c.current()
+	c.mu.Lock()
+	c.restUntil = time.Time{} // it is some days old
+	c.mu.Unlock()
+	if err := m.Renew("Example.COM"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Renew("example.com"); !errors.Is(err, ErrTooEarly) {
+		t.Errorf("twice: %v", err)
+	}
+	testenv.WaitFor(t, patience, func() error {
+		if c.current() == old {
+			return errors.New("it is the old one")
+		}
+		return nil
+	})
+	if s := m.wait(t, "example.com", has); s.Failures != 0 || s.NotAfter.Before(first.NotAfter) {
+		t.Errorf("then %+v", s)
+	}
+	if n := strings.Count(p.Output(), "Added order"); n != 2 {
+		t.Errorf("%d orders", n)
+	}
+}
+
 // faulty is a storage that fails to keep some things.
 type faulty struct {
 	storage.Backend

@@ -76,9 +76,30 @@ func (t *Table) Succeeded(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if el := t.byKey[key]; el != nil {
-		t.order.Remove(el)
-		delete(t.byKey, key)
+		t.forget(el)
 	}
+}
+
+// TakeBack has an attempt that Attempt allowed not count, since it did not
+// fail. The failures before it count still.
+func (t *Table) TakeBack(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	el := t.byKey[key]
+	if el == nil {
+		return
+	}
+	e := el.Value.(*entry)
+	if e.count--; e.count <= 0 {
+		t.forget(el)
+	} else if e.count < t.limits.Attempts {
+		e.locked = time.Time{}
+	}
+}
+
+func (t *Table) forget(el *list.Element) {
+	t.order.Remove(el)
+	delete(t.byKey, el.Value.(*entry).key)
 }
 
 // use returns the entry of a key, as the most recently used one.
@@ -88,9 +109,7 @@ func (t *Table) use(key string) *entry {
 		return el.Value.(*entry)
 	}
 	if t.order.Len() >= t.limits.Keys {
-		last := t.order.Back()
-		delete(t.byKey, last.Value.(*entry).key)
-		t.order.Remove(last)
+		t.forget(t.order.Back())
 	}
 	e := &entry{key: key}
 	t.byKey[key] = t.order.PushFront(e)

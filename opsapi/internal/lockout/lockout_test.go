@@ -43,6 +43,20 @@ func TestTable(t *testing.T) {
 		attempt("b", false)
 		table.Succeeded("b")
 	}
+	// One that did not fail takes back itself, and the lock that it caused.
+	table = New(Limits{Attempts: 3, Window: time.Minute, Lock: 5 * time.Minute, Keys: 2})
+	attempt("a", false)
+	attempt("a", false)
+	attempt("a", false)
+	table.TakeBack("a")
+	attempt("a", false)
+	attempt("a", true)
+	table.TakeBack("none")
+	attempt("b", false)
+	table.TakeBack("b")
+	if table.byKey["b"] != nil {
+		t.Error("nothing is remembered as something")
+	}
 	for i := range 100 {
 		attempt(strconv.Itoa(i), false)
 	}
