@@ -20,9 +20,10 @@ const (
 	// shown what it bears.
 	firstPerSite    = 5
 	defaultKeepHeld = 30 * 24 * time.Hour
-	// mostWaiting bounds the deliveries that wait for their turn; more messages
-	// that are due wait in due.
-	mostWaiting = 50_000
+	// mostWaiting bounds the deliveries that wait for their turn, and
+	// mostWaitingPerSite those of one site; more messages that are due wait in due.
+	mostWaiting        = 50_000
+	mostWaitingPerSite = 5_000
 	// mostAtHand is how many of them wait with their envelope in memory.
 	mostAtHand = 100
 	// lookupsAtOnce is how many domains are looked up at once.
@@ -101,8 +102,8 @@ func newQueue(r *run, store spool.Store) *queue {
 	return &queue{
 		r:       r,
 		store:   store,
-		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), Now: r.s.now}),
-		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, Now: r.s.now}),
+		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
 		entries: make(map[spool.ID]*entry),
 		wake:    make(chan struct{}, 1),
 		paused:  cfg.Paused,
