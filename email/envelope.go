@@ -48,6 +48,8 @@ type queued struct {
 	// Own is set for mail of this server and its host: bounces, reports, and what
 	// SendEmail was given.
 	Own bool `json:"own,omitempty"`
+	// NotBefore is when the first attempt is made, if that is not at once.
+	NotBefore time.Time `json:"notBefore,omitzero"`
 	// Priority has it go before other mail.
 	Priority bool `json:"priority,omitempty"`
 	// Bounces says who is told what became of it; see the constants.
@@ -96,6 +98,8 @@ type progress struct {
 	Tries int `json:"tries"`
 	// Released is set once a message has left quarantine.
 	Released bool `json:"released,omitempty"`
+	// Since is when that was.
+	Since time.Time `json:"since,omitzero"`
 	// Steps tell what has happened, the first and the latest of them.
 	Steps []step `json:"steps,omitempty"`
 	// Skipped is how many steps there were between.

@@ -134,7 +134,7 @@ func (s *Server) Release(ctx context.Context, id string) error {
 		if env.Quarantine == "" || p.Released {
 			return fmt.Errorf("email: message %q is not in quarantine", id)
 		}
-		p.Released = true
+		p.Released, p.Since = true, s.now().UTC()
 		return nil
 	})
 }
@@ -251,6 +251,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 		q.held--
 	}
 	e.spent = p.open() == 0
+	e.since, e.look = env.since(p), env.look(p)
 	q.mu.Unlock()
 	if !e.spent {
 		q.wakeSites(env)

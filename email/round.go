@@ -31,7 +31,7 @@ type round struct {
 	tried   bool      // something was
 	changed bool      // what is not noted yet
 	stuck   bool      // no route takes one of the recipients
-	dropped bool      // Stop has cut it short
+	dropped bool      // Stop has cut it short, or what holds it up
 	later   time.Time // when to come back with what was put off without a try
 
 	signing   sync.Once
@@ -65,7 +65,9 @@ func (r *run) placeOf(rt *route, domain string) place {
 // begin begins a round of an entry that is busy. env is nil if it is to be read.
 func (q *queue) begin(e *entry, env *queued) {
 	if e.resting() {
-		q.sites.Add("", false, expiry{q, e})
+		if q.claim(e) {
+			q.sites.Add("", false, expiry{q, e})
+		}
 		return
 	}
 	rd := &round{q: q, e: e, table: q.r.s.routes.Load()}
@@ -73,7 +75,9 @@ func (q *queue) begin(e *entry, env *queued) {
 		rd.env = env
 		rd.p, rd.err = decodeProgress(nil, len(env.Recipients))
 	}
+	q.mu.Lock()
 	e.routes = rd.table
+	q.mu.Unlock()
 	var jobs []*job
 	seen := make(map[place]bool, len(e.to))
 	for _, h := range e.to {
@@ -136,8 +140,12 @@ type job struct {
 
 // first reports whether the job goes before others.
 func (j *job) first() bool {
-	rt := j.to.route
-	return j.round.e.first || rt != nil && rt.Action.Type == Process && rt.Action.Process != nil && rt.Action.Process.Queue == PriorityQueue
+	return j.round.e.first || j.to.route.first()
+}
+
+// first reports whether a route's mail goes before other mail.
+func (r *route) first() bool {
+	return r != nil && r.Action.Type == Process && r.Action.Process != nil && r.Action.Process.Queue == PriorityQueue
 }
 
 // Skip puts off what is for a site that has a rest.
@@ -150,7 +158,7 @@ func (j *job) Skip(until time.Time, why string) {
 	rd.done()
 }
 
-// Drop is called where the Server stops: the message is in the spool.
+// Drop leaves the message in the spool: the Server stops, or the queue is paused.
 func (j *job) Drop() {
 	j.round.mu.Lock()
 	j.round.dropped = true
@@ -208,7 +216,14 @@ func (rd *round) recipients(to place) []int {
 // Run makes the attempt.
 func (j *job) Run() sched.Outcome {
 	rd := j.round
+	if rd.q.holds(rd) {
+		j.Drop()
+		return sched.Outcome{}
+	}
 	defer rd.done()
+	if !rd.q.claim(rd.e) {
+		return sched.Outcome{}
+	}
 	ctx := rd.q.r.ctx
 	rd.mu.Lock()
 	err := rd.load(ctx)
@@ -221,6 +236,11 @@ func (j *job) Run() sched.Outcome {
 		return sched.Outcome{}
 	}
 	d := &delivery{id: string(rd.e.id), env: rd.env, open: rd.open, round: rd}
+	if j.to.domain != "" && j.mxErr == nil {
+		if now, err := rd.q.r.mx.Lookup(ctx, j.to.domain); err == nil {
+			j.mx = now // it may have waited for hours
+		}
+	}
 	if j.to.route != nil {
 		return rd.bring(ctx, d, j.to, j, list)
 	}
@@ -309,6 +329,12 @@ func (rd *round) finish() {
 	if rd.body != nil {
 		defer rd.body.Close()
 	}
+	if !q.claim(e) {
+		return
+	}
+	if rd.err != nil && rd.changed { // by another job
+		q.note(e, rd.p)
+	}
 	switch {
 	case errors.Is(rd.err, spool.ErrNotFound):
 		q.forget(e)
@@ -322,7 +348,7 @@ func (rd *round) finish() {
 		return
 	case rd.env == nil:
 		// All was put off without a look at the message.
-		if !rd.e.overdue(rd.later) {
+		if rd.later.Before(e.look) {
 			q.putBack(e, spread(rd.later, now))
 			return
 		}
@@ -358,7 +384,7 @@ func (rd *round) finish() {
 			later = time.Time{}
 		}
 	}
-	next, ok := env.Schedule.after(env.Arrived, now, later, p.Tries)
+	next, ok := env.Schedule.after(env.since(p), now, later, p.Tries)
 	p.Next = next
 	if !ok && !rd.stuck {
 		for i := range p.Recipients {
@@ -375,6 +401,7 @@ func (rd *round) finish() {
 	if rd.changed {
 		q.note(e, p)
 	}
+	e.look = env.look(p)
 	q.putBack(e, next)
 }
 
@@ -401,10 +428,6 @@ func (rd *round) end() {
 	q.mu.Unlock()
 	q.putBack(e, p.Next)
 }
-
-// overdue reports whether a message may be too old to be put off until then
-// without a closer look.
-func (e *entry) overdue(until time.Time) bool { return until.Sub(e.arrived) > defaultDelayNotice }
 
 // spread keeps what was put off until the same time from coming back at once.
 func spread(until, now time.Time) time.Time {

@@ -61,13 +61,14 @@ func reportedAs(a *state) dsn.Action {
 // reports whether it did.
 func (rd *round) tellDelay() bool {
 	env, p, now := rd.env, rd.p, rd.q.r.s.now()
-	if env.Schedule.DelayNotice <= 0 || now.Sub(env.Arrived) < env.Schedule.DelayNotice {
+	if env.Schedule.DelayNotice <= 0 || now.Sub(env.since(p)) < env.Schedule.DelayNotice {
 		return false
 	}
 	var list []int
+	changed := false
 	for i := range p.Recipients {
 		if a := &p.Recipients[i]; a.State == "" && !a.Delayed {
-			a.Delayed = true
+			a.Delayed, changed = true, true
 			p.note(step{At: now, Kind: Delayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
 			e := env.event(string(rd.e.id), i)
 			e.Kind, e.Reason, e.Status = Delayed, a.Reply, a.Status
@@ -82,7 +83,7 @@ func (rd *round) tellDelay() bool {
 			rd.q.r.s.log.Error("the sender of a message could not be told of its delay", "msg_id", rd.e.id, "err", err)
 		}
 	}
-	return true
+	return changed
 }
 
 // tell queues a notification about some recipients (RFC 3464).
@@ -111,7 +112,7 @@ func (rd *round) tell(list []int) error {
 			RemoteMTA: a.Host, Diagnostic: a.Reply, LastAttempt: r.s.now(),
 		}
 		if about.Action == dsn.Delayed {
-			about.RetryUntil = env.Arrived.Add(valueOr(env.Schedule.MaxAge, defaultMaxAge))
+			about.RetryUntil = env.since(p).Add(valueOr(env.Schedule.MaxAge, defaultMaxAge))
 		}
 		report.Recipients = append(report.Recipients, about)
 	}
