@@ -131,7 +131,7 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			host = sent.Attempts[rr.Attempt].Host
 		}
 		if rr.Status == smtpc.Delivered {
-			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host}
+			out.results[n] = result{ok: true, reached: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host}
 			out.site.Works = true
 			continue
 		}
@@ -140,6 +140,7 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			res.permanent = true // its hosts all refuse us: there is nobody else to ask
 		}
 		res.status, res.host = rr.Reply.Enhanced, host
+		res.reached = rr.Reply.Code > 0 || rr.Phase == smtpc.PhaseContent || rr.Phase == smtpc.PhaseEnd
 		if rr.Reply.Code > 0 {
 			res.said = rr.Reply.String()
 		}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/mx"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
+	"github.com/dcrouter/dcrouter/email/internal/transport"
 )
 
 // round is one attempt to bring a message to all who are to get it: a job for
@@ -279,14 +281,56 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 }
 
 // bring takes the message to some recipients, and notes how that went.
-func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) sched.Outcome {
+func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) (site sched.Outcome) {
 	if err := d.load(); err != nil {
 		rd.mu.Lock()
 		rd.err = err
 		rd.mu.Unlock()
 		return sched.Outcome{}
 	}
-	out := rd.q.r.deliver(ctx, d, to, j, list)
+	for len(list) > 0 {
+		some := list[:min(len(list), atOnce(d.env, to.route))]
+		list = list[len(some):]
+		out := rd.q.r.deliver(ctx, d, to, j, some)
+		if out.site.Trouble && len(list) > 0 { // the others would have the same
+			some = append(some[:len(some):len(some)], list...)
+			out.results = append(out.results, slices.Repeat([]result{troubled(out.site)}, len(list))...)
+			list = nil
+		}
+		rd.record(ctx, d, to, some, out, len(list) > 0)
+		site.Works = site.Works || out.site.Works
+		if out.site.Trouble {
+			site = out.site
+		}
+		if !out.later.IsZero() {
+			break // nor would the others be let through
+		}
+		if len(list) > 0 && rd.q.r.stopping.Load() != 0 {
+			rd.mu.Lock()
+			rd.dropped = true
+			rd.mu.Unlock()
+			break
+		}
+	}
+	return site
+}
+
+// atOnce is how many recipients are delivered to before that is noted: those of one
+// transaction. If the process ends meanwhile, nobody else gets the message twice.
+func atOnce(env *queued, rt *route) int {
+	a := &rt.Action
+	switch {
+	case a.Type == Process && env.Bounces == bounceHere: // each has a sender address of its own
+		return 1
+	case a.Type == takesBack, a.Type == Deliver && (a.Deliver == nil || a.Deliver.LMTP == ""):
+		return 1
+	}
+	return transport.MaxRecipients
+}
+
+// record notes what came of an attempt. If there are more to come, or others are
+// still under way, perhaps for long, it is made durable.
+func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, out outcome, more bool) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
 	for _, s := range out.steps {
@@ -303,13 +347,10 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 		rd.tried, rd.changed = true, true
 		rd.q.r.settle(d, rd.p, list[n], to.route, res)
 	}
-	if rd.changed && rd.left > 1 {
-		// Others are still under way, perhaps for long: nobody is to get the
-		// message twice if the process ends meanwhile.
+	if rd.changed && (more || rd.left > 1) {
 		rd.q.note(rd.e, rd.p)
 		rd.changed = false
 	}
-	return out.site
 }
 
 // done ends a job, and with the last one the round.
