@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 // queued is what the spool keeps of a message beside its content. It does not
@@ -172,11 +174,13 @@ func (p *progress) note(s step) {
 }
 
 // clip bounds what is kept of what others say.
-func clip(s string) string {
-	if len(s) <= maxSaid {
+func clip(s string) string { return clipTo(s, maxSaid) }
+
+func clipTo(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxSaid], "") + "..."
+	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
 func (p *progress) clone() *progress {
@@ -215,7 +219,29 @@ func (p *progress) settled() bool {
 
 func (q *queued) encode() ([]byte, error) { return json.Marshal(q) }
 
-func (p *progress) encode() ([]byte, error) { return json.Marshal(p) }
+func (p *progress) encode() ([]byte, error) {
+	return p.within(spool.MaxMeta, func(p *progress) ([]byte, error) { return json.Marshal(p) })
+}
+
+// within writes p with as much of what servers have said as has room: a thousand
+// recipients with an answer each must not keep from being noted who has the
+// message.
+func (p *progress) within(limit int, write func(*progress) ([]byte, error)) ([]byte, error) {
+	for said := maxSaid; ; said /= 4 {
+		text, err := write(p)
+		if err != nil || len(text) <= limit || said == 0 {
+			return text, err
+		}
+		p = p.clone()
+		for i := range p.Recipients {
+			p.Recipients[i].Reply = clipTo(p.Recipients[i].Reply, said/4)
+		}
+		if said == 1 {
+			p.Skipped += len(p.Steps)
+			p.Steps = nil
+		}
+	}
+}
 
 func decodeQueued(data []byte) (*queued, error) {
 	q := new(queued)

@@ -261,6 +261,11 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 			rd.mu.Unlock()
 			return sched.Outcome{}
 		}
+		if rt == nil && d.env.Own && d.env.From == "" {
+			rd.record(ctx, d, place{route: rd.table.named(outgoing)}, []int{i},
+				all(result{permanent: true, status: "5.1.1", said: "no route takes mail to the sender whom this bounce is for"}, []int{i}), false)
+			continue
+		}
 		if rt == nil {
 			rd.mu.Lock()
 			rd.stuck = true

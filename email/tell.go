@@ -24,7 +24,9 @@ func (rd *round) tellFailure() error {
 			continue
 		}
 		switch {
-		case env.Bounces == bounceHere:
+		case env.Bounces == bounceHere, env.Own && env.From == "":
+			// The host sees it; and that a bounce of ours has nobody who takes it is
+			// no reason to keep it. Strangers cause those.
 			a.Told = true
 		case env.From == "" || env.Bounces == bounceNowhere:
 			a.Told = action != dsn.Failed
