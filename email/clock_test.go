@@ -348,6 +348,8 @@ func TestWarmUpOverThirtyDays(t *testing.T) {
 			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
 		}
 		time.Sleep(31 * 24 * time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
 		sum := 0
 		for day := range 32 {
 			sum += perDay[day]

@@ -44,8 +44,11 @@ type result struct {
 	handed bool
 	// permanent is a refusal for good, if not ok.
 	permanent bool
-	// putOff says that nothing was tried.
-	putOff bool
+	// putOff says that nothing was tried, and reached that a server had a say, or
+	// may have the message.
+	putOff, reached bool
+	// suppressed recipients are on the suppression list.
+	suppressed bool
 	// reply is what a client would be told.
 	reply *Reply
 	// said is what was said, for logs and the operator.
@@ -109,7 +112,9 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 	case res.permanent:
 		a.State, a.At = failed, now
 		r.s.stats.failed.Add(1)
-		e.Kind, e.Class = Failed, r.failure(d.env, i, res.said, res.status)
+		if e.Kind, e.Class = Failed, "block"; !res.suppressed {
+			e.Class = r.failure(d.env, i, res.said, res.status)
+		}
 	default:
 		r.s.stats.retried.Add(1)
 		e.Kind = Deferred

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
+	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
 
 // queued is what the spool keeps of a message beside its content. It does not
@@ -50,6 +51,8 @@ type queued struct {
 	// Own is set for mail of this server and its host: bounces, reports, and what
 	// SendEmail was given.
 	Own bool `json:"own,omitempty"`
+	// NotBefore is when the first attempt is made, if that is not at once.
+	NotBefore time.Time `json:"notBefore,omitzero"`
 	// Priority has it go before other mail.
 	Priority bool `json:"priority,omitempty"`
 	// Bounces says who is told what became of it; see the constants.
@@ -96,10 +99,11 @@ type progress struct {
 	Next time.Time `json:"next"`
 	// Tries is how many there were.
 	Tries int `json:"tries"`
-	// Released is set once a message has left quarantine, and Held says why
-	// somebody has put it there.
-	Released bool   `json:"released,omitempty"`
-	Held     string `json:"held,omitempty"`
+	// Released is set once a message has left quarantine, and Since is when that was.
+	Released bool      `json:"released,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	// Held says why somebody has put it into quarantine.
+	Held string `json:"held,omitempty"`
 	// Steps tell what has happened, the first and the latest of them.
 	Steps []step `json:"steps,omitempty"`
 	// Skipped is how many steps there were between.
@@ -174,11 +178,13 @@ func (p *progress) note(s step) {
 }
 
 // clip bounds what is kept of what others say.
-func clip(s string) string {
-	if len(s) <= maxSaid {
+func clip(s string) string { return clipTo(s, maxSaid) }
+
+func clipTo(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxSaid], "") + "..."
+	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
 func (p *progress) clone() *progress {
@@ -228,7 +234,29 @@ func (q *queued) quarantine(p *progress) string {
 
 func (q *queued) encode() ([]byte, error) { return json.Marshal(q) }
 
-func (p *progress) encode() ([]byte, error) { return json.Marshal(p) }
+func (p *progress) encode() ([]byte, error) {
+	return p.within(spool.MaxMeta, func(p *progress) ([]byte, error) { return json.Marshal(p) })
+}
+
+// within writes p with as much of what servers have said as has room: a thousand
+// recipients with an answer each must not keep from being noted who has the
+// message.
+func (p *progress) within(limit int, write func(*progress) ([]byte, error)) ([]byte, error) {
+	for said := maxSaid; ; said /= 4 {
+		text, err := write(p)
+		if err != nil || len(text) <= limit || said == 0 {
+			return text, err
+		}
+		p = p.clone()
+		for i := range p.Recipients {
+			p.Recipients[i].Reply = clipTo(p.Recipients[i].Reply, said/4)
+		}
+		if said == 1 {
+			p.Skipped += len(p.Steps)
+			p.Steps = nil
+		}
+	}
+}
 
 func decodeQueued(data []byte) (*queued, error) {
 	q := new(queued)

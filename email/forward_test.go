@@ -308,7 +308,7 @@ func TestGiveUp(t *testing.T) {
 	never := 0
 	s := start(t, Config{Queue: Queue{MaxRetries: &never}, Routes: routes(t, fmt.Sprintf(
 		`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d,"queue":true}}}]`, testenv.FreePort(t)))})
-	s.dial().hello().send("a@example.net", "b@example.com", hi)
+	s.dial().hello().send("", "b@example.com", hi)
 	waitFor(t, func() bool { return len(s.seen(Failed)) == 1 })
 	waitFor(t, func() bool {
 		for q := range s.Queue(t.Context()) {

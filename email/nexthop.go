@@ -132,7 +132,7 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			host = sent.Attempts[rr.Attempt].Host
 		}
 		if rr.Status == smtpc.Delivered {
-			out.results[n] = result{ok: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host,
+			out.results[n] = result{ok: true, reached: true, handed: req.Hop != nil && !req.Hop.LMTP, said: rr.Reply.String(), host: host,
 				report: reportFor(rr.DSN, req.Hop != nil && req.Hop.LMTP)}
 			out.site.Works = true
 			continue
@@ -142,6 +142,7 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			res.permanent = true // its hosts all refuse us: there is nobody else to ask
 		}
 		res.status, res.host = rr.Reply.Enhanced, host
+		res.reached = rr.Reply.Code > 0 || rr.Phase == smtpc.PhaseContent || rr.Phase == smtpc.PhaseEnd
 		switch {
 		case rr.Status == smtpc.Unknown:
 			res.said = fmt.Sprintf("no answer to the content (%v): it may have been taken, and is sent again", rr.Err)

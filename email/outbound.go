@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type outbound struct {
 	sources      *warmup.Pools
 	returns      *returns
 	history      *history.History
+	pastMu       sync.Mutex // serialises changes of what is in history
 	suppressions *SuppressionList
 	webhooks     *webhook.Sender    // nil without
 	tlsrpt       *tlsrpt.Reporter   // nil without
@@ -117,10 +119,22 @@ func (r *run) openWebhooks(ctx context.Context) error {
 	return nil
 }
 
-// tellWebhooks queues an event for those who want it.
+// toldRecipients bounds the recipients in what a webhook is told of at once.
+const toldRecipients = 100
+
+// tellWebhooks queues an event for those who want it. One about a great many
+// recipients becomes several.
 func (s *Server) tellWebhooks(e *Event) {
 	hooks := s.webhooks.Load()
 	if hooks == nil {
+		return
+	}
+	if len(e.Recipients) > toldRecipients {
+		for some := range slices.Chunk(e.Recipients, toldRecipients) {
+			part := *e
+			part.Recipients = some
+			s.tellWebhooks(&part)
+		}
 		return
 	}
 	data, err := json.Marshal(e)
@@ -165,6 +179,11 @@ func (r *run) openReports(ctx context.Context, resolver lookup.Resolver) (err er
 
 // postReport sends a report. Nobody is told if it cannot be delivered.
 func (r *run) postReport(ctx context.Context, from, to string, data []byte) error {
+	select {
+	case <-r.ready: // one may be due before the spool is read
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	_, err := r.post(ctx, &queued{
 		From: from, Own: true, Bounces: bounceHere, Recipients: []recipient{{Address: to, Route: outgoing}}, OptionalTLS: true,
 	}, data, 0)
@@ -321,7 +340,7 @@ func onlyInternet(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return err
 	}
-	if ip := a.Addr().Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
+	if ip := a.Addr(); !isPublic(ip) {
 		return fmt.Errorf("%v is not an address of the internet", ip)
 	}
 	return nil
@@ -348,6 +367,22 @@ func dialResolved(ctx context.Context, d *net.Dialer, resolver Resolver, network
 		}
 	}
 	return nil, err
+}
+
+// isPublic reports whether an address is one of the internet: not of this machine,
+// this network or its provider's (RFC 6598), in whatever form it is written (RFC
+// 6052, RFC 3056).
+func isPublic(ip netip.Addr) bool {
+	ip = ip.Unmap()
+	b := ip.As16()
+	switch {
+	case netip.MustParsePrefix("64:ff9b::/96").Contains(ip):
+		return isPublic(netip.AddrFrom4([4]byte(b[12:])))
+	case netip.MustParsePrefix("2002::/16").Contains(ip):
+		return isPublic(netip.AddrFrom4([4]byte(b[2:6])))
+	}
+	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
+		!netip.MustParsePrefix("100.64.0.0/10").Contains(ip) && !netip.MustParsePrefix("0.0.0.0/8").Contains(ip)
 }
 
 // dialer is the function as others want it; net.Dialer for nil.

@@ -17,40 +17,27 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/email/internal/mx"
+	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/transport"
 	"github.com/dcrouter/dcrouter/email/internal/warmup"
 )
 
 // sendOut sends mail to the servers of its recipients, or to the smart host.
 func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list []int) outcome {
-	if j != nil && j.mxErr != nil {
-		return all(mxResult(j.mxErr), list)
-	}
-	prefix, err := r.sign(ctx, d, to.route)
-	if err != nil {
-		return all(result{said: err.Error(), reply: unreachable()}, list)
-	}
-	var policy transport.Policy
-	if j != nil && to.domain != "" {
-		if policy, err = r.policyFor(ctx, j.mx, d.env); err != nil {
-			return all(result{said: err.Error(), reply: unreachable()}, list)
-		}
-	}
 	out := outcome{results: make([]result, len(list))}
 	var open []int // places in list
 	for n, i := range list {
 		if res, ok := r.suppressed(d.env, i); ok {
 			out.results[n] = res
+		} else if j != nil && j.mxErr != nil {
+			out.results[n] = mxResult(j.mxErr)
 		} else {
 			open = append(open, n)
 		}
 	}
+	var ready *transport.Request
 	for len(open) > 0 {
-		some := open
-		if d.env.Bounces == bounceHere {
-			some = open[:1] // each has a sender address of its own
-		}
-		grant, next := r.permit(d.env, j, len(some))
+		grant, next := r.permit(d.env, j, len(open))
 		if grant.N == 0 {
 			for _, n := range open {
 				out.results[n] = result{putOff: true}
@@ -58,30 +45,32 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 			out.later = next
 			return out
 		}
-		some = some[:grant.N]
-		open = open[grant.N:]
-		req := &transport.Request{Source: grant.Source, HELO: grant.HELO, Content: d.content(prefix)}
-		if j != nil && to.domain != "" {
-			req.Destination, req.Policy = j.mx, policy
-		} else {
-			h := r.hopOf(to.route)
-			if h.err != nil {
-				return all(hopResult(h.err), list)
+		if ready == nil { // not sooner: what is put off need not be signed
+			var err error
+			if ready, err = r.request(ctx, d, to, j); err != nil {
+				r.giveBack(d.env, grant, grant.N)
+				for _, n := range open {
+					out.results[n] = hopResult(err)
+				}
+				return out
 			}
-			req.Hop = &h.config
 		}
+		some := open[:grant.N]
+		open = open[grant.N:]
 		rcpts := make([]int, len(some))
 		for k, n := range some {
 			rcpts[k] = list[n]
 		}
-		from := r.returnPath(d, rcpts[0])
+		req := *ready
+		req.Source, req.HELO = grant.Source, grant.HELO
+		from := r.returnPath(d, rcpts)
 		req.Envelope = d.smtpEnvelope(from, rcpts)
 		if from != d.env.From {
 			for k := range req.Envelope.To {
 				req.Envelope.To[k].Notify = nil // VERP sees to that they come here
 			}
 		}
-		one := r.send(ctx, d, req)
+		one := r.send(ctx, d, &req)
 		for k, n := range some {
 			out.results[n] = one.results[k]
 		}
@@ -92,12 +81,36 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 			// The others would have the same trouble.
 			out.site = one.site
 			for _, n := range open {
-				out.results[n] = result{said: one.site.Why, reply: unreachable()}
+				out.results[n] = troubled(one.site)
 			}
 			return out
 		}
 	}
 	return out
+}
+
+// troubled is what becomes of mail to a site that is in trouble.
+func troubled(site sched.Outcome) result { return result{said: site.Why, reply: unreachable()} }
+
+// request is what all transactions of a job have in common.
+func (r *run) request(ctx context.Context, d *delivery, to place, j *job) (*transport.Request, error) {
+	req := &transport.Request{}
+	if j != nil && to.domain != "" {
+		req.Destination = j.mx
+		var err error
+		if req.Policy, err = r.policyFor(ctx, j.mx, d.env); err != nil {
+			return nil, err
+		}
+	} else {
+		h := r.hopOf(to.route)
+		if h.err != nil {
+			return nil, h.err
+		}
+		req.Hop = &h.config
+	}
+	prefix, err := r.sign(ctx, d, to.route)
+	req.Content = d.content(prefix)
+	return req, err
 }
 
 // mxResult is what becomes of mail to a domain that has no server for it.
@@ -123,7 +136,7 @@ func (r *run) suppressed(env *queued, i int) (result, bool) {
 	if !ok {
 		return result{}, false
 	}
-	return result{permanent: true, status: "5.7.1", said: suppressedText(s)}, true
+	return result{permanent: true, suppressed: true, status: "5.7.1", said: suppressedText(s)}, true
 }
 
 func suppressedText(s Suppression) string {
@@ -187,17 +200,23 @@ func (r *run) account(env *queued, grant warmup.Grant, results []result) {
 		switch {
 		case res.ok:
 			r.sources.Report(grant.Source, grant.Provider, warmup.Delivered, 1)
-		case res.host == "":
-			unused++ // nobody was reached
+		case !res.reached:
+			unused++
 		default:
 			r.sources.Report(grant.Source, grant.Provider, failureOf(res), 1)
 		}
 	}
-	if unused > 0 {
-		r.sources.Return(grant, unused)
-		if keys := quotaKeys(env); len(keys) > 0 {
-			r.quota.Return(unused, keys...)
-		}
+	r.giveBack(env, grant, unused)
+}
+
+// giveBack returns what was granted and not used.
+func (r *run) giveBack(env *queued, grant warmup.Grant, n int) {
+	if n == 0 {
+		return
+	}
+	r.sources.Return(grant, n)
+	if keys := quotaKeys(env); len(keys) > 0 {
+		r.quota.Return(n, keys...)
 	}
 }
 
@@ -224,13 +243,13 @@ func classify(said, status string) dsn.Class {
 	return dsn.Classify(f)
 }
 
-// returnPath is the sender that bounces for a recipient go to.
-func (r *run) returnPath(d *delivery, i int) string {
-	if d.env.Bounces != bounceHere {
+// returnPath is the sender that bounces for recipients go to.
+func (r *run) returnPath(d *delivery, list []int) string {
+	if d.env.Bounces != bounceHere || len(list) != 1 {
 		return d.env.From
 	}
 	_, domain, _ := cutAddress(d.env.From)
-	address, err := r.returns.verp.Encode(d.id, i, canonicalDomain(domain))
+	address, err := r.returns.verp.Encode(d.id, list[0], canonicalDomain(domain))
 	if err != nil {
 		r.s.log.Info("a message goes with its own sender", "msg_id", d.id, "err", err)
 		return d.env.From
@@ -255,7 +274,8 @@ func (r *run) sign(ctx context.Context, d *delivery, rt *route) ([]byte, error) 
 // vouches reports whether a message is from somebody we know: nobody else gets
 // our signature.
 func (r *run) vouches(env *queued, rt *route) bool {
-	return env.Own || env.User != "" || rt.trusts
+	// The route may not be what it was when it took the message.
+	return env.Own || env.User != "" || rt.trusts && slices.ContainsFunc(rt.clients, func(p netip.Prefix) bool { return p.Contains(env.ClientAddr) })
 }
 
 func (r *run) signature(ctx context.Context, d *delivery) ([]byte, error) {

@@ -20,13 +20,16 @@ const (
 	// shown what it bears.
 	firstPerSite    = 5
 	defaultKeepHeld = 30 * 24 * time.Hour
-	// mostWaiting bounds the deliveries that wait for their turn; more messages
-	// that are due wait in due.
-	mostWaiting = 50_000
+	// mostWaiting bounds the deliveries that wait for their turn, and
+	// mostWaitingPerSite those of one site; more messages that are due wait in due.
+	mostWaiting        = 50_000
+	mostWaitingPerSite = 5_000
 	// mostAtHand is how many of them wait with their envelope in memory.
 	mostAtHand = 100
 	// lookupsAtOnce is how many domains are looked up at once.
 	lookupsAtOnce = 30
+	// fairTurn is the turn that goes to what is due without priority first.
+	fairTurn = 8
 )
 
 // queue has the messages of the spool on their way: what is due is tried, what
@@ -40,7 +43,8 @@ type queue struct {
 
 	mu      sync.Mutex
 	entries map[spool.ID]*entry
-	due     dueList       // those that wait for their time
+	due     [2]dueList    // those that wait for their time, with priority and without
+	turn    int           // counts what was taken out of due
 	wake    chan struct{} // has one when due has changed
 	held    int64         // entries in quarantine
 	paused  bool
@@ -51,14 +55,18 @@ type entry struct {
 	id    spool.ID
 	next  time.Time
 	place int // in due, -1 if it is not there
-	busy  bool
+	// busy ones have a round. begun says that it does something; before that its
+	// jobs wait for their turn, and off tells them that another entry has taken
+	// this one's place.
+	busy, begun, off bool
 	// quarantined messages wait for somebody to release them, and spent ones,
 	// which nothing more is tried with, for somebody to look; until their time is
 	// up.
 	quarantined, spent bool
-	stuck              bool // no route took it
-	first              bool // queued.Priority
-	arrived            time.Time
+	stuck              bool        // no route took it
+	first              bool        // it goes before others
+	since              time.Time   // see queued.since
+	look               time.Time   // when a message that is put off has to be looked at
 	routes             *routeTable // in force at the last attempt
 	to                 []unique.Handle[destination]
 	// unsaved is the progress that could not be stored, or nil. It holds as long
@@ -81,10 +89,12 @@ func (e *entry) latest(stored *progress) *progress {
 // resting reports whether the entry is not to be tried.
 func (e *entry) resting() bool { return e.quarantined || e.spent }
 
-func newEntry(id spool.ID, env *queued) *entry {
-	e := &entry{id: id, place: -1, arrived: env.Arrived, first: env.Priority}
+func (q *queue) newEntry(id spool.ID, env *queued, p *progress) *entry {
+	e := &entry{id: id, place: -1, since: env.since(p), look: env.look(p), first: env.Priority}
+	t := q.r.s.routes.Load()
 	for i := range env.Recipients {
 		rcpt := &env.Recipients[i]
+		e.first = e.first || t.named(rcpt.Route).first()
 		h := unique.Make(destination{rcpt.Route, rcpt.domain()})
 		if len(e.to) > 0 && e.to[len(e.to)-1] == h {
 			continue
@@ -101,8 +111,8 @@ func newQueue(r *run, store spool.Store) *queue {
 	return &queue{
 		r:       r,
 		store:   store,
-		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), Now: r.s.now}),
-		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, Now: r.s.now}),
+		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
 		entries: make(map[spool.ID]*entry),
 		wake:    make(chan struct{}, 1),
 		paused:  cfg.Paused,
@@ -125,8 +135,10 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 			r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", m.ID, "err", err)
 			continue
 		}
-		e := newEntry(m.ID, env)
-		e.next = p.Next
+		e := q.newEntry(m.ID, env, p)
+		if e.next = p.Next; e.next.IsZero() {
+			e.next = env.NotBefore
+		}
 		e.quarantined = env.quarantine(p) != ""
 		e.spent = p.open() == 0 && !p.settled()
 		q.insert(e)
@@ -146,6 +158,9 @@ func decodeMessage(m spool.Message) (*queued, *progress, error) {
 // add makes a message durable and has it tried after that time.
 func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draft, after time.Duration) error {
 	env.Schedule = q.schedule()
+	if after > 0 {
+		env.NotBefore = q.r.s.now().Add(after).UTC()
+	}
 	text, err := env.encode()
 	if err != nil {
 		d.Discard()
@@ -154,7 +169,7 @@ func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draf
 	if err := q.store.Add(ctx, id, text, d); err != nil {
 		return err
 	}
-	e := newEntry(id, env)
+	e := q.newEntry(id, env, &progress{})
 	e.next, e.quarantined = q.r.s.now().Add(after), env.Quarantine != ""
 	if after > 0 || e.quarantined || !q.tryNow(e, env) {
 		q.insert(e)
@@ -165,8 +180,8 @@ func (q *queue) add(ctx context.Context, id spool.ID, env *queued, d *spool.Draf
 // tryNow has a new message tried without a way through due, unless there are many
 // before it.
 func (q *queue) tryNow(e *entry, env *queued) bool {
-	waiting := q.sites.Waiting() + q.lookups.Waiting()
-	if waiting >= mostWaiting {
+	waiting := q.waiting()
+	if waiting >= q.room(e.first) {
 		return false
 	}
 	if waiting >= mostAtHand {
@@ -197,12 +212,38 @@ func (q *queue) insert(e *entry) {
 // wait puts an entry where it waits for its time. The caller holds mu.
 func (q *queue) wait(e *entry) {
 	if e.resting() {
-		e.next = e.arrived.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld))
+		e.next = e.since.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld))
 	}
-	heap.Push(&q.due, e)
+	heap.Push(q.line(e), e)
 	if e.place == 0 {
 		q.ring()
 	}
+}
+
+// Classes of entries, as indexes of due.
+const (
+	dueFirst = iota
+	dueNormal
+)
+
+// line is where an entry waits for its time.
+func (q *queue) line(e *entry) *dueList {
+	if e.first {
+		return &q.due[dueFirst]
+	}
+	return &q.due[dueNormal]
+}
+
+// waiting is how many deliveries wait for their turn.
+func (q *queue) waiting() int { return q.sites.Waiting() + q.lookups.Waiting() }
+
+// room is how many of them there may be before one more is begun. What has
+// priority has room of its own.
+func (q *queue) room(first bool) int {
+	if first {
+		return 2 * mostWaiting
+	}
+	return mostWaiting
 }
 
 // ring has serve look at due again.
@@ -224,48 +265,52 @@ func (q *queue) serve() {
 		case <-q.wake:
 		case <-timer.C:
 		}
-		crowded := false
-		for !crowded {
-			e := q.nextDue()
+		for {
+			e, wait := q.nextDue()
 			if e == nil {
+				timer.Reset(wait)
 				break
 			}
 			q.begin(e, nil)
-			crowded = q.sites.Waiting()+q.lookups.Waiting() >= mostWaiting
 			select {
 			case <-q.r.quit:
 				return // what is left is in the spool
 			default:
 			}
 		}
-		if crowded {
-			timer.Reset(time.Second)
-		} else {
-			timer.Reset(q.untilNext())
+	}
+}
+
+// nextDue takes an entry out of due whose time has come, or else says how long to
+// wait.
+func (q *queue) nextDue() (*entry, time.Duration) {
+	waiting, now := q.waiting(), q.r.s.now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wait := time.Hour
+	if q.paused {
+		return nil, wait
+	}
+	q.turn++
+	for i := range q.due {
+		class := i
+		if q.turn%fairTurn == 0 { // what has priority starves nobody
+			class = len(q.due) - 1 - i
+		}
+		line := &q.due[class]
+		switch {
+		case len(*line) == 0:
+		case (*line)[0].next.After(now):
+			wait = min(wait, (*line)[0].next.Sub(now))
+		case waiting >= q.room(class == dueFirst):
+			wait = min(wait, time.Second)
+		default:
+			e := heap.Pop(line).(*entry)
+			e.busy = true
+			return e, 0
 		}
 	}
-}
-
-// nextDue takes the entry that has waited longest out of due, if its time has
-// come.
-func (q *queue) nextDue() *entry {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.paused || len(q.due) == 0 || q.due[0].next.After(q.r.s.now()) {
-		return nil
-	}
-	e := heap.Pop(&q.due).(*entry)
-	e.busy = true
-	return e
-}
-
-func (q *queue) untilNext() time.Duration {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.paused || len(q.due) == 0 {
-		return time.Hour
-	}
-	return max(0, min(q.due[0].next.Sub(q.r.s.now()), time.Hour))
+	return nil, wait
 }
 
 // pause keeps what is due from being tried, or no longer.
@@ -331,7 +376,8 @@ func (q *queue) note(e *entry, p *progress) {
 	}
 }
 
-// take gets hold of an entry, so that nobody else tries it.
+// take gets hold of an entry, so that nobody else tries it. If it has a round whose
+// jobs still wait for their turn, that comes to nothing.
 func (q *queue) take(id spool.ID) (*entry, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -339,21 +385,42 @@ func (q *queue) take(id spool.ID) (*entry, error) {
 	switch {
 	case e == nil:
 		return nil, ErrNotFound
-	case e.busy:
+	case e.busy && e.begun:
 		return nil, fmt.Errorf("email: message %q is being delivered", id)
+	case e.busy:
+		c := *e
+		e.off = true
+		q.entries[id] = &c
+		e = &c
 	}
-	e.busy = true
+	e.busy, e.begun = true, true
 	if e.place >= 0 {
-		heap.Remove(&q.due, e.place)
+		heap.Remove(q.line(e), e.place)
 	}
 	return e, nil
+}
+
+// claim begins to do something with an entry, unless another has taken its place.
+func (q *queue) claim(e *entry) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e.begun = e.begun || !e.off
+	return !e.off
+}
+
+// holds reports whether a job whose turn has come is to wait after all: the queue
+// is paused, or there are other routes by now.
+func (q *queue) holds(rd *round) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.paused || rd.table != q.r.s.routes.Load()
 }
 
 // putBack gives an entry back, to be tried at next if it waits for a time.
 func (q *queue) putBack(e *entry, next time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e.busy = false
+	e.busy, e.begun = false, false
 	e.next = next
 	if e.stuck && e.routes != q.r.s.routes.Load() {
 		e.next = q.r.s.now() // retryAll could not have it meanwhile
@@ -372,7 +439,7 @@ func (q *queue) forget(e *entry) {
 		q.held--
 	}
 	if e.place >= 0 {
-		heap.Remove(&q.due, e.place)
+		heap.Remove(q.line(e), e.place)
 	}
 }
 
@@ -382,7 +449,7 @@ func (q *queue) retryAll() {
 	defer q.mu.Unlock()
 	for _, e := range q.entries {
 		if e.stuck && e.place >= 0 {
-			heap.Remove(&q.due, e.place)
+			heap.Remove(q.line(e), e.place)
 			e.next = q.r.s.now()
 			q.wait(e)
 		}

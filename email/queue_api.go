@@ -132,7 +132,7 @@ func (s *Server) Release(ctx context.Context, id string) error {
 		if env.quarantine(p) == "" {
 			return fmt.Errorf("email: message %q is not in quarantine", id)
 		}
-		p.Released, p.Held = true, ""
+		p.Released, p.Since, p.Held = true, s.now().UTC(), ""
 		p.note(step{At: s.now(), Kind: Released})
 		return nil
 	})
@@ -269,6 +269,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 		}
 	}
 	e.spent = p.open() == 0
+	e.since, e.look = env.since(p), env.look(p)
 	q.mu.Unlock()
 	if !e.resting() {
 		q.wakeSites(env)

@@ -86,6 +86,9 @@ func (s *session) countRefused(err error) {
 
 func (s *session) storageError(err error) error {
 	s.r.s.log.Error("a message could not be stored", "conn_id", s.client.ID, "err", err)
+	if errors.Is(err, spool.ErrTooLarge) {
+		return s.refuse("storage", &Reply{Code: 554, Enhanced: [3]int{5, 5, 3}, Text: "The envelope is too large; send to fewer recipients at once"})
+	}
 	if errors.Is(err, spool.ErrFull) {
 		return s.refuse("storage", &Reply{Code: 452, Enhanced: [3]int{4, 3, 1}, Text: "Out of space, try again later"})
 	}

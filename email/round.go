@@ -5,12 +5,14 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/mx"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
+	"github.com/dcrouter/dcrouter/email/internal/transport"
 )
 
 // round is one attempt to bring a message to all who are to get it: a job for
@@ -31,7 +33,7 @@ type round struct {
 	tried   bool      // something was
 	changed bool      // what is not noted yet
 	stuck   bool      // no route takes one of the recipients
-	dropped bool      // Stop has cut it short
+	dropped bool      // Stop has cut it short, or what holds it up
 	later   time.Time // when to come back with what was put off without a try
 
 	signing   sync.Once
@@ -65,7 +67,9 @@ func (r *run) placeOf(rt *route, domain string) place {
 // begin begins a round of an entry that is busy. env is nil if it is to be read.
 func (q *queue) begin(e *entry, env *queued) {
 	if e.resting() {
-		q.sites.Add("", false, expiry{q, e})
+		if q.claim(e) {
+			q.sites.Add("", false, expiry{q, e})
+		}
 		return
 	}
 	rd := &round{q: q, e: e, table: q.r.s.routes.Load()}
@@ -73,7 +77,9 @@ func (q *queue) begin(e *entry, env *queued) {
 		rd.env = env
 		rd.p, rd.err = decodeProgress(nil, len(env.Recipients))
 	}
+	q.mu.Lock()
 	e.routes = rd.table
+	q.mu.Unlock()
 	var jobs []*job
 	seen := make(map[place]bool, len(e.to))
 	for _, h := range e.to {
@@ -136,8 +142,12 @@ type job struct {
 
 // first reports whether the job goes before others.
 func (j *job) first() bool {
-	rt := j.to.route
-	return j.round.e.first || rt != nil && rt.Action.Type == Process && rt.Action.Process != nil && rt.Action.Process.Queue == PriorityQueue
+	return j.round.e.first || j.to.route.first()
+}
+
+// first reports whether a route's mail goes before other mail.
+func (r *route) first() bool {
+	return r != nil && r.Action.Type == Process && r.Action.Process != nil && r.Action.Process.Queue == PriorityQueue
 }
 
 // Skip puts off what is for a site that has a rest.
@@ -150,7 +160,7 @@ func (j *job) Skip(until time.Time, why string) {
 	rd.done()
 }
 
-// Drop is called where the Server stops: the message is in the spool.
+// Drop leaves the message in the spool: the Server stops, or the queue is paused.
 func (j *job) Drop() {
 	j.round.mu.Lock()
 	j.round.dropped = true
@@ -208,7 +218,14 @@ func (rd *round) recipients(to place) []int {
 // Run makes the attempt.
 func (j *job) Run() sched.Outcome {
 	rd := j.round
+	if rd.q.holds(rd) {
+		j.Drop()
+		return sched.Outcome{}
+	}
 	defer rd.done()
+	if !rd.q.claim(rd.e) {
+		return sched.Outcome{}
+	}
 	ctx := rd.q.r.ctx
 	rd.mu.Lock()
 	err := rd.load(ctx)
@@ -221,6 +238,11 @@ func (j *job) Run() sched.Outcome {
 		return sched.Outcome{}
 	}
 	d := &delivery{id: string(rd.e.id), env: rd.env, open: rd.open, round: rd}
+	if j.to.domain != "" && j.mxErr == nil {
+		if now, err := rd.q.r.mx.Lookup(ctx, j.to.domain); err == nil {
+			j.mx = now // it may have waited for hours
+		}
+	}
 	if j.to.route != nil {
 		return rd.bring(ctx, d, j.to, j, list)
 	}
@@ -238,6 +260,11 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 			rd.err = err
 			rd.mu.Unlock()
 			return sched.Outcome{}
+		}
+		if rt == nil && d.env.Own && d.env.From == "" {
+			rd.record(ctx, d, place{route: rd.table.named(outgoing)}, []int{i},
+				all(result{permanent: true, status: "5.1.1", said: "no route takes mail to the sender whom this bounce is for"}, []int{i}), false)
+			continue
 		}
 		if rt == nil {
 			rd.mu.Lock()
@@ -259,14 +286,56 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 }
 
 // bring takes the message to some recipients, and notes how that went.
-func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) sched.Outcome {
+func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) (site sched.Outcome) {
 	if err := d.load(); err != nil {
 		rd.mu.Lock()
 		rd.err = err
 		rd.mu.Unlock()
 		return sched.Outcome{}
 	}
-	out := rd.q.r.deliver(ctx, d, to, j, list)
+	for len(list) > 0 {
+		some := list[:min(len(list), atOnce(d.env, to.route))]
+		list = list[len(some):]
+		out := rd.q.r.deliver(ctx, d, to, j, some)
+		if out.site.Trouble && len(list) > 0 { // the others would have the same
+			some = append(some[:len(some):len(some)], list...)
+			out.results = append(out.results, slices.Repeat([]result{troubled(out.site)}, len(list))...)
+			list = nil
+		}
+		rd.record(ctx, d, to, some, out, len(list) > 0)
+		site.Works = site.Works || out.site.Works
+		if out.site.Trouble {
+			site = out.site
+		}
+		if !out.later.IsZero() {
+			break // nor would the others be let through
+		}
+		if len(list) > 0 && rd.q.r.stopping.Load() != 0 {
+			rd.mu.Lock()
+			rd.dropped = true
+			rd.mu.Unlock()
+			break
+		}
+	}
+	return site
+}
+
+// atOnce is how many recipients are delivered to before that is noted: those of one
+// transaction. If the process ends meanwhile, nobody else gets the message twice.
+func atOnce(env *queued, rt *route) int {
+	a := &rt.Action
+	switch {
+	case a.Type == Process && env.Bounces == bounceHere: // each has a sender address of its own
+		return 1
+	case a.Type == takesBack, a.Type == Deliver && (a.Deliver == nil || a.Deliver.LMTP == ""):
+		return 1
+	}
+	return transport.MaxRecipients
+}
+
+// record notes what came of an attempt. If there are more to come, or others are
+// still under way, perhaps for long, it is made durable.
+func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, out outcome, more bool) {
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
 	for _, s := range out.steps {
@@ -283,13 +352,10 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 		rd.tried, rd.changed = true, true
 		rd.q.r.settle(d, rd.p, list[n], to.route, res)
 	}
-	if rd.changed && rd.left > 1 {
-		// Others are still under way, perhaps for long: nobody is to get the
-		// message twice if the process ends meanwhile.
+	if rd.changed && (more || rd.left > 1) {
 		rd.q.note(rd.e, rd.p)
 		rd.changed = false
 	}
-	return out.site
 }
 
 // done ends a job, and with the last one the round.
@@ -309,6 +375,12 @@ func (rd *round) finish() {
 	if rd.body != nil {
 		defer rd.body.Close()
 	}
+	if !q.claim(e) {
+		return
+	}
+	if rd.err != nil && rd.changed { // by another job
+		q.note(e, rd.p)
+	}
 	switch {
 	case errors.Is(rd.err, spool.ErrNotFound):
 		q.forget(e)
@@ -322,7 +394,7 @@ func (rd *round) finish() {
 		return
 	case rd.env == nil:
 		// All was put off without a look at the message.
-		if !rd.e.overdue(rd.later) {
+		if rd.later.Before(e.look) {
 			q.putBack(e, spread(rd.later, now))
 			return
 		}
@@ -361,7 +433,7 @@ func (rd *round) finish() {
 			later = time.Time{}
 		}
 	}
-	next, ok := env.Schedule.after(env.Arrived, now, later, p.Tries)
+	next, ok := env.Schedule.after(env.since(p), now, later, p.Tries)
 	p.Next = next
 	if !ok && !rd.stuck {
 		for i := range p.Recipients {
@@ -385,6 +457,7 @@ func (rd *round) finish() {
 	if rd.changed {
 		q.note(e, p)
 	}
+	e.look = env.look(p)
 	q.putBack(e, next)
 }
 
@@ -411,10 +484,6 @@ func (rd *round) end() {
 	q.mu.Unlock()
 	q.putBack(e, p.Next)
 }
-
-// overdue reports whether a message may be too old to be put off until then
-// without a closer look.
-func (e *entry) overdue(until time.Time) bool { return until.Sub(e.arrived) > defaultDelayNotice }
 
 // spread keeps what was put off until the same time from coming back at once.
 func spread(until, now time.Time) time.Time {

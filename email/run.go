@@ -51,6 +51,7 @@ type run struct {
 
 	serving sync.WaitGroup // who accepts connections
 
+	ready    chan struct{} // closed when mail may be queued
 	stopping atomic.Int32  // 1: Stop was called
 	quit     chan struct{} // closed then, when nobody brings new mail
 	stopped  chan struct{} // closed when Stop is through
@@ -73,6 +74,7 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 		s:       s,
 		limits:  s.newLimits(),
 		checker: &auth.Checker{Resolver: lookup.NewCache(s.opts.resolver, s.now), Hostname: s.cfg.Hostname, Now: s.now},
+		ready:   make(chan struct{}),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),
@@ -282,6 +284,7 @@ func modeOf(m smtpd.Mode) string {
 
 // serve starts all goroutines.
 func (r *run) serve() {
+	close(r.ready)
 	for _, l := range r.listeners {
 		r.serving.Go(func() {
 			if err := r.engine.Serve(r.ctx, l.ln, l.mode); err != nil && r.stopping.Load() == 0 {

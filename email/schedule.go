@@ -2,6 +2,7 @@ package email
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -49,11 +50,35 @@ func (s *schedule) delay(tries int) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
 
+// since is from when on the time counts that a message may take: when it arrived,
+// or it was to be sent, or it was released.
+func (q *queued) since(p *progress) time.Time {
+	at := q.Arrived
+	for _, t := range []time.Time{q.NotBefore, p.Since} {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// look is when a message has to be looked at, though it is only put off: its
+// sender is told that it is late, or it is given up.
+func (q *queued) look(p *progress) time.Time {
+	s := &q.Schedule
+	age := valueOr(s.MaxAge, defaultMaxAge)
+	untold := func(a state) bool { return a.State == "" && !a.Delayed }
+	if s.DelayNotice > 0 && (len(p.Recipients) == 0 || slices.ContainsFunc(p.Recipients, untold)) {
+		age = min(age, s.DelayNotice)
+	}
+	return q.since(p).Add(age)
+}
+
 // after is when a message is tried again that has been tried so often, and not
-// before later; ok is false if it is given up. The last try is when its time is
-// up.
-func (s *schedule) after(arrived, now, later time.Time, tries int) (next time.Time, ok bool) {
-	end := arrived.Add(valueOr(s.MaxAge, defaultMaxAge))
+// before later; ok is false if it is given up. The last try is when the time that
+// counts from since is up.
+func (s *schedule) after(since, now, later time.Time, tries int) (next time.Time, ok bool) {
+	end := since.Add(valueOr(s.MaxAge, defaultMaxAge))
 	if s.MaxRetries != nil && tries > *s.MaxRetries || !now.Before(end) {
 		return end, false
 	}

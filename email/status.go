@@ -134,9 +134,12 @@ type pastMessage struct {
 
 // remember keeps what became of a message that leaves the spool.
 func (r *run) remember(id spool.ID, env *queued, p *progress) {
-	m := pastMessage{*env, *p}
+	m := pastMessage{Envelope: *env}
 	m.Envelope.Prefix, m.Envelope.Cuts = nil, nil
-	text, err := json.Marshal(&m)
+	text, err := p.within(history.MaxData, func(p *progress) ([]byte, error) {
+		m.Progress = *p
+		return json.Marshal(&m)
+	})
 	if err != nil {
 		r.s.log.Error("what became of a message could not be remembered", "msg_id", id, "err", err)
 		return
@@ -162,6 +165,8 @@ func (r *run) edit(ctx context.Context, id string, change func(*queued, *progres
 	q := r.queue
 	e, err := q.take(spool.ID(id))
 	if errors.Is(err, ErrNotFound) {
+		r.pastMu.Lock()
+		defer r.pastMu.Unlock()
 		m, err := r.past(ctx, spool.ID(id))
 		if err == nil && change(&m.Envelope, &m.Progress) {
 			r.remember(spool.ID(id), &m.Envelope, &m.Progress)

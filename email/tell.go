@@ -25,7 +25,9 @@ func (rd *round) tellOutcome() error {
 			continue
 		}
 		switch {
-		case env.Bounces == bounceHere:
+		case env.Bounces == bounceHere, env.Own && env.From == "":
+			// The host sees it; and that a bounce of ours has nobody who takes it is
+			// no reason to keep it. Strangers cause those.
 			a.Told = true
 		case !env.tellable():
 			a.Told = action != dsn.Failed
@@ -89,13 +91,14 @@ func (r *run) tellSuccess(ctx context.Context, d *delivery, list []int, results 
 // reports whether it did.
 func (rd *round) tellDelay() bool {
 	env, p, now := rd.env, rd.p, rd.q.r.s.now()
-	if env.Schedule.DelayNotice <= 0 || now.Sub(env.Arrived) < env.Schedule.DelayNotice {
+	if env.Schedule.DelayNotice <= 0 || now.Sub(env.since(p)) < env.Schedule.DelayNotice {
 		return false
 	}
 	var list []int
+	changed := false
 	for i := range p.Recipients {
 		if a := &p.Recipients[i]; a.State == "" && !a.Delayed {
-			a.Delayed = true
+			a.Delayed, changed = true, true
 			p.note(step{At: now, Kind: Delayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
 			e := env.event(string(rd.e.id), i)
 			e.Kind, e.Reason, e.Status = Delayed, a.Reply, a.Status
@@ -110,7 +113,7 @@ func (rd *round) tellDelay() bool {
 			rd.q.r.s.log.Error("the sender of a message could not be told of its delay", "msg_id", rd.e.id, "err", err)
 		}
 	}
-	return true
+	return changed
 }
 
 // tell queues a notification about some recipients (RFC 3464).
@@ -132,7 +135,7 @@ func (rd *round) tell(list []int) error {
 			RemoteMTA: a.Host, Diagnostic: a.Reply, LastAttempt: r.s.now(),
 		}
 		if about.Action == dsn.Delayed {
-			about.RetryUntil = env.Arrived.Add(valueOr(env.Schedule.MaxAge, defaultMaxAge))
+			about.RetryUntil = env.since(p).Add(valueOr(env.Schedule.MaxAge, defaultMaxAge))
 		}
 		reports = append(reports, about)
 	}

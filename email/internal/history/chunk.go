@@ -28,11 +28,11 @@ const (
 	chunkBytes   = 512 << 10
 )
 
-// Bounds of a record.
-const (
-	maxID   = 255
-	maxData = 256 << 10
-)
+// MaxData bounds the record of a message, in bytes.
+const MaxData = 1 << 20
+
+// maxID bounds its name.
+const maxID = 255
 
 var errChunk = errors.New("not a chunk of history")
 
@@ -94,9 +94,9 @@ func readIndex(b []byte) (list []entry, data []byte, err error) {
 		e.id, b = string(b[:n]), b[n:]
 		e.finished = time.UnixMilli(int64(number(1 << 48)))
 		e.start = at
-		at += number(maxData)
+		at += number(MaxData)
 		e.end = at
-		if err != nil || at > chunkBytes+maxData {
+		if err != nil || at > chunkBytes+MaxData {
 			return nil, nil, errChunk
 		}
 		list = append(list, e)

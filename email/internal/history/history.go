@@ -143,10 +143,10 @@ func (h *History) enter(c *chunk, id string, finished time.Time) {
 }
 
 // Put keeps the record of a finished message, in place of one that it had. It waits
-// for no storage. A name of more than 255 bytes or a record of more than 256 KiB is
+// for no storage. A name of more than 255 bytes or a record of more than [MaxData] is
 // not kept, which is logged.
 func (h *History) Put(id string, finished time.Time, data []byte) {
-	if len(id) > maxID || len(data) > maxData {
+	if len(id) > maxID || len(data) > MaxData {
 		h.cfg.Log.Error("a record is too long for the history of mail", "msg_id", fmt.Sprintf("%.100q", id), "bytes", len(data))
 		return
 	}

@@ -144,14 +144,14 @@ func TestBounds(t *testing.T) {
 			t.Errorf("after an hour there are %d chunks, %d records", n, h.Len())
 		}
 		h.Put(strings.Repeat("x", 300), time.Now(), nil)
-		h.Put("large", time.Now(), make([]byte, maxData+1))
+		h.Put("large", time.Now(), make([]byte, MaxData+1))
 		if h.Len() != 0 {
 			t.Error("what is too long was taken")
 		}
-		h.Put("large", time.Now(), make([]byte, maxData))
+		h.Put("large", time.Now(), make([]byte, MaxData))
 		time.Sleep(6 * time.Second)
 		h.Close(t.Context())
-		want(t, open(t, Config{Store: store}), "large", string(make([]byte, maxData)))
+		want(t, open(t, Config{Store: store}), "large", string(make([]byte, MaxData)))
 	})
 }
 

@@ -19,12 +19,12 @@ import (
 )
 
 // Job is a delivery. One of its methods is called, once, from a goroutine of the
-// Scheduler; Drop from Add too.
+// Scheduler; Drop and Skip from Add too.
 type Job interface {
 	// Run makes the delivery.
 	Run() Outcome
 	// Skip is called instead where the site has a rest until then, and says what
-	// was wrong with it last.
+	// was wrong with it last; or where its line is full.
 	Skip(until time.Time, why string)
 	// Drop is called instead where the Scheduler is closed.
 	Drop()
@@ -48,6 +48,9 @@ type Config struct {
 	// JobsPerSite is how many a site can work its way up to, FirstJobs how many it
 	// begins with.
 	JobsPerSite, FirstJobs int
+	// WaitingPerSite is how many may wait for their turn at a site. More are told
+	// by Skip to come again, so that no site has all the room there is for jobs.
+	WaitingPerSite int
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -63,6 +66,9 @@ const (
 	// fairTurn is the turn that goes to jobs without priority first, so that those
 	// with it do not starve them.
 	fairTurn = 8
+	// leastWait and mostWait bound when what found a line full is to come again.
+	leastWait = time.Second
+	mostWait  = time.Minute
 )
 
 // Scheduler runs Jobs. Its methods may be called from several goroutines.
@@ -76,6 +82,7 @@ type Scheduler struct {
 	waiting int
 	turn    int
 	sites   map[string]*site
+	swept   time.Time // when forget looked at all of them
 	// ready are the sites that a job with priority, or one without, can run for.
 	ready [2]fifo[*site]
 }
@@ -98,13 +105,15 @@ type site struct {
 	rests    int // in a row
 	rest     time.Time
 	why      string
-	used     time.Time
+	full     time.Time // since when its line is, and was not half empty
 }
 
 // New returns a Scheduler.
 func New(cfg Config) *Scheduler {
 	return &Scheduler{cfg: cfg, sites: make(map[string]*site)}
 }
+
+func (st *site) waiting() int { return st.lines[priority].len() + st.lines[normal].len() }
 
 // Add has a job run when its turn comes. One for no site, "", does not share a
 // site's bounds.
@@ -115,7 +124,6 @@ func (s *Scheduler) Add(name string, first bool, j Job) {
 		j.Drop()
 		return
 	}
-	defer s.mu.Unlock()
 	st := s.sites[name]
 	if st == nil {
 		st = &site{name: name, limit: float64(s.cfg.FirstJobs)}
@@ -128,10 +136,28 @@ func (s *Scheduler) Add(name string, first bool, j Job) {
 	if first {
 		class = priority
 	}
+	if name != "" && st.lines[class].len() >= s.cfg.WaitingPerSite {
+		until := s.comeAgain(st)
+		s.mu.Unlock()
+		j.Skip(until, "many wait for it")
+		return
+	}
 	st.lines[class].push(j)
 	s.waiting++
 	s.offer(st)
 	s.spawn()
+	s.mu.Unlock()
+}
+
+// comeAgain says when there may be room in a site's line. As that is no later than
+// the line has been full by now, and it would have been half empty before, it does
+// not run dry.
+func (s *Scheduler) comeAgain(st *site) time.Time {
+	now := s.cfg.Now()
+	if st.full.IsZero() {
+		st.full = now
+	}
+	return now.Add(min(max(now.Sub(st.full), leastWait), mostWait))
 }
 
 // offer puts a site up for its turn, if it has something to run and may.
@@ -205,7 +231,9 @@ func (s *Scheduler) next() (*site, Job) {
 			j := st.lines[class].pop()
 			s.waiting--
 			st.active++
-			st.used = s.cfg.Now()
+			if st.waiting() < s.cfg.WaitingPerSite/2 {
+				st.full = time.Time{}
+			}
 			s.offer(st)
 			return st, j
 		}
@@ -238,18 +266,27 @@ func (s *Scheduler) learn(st *site, o Outcome) {
 // mostIdle is how many sites without a job are remembered for what they bear.
 const mostIdle = 1000
 
+func (st *site) idle() bool {
+	return st.active == 0 && st.waiting() == 0 && !st.queued[priority] && !st.queued[normal]
+}
+
 // forget drops what is known of sites that have nothing to do, when there are
-// many.
+// many. It is called for each that has done a job, so it rarely looks at all.
 func (s *Scheduler) forget(st *site) {
-	idle := func(st *site) bool {
-		return st.active == 0 && st.lines[priority].len() == 0 && st.lines[normal].len() == 0 && !st.queued[priority] && !st.queued[normal]
+	if len(s.sites) <= mostIdle || !st.idle() {
+		return
 	}
-	if len(s.sites) <= mostIdle || !idle(st) {
+	if len(s.sites) > 2*mostIdle {
+		delete(s.sites, st.name)
 		return
 	}
 	now := s.cfg.Now()
+	if now.Sub(s.swept).Abs() < time.Second {
+		return
+	}
+	s.swept = now
 	for name, st := range s.sites {
-		if idle(st) && (!now.Before(st.rest) || len(s.sites) > 2*mostIdle) {
+		if st.idle() && !now.Before(st.rest) {
 			delete(s.sites, name)
 		}
 	}
@@ -309,7 +346,7 @@ func (s *Scheduler) Stats() Stats {
 	now := s.cfg.Now()
 	out := Stats{Running: s.running, Waiting: s.waiting}
 	for _, st := range s.sites {
-		v := Site{Name: st.name, Active: st.active, Waiting: st.lines[priority].len() + st.lines[normal].len(), Limit: int(st.limit)}
+		v := Site{Name: st.name, Active: st.active, Waiting: st.waiting(), Limit: int(st.limit)}
 		if now.Before(st.rest) {
 			v.Rest, v.Why = st.rest, st.why
 		}

@@ -40,7 +40,7 @@ func (j job) Drop() {
 }
 
 func config(jobs int) Config {
-	return Config{Jobs: jobs, JobsPerSite: 20, FirstJobs: 2, Now: time.Now}
+	return Config{Jobs: jobs, JobsPerSite: 20, FirstJobs: 2, WaitingPerSite: 10_000, Now: time.Now}
 }
 
 func TestEveryJobRunsOnce(t *testing.T) {
@@ -244,7 +244,7 @@ func TestSitesAreForgotten(t *testing.T) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	s := New(Config{Jobs: 20, JobsPerSite: 20, FirstJobs: 20, Now: time.Now})
+	s := New(Config{Jobs: 20, JobsPerSite: 20, FirstJobs: 20, WaitingPerSite: 1 << 30, Now: time.Now})
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Add("site", false, job{})

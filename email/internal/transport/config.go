@@ -31,8 +31,7 @@ type Config struct {
 	// each of the timeouts does not hold a message for days; default 1h.
 	SendTime time.Duration
 	// MaxRecipients is how many recipients go into one transaction, if the host
-	// does not announce less; default 100, which every host must take (RFC 5321
-	// section 4.5.3.1.8).
+	// does not announce less; default [MaxRecipients].
 	MaxRecipients int
 
 	// IdleTime is how long a connection is kept for the next message; default 5s.
@@ -48,6 +47,9 @@ type Config struct {
 	Now func() time.Time
 }
 
+// MaxRecipients is what every host must take (RFC 5321 section 4.5.3.1.8).
+const MaxRecipients = 100
+
 func (cfg Config) withDefaults() Config {
 	number := func(n *int, def int) {
 		if *n <= 0 {
@@ -60,7 +62,7 @@ func (cfg Config) withDefaults() Config {
 		}
 	}
 	number(&cfg.MaxAddresses, 5)
-	number(&cfg.MaxRecipients, 100)
+	number(&cfg.MaxRecipients, MaxRecipients)
 	number(&cfg.MaxIdle, 200)
 	number(&cfg.MaxMessages, 100)
 	duration(&cfg.ConnectTime, 5*time.Minute)
