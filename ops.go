@@ -53,7 +53,7 @@ func (r *Router) setUpOps(o *options) error {
 		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs),
 		opsapi.WithStats(func() any { return r.Stats() }),
 		opsapi.WithHealth(r.health),
-		opsapi.WithMetrics(promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})),
+		opsapi.WithMetrics(&metricsHandler{next: promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})}),
 		opsapi.WithConfiguration(&opsConfiguration{router: r, given: given}),
 		opsapi.WithRoutesAt("smartProxyConfig", "routes"),
 		opsapi.WithDashboard(dashboard.Files()),

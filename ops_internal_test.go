@@ -3,8 +3,15 @@ package dcrouter
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/conf"
@@ -12,6 +19,46 @@ import (
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/storage"
 )
+
+// However many scrape at once, metrics are collected a few times a second, each
+// form of them for itself.
+func TestScrapesShareWhatIsCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var collected atomic.Int64
+		h := &metricsHandler{next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", r.Header.Get("Accept-Encoding"))
+			fmt.Fprintf(w, "collected %d", collected.Add(1))
+		})}
+		scrape := func(encoding string) *httptest.ResponseRecorder {
+			r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+			r.Header.Set("Accept-Encoding", encoding)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w
+		}
+		var wait sync.WaitGroup
+		for range 100 {
+			wait.Go(func() { scrape("gzip") })
+		}
+		wait.Wait()
+		if w := scrape("gzip"); w.Body.String() != "collected 1" || w.Header().Get("Content-Encoding") != "gzip" {
+			t.Errorf("got %q %v", w.Body, w.Header())
+		}
+		if w := scrape("identity"); w.Body.String() != "collected 2" || w.Header().Get("Content-Encoding") != "identity" {
+			t.Errorf("got %q %v", w.Body, w.Header())
+		}
+		time.Sleep(metricsAge)
+		if w := scrape("gzip"); w.Body.String() != "collected 3" {
+			t.Errorf("got %q", w.Body)
+		}
+		for i := range 100 {
+			scrape(fmt.Sprint(i))
+		}
+		if len(h.forms) > maxMetricsForms {
+			t.Errorf("%d forms are kept", len(h.forms))
+		}
+	})
+}
 
 // lateStorage is one that takes longer for routes of mail than the client has
 // patience.

@@ -22,16 +22,16 @@ import (
 
 // operator calls methods of a Router's operations API.
 type operator struct {
-	t           *testing.T
+	t           testing.TB
 	base, token string
 }
 
-func signIn(t *testing.T, r *dcrouter.Router) *operator {
+func signIn(t testing.TB, r *dcrouter.Router) *operator {
 	t.Helper()
 	return signInAs(t, r, "admin", "hunter2hunter2")
 }
 
-func signInAs(t *testing.T, r *dcrouter.Router, name, password string) *operator {
+func signInAs(t testing.TB, r *dcrouter.Router, name, password string) *operator {
 	t.Helper()
 	o := &operator{t: t, base: "http://" + r.Addrs()["ops"][0]}
 	var in struct{ Identity struct{ JWT string } }

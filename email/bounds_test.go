@@ -49,7 +49,7 @@ func TestBouncesAllAtOnce(t *testing.T) {
 	s := start(t, Config{})
 	r := s.current()
 	env, p := &queued{From: "a@example.com", Arrived: time.Now()}, &progress{}
-	const recipients = 50
+	const recipients = 300
 	for i := range recipients {
 		env.Recipients = append(env.Recipients, recipient{Address: fmt.Sprintf("u%d@example.net", i), Route: outgoing})
 		p.Recipients = append(p.Recipients, state{State: delivered})

@@ -43,8 +43,9 @@ type QueuedRecipient struct {
 	Address string `json:"address"`
 	// Route is the name of the route that took the recipient.
 	Route string `json:"route"`
-	// State is "" for one that is still to be delivered to, "delivered" or
-	// "failed".
+	// State is "" for one that is still to be delivered to, "delivered", "sent" (a
+	// server on the way has it), "failed", or "bounced" (its server took it and has
+	// said later that it could not keep it).
 	State string `json:"state"`
 	// Reply is what was said last when it was tried.
 	Reply string `json:"reply,omitempty"`
