@@ -84,7 +84,9 @@ func WithClock(now func() time.Time) Option {
 }
 
 // WithDialer sets how other servers are connected to, and where policies about
-// them are fetched. The default is [net.Dialer].
+// them are fetched. The default is [net.Dialer], which is kept from addresses of
+// this machine and its network where strangers name the host
+// ([Outbound.PrivateNetworks]); a dialer of the host's has to see to that itself.
 func WithDialer(dial DialFunc) Option {
 	return func(o *options) { o.dial = dial }
 }

@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
@@ -27,7 +30,7 @@ const returnsKey = "email/returns.key"
 
 // newReturns reads the secret, or makes it.
 func newReturns(ctx context.Context, s *Server) (*returns, error) {
-	secret, err := sharedSecret(ctx, s.opts.store)
+	secret, err := returnsSecret(ctx, s.opts.store, s.cfg.DataPath)
 	if err != nil {
 		return nil, fmt.Errorf("email: the secret of return addresses: %w", err)
 	}
@@ -36,19 +39,30 @@ func newReturns(ctx context.Context, s *Server) (*returns, error) {
 	return r, err
 }
 
-// sharedSecret is the same for all who share the storage. Without one it holds as
-// long as the process lives.
-func sharedSecret(ctx context.Context, store *storage.Store) ([]byte, error) {
+// returnsSecret is the same for all who share the storage, or else the folder for
+// data. Without either it holds as long as the process lives.
+func returnsSecret(ctx context.Context, store *storage.Store, folder string) ([]byte, error) {
 	secret := make([]byte, 32)
 	rand.Read(secret)
-	if store == nil {
+	switch {
+	case store != nil:
+		_, err := store.Create(ctx, returnsKey, secret)
+		if errors.Is(err, storage.ErrExists) {
+			return store.Get(ctx, returnsKey)
+		}
+		return secret, err
+	case folder == "":
 		return secret, nil
 	}
-	_, err := store.Create(ctx, returnsKey, secret)
-	if errors.Is(err, storage.ErrExists) {
-		return store.Get(ctx, returnsKey)
+	path := filepath.Join(folder, "returns.key")
+	known, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(known) == len(secret):
+		return known, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
 	}
-	return secret, err
+	return secret, os.WriteFile(path, secret, 0o600) // one that was cut short is of no use
 }
 
 func (r *returns) of(domain string) (*bounceaddr.SRS, error) {

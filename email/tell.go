@@ -151,7 +151,7 @@ func (r *run) report(ctx context.Context, env *queued, original *io.SectionReade
 		EnvID:        env.EnvID,
 		Arrival:      env.Arrived,
 		Now:          r.s.now(),
-		Full:         env.Ret == "FULL",
+		Full:         env.Ret == "FULL" && !env.RequireTLS, // which a bounce need not meet (RFC 8689 section 5)
 		UTF8:         env.UTF8,
 		Original:     original,
 		Recipients:   about,

@@ -1,0 +1,57 @@
+package email
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// Addresses for bounces outlast a restart, wherever things are kept.
+func TestReturnsSecretStays(t *testing.T) {
+	store, err := storage.Open(t.Context(), storage.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	folder := t.TempDir()
+	for name, get := range map[string]func() ([]byte, error){
+		"storage": func() ([]byte, error) { return returnsSecret(t.Context(), store, "") },
+		"folder":  func() ([]byte, error) { return returnsSecret(t.Context(), nil, folder) },
+	} {
+		a, errA := get()
+		b, errB := get()
+		if errA != nil || errB != nil || len(a) != 32 || !bytes.Equal(a, b) {
+			t.Errorf("in the %s: %x, %v, then %x, %v", name, a, errA, b, errB)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(folder, "returns.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if a, err := returnsSecret(t.Context(), nil, ""); err != nil || len(a) != 32 {
+		t.Errorf("in memory: %x, %v", a, err)
+	}
+}
+
+// A server that restarts with its folder takes the bounces of before.
+func TestBounceAfterRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{servers: map[string]*Server{}}
+		cfg := relay("a.example")
+		cfg.DataPath = t.TempDir()
+		a := inBubble(t, n, cfg, WithResolver(noDNS{}))
+		back, err := a.latest().returns.verp.Encode("crbnvf8ffqtc0kdbnvsh", 0, "a.example")
+		a.stop()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a = inBubble(t, n, cfg, WithResolver(noDNS{}))
+		defer a.stop()
+		c := dialPipe(t, a, "192.0.2.2")
+		c.say("MAIL FROM:<>", "250")
+		c.say("RCPT TO:<"+back+">", "250")
+	})
+}
