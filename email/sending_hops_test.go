@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,8 +121,8 @@ func TestNoReplyToTheEnd(t *testing.T) {
 				id := st.post("<user@a.example>", toB, "<bob@b.example>")
 				time.Sleep(time.Hour)
 				got := st.status(id)
-				if got.Status != StatusDelivered || got.Tries != 2 || s.conns != 2 {
-					t.Errorf("%d connections: %+v", s.conns, got)
+				if got.Status != StatusDelivered || got.Tries != 2 || s.connections() != 2 {
+					t.Errorf("%d connections: %+v", s.connections(), got)
 				}
 				if line := timeline(got); !strings.Contains(line, "may have") {
 					t.Errorf("the timeline does not say that it may have arrived:\n%s", line)
@@ -138,13 +139,13 @@ func TestEndlessReplies(t *testing.T) {
 		for _, at := range phases() {
 			t.Run(name+" to "+at, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					sent := 0
+					var sent atomic.Int64
 					s := &script{conn: func(n int, c net.Conn) {
 						converse(c, func(command string) string {
 							if n == 1 && strings.HasPrefix(command, at) && (at != "" || command == "") {
 								for {
 									m, err := io.WriteString(c, flood)
-									sent += m
+									sent.Add(int64(m))
 									if err != nil {
 										return "!"
 									}
@@ -161,8 +162,8 @@ func TestEndlessReplies(t *testing.T) {
 					} else if len(got.Timeline[0].Text) > 1000 {
 						t.Errorf("%d bytes in the timeline", len(got.Timeline[0].Text))
 					}
-					if sent > 1<<20 {
-						t.Errorf("%d bytes were read of a reply", sent)
+					if n := sent.Load(); n > 1<<20 {
+						t.Errorf("%d bytes were read of a reply", n)
 					}
 				})
 			})
