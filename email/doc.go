@@ -110,7 +110,7 @@
 //
 // RFC 5321 (SMTP), 5322 (messages), 6409 (submission), 8314 (implicit TLS), 1870
 // (SIZE), 2033 (LMTP), 2034 and 3463 (enhanced status codes), 2920 (pipelining),
-// 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN, handed on), 4954 (AUTH), 5782 (DNS
+// 3030 (CHUNKING), 3207 (STARTTLS), 3461 (DSN), 4954 (AUTH), 5782 (DNS
 // block lists), 6152 (8BITMIME), 6376 and 8463 (DKIM), 6531 (SMTPUTF8), 6647
 // (greylisting), 7208 (SPF), 7677 (SCRAM-SHA-256), 8601 (Authentication-Results),
 // 8617 (ARC), 8689 (REQUIRETLS), 9422 (LIMITS), 9989 (DMARC).

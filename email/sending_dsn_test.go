@@ -117,6 +117,7 @@ func TestNotificationsOfDirectDelivery(t *testing.T) {
 		to, ehlo, want string
 	}{
 		"a mailbox here":                  {"bob@a.example", "", "delivered"},
+		"a mailbox behind LMTP":           {"lmtp@a.example", withoutDSN, "delivered"},
 		"a next server without DSN":       {"next@c.example", withoutDSN, "relayed"},
 		"a next server with DSN":          {"next@c.example", withDSN, ""},
 		"a next server later, no DSN":     {"queued@c.example", withoutDSN, "relayed"},
@@ -130,6 +131,7 @@ func TestNotificationsOfDirectDelivery(t *testing.T) {
 					return Action{Type: Forward, Forward: &ForwardAction{Host: "192.0.2.2", Queue: queue}}
 				}
 				cfg.Routes = append(cfg.Routes, Route{Name: "next", Priority: 5, Match: Match{Recipients: []string{"next@c.example"}}, Action: to(false)},
+					Route{Name: "lmtp", Priority: 5, Match: Match{Recipients: []string{"lmtp@a.example"}}, Action: Action{Type: Deliver, Deliver: &DeliverAction{LMTP: "192.0.2.2:24"}}},
 					Route{Name: "queued", Priority: 5, Match: Match{Recipients: []string{"queued@c.example"}}, Action: to(true)})
 				st := onStage(t, cfg, s)
 				c := dialPipe(t, st.server, "10.0.0.1")

@@ -121,8 +121,8 @@ func TestNoReplyToTheEnd(t *testing.T) {
 				id := st.post("<user@a.example>", toB, "<bob@b.example>")
 				time.Sleep(time.Hour)
 				got := st.status(id)
-				if got.Status != StatusDelivered || got.Tries != 2 || s.conns != 2 {
-					t.Errorf("%d connections: %+v", s.conns, got)
+				if got.Status != StatusDelivered || got.Tries != 2 || s.connections() != 2 {
+					t.Errorf("%d connections: %+v", s.connections(), got)
 				}
 				if line := timeline(got); !strings.Contains(line, "may have") {
 					t.Errorf("the timeline does not say that it may have arrived:\n%s", line)

@@ -1,7 +1,6 @@
 package email
 
 import (
-	"bytes"
 	"net/mail"
 	"net/textproto"
 	"reflect"
@@ -167,12 +166,12 @@ func TestNoInjectionThroughAddHeaders(t *testing.T) {
 	s := start(t, Config{Routes: with("X-By", "us")})
 	for _, text := range evil() {
 		for name, list := range map[string][]Route{"a name": with("X-By"+text, "us"), "a value": with("X-By", "us"+text)} {
-			inert := !strings.ContainsAny(text, "\r\n\x00\x0b\x7f\xff")
+			inert := !strings.ContainsAny(text, "\r\n\x00\x0b\x7f")
 			if name == "a name" { // RFC 5322 section 2.2: printable ASCII but the colon
 				inert = inert && !strings.ContainsAny(text, " :\u0085\u2028")
 			}
 			_, err := New(Config{Ports: Ports(25), Hostname: "mx.example.com", Routes: list})
-			if (err == nil) != inert || err != nil && !bytes.Contains([]byte(err.Error()), []byte("addHeaders")) {
+			if (err == nil) != inert || err != nil && !strings.Contains(err.Error(), "addHeaders") {
 				t.Errorf("New, %s with %q: %v", name, text, err)
 			}
 			if err := s.UpdateRoutes(t.Context(), list); (err == nil) != inert {

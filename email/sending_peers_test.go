@@ -380,7 +380,9 @@ func TestSignaturesOutliveRotation(t *testing.T) {
 		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
 		defer a.stop()
 		inbox := newMailbox(nil)
-		b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(inbox.take))
+		other := relay("b.example")
+		other.Domains[0].DKIM.KeySize = 1024
+		b := inBubble(t, n, other, WithResolver(dns), WithMailbox(inbox.take))
 		defer b.stop()
 		// For down.example as well, once its server is up.
 		if err := b.UpdateRoutes(t.Context(), routes(t, `[{"name":"in","match":{"recipients":["*@b.example","*@down.example"]},"action":{"type":"deliver"}}]`)); err != nil {

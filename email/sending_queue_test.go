@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,9 +15,10 @@ import (
 // waits, its servers have a rest, or it was given up.
 func TestRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		s := &script{answer: func(_ int, command string) string {
-			if down && command == "" {
+			if down.Load() && command == "" {
 				return "421 4.3.2 down!"
 			}
 			return ""
@@ -39,7 +41,7 @@ func TestRetry(t *testing.T) {
 		if got = st.status(id); got.Status != StatusBounced || strings.Count(timeline(got), "421 4.3.2 down") < 2 {
 			t.Errorf("tried in vain: %+v\n%s", got, timeline(got))
 		}
-		down = false
+		down.Store(false)
 		if err := st.Retry(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
@@ -56,9 +58,10 @@ func TestRetry(t *testing.T) {
 // The same for many messages to servers that have a rest.
 func TestRetryEndsTheRestOfASite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		s := &script{answer: func(_ int, command string) string {
-			if down && command == "" {
+			if down.Load() && command == "" {
 				return "421 4.3.2 down!"
 			}
 			return ""
@@ -72,7 +75,7 @@ func TestRetryEndsTheRestOfASite(t *testing.T) {
 		if sites := st.Stats().Deliveries.Sites; len(sites) != 1 || sites[0].Rest.IsZero() {
 			t.Fatalf("sites: %+v", sites)
 		}
-		down = false
+		down.Store(false)
 		if err := st.Retry(t.Context(), ids[20]); err != nil {
 			t.Fatal(err)
 		}
@@ -105,14 +108,14 @@ func TestDrop(t *testing.T) {
 		if err := st.Drop(t.Context(), id); !errors.Is(err, ErrNotFound) {
 			t.Errorf("once more: %v", err)
 		}
-		conns := s.conns
+		conns := s.connections()
 		time.Sleep(6 * 24 * time.Hour)
 		got := st.status(id)
 		if last := got.Timeline[len(got.Timeline)-1]; last.Kind != Dropped || !got.Next.IsZero() || got.Status == StatusPending {
 			t.Errorf("%+v\n%s", got, timeline(got))
 		}
-		if s.conns != conns || len(st.inbox.all()) != 0 || st.Stats().Spool.Messages != 0 {
-			t.Errorf("%d connections after it, %d bounces, %+v", s.conns-conns, len(st.inbox.all()), st.Stats().Spool)
+		if s.connections() != conns || len(st.inbox.all()) != 0 || st.Stats().Spool.Messages != 0 {
+			t.Errorf("%d connections after it, %d bounces, %+v", s.connections()-conns, len(st.inbox.all()), st.Stats().Spool)
 		}
 		if e := st.seen(Dropped); len(e) != 1 || e[0].MessageID != id {
 			t.Errorf("%+v", e)
@@ -142,8 +145,8 @@ func TestPauseAndPriority(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(24 * time.Hour)
-		if st := st.Stats().Spool; s.conns != 0 || st.Messages != 51 || !st.Paused {
-			t.Errorf("paused: %d connections, %+v", s.conns, st)
+		if st := st.Stats().Spool; s.connections() != 0 || st.Messages != 51 || !st.Paused {
+			t.Errorf("paused: %d connections, %+v", s.connections(), st)
 		}
 		if err := st.ResumeQueue(); err != nil {
 			t.Fatal(err)
@@ -181,8 +184,8 @@ func TestReleaseSends(t *testing.T) {
 		st := onStage(t, cfg, s)
 		id := st.post("<user@a.example>", toB+"\r\nXJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X", "<bob@b.example>")
 		time.Sleep(time.Hour)
-		if got := st.status(id); got.Status != StatusPending || s.conns != 0 || st.Stats().Spool.Quarantined != 1 {
-			t.Fatalf("%d connections: %+v", s.conns, got)
+		if got := st.status(id); got.Status != StatusPending || s.connections() != 0 || st.Stats().Spool.Quarantined != 1 {
+			t.Fatalf("%d connections: %+v", s.connections(), got)
 		}
 		if err := st.Retry(t.Context(), id); err == nil || !strings.Contains(err.Error(), "quarantine") {
 			t.Errorf("Retry: %v", err)
