@@ -24,7 +24,9 @@ type Configuration interface {
 	// applied.
 	Current(ctx context.Context) (json.RawMessage, error)
 	// Parse reads what a client sent, strictly, and validates it. A secret that is
-	// *** is the one at the same place of prev.
+	// *** is the one at the same place of prev. [IdentityFrom] of ctx says who the
+	// client is, should there be what operators must not put into routes, such as
+	// files of the machine by which they would become admins.
 	Parse(ctx context.Context, doc, prev json.RawMessage) (json.RawMessage, error)
 	// Redact returns doc with *** for secrets.
 	Redact(doc json.RawMessage) (json.RawMessage, error)
