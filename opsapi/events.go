@@ -55,13 +55,14 @@ type SecurityEvent struct {
 // events are what happened last, by topic.
 type events struct {
 	security *ring.Ring[SecurityEvent]
+	added    *ring.Ring[string] // topics of the host, as they come up
 
 	mu     sync.Mutex
 	topics map[string]*ring.Ring[json.RawMessage]
 }
 
 func newEvents() *events {
-	e := &events{security: ring.New[SecurityEvent](heldEvents), topics: map[string]*ring.Ring[json.RawMessage]{}}
+	e := &events{security: ring.New[SecurityEvent](heldEvents), added: ring.New[string](maxTopics), topics: map[string]*ring.Ring[json.RawMessage]{}}
 	for topic, held := range map[string]int{topicStats: heldStates, topicHealth: heldStates, topicConfiguration: heldEvents, topicAudit: heldEvents} {
 		e.topics[topic] = ring.New[json.RawMessage](held)
 	}
@@ -105,6 +106,7 @@ func (e *events) publish(topic string, v any) error {
 		}
 		r = ring.New[json.RawMessage](heldEvents)
 		e.topics[topic] = r
+		e.added.Put(func(uint64) string { return topic })
 	}
 	e.mu.Unlock()
 	r.Put(func(uint64) json.RawMessage { return data })
@@ -112,9 +114,9 @@ func (e *events) publish(topic string, v any) error {
 }
 
 // Publish sends v, as encoding/json writes it, to all who follow the topic at
-// /api/v1/events: letters, digits and _. A topic exists from its first event on;
-// there can be 26 of a host. It is an error if v cannot be written or is larger
-// than 16 KiB.
+// /api/v1/events: letters, digits and _. A topic exists from its first event on,
+// which also those get who follow all that there is; there can be 26 of a host. It
+// is an error if v cannot be written or is larger than 16 KiB.
 func (s *Server) Publish(topic string, v any) error {
 	switch topic {
 	case topicStats, topicHealth, topicConfiguration, topicAudit:

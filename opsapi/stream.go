@@ -67,14 +67,31 @@ func feedOf[T any](topic string, r *ring.Ring[T], take func(T) (v any, ok bool))
 type stream struct {
 	boot  string
 	feeds []*feed
+	all   bool   // he follows the topics that come up, too
+	known uint64 // number of the last one that has come up
+	wake  chan struct{}
+	stops []func() // end what wakes him
 	out   bytes.Buffer
+}
+
+func (st *stream) add(f *feed) {
+	st.feeds = append(st.feeds, f)
+	st.stops = append(st.stops, f.watch(st.wake))
+}
+
+func (st *stream) close() {
+	for _, stop := range st.stops {
+		stop()
+	}
 }
 
 // openStream makes the stream that a request asks for.
 func (s *Server) openStream(r *http.Request, c *caller) (*stream, error) {
 	query := r.URL.Query()
 	topics := slices.DeleteFunc(strings.Split(query.Get("topics"), ","), func(t string) bool { return t == "" })
+	st := &stream{boot: s.boot, wake: make(chan struct{}, 1)}
 	if len(topics) == 0 {
+		st.all, st.known = true, s.events.added.Last()
 		topics = append(s.events.names(), topicSecurity)
 	}
 	slices.Sort(topics)
@@ -83,7 +100,7 @@ func (s *Server) openStream(r *http.Request, c *caller) (*stream, error) {
 	if filter.level, err = parseLevel(query.Get("level")); err != nil {
 		return nil, err
 	}
-	st := &stream{boot: s.boot}
+	var feeds []*feed
 	for _, topic := range slices.Compact(topics) {
 		f, err := s.feed(topic, c, &filter)
 		if err != nil {
@@ -95,7 +112,13 @@ func (s *Server) openStream(r *http.Request, c *caller) (*stream, error) {
 				return nil, &FieldError{Path: topic + "After", Msg: fmt.Sprintf("%q is no number of an event", text)}
 			}
 		}
-		st.feeds = append(st.feeds, f)
+		feeds = append(feeds, f)
+	}
+	for _, f := range feeds {
+		st.add(f)
+	}
+	if st.all {
+		st.stops = append(st.stops, s.events.added.Watch(st.wake))
 	}
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		st.resume(id)
@@ -124,6 +147,23 @@ func (s *Server) feed(topic string, c *caller, filter *logFilter) (*feed, error)
 		return nil, &FieldError{Path: "topics", Msg: fmt.Sprintf("there is no %q, but %s, %s and %s", topic, strings.Join(s.events.names(), ", "), topicLog, topicSecurity)}
 	}
 	return feedOf(topic, r, func(data json.RawMessage) (any, bool) { return data, true }), nil
+}
+
+// grow adds the topics that have come up, from their first event on.
+func (s *Server) grow(st *stream, c *caller) {
+	if !st.all {
+		return
+	}
+	var names []string
+	names, _, st.known = s.events.added.After(st.known, maxTopics)
+	for _, topic := range names {
+		if st.has(topic) {
+			continue
+		}
+		if f, err := s.feed(topic, c, nil); err == nil { // it is there, and for everybody
+			st.add(f)
+		}
+	}
 }
 
 // id says how far the reader is in each topic.
@@ -232,10 +272,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 		writeRESTError(w, e.status(), e)
 		return
 	}
-	wake := make(chan struct{}, 1)
-	for _, f := range st.feeds {
-		defer f.watch(wake)()
-	}
+	defer st.close()
 	control := http.NewResponseController(w)
 	if err := control.SetReadDeadline(time.Time{}); err != nil { // that of the server is for a request's body
 		s.log.Debug("a stream has no read deadline to lift", "err", err)
@@ -246,7 +283,7 @@ func (s *Server) streamEvents(w http.ResponseWriter, r *http.Request) {
 	if health, err := marshal(s.healthStatus(r.Context(), run, true)); err == nil && st.has(topicHealth) {
 		st.event(topicHealth, health)
 	}
-	s.follow(r.Context(), run, c.session, st, wake, func() error {
+	s.follow(r.Context(), run, c, st, func() error {
 		if err := control.SetWriteDeadline(time.Now().Add(writePatient)); err != nil {
 			return err
 		}
@@ -269,7 +306,8 @@ func (st *stream) has(topic string) bool {
 
 // follow writes events until the reader goes, his session ends, or the Server
 // stops.
-func (s *Server) follow(ctx context.Context, run *run, own *session, st *stream, wake <-chan struct{}, write func() error) {
+func (s *Server) follow(ctx context.Context, run *run, c *caller, st *stream, write func() error) {
+	own := c.session
 	alive := time.NewTicker(keepAlive)
 	defer alive.Stop()
 	expiry := time.NewTimer(own.Expires.Sub(s.now()))
@@ -281,6 +319,7 @@ func (s *Server) follow(ctx context.Context, run *run, own *session, st *stream,
 		write() // the stream ends in any case
 	}
 	for {
+		s.grow(st, c)
 		more, err := st.collect()
 		if err != nil {
 			s.log.Error("an event cannot be written", "err", err)
@@ -291,7 +330,7 @@ func (s *Server) follow(ctx context.Context, run *run, own *session, st *stream,
 				return
 			}
 		}
-		ready := wake
+		ready := st.wake
 		if more { // and who has signed out gets nothing of it
 			ready = always
 		}

@@ -143,6 +143,9 @@ func TestEvents(t *testing.T) {
 	if e := mail.next("mail"); e.data != `{"id":"m1"}` {
 		t.Errorf("mail is %s", e.data)
 	}
+	if e := r.next("mail"); e.data != `{"id":"m1"}` { // there was no such topic when he came
+		t.Errorf("mail is %s", e.data)
+	}
 	for _, topic := range []string{"stats", "audit", "log", "security", "", "a b", strings.Repeat("x", 65)} {
 		if d.server.Publish(topic, 1) == nil {
 			t.Errorf("%q was published", topic)

@@ -41,6 +41,23 @@ export function follow(topic, listener, signal) {
   if (topic === 'connected') listener(latest.connected);
 }
 
+/**
+ * Calls a function half a second after an event of a topic, once for all that come
+ * meanwhile: a flood of them is no flood of requests, and what an event tells of is
+ * done by then.
+ * @param {string} topic @param {() => void} work @param {AbortSignal} signal
+ */
+export function followCalmly(topic, work, signal) {
+  let timer = 0;
+  follow(topic, () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      work();
+    }, 500);
+  }, signal);
+  signal.addEventListener('abort', () => clearTimeout(timer));
+}
+
 /** @param {string} topic @param {any} value */
 function tell(topic, value) {
   for (const listener of listeners.get(topic) ?? []) listener(value);

@@ -4,7 +4,7 @@ import { h, fill, ask, badge, button, copy, empty, facts, field, notify, section
 import { call, may, textOf } from '../lib/api.js';
 import { listing, load, table } from '../lib/list.js';
 import { ago, bytes, when } from '../lib/format.js';
-import { follow } from '../lib/live.js';
+import { followCalmly } from '../lib/live.js';
 
 export const title = 'Email';
 
@@ -92,7 +92,7 @@ function queue({ signal, identity }, content, held) {
     ],
   });
   fill(content, list.element);
-  follow('mail', () => list.reload(), signal);
+  followCalmly('mail', () => list.reload(), signal);
 }
 
 /** @param {Context} context @param {HTMLElement} content @param {string} id */
@@ -122,7 +122,7 @@ function message({ signal, identity }, content, id) {
       ];
     },
   });
-  follow('mail', show, signal);
+  followCalmly('mail', show, signal);
   show();
 }
 

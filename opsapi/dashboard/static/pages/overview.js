@@ -3,7 +3,7 @@
 import { h, fill, badge, empty, section } from '../lib/dom.js';
 import { call } from '../lib/api.js';
 import { chart } from '../lib/chart.js';
-import { follow } from '../lib/live.js';
+import { follow, followCalmly } from '../lib/live.js';
 import { load, table } from '../lib/list.js';
 import { bitRate, count, duration, figure, ago } from '../lib/format.js';
 import { severity } from './security.js';
@@ -80,10 +80,6 @@ export function render({ main, signal }) {
     show: ({ events: found }) => found.length === 0 ? empty('All quiet', 'Refused sign-ins, blocked clients and the like show here.')
       : h('ul', { class: 'events' }, found.map((/** @type {import('../types').SecurityEvent} */ e) => h('li', null, severity(e.severity), h('span', { class: 'event-text' }, e.message), h('span', { class: 'muted' }, ago(e.time))))),
   });
-  let waiting = 0;
-  follow('security', () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(show, 500);
-  }, signal);
+  followCalmly('security', show, signal);
   show();
 }

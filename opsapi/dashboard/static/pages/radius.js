@@ -4,7 +4,7 @@ import { h, fill, ask, button, empty, notify, section, subnav } from '../lib/dom
 import { call, may, textOf } from '../lib/api.js';
 import { listing, load, table } from '../lib/list.js';
 import { ago, bytes, count, duration } from '../lib/format.js';
-import { follow } from '../lib/live.js';
+import { follow, followCalmly } from '../lib/live.js';
 
 export const title = 'RADIUS';
 
@@ -62,7 +62,14 @@ function sessions({ signal, identity }, content) {
     ],
   });
   fill(content, list.element);
-  follow('radius', () => list.reload(), signal);
+  followCalmly('radius', () => list.reload(), signal);
+  /** @type {number|undefined} */
+  let records; // of accounting: with each a session may begin or end
+  follow('stats', (/** @type {import('../types').StatsEvent} */ { stats }) => {
+    const now = stats.radius?.accounting;
+    if (records !== undefined && now !== records) list.reload();
+    records = now;
+  }, signal);
 }
 
 /** @param {Context} context @param {HTMLElement} content */

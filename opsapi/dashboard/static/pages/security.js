@@ -4,7 +4,7 @@ import { h, fill, badge, empty, facts, field, section } from '../lib/dom.js';
 import { call, textOf } from '../lib/api.js';
 import { listing } from '../lib/list.js';
 import { count, when } from '../lib/format.js';
-import { follow } from '../lib/live.js';
+import { follow, followCalmly } from '../lib/live.js';
 
 export const title = 'Security';
 
@@ -39,11 +39,7 @@ export function render({ main, signal }) {
   const refused = h('div', { class: 'tallies' });
   fill(main, h('h1', null, title), section('Refused since the start', refused), reputation(signal), section('Events', list.element));
 
-  let waiting = 0;
-  follow('security', () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(list.reload, 300);
-  }, signal);
+  followCalmly('security', () => list.reload(), signal);
   const quiet = empty('Nothing was refused', 'Connections, requests, messages and queries that are turned away are counted here by reason.');
   follow('stats', (/** @type {import('../types').StatsEvent} */ { stats }) => {
     const found = tallies(stats).filter(([, counts]) => Object.values(counts).some((n) => n > 0));
