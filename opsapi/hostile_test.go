@@ -65,7 +65,7 @@ func TestFloodedStreamEndsWithItsSession(t *testing.T) {
 	}}}}
 	d.post(token, "adminLogout", object{}).into(&nothing{})
 	writes, said := 0, ""
-	d.server.follow(t.Context(), d.server.running(), own, st, nil, func() error {
+	d.server.follow(t.Context(), d.server.running(), &caller{session: own}, st, func() error {
 		said += st.out.String()
 		st.out.Reset()
 		if writes++; writes > 100 {
