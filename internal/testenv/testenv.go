@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,14 +82,33 @@ func Loopback(t testing.TB, ip string) string {
 
 // Ports are handed out below the kernel's ephemeral range (from 32768 on
 // Linux), so that no outgoing connection takes one between FreePort and the
-// server's bind, and in sequence from a random start, so that neither this
-// process nor likely another one gets the same port twice.
+// server's bind, and in sequence from a random start, so that no process gets
+// the same port twice.
 const firstPort, lastPort = 10000, 32000
 
 var (
-	portStart = rand.IntN(lastPort - firstPort)
+	portStart = rand.IntN(slotPorts)
 	portCount atomic.Int32
 )
+
+// Tests of several packages run at once, so each process has ports of its own: it
+// listens at the door of a slot as long as it lives.
+const (
+	portSlots = 20
+	slotPorts = (lastPort - firstPort - portSlots) / portSlots
+)
+
+var portSlot = sync.OnceValue(func() int {
+	for slot := range portSlots {
+		if door, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lastPort-portSlots+slot)); err == nil {
+			doors.Store(slot, door) // or the garbage collector would close it
+			return slot
+		}
+	}
+	return rand.IntN(portSlots)
+})
+
+var doors sync.Map
 
 // FreePort returns a port that was free a moment ago on 127.0.0.1, for TCP and
 // for UDP. Code of ours should listen on port 0 instead; this is for other
@@ -96,7 +116,7 @@ var (
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
-		port := firstPort + (portStart+int(portCount.Add(1)))%(lastPort-firstPort)
+		port := firstPort + portSlot()*slotPorts + (portStart+int(portCount.Add(1)))%slotPorts
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
