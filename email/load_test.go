@@ -177,7 +177,7 @@ func TestMemoryOfLargeMessages(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := start(t, Config{
-				DataPath: t.TempDir(), Scanners: test.scanners,
+				DataPath: t.TempDir(), Scanners: test.scanners, Queue: Queue{Paused: true},
 				Routes: []Route{{Name: "all", Action: Action{Type: Process, Process: &ProcessAction{Scan: test.scanners != nil}}}},
 			}, quiet())
 			c := s.dial().hello()
