@@ -2,13 +2,13 @@ package dmarcrpt
 
 import (
 	"cmp"
-	"context"
 	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/dmarc"
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 )
 
 // Reporter counts messages and reports them. Make one with [Open]. It is safe for
@@ -24,8 +24,7 @@ type Reporter struct {
 	stats         Stats
 
 	saving sync.Mutex // so that an older state never replaces a newer one
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	upkeep *upkeep.Upkeep
 }
 
 // Stats counts since [Open], but for what is held now.

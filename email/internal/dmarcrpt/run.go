@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 )
 
 const (
@@ -31,42 +33,19 @@ func Open(ctx context.Context, cfg Config) (*Reporter, error) {
 	if err := r.load(ctx); err != nil {
 		return nil, fmt.Errorf("DMARC reports: %w", err)
 	}
-	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
+	r.upkeep = upkeep.New(ctx)
 	if r.cfg.Store != nil {
-		r.done.Go(func() { r.keep(ctx) })
+		r.upkeep.Save(r.cfg.SaveEvery, r.cfg.Log, "the data of DMARC reports", r.save)
 	}
-	r.done.Go(func() { every(ctx, time.Minute, func() { r.sendDue(ctx) }) })
+	r.upkeep.Every(time.Minute, r.sendDue)
 	return r, nil
 }
 
 // Close ends the reporting and stores what has changed. What is added after it is
 // lost.
 func (r *Reporter) Close(ctx context.Context) error {
-	r.stop()
-	r.done.Wait()
+	r.upkeep.Close()
 	return r.save(ctx)
-}
-
-// keep stores what has changed from time to time.
-func (r *Reporter) keep(ctx context.Context) {
-	every(ctx, r.cfg.SaveEvery, func() {
-		if err := r.save(ctx); err != nil && ctx.Err() == nil {
-			r.cfg.Log.Warn("the data of DMARC reports could not be stored; it is tried again", "err", err)
-		}
-	})
-}
-
-func every(ctx context.Context, d time.Duration, do func()) {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			do()
-		}
-	}
 }
 
 // due is when a domain's report goes out: some time after its day, and always the

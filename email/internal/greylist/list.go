@@ -2,7 +2,6 @@ package greylist
 
 import (
 	"container/list"
-	"context"
 	"crypto/sha256"
 	"log/slog"
 	"net/netip"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -88,8 +88,7 @@ type List struct {
 	perNet map[key]*list.List // of *entry
 	dirty  [shards]bool
 
-	stop context.CancelFunc
-	done sync.WaitGroup
+	upkeep *upkeep.Upkeep // nil without a Store
 }
 
 // key is a hash: as long whatever strangers send.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -39,34 +40,18 @@ func Open(ctx context.Context, cfg Config) (*List, error) {
 	if err := l.load(ctx); err != nil {
 		return nil, fmt.Errorf("greylist: %w", err)
 	}
-	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.done.Go(func() { l.keep(ctx) })
+	l.upkeep = upkeep.New(ctx)
+	l.upkeep.Save(l.cfg.SaveEvery, l.cfg.Log, "the greylist", l.save)
 	return l, nil
 }
 
 // Close stores what has changed. Nothing may be checked after it.
 func (l *List) Close(ctx context.Context) error {
-	if l.stop == nil {
+	if l.upkeep == nil {
 		return nil
 	}
-	l.stop()
-	l.done.Wait()
+	l.upkeep.Close()
 	return l.save(ctx)
-}
-
-func (l *List) keep(ctx context.Context) {
-	tick := time.NewTicker(l.cfg.SaveEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := l.save(ctx); err != nil && ctx.Err() == nil {
-			l.cfg.Log.Warn("the greylist could not be stored; it is tried again", "err", err)
-		}
-	}
 }
 
 // save stores the parts that have changed.

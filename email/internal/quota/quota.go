@@ -1,11 +1,11 @@
 package quota
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -46,9 +46,8 @@ type Quota struct {
 	counts map[string]*count // of keys with limits only
 	dirty  [shards]bool
 
-	saving sync.Mutex // so that an older state never replaces a newer one
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	saving sync.Mutex     // so that an older state never replaces a newer one
+	upkeep *upkeep.Upkeep // nil without a Store
 }
 
 // count is what one key has used.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -53,34 +54,18 @@ func Open(ctx context.Context, cfg Config) (*Quota, error) {
 	if err := q.load(ctx); err != nil {
 		return nil, fmt.Errorf("quota: %w", err)
 	}
-	ctx, q.stop = context.WithCancel(context.WithoutCancel(ctx))
-	q.done.Go(func() { q.keep(ctx) })
+	q.upkeep = upkeep.New(ctx)
+	q.upkeep.Save(q.cfg.SaveEvery, q.cfg.Log, "the quotas", q.save)
 	return q, nil
 }
 
 // Close stores what has changed. What is taken after it is not stored any more.
 func (q *Quota) Close(ctx context.Context) error {
-	if q.stop == nil {
+	if q.upkeep == nil {
 		return nil
 	}
-	q.stop()
-	q.done.Wait()
+	q.upkeep.Close()
 	return q.save(ctx)
-}
-
-func (q *Quota) keep(ctx context.Context) {
-	tick := time.NewTicker(q.cfg.SaveEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := q.save(ctx); err != nil && ctx.Err() == nil {
-			q.cfg.Log.Warn("the quotas could not be stored; it is tried again", "err", err)
-		}
-	}
 }
 
 // save stores the parts that have changed.

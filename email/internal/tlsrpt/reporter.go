@@ -13,6 +13,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -111,8 +112,7 @@ type Reporter struct {
 	stats   Stats
 	stopped bool
 
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	upkeep *upkeep.Upkeep
 }
 
 type key struct{ day, domain string }
@@ -139,24 +139,10 @@ func Open(ctx context.Context, cfg Config) (*Reporter, error) {
 			return nil, fmt.Errorf("tlsrpt: %w", err)
 		}
 	}
-	ctx, r.stop = context.WithCancel(context.WithoutCancel(ctx))
-	r.running.Go(func() { every(ctx, cfg.SaveEvery, r.save) })
-	r.running.Go(func() { every(ctx, time.Minute, r.deliverDue) })
+	r.upkeep = upkeep.New(ctx)
+	r.upkeep.Save(cfg.SaveEvery, cfg.Log, "counts for reports about TLS", r.save)
+	r.upkeep.Every(time.Minute, r.deliverDue)
 	return r, nil
-}
-
-// every calls f now and then until ctx ends.
-func every(ctx context.Context, d time.Duration, f func(context.Context)) {
-	tick := time.NewTicker(d)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			f(ctx)
-		}
-	}
 }
 
 // Close ends deliveries under way, which go on after the next Open, and stores
@@ -166,12 +152,11 @@ func (r *Reporter) Close(ctx context.Context) error {
 	stopped := r.stopped
 	r.stopped = true
 	r.mu.Unlock()
-	r.stop()
-	r.running.Wait()
+	r.upkeep.Close()
 	if stopped {
 		return nil
 	}
-	return r.saveAll(ctx)
+	return r.save(ctx)
 }
 
 // Add counts a session.
@@ -230,14 +215,8 @@ const (
 
 func storeKey(c *counts) string { return storePrefix + c.Day + "/" + c.Domain + storeSuffix }
 
-func (r *Reporter) save(ctx context.Context) {
-	if err := r.saveAll(ctx); err != nil && ctx.Err() == nil {
-		r.cfg.Log.Warn("counts for reports about TLS could not be stored; it is tried again", "err", err)
-	}
-}
-
-// saveAll stores what has changed.
-func (r *Reporter) saveAll(ctx context.Context) error {
+// save stores what has changed.
+func (r *Reporter) save(ctx context.Context) error {
 	if r.cfg.Store == nil {
 		return nil
 	}

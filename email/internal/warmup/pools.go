@@ -1,13 +1,13 @@
 package warmup
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/internal/glob"
 )
 
@@ -24,9 +24,8 @@ type Pools struct {
 	mu        sync.Mutex
 	addresses map[netip.Addr]*address // the zero one for mail without a pool
 
-	saving sync.Mutex // so that an older state never replaces a newer one
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	saving sync.Mutex     // so that an older state never replaces a newer one
+	upkeep *upkeep.Upkeep // nil without a Store
 }
 
 type pool struct {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/upkeep"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -64,34 +65,18 @@ func Open(ctx context.Context, cfg Config) (*Pools, error) {
 	if cfg.Store == nil {
 		return p, nil
 	}
-	ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
-	p.done.Go(func() { p.keep(ctx) })
+	p.upkeep = upkeep.New(ctx)
+	p.upkeep.Save(p.cfg.SaveEvery, p.cfg.Log, "the state of source addresses", p.save)
 	return p, nil
 }
 
 // Close stores what has changed. What is taken after it is not stored any more.
 func (p *Pools) Close(ctx context.Context) error {
-	if p.stop == nil {
+	if p.upkeep == nil {
 		return nil
 	}
-	p.stop()
-	p.done.Wait()
+	p.upkeep.Close()
 	return p.save(ctx)
-}
-
-func (p *Pools) keep(ctx context.Context) {
-	tick := time.NewTicker(p.cfg.SaveEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := p.save(ctx); err != nil && ctx.Err() == nil {
-			p.cfg.Log.Warn("the state of source addresses could not be stored; it is tried again", "err", err)
-		}
-	}
 }
 
 // save stores the addresses that have changed.
