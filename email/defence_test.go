@@ -6,31 +6,17 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 func mustAddrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 // clock is a clock that is set by hand.
-type clock struct {
-	mu sync.Mutex
-	t  time.Time
-}
-
-func newClock() *clock { return &clock{t: time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.t
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.t = c.t.Add(d)
+func newClock() *testenv.Clock {
+	return testenv.NewClock(time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC))
 }
 
 func TestLimits(t *testing.T) {
@@ -45,7 +31,7 @@ func TestLimits(t *testing.T) {
 			c.send("a@example.net", "b@example.com", hi)
 			c.send("a@example.net", "b@example.com", hi)
 			c.say("MAIL FROM:<a@example.net>", "450 4.7.1 Too much mail, try again in ")
-			clk.advance(2 * time.Minute)
+			clk.Advance(2 * time.Minute)
 			c.say("MAIL FROM:<a@example.net>", "250")
 		}},
 		{"messages of an address", InboundLimits{MessagesPerMinutePerIP: 1}, InboundLimits{}, func(_ *server, c *client) {
@@ -91,7 +77,7 @@ func TestLimits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := start(t, Config{RateLimits: RateLimits{Inbound: test.limits},
 				Domains: []Domain{{Domain: "example.com", RateLimits: RateLimits{Inbound: test.domain}}, {Domain: "other.example"}},
-				Routes:  []Route{{Name: "all", Action: Action{Type: Deliver}}}}, WithMailbox(newMailbox(nil).take), WithClock(clk.now))
+				Routes:  []Route{{Name: "all", Action: Action{Type: Deliver}}}}, WithMailbox(newMailbox(nil).take), WithClock(clk.Now))
 			test.do(s, s.dial().hello())
 		})
 	}
@@ -99,13 +85,13 @@ func TestLimits(t *testing.T) {
 
 func TestGreylisting(t *testing.T) {
 	clk := newClock()
-	s := start(t, Config{Greylisting: &Greylisting{}, Routes: toMailboxes}, WithMailbox(newMailbox(nil).take), WithClock(clk.now))
+	s := start(t, Config{Greylisting: &Greylisting{}, Routes: toMailboxes}, WithMailbox(newMailbox(nil).take), WithClock(clk.Now))
 	c := s.dial().hello()
 	c.say("MAIL FROM:<a@example.net>", "250")
 	c.say("RCPT TO:<b@example.com>", "450 4.7.1 Greylisted, try again in ")
-	clk.advance(30 * time.Second)
+	clk.Advance(30 * time.Second)
 	c.say("RCPT TO:<b@example.com>", "450 4.7.1")
-	clk.advance(time.Minute)
+	clk.Advance(time.Minute)
 	c.say("RCPT TO:<b@example.com>", "250")
 	c.say("RCPT TO:<c@example.com>", "450 4.7.1")
 	if n := s.Stats().Refused["greylist"]; n != 3 {

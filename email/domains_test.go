@@ -97,7 +97,7 @@ func TestExternalDomain(t *testing.T) {
 	zone := dnstest.New(t, dnstest.Zone{})
 	clk := newClock()
 	s := start(t, Config{PublicIP: []string{"192.0.2.1"}, Domains: []Domain{{Domain: "Example.com."}}, Hostname: "mx.example.net"},
-		WithResolver(zone.Resolver()), WithLogger(log.logger()), WithStorage(inMemory(t)), WithClock(clk.now))
+		WithResolver(zone.Resolver()), WithLogger(log.logger()), WithStorage(inMemory(t)), WithClock(clk.Now))
 	if st, err := s.CheckDomain(t.Context(), "example.org"); err == nil {
 		t.Errorf("%+v", st)
 	}
@@ -138,7 +138,7 @@ func TestExternalDomain(t *testing.T) {
 	if st = status(t, s, "EXAMPLE.com"); !st.OK {
 		t.Errorf("%+v", st)
 	}
-	clk.advance(time.Hour) // the next look at keys
+	clk.Advance(time.Hour) // the next look at keys
 	s.latest().domains.changed("example.com")
 	if err := s.RotateDKIM(t.Context(), "example.com"); err == nil {
 		t.Error("keys that wait were rotated")
@@ -159,7 +159,7 @@ func TestExternalDomain(t *testing.T) {
 	zone.Set("example.com", "MX 10 mx.example.org", "TXT v=spf1 ip4:192.0.2.0/24 -all")
 	for range 30 {
 		status(t, s, "example.com")
-		clk.advance(time.Hour)
+		clk.Advance(time.Hour)
 	}
 	if n := strings.Count(log.String(), "is wrong: this is the line") - before; n < 1 || n > 3 { // one more where two looks meet
 		t.Errorf("told %d times in 30 hours", n)
@@ -232,7 +232,7 @@ func TestInternalDomain(t *testing.T) {
 		Domains: []Domain{{Domain: "example.com", DNSMode: InternalDNS, DNS: DomainDNS{Internal: &InternalDNSSettings{MXPriority: new(5), TTL: 600}},
 			DKIM: DKIM{Selector: "mail", RotateKeys: new(true)}, Policies: Policies{MTASTS: EnforceMTASTS, DMARC: "v=DMARC1; p=reject"}}},
 	}
-	s := start(t, cfg, WithStorage(store), WithClock(clk.now), WithDNSPublisher(zone), WithResolver(udpResolver(strings.TrimSuffix(zone.Addrs()[0], "/udp"))))
+	s := start(t, cfg, WithStorage(store), WithClock(clk.Now), WithDNSPublisher(zone), WithResolver(udpResolver(strings.TrimSuffix(zone.Addrs()[0], "/udp"))))
 	waitFor(t, func() bool { return strings.Contains(s.Domains()[0].Error, "DNS is down") })
 	if s.latest().signers("example.com") != nil {
 		t.Error("keys sign that nobody knows")
@@ -242,7 +242,7 @@ func TestInternalDomain(t *testing.T) {
 	zone.mu.Unlock()
 	step := func(d time.Duration, want ...string) {
 		t.Helper()
-		clk.advance(d)
+		clk.Advance(d)
 		s.Stop(t.Context())
 		if err := s.Start(t.Context()); err != nil { // which looks after keys at once
 			t.Fatal(err)

@@ -13,7 +13,7 @@ func TestHeldMailExpires(t *testing.T) {
 	dns := resolver(t, `_dmarc.bank.example. TXT "v=DMARC1; p=quarantine"`)
 	cfg := Config{DataPath: dir, Routes: toMailboxes, Queue: Queue{KeepHeld: time.Hour}}
 	m := newMailbox(nil)
-	s := start(t, cfg, WithResolver(dns), WithClock(clk.now), WithMailbox(m.take))
+	s := start(t, cfg, WithResolver(dns), WithClock(clk.Now), WithMailbox(m.take))
 	send := func() {
 		t.Helper()
 		c := s.dial().hello()
@@ -23,9 +23,9 @@ func TestHeldMailExpires(t *testing.T) {
 		c.say("QUIT", "221")
 	}
 	send()
-	clk.advance(30 * time.Minute)
+	clk.Advance(30 * time.Minute)
 	send()
-	clk.advance(20 * time.Minute)
+	clk.Advance(20 * time.Minute)
 	var held []QueuedMessage
 	for q := range s.Queue(t.Context()) {
 		held = append(held, q)
@@ -37,8 +37,8 @@ func TestHeldMailExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	clk.advance(15 * time.Minute) // the first one's time is up
-	s = start(t, cfg, WithResolver(dns), WithClock(clk.now), WithMailbox(m.take))
+	clk.Advance(15 * time.Minute) // the first one's time is up
+	s = start(t, cfg, WithResolver(dns), WithClock(clk.Now), WithMailbox(m.take))
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 1 && len(s.seen(Expired)) == 1 })
 	if e := s.seen(Expired); len(e) != 1 || e[0].MessageID != held[0].ID || e[0].From != "a@bank.example" || len(e[0].Recipients) != 1 {
 		t.Errorf("%+v", e)
@@ -46,7 +46,7 @@ func TestHeldMailExpires(t *testing.T) {
 	if err := s.Release(t.Context(), held[1].ID); err != nil {
 		t.Fatal(err)
 	}
-	clk.advance(time.Hour)
+	clk.Advance(time.Hour)
 	waitFor(t, func() bool { return s.Stats().Spool == SpoolStats{} })
 	if len(m.all()) != 1 || len(s.seen(Expired)) != 1 {
 		t.Errorf("%d delivered, %+v", len(m.all()), s.seen(Expired))

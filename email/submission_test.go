@@ -155,7 +155,7 @@ func TestLimitOfUsers(t *testing.T) {
 	cfg := submission(t, SMTPS)
 	cfg.RateLimits.Inbound.MessagesPerMinutePerUser = 2
 	cfg.UseSocketHandler = true
-	s := start(t, cfg, WithClock(clk.now))
+	s := start(t, cfg, WithClock(clk.Now))
 	from := func(addr, user, password string) *client {
 		ours, theirs := net.Pipe()
 		done := make(chan error, 1)
@@ -177,7 +177,7 @@ func TestLimitOfUsers(t *testing.T) {
 	if e := s.seen(Refused); len(e) != 2 || e[0].User != "bob" || e[0].From != "bob@example.com" {
 		t.Errorf("%+v", e)
 	}
-	clk.advance(2 * time.Minute)
+	clk.Advance(2 * time.Minute)
 	bob.say("MAIL FROM:<bob@example.com>", "250")
 }
 

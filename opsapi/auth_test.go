@@ -17,26 +17,6 @@ import (
 	"github.com/dcrouter/dcrouter/opsapi/internal/password"
 )
 
-// clock is one that tests move.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.Now()} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) move(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 func (d *desk) tryLogin(name, secret string, headers ...string) answer {
 	d.t.Helper()
 	return d.post("", "adminLoginWithUsernameAndPassword", object{"username": name, "password": secret}, headers...)
@@ -44,10 +24,10 @@ func (d *desk) tryLogin(name, secret string, headers ...string) answer {
 
 func TestTokenLivesFifteenMinutes(t *testing.T) {
 	testenv.Goroutines(t)
-	now := newClock()
+	now := testenv.NewClock(time.Now())
 	d := openDesk(t, newHost(), nil, WithClock(now.Now))
 	token := d.admin()
-	now.move(14*time.Minute + 58*time.Second)
+	now.Advance(14*time.Minute + 58*time.Second)
 	d.post(token, "getRoutes", object{}).into(&routesResponse{})
 
 	var next struct {
@@ -60,7 +40,7 @@ func TestTokenLivesFifteenMinutes(t *testing.T) {
 	if left := time.UnixMilli(next.Identity.ExpiresAt).Sub(now.Now()); left < 14*time.Minute || left > 15*time.Minute {
 		t.Errorf("the next token lasts %v", left)
 	}
-	now.move(3 * time.Second)
+	now.Advance(3 * time.Second)
 	d.post(token, "getRoutes", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
 	d.post(token, "refreshIdentity", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
 	d.post(next.Identity.JWT, "getRoutes", object{}).into(&routesResponse{})
@@ -69,11 +49,11 @@ func TestTokenLivesFifteenMinutes(t *testing.T) {
 	token = next.Identity.JWT
 	const step = 14 * time.Minute
 	for now.Now().Sub(d.server.running().started)+step < sessionLife {
-		now.move(step)
+		now.Advance(step)
 		d.post(token, "refreshIdentity", object{}).into(&next)
 		token = next.Identity.JWT
 	}
-	now.move(step)
+	now.Advance(step)
 	d.post(token, "getRoutes", object{}).fails(http.StatusUnauthorized, CodeUnauthenticated)
 }
 
@@ -132,7 +112,7 @@ func TestPasswordOrHashInConfiguration(t *testing.T) {
 }
 
 func TestTenFailuresLock(t *testing.T) {
-	now := newClock()
+	now := testenv.NewClock(time.Now())
 	cfg := testConfig()
 	cfg.TrustedProxies = []string{"127.0.0.1"}
 	d := openDeskWith(t, newHost(), nil, cfg, WithClock(now.Now))
@@ -176,7 +156,7 @@ func TestTenFailuresLock(t *testing.T) {
 		t.Errorf("the owner is locked out: %s", a.body)
 	}
 	// It ends.
-	now.move(lockTime + time.Second)
+	now.Advance(lockTime + time.Second)
 	if a := d.tryLogin("vera", otherPassword, from("198.51.100.0")...); a.status != http.StatusOK {
 		t.Errorf("still locked: %s", a.body)
 	}

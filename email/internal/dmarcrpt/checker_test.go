@@ -21,7 +21,7 @@ func TestWithChecker(t *testing.T) {
 		"example.com":                                  {"TXT v=spf1 ip4:192.0.2.0/24 -all"},
 	})
 	c, b := newClock(), &box{}
-	r := open(t, Config{Resolver: dns.Resolver(), Send: b.send, Now: c.now})
+	r := open(t, Config{Resolver: dns.Resolver(), Send: b.send, Now: c.Now})
 	checker := auth.Checker{Resolver: dns.Resolver(), Hostname: "mx.receiver.example"}
 	for i, from := range []string{"example.com", "sub.example.com", "nobody.example"} {
 		h, _, err := message.ReadHeader(bufio.NewReader(strings.NewReader("From: A <a@"+from+">\r\nSubject: x\r\n\r\n")), 1<<10)
@@ -35,7 +35,7 @@ func TestWithChecker(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 	var rows []row
-	for line := range r.domains[key{dayOf(c.now()), "example.com"}].rows {
+	for line := range r.domains[key{dayOf(c.Now()), "example.com"}].rows {
 		rows = append(rows, line)
 	}
 	if len(rows) != 2 {

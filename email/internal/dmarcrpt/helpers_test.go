@@ -11,27 +11,11 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/auth/dkim"
 	"github.com/dcrouter/dcrouter/email/internal/auth/dmarc"
 	"github.com/dcrouter/dcrouter/email/internal/auth/spf"
+	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
+func newClock() *testenv.Clock { return testenv.NewClock(time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)) }
 
 // box takes reports.
 type box struct {

@@ -55,9 +55,9 @@ func everything(r *Reporter) {
 }
 
 // dayOver returns the reports of a day that is over.
-func dayOver(t *testing.T, r *Reporter, c *clock, b *box) []Report {
+func dayOver(t *testing.T, r *Reporter, c *testenv.Clock, b *box) []Report {
 	t.Helper()
-	c.pass(24 * time.Hour)
+	c.Advance(24 * time.Hour)
 	r.sendDue(t.Context())
 	return b.take()
 }
@@ -99,7 +99,7 @@ print(json.dumps([m["Subject"], m["From"], m["To"], m["Message-ID"], part.get_fi
 func TestReport(t *testing.T) {
 	xmllint := testenv.Need(t, "xmllint", "apt-get install libxml2-utils")
 	c, b := newClock(), &box{}
-	r := open(t, Config{Organization: "Receiver GmbH", Contact: "https://receiver.example/dmarc?a=b&c", Send: b.send, Now: c.now})
+	r := open(t, Config{Organization: "Receiver GmbH", Contact: "https://receiver.example/dmarc?a=b&c", Send: b.send, Now: c.Now})
 	everything(r)
 	list := dayOver(t, r, c, b)
 	if len(list) != 1 || list[0].To != "dmarc@example.com" || list[0].Domain != "example.com" {

@@ -94,7 +94,7 @@ func TestDay(t *testing.T) {
 func TestTriedAgain(t *testing.T) {
 	c, b := newClock(), &box{}
 	var log bytes.Buffer
-	r := open(t, Config{Send: b.send, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r := open(t, Config{Send: b.send, Now: c.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	m := failing("example.com")
 	m.Auth.DMARC.Record.Aggregate = []string{"mailto:a@example.com", "mailto:b@example.com"}
 	add(r, 10, m)
@@ -105,7 +105,7 @@ func TestTriedAgain(t *testing.T) {
 	if len(b.take()) != 0 {
 		t.Error("tried again at once")
 	}
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	r.sendDue(t.Context())
 	if list := b.take(); len(list) != 2 || list[0].ID != list[1].ID || list[0].To == list[1].To {
 		t.Errorf("%d reports", len(list))
@@ -120,7 +120,7 @@ func TestTriedAgain(t *testing.T) {
 	add(r, 10, m)
 	b.fail(errors.New("no"))
 	for range 100 {
-		c.pass(time.Hour)
+		c.Advance(time.Hour)
 		r.sendDue(t.Context())
 	}
 	if s := r.Stats(); s.Failed != 1 || s.Domains != 0 {
@@ -132,7 +132,7 @@ func TestTriedAgain(t *testing.T) {
 func TestTriedAgainWhereItFailed(t *testing.T) {
 	c, b := newClock(), &box{}
 	ill := true
-	r := open(t, Config{Now: c.now, Send: func(ctx context.Context, r Report) error {
+	r := open(t, Config{Now: c.Now, Send: func(ctx context.Context, r Report) error {
 		if ill && r.To == "b@example.com" {
 			return errors.New("ill")
 		}
@@ -145,7 +145,7 @@ func TestTriedAgainWhereItFailed(t *testing.T) {
 		t.Errorf("%d reports", len(list))
 	}
 	ill = false
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	r.sendDue(t.Context())
 	if list := b.take(); len(list) != 1 || list[0].To != "b@example.com" {
 		t.Errorf("%d reports", len(list))
@@ -157,7 +157,7 @@ func TestTriedAgainWhereItFailed(t *testing.T) {
 
 func TestLargerThanWanted(t *testing.T) {
 	c, b := newClock(), &box{}
-	r := open(t, Config{Send: b.send, Now: c.now})
+	r := open(t, Config{Send: b.send, Now: c.Now})
 	m := failing("example.com")
 	m.Auth.DMARC.Record.Aggregate = []string{"mailto:a@example.com!100", "mailto:b@example.com!1m"}
 	add(r, 10, m)
@@ -168,13 +168,13 @@ func TestLargerThanWanted(t *testing.T) {
 
 func TestLastPolicyOfTheDay(t *testing.T) {
 	c, b := newClock(), &box{}
-	r := open(t, Config{Send: b.send, Now: c.now})
+	r := open(t, Config{Send: b.send, Now: c.Now})
 	m := failing("example.com")
 	add(r, 10, m)
 	m = failing("example.com")
 	m.Auth.DMARC.Record = &dmarc.Record{Policy: dmarc.Quarantine, Subdomains: dmarc.None, NonExistent: dmarc.Reject, Testing: true, StrictDKIM: true, StrictSPF: true, Aggregate: []string{"mailto:new@example.com"}}
 	add(r, 1, m)
-	document, err := r.document(r.domains[key{dayOf(c.now()), "example.com"}])
+	document, err := r.document(r.domains[key{dayOf(c.Now()), "example.com"}])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,12 +190,12 @@ func TestLastPolicyOfTheDay(t *testing.T) {
 
 func TestStored(t *testing.T) {
 	c, b, store := newClock(), &box{}, memory(t)
-	cfg := Config{Send: b.send, Store: store, Now: c.now}
+	cfg := Config{Send: b.send, Store: store, Now: c.Now}
 	r := open(t, cfg)
 	add(r, 7, failing("example.com"))
 	add(r, 3, passing("example.com"))
 	add(r, 10, failing("example.org"))
-	before, err := r.document(r.domains[key{dayOf(c.now()), "example.com"}])
+	before, err := r.document(r.domains[key{dayOf(c.Now()), "example.com"}])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = open(t, cfg)
-	after, err := r.document(r.domains[key{dayOf(c.now()), "example.com"}])
+	after, err := r.document(r.domains[key{dayOf(c.Now()), "example.com"}])
 	if err != nil || !bytes.Equal(before, after) || r.bytes != bytesBefore {
 		t.Errorf("%v\n%s\n%s", err, before, after)
 	}
@@ -225,7 +225,7 @@ func TestStored(t *testing.T) {
 	if err := store.Put(t.Context(), shardKey(shardOf("example.org")), []byte("[{")); err != nil {
 		t.Fatal(err)
 	}
-	c.pass(5 * 24 * time.Hour)
+	c.Advance(5 * 24 * time.Hour)
 	r = open(t, cfg)
 	if len(r.domains) != 0 {
 		t.Error("what is old is there again")
@@ -239,7 +239,7 @@ func TestStored(t *testing.T) {
 // Strangers cannot have more than their part, and not push out those with traffic.
 func TestBounds(t *testing.T) {
 	c, b, store := newClock(), &box{}, memory(t)
-	r := open(t, Config{Send: b.send, Store: store, Now: c.now, MaxDomains: 1000, MaxRows: 50, MaxBytes: 2 << 20})
+	r := open(t, Config{Send: b.send, Store: store, Now: c.Now, MaxDomains: 1000, MaxRows: 50, MaxBytes: 2 << 20})
 	add(r, 500, failing("busy.example"))
 	for i := range 5000 {
 		m := failing(fmt.Sprintf("forged%d.example", i))
@@ -252,10 +252,10 @@ func TestBounds(t *testing.T) {
 			t.Fatalf("%d domains, %d bytes", len(r.domains), r.bytes)
 		}
 	}
-	if e := r.domains[key{dayOf(c.now()), "busy.example"}]; e == nil || e.messages != 500 {
+	if e := r.domains[key{dayOf(c.Now()), "busy.example"}]; e == nil || e.messages != 500 {
 		t.Error("the domain with traffic is gone")
 	}
-	if e := r.domains[key{dayOf(c.now()), "rows.example"}]; e == nil || len(e.rows) != 50 || e.omitted != 5000-e.rowsTotal() {
+	if e := r.domains[key{dayOf(c.Now()), "rows.example"}]; e == nil || len(e.rows) != 50 || e.omitted != 5000-e.rowsTotal() {
 		t.Errorf("%+v", e)
 	} else if document, err := r.document(e); err != nil || !bytes.Contains(document, []byte("messages are missing from this report")) {
 		t.Errorf("%v", err)
@@ -304,7 +304,7 @@ func (d *domain) rowsTotal() (n int) {
 
 func TestConcurrently(t *testing.T) {
 	c, b, store := newClock(), &box{}, memory(t)
-	r := open(t, Config{Send: b.send, Store: store, Now: c.now, SaveEvery: time.Millisecond, MaxDomains: 40})
+	r := open(t, Config{Send: b.send, Store: store, Now: c.Now, SaveEvery: time.Millisecond, MaxDomains: 40})
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -312,7 +312,7 @@ func TestConcurrently(t *testing.T) {
 				add(r, 3, failing(fmt.Sprintf("d%d.example", (i*7+j)%60)))
 				r.Stats()
 				if j%50 == 0 {
-					c.pass(6 * time.Hour)
+					c.Advance(6 * time.Hour)
 					r.sendDue(t.Context())
 				}
 			}

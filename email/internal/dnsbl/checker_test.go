@@ -97,23 +97,6 @@ func (l *lists) total() (n int) {
 	return n
 }
 
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
-
 func newChecker(t *testing.T, cfg Config, zones ...string) *Checker {
 	t.Helper()
 	for _, z := range zones {
@@ -243,8 +226,8 @@ func TestListsFail(t *testing.T) {
 	l.mu.Lock()
 	l.silent = "silent.test"
 	l.mu.Unlock()
-	now := &clock{at: time.Now()}
-	c := newChecker(t, Config{Resolver: resolver, Threshold: 0.3, Timeout: 3 * time.Second, Now: now.now}, "a.test", "broken.test", "silent.test")
+	now := testenv.NewClock(time.Now())
+	c := newChecker(t, Config{Resolver: resolver, Threshold: 0.3, Timeout: 3 * time.Second, Now: now.Now}, "a.test", "broken.test", "silent.test")
 	r := check(t, c, "192.0.2.1")
 	if !r.Blocked || len(r.Failures) != 2 || r.Failures["silent.test"] == "" || r.Failures["broken.test"] == "" {
 		t.Errorf("%+v", r)
@@ -256,8 +239,8 @@ func TestListsFail(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	_, resolver := startLists(t, map[string][]string{"1.2.0.192.a.test": {"127.0.0.2"}})
-	now := &clock{at: time.Now()}
-	c := newChecker(t, Config{Resolver: resolver, MaxCache: 3, Now: now.now}, "a.test")
+	now := testenv.NewClock(time.Now())
+	c := newChecker(t, Config{Resolver: resolver, MaxCache: 3, Now: now.Now}, "a.test")
 	steps := []struct {
 		addr   string
 		pass   time.Duration
@@ -272,7 +255,7 @@ func TestCache(t *testing.T) {
 		{"192.0.2.1", -2 * time.Hour, false}, // a clock set back
 	}
 	for i, step := range steps {
-		now.pass(step.pass)
+		now.Advance(step.pass)
 		r := check(t, c, step.addr)
 		if r.Cached != step.cached || r.Blocked != (step.addr == "192.0.2.1") {
 			t.Errorf("step %d: %+v", i, r)

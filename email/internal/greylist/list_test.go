@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,24 +15,7 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
+func newClock() *testenv.Clock { return testenv.NewClock(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)) }
 
 func open(t *testing.T, cfg Config) *List {
 	t.Helper()
@@ -65,21 +47,21 @@ func want(t *testing.T, d Decision, pass bool, reason string) {
 
 func TestDeliveriesArePutOff(t *testing.T) {
 	c := newClock()
-	l := open(t, Config{Now: c.now})
+	l := open(t, Config{Now: c.Now})
 	check := func() Decision { return l.Check(addr("192.0.2.1"), "a@x.test", "b@y.test") }
 	want(t, check(), false, "new")
-	c.pass(4 * time.Minute)
+	c.Advance(4 * time.Minute)
 	if d := check(); d.Reason != "early" || d.RetryAfter != time.Minute {
 		t.Errorf("%+v", d)
 	}
-	c.pass(time.Minute)
+	c.Advance(time.Minute)
 	want(t, check(), true, "retried")
 	want(t, check(), true, "known")
-	c.pass(35 * 24 * time.Hour)
+	c.Advance(35 * 24 * time.Hour)
 	want(t, check(), true, "known")
-	c.pass(36 * 24 * time.Hour)
+	c.Advance(36 * 24 * time.Hour)
 	want(t, check(), false, "new")
-	c.pass(48 * time.Hour) // too late to count as the same
+	c.Advance(48 * time.Hour) // too late to count as the same
 	want(t, check(), false, "new")
 	if l.Len() != 1 {
 		t.Errorf("%d are held", l.Len())
@@ -88,11 +70,11 @@ func TestDeliveriesArePutOff(t *testing.T) {
 
 func TestWhatIsTheSameDelivery(t *testing.T) {
 	c := newClock()
-	l := open(t, Config{Now: c.now})
+	l := open(t, Config{Now: c.Now})
 	l.Check(addr("192.0.2.1"), "list-bounces+a=b@x.test", "b@y.test")
 	l.Check(addr("192.0.2.1"), "r20260101-7@x.test", "b@y.test")
 	l.Check(addr("2001:db8::1"), "", "b@y.test")
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	for _, same := range []struct{ addr, from, to string }{
 		{"192.0.2.200", "list-bounces+c=d@X.test", "B@Y.TEST"},
 		{"::ffff:192.0.2.1", "r1-12345@x.test", "b@y.test"},
@@ -119,11 +101,11 @@ func TestNetworksBecomeKnown(t *testing.T) {
 		auto int
 		want string
 	}{{3, "network"}, {-1, "new"}} {
-		l := open(t, Config{Now: c.now, AutoAllow: test.auto})
+		l := open(t, Config{Now: c.Now, AutoAllow: test.auto})
 		for i := range 3 {
 			to := fmt.Sprintf("user%c@y.test", 'a'+i)
 			want(t, l.Check(addr("192.0.2.1"), "a@x.test", to), false, "new")
-			c.pass(time.Hour)
+			c.Advance(time.Hour)
 			want(t, l.Check(addr("192.0.2.2"), "a@x.test", to), true, "retried")
 		}
 		if d := l.Check(addr("192.0.2.3"), "b@x.test", "new@y.test"); d.Reason != test.want {
@@ -136,11 +118,11 @@ func TestNetworksBecomeKnown(t *testing.T) {
 // Strangers fill neither memory nor each other's places.
 func TestFlood(t *testing.T) {
 	c := newClock()
-	l := open(t, Config{Now: c.now, MaxEntries: 1000, MaxWaiting: 100})
+	l := open(t, Config{Now: c.Now, MaxEntries: 1000, MaxWaiting: 100})
 	waits := func() Decision { return l.Check(addr("192.0.2.1"), "a@x.test", "waits@y.test") }
 	knows := func() Decision { return l.Check(addr("192.0.3.1"), "a@x.test", "knows@y.test") }
 	knows()
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	want(t, knows(), true, "retried")
 	waits()
 	for i := range 10_000 {
@@ -149,7 +131,7 @@ func TestFlood(t *testing.T) {
 	if n := l.Len(); n != 1+2+100 { // waits, knows and its network, and the flood
 		t.Errorf("%d are held", n)
 	}
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	want(t, waits(), true, "retried")
 	for i := range 10_000 { // from everywhere
 		l.Check(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), "a@x.test", "b@y.test")
@@ -158,7 +140,7 @@ func TestFlood(t *testing.T) {
 		t.Errorf("%d are held, %d wait, %d known, %d networks", n, l.waiting.Len(), l.known.Len(), len(l.perNet))
 	}
 	want(t, knows(), true, "known") // what came through stays
-	c.pass(100 * 24 * time.Hour)
+	c.Advance(100 * 24 * time.Hour)
 	l.Check(addr("192.0.2.1"), "a@x.test", "b@y.test")
 	if n := l.Len(); n != 1 || len(l.perNet) != 1 {
 		t.Errorf("%d are held at last, %d networks", n, len(l.perNet))
@@ -168,12 +150,12 @@ func TestFlood(t *testing.T) {
 func TestListIsKept(t *testing.T) {
 	testenv.Goroutines(t)
 	c, store := newClock(), memory(t)
-	cfg := Config{Now: c.now, Store: store, AutoAllow: 2, MaxWaiting: 60}
+	cfg := Config{Now: c.Now, Store: store, AutoAllow: 2, MaxWaiting: 60}
 	l := open(t, cfg)
 	for i := range 50 {
 		l.Check(addr("192.0.2.1"), "a@x.test", strings.Repeat("x", i)+"@y.test")
 	}
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	for i := range 2 {
 		want(t, l.Check(addr("192.0.2.1"), "a@x.test", strings.Repeat("x", i)+"@y.test"), true, "retried")
 	}
@@ -181,7 +163,7 @@ func TestListIsKept(t *testing.T) {
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 
 	again := open(t, cfg)
 	if again.Len() != l.Len() || again.waiting.Len() != l.waiting.Len() {
@@ -272,7 +254,7 @@ func TestStoreFails(t *testing.T) {
 
 func TestDamagedPartsAreBegunAnew(t *testing.T) {
 	c, store := newClock(), memory(t)
-	l := open(t, Config{Store: store, Now: c.now})
+	l := open(t, Config{Store: store, Now: c.Now})
 	for i := range 200 {
 		l.Check(netip.AddrFrom4([4]byte{192, 0, byte(i), 1}), "a@x.test", "b@y.test")
 	}
@@ -293,7 +275,7 @@ func TestDamagedPartsAreBegunAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	again := open(t, Config{Store: store, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	again := open(t, Config{Store: store, Now: c.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	defer again.Close(t.Context())
 	if n := again.Len(); n < 150 || n > 199 {
 		t.Errorf("%d of 200 were read", n)

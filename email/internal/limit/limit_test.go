@@ -7,27 +7,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // clock is one that tests move.
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
+func newClock() *testenv.Clock { return testenv.NewClock(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)) }
 
 func TestHost(t *testing.T) {
 	for addr, want := range map[string]string{
@@ -48,11 +33,11 @@ func TestHost(t *testing.T) {
 
 func TestLimiter(t *testing.T) {
 	c := newClock()
-	l := NewLimiter(0, c.now, Rate{3, time.Minute}, Rate{5, time.Hour}, Rate{0, time.Second})
+	l := NewLimiter(0, c.Now, Rate{3, time.Minute}, Rate{5, time.Hour}, Rate{0, time.Second})
 	allow := func(key string, n int, want bool, wait time.Duration) {
 		t.Helper()
 		if ok, retry := l.Allow(key, n); ok != want || retry != wait {
-			t.Errorf("%s after %v: %v, %v; want %v, %v", key, c.now().Sub(newClock().at), ok, retry, want, wait)
+			t.Errorf("%s after %v: %v, %v; want %v, %v", key, c.Now().Sub(newClock().Now()), ok, retry, want, wait)
 		}
 	}
 	allow("a", 2, true, 0)
@@ -60,16 +45,16 @@ func TestLimiter(t *testing.T) {
 	allow("a", 1, false, 80*time.Second) // a minute, and a third of the next
 	allow("b", 1, true, 0)               // others are not touched
 	allow("b", 4, false, time.Minute)    // more than ever
-	c.pass(79 * time.Second)
+	c.Advance(79 * time.Second)
 	allow("a", 1, false, time.Second)
-	c.pass(time.Second)
+	c.Advance(time.Second)
 	allow("a", 1, true, 0)
-	c.pass(100 * time.Second)
+	c.Advance(100 * time.Second)
 	allow("a", 1, true, 0)                              // 5 in this hour
 	allow("a", 1, false, 57*time.Minute+12*time.Minute) // of the hour's five, one has to slide out
-	c.pass(10 * time.Hour)
+	c.Advance(10 * time.Hour)
 	allow("a", 3, true, 0)
-	c.pass(-20 * time.Hour) // a clock set back does not close for ever
+	c.Advance(-20 * time.Hour) // a clock set back does not close for ever
 	allow("a", 3, true, 0)
 
 	l.Refund("a", 2)
@@ -89,7 +74,7 @@ func TestLimiterHolds(t *testing.T) {
 	const n, per = 100, time.Minute
 	for seed := range uint64(15) {
 		c, rnd := newClock(), rand.New(rand.NewPCG(seed, 1))
-		l := NewLimiter(0, c.now, Rate{n, per})
+		l := NewLimiter(0, c.Now, Rate{n, per})
 		var passed []time.Time
 		for range 3000 {
 			ok, retry := l.Allow("a", 1)
@@ -98,15 +83,15 @@ func TestLimiterHolds(t *testing.T) {
 			}
 			switch {
 			case ok:
-				passed = append(passed, c.now())
+				passed = append(passed, c.Now())
 			case rnd.IntN(20) == 0:
-				c.pass(retry)
+				c.Advance(retry)
 				if ok, again := l.Allow("a", 1); !ok {
 					t.Fatalf("after a wait of %v, again %v", retry, again)
 				}
-				passed = append(passed, c.now())
+				passed = append(passed, c.Now())
 			}
-			c.pass(time.Duration(rnd.Int64N(int64(400 * time.Millisecond))))
+			c.Advance(time.Duration(rnd.Int64N(int64(400 * time.Millisecond))))
 		}
 		first := 0
 		for i := range passed {
@@ -123,7 +108,7 @@ func TestLimiterHolds(t *testing.T) {
 
 func TestKeysAreBounded(t *testing.T) {
 	c := newClock()
-	l := NewLimiter(100, c.now, Rate{1, time.Hour})
+	l := NewLimiter(100, c.Now, Rate{1, time.Hour})
 	l.Allow("mine", 1)
 	for i := range 10_000 {
 		l.Allow(fmt.Sprint(i), 1)

@@ -6,29 +6,31 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 func host(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}) }
 
 // guess fails n times as soon as it may, and returns how long that took.
-func guess(t *testing.T, th *Throttle, c *clock, addr netip.Addr, account func(i int) string, n int) time.Duration {
+func guess(t *testing.T, th *Throttle, c *testenv.Clock, addr netip.Addr, account func(i int) string, n int) time.Duration {
 	t.Helper()
-	start := c.now()
+	start := c.Now()
 	for i := 0; i < n; {
 		a, wait := th.Begin(addr, account(i))
 		if wait > 0 {
-			c.pass(wait)
+			c.Advance(wait)
 			continue
 		}
 		a.Failed()
 		i++
 	}
-	return c.now().Sub(start)
+	return c.Now().Sub(start)
 }
 
 func TestHostsAreSlowedDown(t *testing.T) {
 	c := newClock()
-	th := NewThrottle(ThrottleConfig{Now: c.now})
+	th := NewThrottle(ThrottleConfig{Now: c.Now})
 	many := func(i int) string { return fmt.Sprint("user", i) }
 	if took := guess(t, th, c, host(1), many, 10); took != 0 {
 		t.Errorf("the first ten took %v", took)
@@ -45,7 +47,7 @@ func TestHostsAreSlowedDown(t *testing.T) {
 		t.Errorf("another host's first took %v", took)
 	}
 	// All of an IPv6 network is one host.
-	th = NewThrottle(ThrottleConfig{Now: c.now})
+	th = NewThrottle(ThrottleConfig{Now: c.Now})
 	for i := range 20 {
 		addr := netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(i)})
 		_, wait := th.Begin(addr, many(i))
@@ -53,7 +55,7 @@ func TestHostsAreSlowedDown(t *testing.T) {
 			t.Errorf("address %d waits %v", i, wait)
 		}
 	}
-	c.pass(time.Hour)
+	c.Advance(time.Hour)
 	if took := guess(t, th, c, netip.MustParseAddr("2001:db8::1"), many, 10); took != 0 {
 		t.Errorf("after an hour, ten took %v", took)
 	}
@@ -62,7 +64,7 @@ func TestHostsAreSlowedDown(t *testing.T) {
 // Many at once get no further than one after the other.
 func TestAttemptsAtOnce(t *testing.T) {
 	c := newClock()
-	th := NewThrottle(ThrottleConfig{Now: c.now})
+	th := NewThrottle(ThrottleConfig{Now: c.Now})
 	var mu sync.Mutex
 	var begun []*Attempt
 	var wg sync.WaitGroup
@@ -94,7 +96,7 @@ func TestAttemptsAtOnce(t *testing.T) {
 // kept out.
 func TestOwnersGetIn(t *testing.T) {
 	c := newClock()
-	th := NewThrottle(ThrottleConfig{Now: c.now})
+	th := NewThrottle(ThrottleConfig{Now: c.Now})
 	home, office := host(1), host(2)
 	a, _ := th.Begin(home, "owner")
 	a.Succeeded()
@@ -104,7 +106,7 @@ func TestOwnersGetIn(t *testing.T) {
 			a.Failed()
 			begun++
 		}
-		c.pass(time.Second)
+		c.Advance(time.Second)
 	}
 	if begun > 100 {
 		t.Errorf("%d guesses in 2000 seconds", begun)
@@ -129,7 +131,7 @@ func TestOwnersGetIn(t *testing.T) {
 	} else {
 		a.Succeeded()
 	}
-	c.pass(31 * 24 * time.Hour)
+	c.Advance(31 * 24 * time.Hour)
 	for i := range 40 {
 		if a, _ := th.Begin(host(1000+i), "owner"); a != nil {
 			a.Failed()
@@ -143,30 +145,30 @@ func TestOwnersGetIn(t *testing.T) {
 // With one account of one's own, all others cannot be tried.
 func TestSuccessDoesNotHideGuesses(t *testing.T) {
 	c := newClock()
-	th := NewThrottle(ThrottleConfig{Now: c.now})
-	start := c.now()
+	th := NewThrottle(ThrottleConfig{Now: c.Now})
+	start := c.Now()
 	for guessed := 0; guessed < 40; {
 		a, wait := th.Begin(host(1), "mine")
 		if wait > 0 {
-			c.pass(wait)
+			c.Advance(wait)
 			continue
 		}
 		a.Succeeded()
 		if a, wait = th.Begin(host(1), fmt.Sprint("other", guessed)); wait > 0 {
-			c.pass(wait)
+			c.Advance(wait)
 			continue
 		}
 		a.Failed()
 		guessed++
 	}
-	if took := c.now().Sub(start); took < time.Hour {
+	if took := c.Now().Sub(start); took < time.Hour {
 		t.Errorf("40 guesses took only %v", took)
 	}
 }
 
 func TestThrottleIsBounded(t *testing.T) {
 	c := newClock()
-	th := NewThrottle(ThrottleConfig{Keys: 50, Now: c.now})
+	th := NewThrottle(ThrottleConfig{Keys: 50, Now: c.Now})
 	for i := range 5000 {
 		if a, _ := th.Begin(host(i), fmt.Sprint(i)); a != nil {
 			a.Succeeded()

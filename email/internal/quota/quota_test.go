@@ -14,24 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Date(2026, 1, 1, 0, 0, 30, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
+func newClock() *testenv.Clock { return testenv.NewClock(time.Date(2026, 1, 1, 0, 0, 30, 0, time.UTC)) }
 
 func open(t *testing.T, cfg Config) *Quota {
 	t.Helper()
@@ -55,27 +38,27 @@ func memory(t *testing.T) *storage.Store {
 
 func TestHourAndDay(t *testing.T) {
 	c := newClock()
-	q := open(t, Config{Now: c.now, Limits: map[string]Limits{"a": {Hour: 3, Day: 5}}})
-	start := c.now()
+	q := open(t, Config{Now: c.Now, Limits: map[string]Limits{"a": {Hour: 3, Day: 5}}})
+	start := c.Now()
 	take := func(n int, want time.Duration) {
 		t.Helper()
 		next, ok := q.Take(n, "a")
 		if ok != (want == 0) || !ok && next.Sub(start) != want || ok && !next.IsZero() {
-			t.Errorf("%v after the start: %v, %v; want %v", c.now().Sub(start), ok, next.Sub(start), want)
+			t.Errorf("%v after the start: %v, %v; want %v", c.Now().Sub(start), ok, next.Sub(start), want)
 		}
 	}
 	take(2, 0)
-	c.pass(10 * time.Minute)
+	c.Advance(10 * time.Minute)
 	take(1, 0)
 	// The clock began 30 s into a minute, which leaves 61 minutes after its start.
 	take(1, 61*time.Minute-30*time.Second)
 	take(2, 61*time.Minute-30*time.Second)
 	take(3, 24*time.Hour+15*time.Minute-30*time.Second) // of the day
-	c.pass(51*time.Minute - 31*time.Second)
+	c.Advance(51*time.Minute - 31*time.Second)
 	take(1, 61*time.Minute-30*time.Second)
-	c.pass(time.Second)
+	c.Advance(time.Second)
 	take(2, 0)
-	c.pass(2 * time.Hour)
+	c.Advance(2 * time.Hour)
 	take(1, 24*time.Hour+15*time.Minute-30*time.Second) // 5 in this day
 	take(0, 0)
 	take(-1, 0)
@@ -83,7 +66,7 @@ func TestHourAndDay(t *testing.T) {
 	if u := q.Stats()["a"]; u != (Usage{Hour: 0, HourLimit: 3, Day: 5, DayLimit: 5}) {
 		t.Errorf("%+v", u)
 	}
-	c.pass(48 * time.Hour)
+	c.Advance(48 * time.Hour)
 	take(9, 0) // more than ever, but nothing else is there
 	take(1, 75*time.Hour+15*time.Minute-30*time.Second)
 }
@@ -93,21 +76,21 @@ func TestHourAndDay(t *testing.T) {
 func TestLimitHoldsInEveryWindow(t *testing.T) {
 	for seed := range uint64(10) {
 		c, rnd := newClock(), rand.New(rand.NewPCG(seed, 1))
-		q := open(t, Config{Now: c.now, Limits: map[string]Limits{"a": {Hour: 100, Day: 700}}})
+		q := open(t, Config{Now: c.Now, Limits: map[string]Limits{"a": {Hour: 100, Day: 700}}})
 		var passed []time.Time
 		for range 5000 {
 			next, ok := q.Take(1, "a")
 			if !ok && rnd.IntN(50) == 0 {
-				c.pass(next.Sub(c.now()))
+				c.Advance(next.Sub(c.Now()))
 				if again, ok := q.Take(1, "a"); !ok {
 					t.Fatalf("at %v, as told, again %v", next, again)
 				}
 				ok = true
 			}
 			if ok {
-				passed = append(passed, c.now())
+				passed = append(passed, c.Now())
 			}
-			c.pass(time.Duration(rnd.Int64N(int64(30 * time.Second))))
+			c.Advance(time.Duration(rnd.Int64N(int64(30 * time.Second))))
 		}
 		for per, limit := range map[time.Duration]int{time.Hour: 100, 24 * time.Hour: 700} {
 			first := 0
@@ -125,7 +108,7 @@ func TestLimitHoldsInEveryWindow(t *testing.T) {
 
 func TestAllOrNone(t *testing.T) {
 	c := newClock()
-	q := open(t, Config{Now: c.now, Limits: map[string]Limits{"": {Hour: 10}, "a": {Hour: 2}, "free": {}}})
+	q := open(t, Config{Now: c.Now, Limits: map[string]Limits{"": {Hour: 10}, "a": {Hour: 2}, "free": {}}})
 	for range 2 {
 		if _, ok := q.Take(1, "", "a", "unknown", "free"); !ok {
 			t.Fatal("refused")
@@ -165,13 +148,13 @@ func TestSetLimits(t *testing.T) {
 
 func TestClockSetBack(t *testing.T) {
 	c := newClock()
-	q := open(t, Config{Now: c.now, Limits: map[string]Limits{"a": {Hour: 1, Day: 1}}})
+	q := open(t, Config{Now: c.Now, Limits: map[string]Limits{"a": {Hour: 1, Day: 1}}})
 	q.Take(1, "a")
-	c.pass(-10 * time.Minute)
+	c.Advance(-10 * time.Minute)
 	if _, ok := q.Take(1, "a"); ok {
 		t.Error("a clock set back a little gives more")
 	}
-	c.pass(-1000 * time.Hour)
+	c.Advance(-1000 * time.Hour)
 	if _, ok := q.Take(1, "a"); !ok {
 		t.Error("a clock set back by weeks closes for weeks")
 	}
@@ -180,17 +163,17 @@ func TestClockSetBack(t *testing.T) {
 func TestStored(t *testing.T) {
 	c, store := newClock(), memory(t)
 	limits := map[string]Limits{"": {Day: 10}, "a": {Hour: 2, Day: 5}}
-	q := open(t, Config{Now: c.now, Store: store, Limits: limits})
+	q := open(t, Config{Now: c.Now, Store: store, Limits: limits})
 	q.Take(2, "", "a")
 	if err := q.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c.pass(30 * time.Minute)
-	q = open(t, Config{Now: c.now, Store: store, Limits: limits})
+	c.Advance(30 * time.Minute)
+	q = open(t, Config{Now: c.Now, Store: store, Limits: limits})
 	if _, ok := q.Take(1, "a"); ok {
 		t.Error("a restart gives more")
 	}
-	c.pass(31 * time.Minute)
+	c.Advance(31 * time.Minute)
 	if _, ok := q.Take(1, "a"); !ok {
 		t.Error("what was stored never leaves")
 	}
@@ -201,15 +184,15 @@ func TestStored(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	c.pass(-5 * time.Hour) // the clock was wrong before
-	q = open(t, Config{Now: c.now, Store: store, Limits: limits})
+	c.Advance(-5 * time.Hour) // the clock was wrong before
+	q = open(t, Config{Now: c.Now, Store: store, Limits: limits})
 	if u := q.Stats()["a"]; u.Day != 3 {
 		t.Errorf("%+v", u)
 	}
 	if err := store.Put(t.Context(), shardKey(shardOf("a")), []byte("{")); err != nil {
 		t.Fatal(err)
 	}
-	q = open(t, Config{Now: c.now, Store: store, Limits: limits})
+	q = open(t, Config{Now: c.Now, Store: store, Limits: limits})
 	if u := q.Stats()["a"]; u.Day != 0 {
 		t.Errorf("%+v", u)
 	}
@@ -235,10 +218,10 @@ func TestSavedWhileRunning(t *testing.T) {
 
 func TestStoredSize(t *testing.T) {
 	c, store := newClock(), memory(t)
-	q := open(t, Config{Now: c.now, Store: store, Limits: map[string]Limits{"a": {Day: 1 << 30}}})
+	q := open(t, Config{Now: c.Now, Store: store, Limits: map[string]Limits{"a": {Day: 1 << 30}}})
 	for range 24 * 60 {
 		q.Take(1000, "a")
-		c.pass(time.Minute)
+		c.Advance(time.Minute)
 	}
 	q.Close(t.Context())
 	data, err := store.Get(t.Context(), shardKey(shardOf("a")))
@@ -253,7 +236,7 @@ func TestConcurrently(t *testing.T) {
 	for i := range 20 {
 		limits[fmt.Sprint(i)] = Limits{Hour: 300}
 	}
-	q := open(t, Config{Now: c.now, Store: store, SaveEvery: time.Millisecond, Limits: limits})
+	q := open(t, Config{Now: c.Now, Store: store, SaveEvery: time.Millisecond, Limits: limits})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	passed := 0

@@ -3,33 +3,16 @@ package warmup
 import (
 	"context"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
+func newClock() *testenv.Clock { return testenv.NewClock(time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)) }
 
-func newClock() *clock { return &clock{at: time.Date(2026, 11, 1, 9, 0, 0, 0, time.UTC)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
-
-func (c *clock) days(n int) { c.pass(time.Duration(n) * 24 * time.Hour) }
+func days(n int) time.Duration { return time.Duration(n) * 24 * time.Hour }
 
 func open(t *testing.T, cfg Config) *Pools {
 	t.Helper()

@@ -37,7 +37,7 @@ func TestHold(t *testing.T) {
 		var log bytes.Buffer
 		s := onePool("", "192.0.2.1")
 		s.Hold = test.hold
-		p := open(t, Config{Settings: s, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		p := open(t, Config{Settings: s, Now: c.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 		ip := addr("192.0.2.1")
 		for i := range 8 {
 			for {
@@ -50,7 +50,7 @@ func TestHold(t *testing.T) {
 				}
 			}
 			if i < 7 {
-				c.days(1)
+				c.Advance(days(1))
 			}
 		}
 		for _, o := range []Outcome{Delivered, Deferred, SoftBounce, HardBounce, Block, Complaint} {
@@ -70,7 +70,7 @@ func TestHold(t *testing.T) {
 		if n := total(send(p, Outlook, 10)); n != 10 {
 			t.Errorf("%s: %d to another provider", test.name, n)
 		}
-		c.days(1)
+		c.Advance(days(1))
 		if l := lane1(t, p, "192.0.2.1", Gmail); day(l) != test.tomorrow || l.Held != "" || l.SteppedBack {
 			t.Errorf("%s: the next day %+v, not day %d", test.name, l, test.tomorrow)
 		}
@@ -82,9 +82,9 @@ func TestStepBackOfAGraduatedLane(t *testing.T) {
 	c := newClock()
 	s := onePool("", "192.0.2.1")
 	s.Pools[0].Addresses[0].Since = "2026-01-01"
-	p := open(t, Config{Settings: s, Now: c.now})
+	p := open(t, Config{Settings: s, Now: c.Now})
 	send(p, Gmail, 1000)
-	c.days(1)
+	c.Advance(days(1))
 	send(p, Gmail, 100)
 	p.Report(addr("192.0.2.1"), Gmail, Block, 30)
 	l := lane1(t, p, "192.0.2.1", Gmail)
@@ -95,7 +95,7 @@ func TestStepBackOfAGraduatedLane(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool("", "192.0.2.1", "w192.0.2.2"), Now: c.now})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1", "w192.0.2.2"), Now: c.Now})
 	if s := p.Stats(); len(s.Addresses) != 2 || len(s.Providers) != 0 || s.Addresses[0].Score != 100 {
 		t.Errorf("%+v", s)
 	}
@@ -133,11 +133,11 @@ func TestStats(t *testing.T) {
 		t.Errorf("%s, %v", text, err)
 	}
 
-	c.pass(61 * 60e9)
+	c.Advance(61 * 60e9)
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.LastHour != (Counts{}) || l.LastDay.Delivered != 25 {
 		t.Errorf("an hour later %+v", l)
 	}
-	c.days(1)
+	c.Advance(days(1))
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.LastDay != (Counts{}) || l.Score != 100 {
 		t.Errorf("a day later %+v", l)
 	}

@@ -14,10 +14,10 @@ import (
 func TestStored(t *testing.T) {
 	c, store := newClock(), memory(t)
 	s := onePool("", "192.0.2.1", "2001:db8::1")
-	p := open(t, Config{Settings: s, Store: store, Now: c.now})
+	p := open(t, Config{Settings: s, Store: store, Now: c.Now})
 	for range 3 {
 		send(p, Gmail, 1000)
-		c.days(1)
+		c.Advance(days(1))
 	}
 	send(p, Gmail, 20)
 	p.Report(addr("2001:db8::1"), Gmail, Block, 30)
@@ -26,7 +26,7 @@ func TestStored(t *testing.T) {
 	if err := p.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	p = open(t, Config{Settings: s, Store: store, Now: c.now})
+	p = open(t, Config{Settings: s, Store: store, Now: c.Now})
 	after := p.Stats()
 	if len(after.Addresses) != 2 {
 		t.Fatalf("%+v", after)
@@ -45,7 +45,7 @@ func TestStored(t *testing.T) {
 	s = onePool("", "192.0.2.1")
 	s.Schedule = []int{10}
 	p.Close(t.Context())
-	p = open(t, Config{Settings: s, Store: store, Now: c.now})
+	p = open(t, Config{Settings: s, Store: store, Now: c.Now})
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.Limit != 0 {
 		t.Errorf("%+v", l)
 	}
@@ -77,7 +77,7 @@ func TestUnreadableState(t *testing.T) {
 	if err := store.Put(t.Context(), "email/warmup/192.0.2.1.json", []byte("{")); err != nil {
 		t.Fatal(err)
 	}
-	p := open(t, Config{Settings: s, Store: store, Now: c.now, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	p := open(t, Config{Settings: s, Store: store, Now: c.Now, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if n := total(send(p, Gmail, 1000)); n != 25 || !strings.Contains(log.String(), "192.0.2.1.json") {
 		t.Errorf("%d, %s", n, &log)
 	}
@@ -85,7 +85,7 @@ func TestUnreadableState(t *testing.T) {
 
 func TestNothingChangedIsNotStored(t *testing.T) {
 	c, store := newClock(), memory(t)
-	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Store: store, Now: c.now})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Store: store, Now: c.Now})
 	send(p, Gmail, 1)
 	p.Stats()
 	if err := p.Close(t.Context()); err != nil {

@@ -12,7 +12,7 @@ import (
 // sum and at each provider, and then there is no limit.
 func TestMonth(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool(OverflowDefer, "192.0.2.1"), Now: c.now})
+	p := open(t, Config{Settings: onePool(OverflowDefer, "192.0.2.1"), Now: c.Now})
 	schedule := defaultSchedule()
 	if len(schedule) != 30 || schedule[0] != 50 {
 		t.Fatal("not the schedule that the package comment describes")
@@ -37,7 +37,7 @@ func TestMonth(t *testing.T) {
 		if ok || g.Next.Before(begin) || g.Next.After(begin.Add(spread)) {
 			t.Fatalf("day %d: %v, come back %v", i+1, ok, g.Next)
 		}
-		c.days(1)
+		c.Advance(days(1))
 		p.Stats() // asking changes nothing
 	}
 	if a := addressOf(t, p, "192.0.2.1"); a.Limit != 0 || a.Day != 0 {
@@ -48,7 +48,7 @@ func TestMonth(t *testing.T) {
 // As TestMonth where every day 2 of 3 go to one provider, the rest anywhere.
 func TestMonthOfOneProvider(t *testing.T) {
 	c, rnd := newClock(), rand.New(rand.NewPCG(1, 2))
-	p := open(t, Config{Settings: onePool(OverflowDefer, "192.0.2.1"), Now: c.now})
+	p := open(t, Config{Settings: onePool(OverflowDefer, "192.0.2.1"), Now: c.Now})
 	schedule := defaultSchedule()
 	for i := range 200 {
 		sum := map[string]int{}
@@ -65,7 +65,7 @@ func TestMonthOfOneProvider(t *testing.T) {
 		if lane := number(schedule, i, 0.5); sum[Gmail] > lane {
 			t.Errorf("day %d: %d to gmail, of %d", i+1, sum[Gmail], lane)
 		}
-		c.days(1)
+		c.Advance(days(1))
 	}
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.Limit != 0 {
 		t.Errorf("gmail after 200 days: %+v", l.Stage)
@@ -74,11 +74,11 @@ func TestMonthOfOneProvider(t *testing.T) {
 
 func TestOnlyUsedDaysCount(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.now})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.Now})
 	day := func(n, want int) {
 		t.Helper()
 		send(p, Gmail, n)
-		c.days(1)
+		c.Advance(days(1))
 		if l := lane1(t, p, "192.0.2.1", Gmail); l.Day != want || l.Limit != number(defaultSchedule(), want-1, 0.5) {
 			t.Errorf("day %d of the schedule, not %d", l.Day, want)
 		}
@@ -93,18 +93,18 @@ func TestOnlyUsedDaysCount(t *testing.T) {
 func TestIdleLanesCool(t *testing.T) {
 	for idle, want := range map[int]int{1: 15, 7: 15, 8: 14, 10: 12, 20: 2, 29: 1, 30: 1, 300: 1} {
 		c := newClock()
-		p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.now})
+		p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.Now})
 		for range 14 {
 			send(p, Gmail, 1_000_000)
-			c.days(1)
+			c.Advance(days(1))
 		}
-		c.days(idle)
+		c.Advance(days(idle))
 		p.Stats()
 		if l := lane1(t, p, "192.0.2.1", Gmail); l.Day != want {
 			t.Errorf("after %d days without mail at day %d, not %d", idle, l.Day, want)
 		}
 		send(p, Gmail, 1)
-		c.days(1)
+		c.Advance(days(1))
 		p.Stats()
 		if l := lane1(t, p, "192.0.2.1", Gmail); l.Day < want || l.Day > want+1 {
 			t.Errorf("a day later at %d after %d", l.Day, want)
@@ -112,15 +112,15 @@ func TestIdleLanesCool(t *testing.T) {
 	}
 	// What was graduated cools as well.
 	c := newClock()
-	p := open(t, Config{Settings: Settings{Schedule: []int{10, 20}, Pools: onePool("", "192.0.2.1").Pools}, Now: c.now})
+	p := open(t, Config{Settings: Settings{Schedule: []int{10, 20}, Pools: onePool("", "192.0.2.1").Pools}, Now: c.Now})
 	for range 3 {
 		send(p, Gmail, 1000)
-		c.days(1)
+		c.Advance(days(1))
 	}
 	if n := total(send(p, Gmail, 1000)); n != 1000 {
 		t.Errorf("%d of a warm address", n)
 	}
-	c.days(31)
+	c.Advance(days(31))
 	if n := total(send(p, Gmail, 1000)); n != 5 {
 		t.Errorf("%d after a month", n)
 	}
@@ -134,24 +134,24 @@ func TestOverflow(t *testing.T) {
 		OverflowAny:   {"192.0.2.1": 25, "192.0.2.2": 75},
 		OverflowDefer: {"192.0.2.1": 25},
 	} {
-		p := open(t, Config{Settings: onePool(overflow, "192.0.2.1", "w192.0.2.2"), Now: c.now})
+		p := open(t, Config{Settings: onePool(overflow, "192.0.2.1", "w192.0.2.2"), Now: c.Now})
 		if sent := send(p, Gmail, 100); sent["192.0.2.1"] != want["192.0.2.1"] || sent["192.0.2.2"] != want["192.0.2.2"] {
 			t.Errorf("%q: %v", overflow, sent)
 		}
 	}
 
 	// Without a warm one.
-	p := open(t, Config{Settings: onePool(OverflowWarm, "192.0.2.1"), Now: c.now})
+	p := open(t, Config{Settings: onePool(OverflowWarm, "192.0.2.1"), Now: c.Now})
 	if n := total(send(p, Gmail, 100)); n != 25 {
 		t.Errorf("%d", n)
 	}
-	p = open(t, Config{Settings: onePool(OverflowAny, "192.0.2.1"), Now: c.now})
+	p = open(t, Config{Settings: onePool(OverflowAny, "192.0.2.1"), Now: c.Now})
 	if n := total(send(p, Gmail, 100)); n != 100 {
 		t.Errorf("%d", n)
 	}
 	other := onePool(OverflowAny, "192.0.2.1")
 	other.Pools = append(other.Pools, Pool{Name: "other", Senders: []string{"x.test"}, Addresses: []Address{{Address: "192.0.2.9", Warm: true}, {Address: "192.0.2.8"}}})
-	p = open(t, Config{Settings: other, Now: c.now})
+	p = open(t, Config{Settings: other, Now: c.Now})
 	if sent := send(p, Gmail, 100); sent["192.0.2.1"] != 25 || sent["192.0.2.9"] != 75 {
 		t.Errorf("%v", sent)
 	}
@@ -160,14 +160,14 @@ func TestOverflow(t *testing.T) {
 // Addresses that warm up share the mail by what they may send; warm ones evenly.
 func TestBalance(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Now: c.now})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Now: c.Now})
 	for range 10 {
 		send(p, Gmail, 1)
 	}
 	if a, b := lane1(t, p, "192.0.2.1", Gmail).Today, lane1(t, p, "192.0.2.2", Gmail).Today; a != 5 || b != 5 {
 		t.Errorf("%d, %d", a, b)
 	}
-	p = open(t, Config{Settings: onePool("", "w192.0.2.1", "w192.0.2.2"), Now: c.now})
+	p = open(t, Config{Settings: onePool("", "w192.0.2.1", "w192.0.2.2"), Now: c.Now})
 	for range 10 {
 		send(p, Gmail, 1)
 	}
@@ -184,7 +184,7 @@ func TestBalance(t *testing.T) {
 
 func TestMoreRecipientsThanADaysNumber(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.now})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.Now})
 	g, ok := p.Take(Request{Sender: "a@example.com", Provider: Gmail, Recipients: 1000})
 	if !ok || g.N != 25 {
 		t.Errorf("%v, %d", ok, g.N)
@@ -197,7 +197,7 @@ func TestMoreRecipientsThanADaysNumber(t *testing.T) {
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.Today != 5 || l.LastDay.Sent != 5 {
 		t.Errorf("%+v", l)
 	}
-	c.days(1)
+	c.Advance(days(1))
 	send(p, Gmail, 3)
 	p.Return(g, 25) // of yesterday
 	if l := lane1(t, p, "192.0.2.1", Gmail); l.Today != 3 {
@@ -233,7 +233,7 @@ func TestSenders(t *testing.T) {
 func TestUsableAndSince(t *testing.T) {
 	c := newClock()
 	s := onePool(OverflowDefer, "192.0.2.1", "2001:db8::1")
-	p := open(t, Config{Settings: s, Now: c.now})
+	p := open(t, Config{Settings: s, Now: c.Now})
 	v6 := func(a netip.Addr) bool { return a.Is6() }
 	if g, ok := p.Take(Request{Usable: v6}); !ok || g.Source != addr("2001:db8::1") {
 		t.Errorf("%+v", g)
@@ -242,18 +242,18 @@ func TestUsableAndSince(t *testing.T) {
 		t.Errorf("what no address can reach: %+v, %v", g, ok)
 	}
 	s.Pools[0].Addresses = []Address{{Address: "192.0.2.1", Since: "2026-11-05"}}
-	p = open(t, Config{Settings: s, Now: c.now})
+	p = open(t, Config{Settings: s, Now: c.Now})
 	begin := time.Date(2026, 11, 5, 0, 0, 0, 0, time.UTC)
 	if g, ok := p.Take(Request{}); ok || g.Next.Before(begin) || g.Next.After(begin.Add(spread)) {
 		t.Errorf("before its first day: %v, %v", ok, g.Next)
 	}
-	c.days(4)
+	c.Advance(days(4))
 	if g, ok := p.Take(Request{Recipients: 1000}); !ok || g.N != 25 {
 		t.Errorf("on its first day: %+v", g)
 	}
 	// Where nothing is known of days since then, they count.
-	c.days(3)
-	p = open(t, Config{Settings: s, Now: c.now})
+	c.Advance(days(3))
+	p = open(t, Config{Settings: s, Now: c.Now})
 	if g, ok := p.Take(Request{Recipients: 1000}); !ok || g.N != 85 {
 		t.Errorf("on the fourth day: %+v", g)
 	}
@@ -261,24 +261,24 @@ func TestUsableAndSince(t *testing.T) {
 
 func TestClockSetBack(t *testing.T) {
 	c := newClock()
-	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.now})
-	c.pass(15*time.Hour + time.Second) // just after midnight
+	p := open(t, Config{Settings: onePool("", "192.0.2.1"), Now: c.Now})
+	c.Advance(15*time.Hour + time.Second) // just after midnight
 	if n := total(send(p, Gmail, 100)); n != 25 {
 		t.Fatal(n)
 	}
-	c.pass(-2 * time.Second)
+	c.Advance(-2 * time.Second)
 	if n := total(send(p, Gmail, 100)); n != 0 {
 		t.Errorf("%d more on the day before", n)
 	}
-	c.pass(2 * time.Second)
+	c.Advance(2 * time.Second)
 	if n := total(send(p, Gmail, 100)); n != 0 {
 		t.Errorf("%d more on the day after", n)
 	}
-	c.days(-100)
+	c.Advance(days(-100))
 	if n := total(send(p, Gmail, 100)); n != 0 {
 		t.Errorf("%d more on a day long ago", n)
 	}
-	c.days(1)
+	c.Advance(days(1))
 	if n := total(send(p, Gmail, 100)); n != 38 {
 		t.Errorf("%d on the day after that", n)
 	}
@@ -286,7 +286,7 @@ func TestClockSetBack(t *testing.T) {
 
 func TestConcurrently(t *testing.T) {
 	c, store := newClock(), memory(t)
-	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Store: store, Now: c.now, SaveEvery: time.Millisecond})
+	p := open(t, Config{Settings: onePool("", "192.0.2.1", "192.0.2.2"), Store: store, Now: c.Now, SaveEvery: time.Millisecond})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	sent := 0
