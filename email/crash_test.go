@@ -39,11 +39,16 @@ func TestCrashChild(t *testing.T) {
 	if folder == "" {
 		t.Skip("TestKill runs it")
 	}
+	serveUntilKilled(t, func(port int) Config { return crashConfig(folder, port) })
+}
+
+// serveUntilKilled is all that a child does.
+func serveUntilKilled(t *testing.T, config func(port int) Config) {
 	port, err := strconv.Atoi(os.Getenv("EMAIL_CRASH_PORT"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(crashConfig(folder, port), WithResolver(noDNS{}))
+	s, err := New(config(port), WithResolver(noDNS{}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,35 +58,48 @@ func TestCrashChild(t *testing.T) {
 	t.Fatal(s.Wait())
 }
 
-// A Server that is killed at any moment has, after the next Start, every message
-// that it has said to have, byte for byte, and none that is not whole.
-// EMAIL_CRASH_ROUNDS sets how often.
-func TestKill(t *testing.T) {
+// killRounds is how often a test kills its child: as many times as the variable
+// says, or else so often.
+func killRounds(t *testing.T, variable string, rounds int) int {
+	t.Helper()
 	if runtime.GOOS == "windows" {
 		t.Skip("no SIGKILL")
 	}
-	testenv.Goroutines(t)
-	rounds := 15
-	if s := os.Getenv("EMAIL_CRASH_ROUNDS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
+	if s := os.Getenv(variable); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return n
 	}
 	if testing.Short() {
-		rounds = 3
+		return 3
 	}
+	return rounds
+}
+
+// startChild runs a test of this program as a process of its own.
+func startChild(t *testing.T, test string, env ...string) (port int, child *testenv.Process) {
+	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
+	port = testenv.FreePort(t)
+	return port, testenv.Start(t, testenv.Opts{
+		Ready: fmt.Sprintf("127.0.0.1:%d", port), Timeout: time.Minute, Env: append(env, fmt.Sprintf("EMAIL_CRASH_PORT=%d", port)),
+	}, program, "-test.run=^"+test+"$")
+}
+
+// A Server that is killed at any moment has, after the next Start, every message
+// that it has said to have, byte for byte, and none that is not whole.
+// EMAIL_CRASH_ROUNDS sets how often.
+func TestKill(t *testing.T) {
+	rounds := killRounds(t, "EMAIL_CRASH_ROUNDS", 15)
+	testenv.Goroutines(t)
 	k := &killTest{t: t, folder: t.TempDir(), promised: make(map[string]string), random: rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))}
 	for round := range rounds {
-		port := testenv.FreePort(t)
-		child := testenv.Start(t, testenv.Opts{
-			Ready: fmt.Sprintf("127.0.0.1:%d", port), Timeout: time.Minute,
-			Env: []string{"EMAIL_CRASH_CHILD=" + k.folder, fmt.Sprintf("EMAIL_CRASH_PORT=%d", port)},
-		}, program, "-test.run=^TestCrashChild$")
+		port, child := startChild(t, "TestCrashChild", "EMAIL_CRASH_CHILD="+k.folder)
 		k.load(round, port, child)
 		if round%3 != 2 || round == rounds-1 { // sometimes it is killed again before anybody tidies up
 			k.check(round)

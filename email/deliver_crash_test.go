@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,50 +38,19 @@ func TestRelayChild(t *testing.T) {
 	if folder == "" {
 		t.Skip("TestKillDuringDelivery runs it")
 	}
-	port, err := strconv.Atoi(os.Getenv("EMAIL_CRASH_PORT"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(relayConfig(folder, port, os.Getenv("EMAIL_RELAY_NEXT")), WithResolver(noDNS{}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Fatal(s.Wait())
+	serveUntilKilled(t, func(port int) Config { return relayConfig(folder, port, os.Getenv("EMAIL_RELAY_NEXT")) })
 }
 
 // A Server that is killed while it delivers loses nothing, and delivers twice only
 // what the next server had just taken. EMAIL_RELAY_ROUNDS sets how often.
 func TestKillDuringDelivery(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no SIGKILL")
-	}
+	rounds := killRounds(t, "EMAIL_RELAY_ROUNDS", 10)
 	testenv.Goroutines(t)
-	rounds := 10
-	if s := os.Getenv("EMAIL_RELAY_ROUNDS"); s != "" {
-		var err error
-		if rounds, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if testing.Short() {
-		rounds = 3
-	}
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	sink := newSink(t)
 	k := &killTest{t: t, folder: t.TempDir(), promised: make(map[string]string), random: rand.New(rand.NewPCG(2, uint64(time.Now().UnixNano())))}
 	var kills []time.Time
 	for round := range rounds {
-		port := testenv.FreePort(t)
-		child := testenv.Start(t, testenv.Opts{
-			Ready: fmt.Sprintf("127.0.0.1:%d", port), Timeout: time.Minute,
-			Env: []string{"EMAIL_RELAY_CHILD=" + k.folder, fmt.Sprintf("EMAIL_CRASH_PORT=%d", port), "EMAIL_RELAY_NEXT=" + sink.Addr().String()},
-		}, program, "-test.run=^TestRelayChild$")
+		port, child := startChild(t, "TestRelayChild", "EMAIL_RELAY_CHILD="+k.folder, "EMAIL_RELAY_NEXT="+sink.Addr().String())
 		k.load(round, port, child)
 		kills = append(kills, time.Now())
 		if t.Failed() {
