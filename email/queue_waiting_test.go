@@ -31,6 +31,22 @@ func slowly(t *testing.T, n *network, dns hosts, inbox *mailboxes) *server {
 	return b
 }
 
+// crowd is a server with so many messages for one that is slow, and what that has
+// taken.
+func crowd(t *testing.T, messages int) (a *server, inbox *mailboxes) {
+	t.Helper()
+	n := &network{servers: map[string]*Server{}}
+	dns := hosts{"b.example": "192.0.2.2"}
+	a = inBubble(t, n, relay("a.example"), WithResolver(dns), WithMailbox(newMailbox(nil).take))
+	t.Cleanup(a.stop)
+	inbox = newMailbox(nil)
+	t.Cleanup(slowly(t, n, dns, inbox).stop)
+	for i := range messages {
+		n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
+	}
+	return a, inbox
+}
+
 func ids(t *testing.T, s *server) []string {
 	t.Helper()
 	var list []string
@@ -109,17 +125,8 @@ func TestReleasedMailHasItsTime(t *testing.T) {
 // Pausing the queue also keeps what waits for its turn.
 func TestPauseKeepsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{servers: map[string]*Server{}}
-		dns := hosts{"b.example": "192.0.2.2"}
-		a := inBubble(t, n, relay("a.example"), WithResolver(dns), WithMailbox(newMailbox(nil).take))
-		defer a.stop()
-		inbox := newMailbox(nil)
-		b := slowly(t, n, dns, inbox)
-		defer b.stop()
 		const messages = 200
-		for i := range messages {
-			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
-		}
+		a, inbox := crowd(t, messages)
 		time.Sleep(time.Second)
 		if err := a.PauseQueue(); err != nil {
 			t.Fatal(err)
@@ -141,16 +148,7 @@ func TestPauseKeepsWhatWaits(t *testing.T) {
 // What waits for its turn can be dropped, or tried at once, and comes once.
 func TestDropOfWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{servers: map[string]*Server{}}
-		dns := hosts{"b.example": "192.0.2.2"}
-		a := inBubble(t, n, relay("a.example"), WithResolver(dns), WithMailbox(newMailbox(nil).take))
-		defer a.stop()
-		inbox := newMailbox(nil)
-		b := slowly(t, n, dns, inbox)
-		defer b.stop()
-		for i := range 200 {
-			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
-		}
+		a, inbox := crowd(t, 200)
 		time.Sleep(time.Second)
 		dropped, busy := 0, 0
 		for i, id := range ids(t, a) {
@@ -187,17 +185,8 @@ func TestDropOfWhatWaits(t *testing.T) {
 // sent twice, and none stays busy.
 func TestChangesOfWhatWaitsAllAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{servers: map[string]*Server{}}
-		dns := hosts{"b.example": "192.0.2.2"}
-		a := inBubble(t, n, relay("a.example"), WithResolver(dns), WithMailbox(newMailbox(nil).take))
-		defer a.stop()
-		inbox := newMailbox(nil)
-		b := slowly(t, n, dns, inbox)
-		defer b.stop()
 		const messages = 300
-		for i := range messages {
-			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
-		}
+		a, inbox := crowd(t, messages)
 		var dropped atomic.Int32
 		all := ids(t, a)
 		for g := range 4 {
