@@ -183,10 +183,8 @@ func (r *run) discarded(id spool.ID, env *queued, p *progress, kind, said string
 // took it, as it is now, or else the one that would take it now.
 func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {
 	rcpt := &d.env.Recipients[i]
-	for _, rt := range t.routes {
-		if rt.Name == rcpt.Route && rt.Name != "" && rt.Action.Type != Reject {
-			return rt, nil
-		}
+	if rt := t.named(rcpt.Route); rt != nil {
+		return rt, nil
 	}
 	if err := d.load(); err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/history"
@@ -238,9 +237,4 @@ func badness(status string) int {
 		return 1
 	}
 	return 0
-}
-
-// String is the status in one line, for logs.
-func (s EmailStatus) String() string {
-	return fmt.Sprintf("%s: %s, %d recipients, tried %d times", s.ID, s.Status, len(s.Recipients), s.Tries)
 }
