@@ -98,7 +98,7 @@ func run(ctx context.Context, from, to string) error {
 		return err
 	}
 	st, err := wait(ctx, s, id)
-	fmt.Println(st)
+	fmt.Printf("%s: %s, %d recipients, tried %d times\n", st.ID, st.Status, len(st.Recipients), st.Tries)
 	for _, e := range st.Timeline {
 		fmt.Printf("  %s %-9s %s %s %s\n", e.Time.Format(time.TimeOnly), e.Kind, e.Host, e.TLS, e.Text)
 	}
