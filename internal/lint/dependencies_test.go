@@ -70,7 +70,7 @@ func purpose(mod string) string {
 	case "github.com/emersion/go-message":
 		return "mail headers and MIME"
 	case "github.com/emersion/go-msgauth":
-		return "DKIM, to compare ours with"
+		return "writes DKIM signatures"
 	case "github.com/emersion/go-sasl":
 		return "signing in, as go-smtp wants it"
 	case "github.com/emersion/go-smtp":
@@ -92,9 +92,9 @@ func purpose(mod string) string {
 	case "github.com/quic-go/quic-go", "github.com/quic-go/qpack":
 		return "QUIC and HTTP/3"
 	case "golang.org/x/crypto":
-		return "argon2id, bcrypt, OCSP, BLAKE2"
+		return "argon2id, bcrypt, OCSP"
 	case "golang.org/x/net":
-		return "HTTP/2, public suffix list, IDNA, socket batches"
+		return "HTTP/2, public suffix list, IDNA, HTML in mail, socket batches"
 	case "golang.org/x/sys":
 		return "system calls that syscall lacks"
 	case "golang.org/x/text":

@@ -227,3 +227,30 @@ func TestMethodsInDocs(t *testing.T) {
 	}
 	report(t, problems)
 }
+
+// Go files and packages that ARCHITECTURE.md names are there.
+func TestFilesInArchitecture(t *testing.T) {
+	files, err := goFiles(root(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, f := range files {
+		known[path.Base(f.rel)] = true
+		for dir := path.Dir(f.rel); dir != "."; dir = path.Dir(dir) { // "internal/spool" for email/internal/spool
+			parts := strings.Split(dir, "/")
+			for i := range parts {
+				known[strings.Join(parts[i:], "/")] = true
+			}
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(root(t), "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range regexp.MustCompile(`[\w/]*\w\.go\b|\binternal/\w+`).FindAllString(string(text), -1) {
+		if !known[path.Base(name)] && !known[name] {
+			t.Errorf("ARCHITECTURE.md: there is no %s", name)
+		}
+	}
+}
