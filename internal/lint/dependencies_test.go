@@ -264,7 +264,7 @@ func TestDependenciesReportsViolations(t *testing.T) {
 		"MIT License\n\nPermission is hereby granted, free of charge, to any person\nobtaining a copy, to deal\nin the Software without restriction": "MIT",
 		"Redistribution and use in source and binary\nforms ... Neither the name of":                                                                 "BSD-3-Clause",
 		"Redistribution and use in source and binary forms, with or without":                                                                         "BSD-2-Clause",
-		"Mozilla Public License Version 2.0": "MPL-2.0", "GNU GENERAL PUBLIC LICENSE\nVersion 3": "GPL", "all rights reserved": "",
+		"Mozilla Public License Version 2.0":                                                                                                         "MPL-2.0", "GNU GENERAL PUBLIC LICENSE\nVersion 3": "GPL", "all rights reserved": "",
 	} {
 		if got := strings.Join(licences(text), ", "); got != want {
 			t.Errorf("%q is %q, want %q", text, got, want)
