@@ -18,7 +18,7 @@ each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m &
 tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit fmt vet staticcheck lint race fuzz bench microbench cover
+.PHONY: help test unit fmt vet staticcheck lint race fuzz bench microbench cover sizes newcomer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,3 +73,11 @@ microbench: ## Go benchmarks
 cover: ## test coverage of the root module, by package and in all (cover.out)
 	@$(GO) test -short -timeout $(TIMEOUT) -coverprofile=cover.out -coverpkg=./... ./... >/dev/null
 	@$(GO) tool cover -func=cover.out | tail -n 1
+
+# As people ship them; the test of internal/lint has the same programs built as
+# everything else is.
+sizes: ## size of the least program with each package
+	@CGO_ENABLED=0 GOFLAGS=-trimpath $(GO) test -count=1 -v -run 'TestBinarySize$$|TestModuleCount$$' ./internal/lint | grep -v '^=== '
+
+newcomer: ## time from a fresh clone to the first proxied request, with empty caches
+	@.ci/newcomer

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http/httptest"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -48,4 +49,27 @@ func Example() {
 	// Output:
 	// 192.0.2.1
 	// 192.0.2.2
+}
+
+// A host that has a web server of its own serves DNS over HTTPS with it: the
+// server then needs no port.
+func ExampleServer_ServeHTTP() {
+	ctx := context.Background()
+	server, err := dnsserver.New(dnsserver.Config{
+		Listen:  new(bool), // false
+		Records: []dnsserver.Record{{Name: "www.example.com", Type: "A", Value: "192.0.2.1", TTL: 300}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := server.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer server.Stop(ctx)
+
+	answer := httptest.NewRecorder()
+	server.ServeHTTP(answer, httptest.NewRequest("GET", "https://dns.example.com/resolve?name=www.example.com&type=A", nil))
+	fmt.Println(answer.Body)
+	// Output:
+	// {"Status":0,"TC":false,"RD":true,"RA":false,"AD":false,"CD":false,"Question":[{"name":"www.example.com.","type":1}],"Answer":[{"name":"www.example.com.","type":1,"TTL":300,"data":"192.0.2.1"}]}
 }

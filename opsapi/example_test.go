@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 
 	"github.com/dcrouter/dcrouter/opsapi"
 )
@@ -67,4 +69,37 @@ func Example() {
 	// Output:
 	// {"text":"admin greets the world"}
 	// {"error":{"text":"nmae: unknown field, did you mean \"name\"?","data":{"code":"invalid","fields":[{"path":"nmae","message":"unknown field, did you mean \"name\"?"}]}}}
+}
+
+// A program that has a web server serves the API with it, and its log is
+// looked up there.
+func ExampleServer_Handler() {
+	ctx := context.Background()
+	logs := opsapi.NewLogBuffer(slog.DiscardHandler)
+	s, err := opsapi.New(
+		opsapi.Config{Port: new(int), Admin: opsapi.Admin{Username: "admin", Password: "correct horse battery staple"}},
+		opsapi.WithLogs(logs),
+		opsapi.WithHealth(func(context.Context) []opsapi.Component { return []opsapi.Component{{Name: "worker", Ready: true}} }),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := s.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer s.Stop(ctx)
+	mux := http.NewServeMux() // the program's own
+	mux.Handle("/", s.Handler())
+
+	answer := httptest.NewRecorder()
+	mux.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+	fmt.Println(answer.Code, answer.Body)
+	answer = httptest.NewRecorder()
+	mux.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/api/v1/getLogs", bytes.NewBufferString("{}")))
+	fmt.Println(answer.Code, answer.Body) // nobody has signed in
+	// Output:
+	// 200 {"ready":true,"components":{"worker":true}}
+	// 401 {"error":{"text":"sign in first","data":{"code":"unauthenticated"}}}
 }

@@ -5,9 +5,66 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 
 	"github.com/dcrouter/dcrouter/proxy"
 )
+
+// A site behind the proxy, and routes that change while it runs.
+func Example() {
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s asks for %s\n", r.Header.Get("X-Forwarded-For"), r.URL.Path)
+	}))
+	defer site.Close()
+	addr := site.Listener.Addr().(*net.TCPAddr)
+	web := proxy.Route{
+		Name:  "web",
+		Match: proxy.Match{Ports: proxy.Ports(0), Protocol: "http"}, // any free port
+		Action: proxy.Action{
+			Type:    proxy.Forward,
+			Targets: []proxy.Target{{Host: "127.0.0.1", Port: addr.Port}},
+		},
+	}
+	p, err := proxy.New(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{web}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	if err := p.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer p.Stop(ctx)
+
+	get := func(path string) {
+		resp, err := http.Get("http://" + p.Addr(0).String() + path)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		fmt.Print(resp.StatusCode, " ", string(body))
+	}
+	get("/page")
+
+	closed := proxy.Route{
+		Name:  "closed",
+		Match: proxy.Match{Ports: proxy.Ports(0), Path: "/private/*"}, // more specific, so it goes first
+		Action: proxy.Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "not for you", http.StatusForbidden)
+		})},
+	}
+	if err := p.UpdateRoutes(ctx, []proxy.Route{web, closed}); err != nil {
+		fmt.Println(err)
+	}
+	get("/private/page")
+	// Output:
+	// 200 127.0.0.1 asks for /page
+	// 403 not for you
+}
 
 // A socket handler serves connections of any protocol in the host's process.
 func ExampleSocketHandler() {
