@@ -54,6 +54,7 @@ func TestHTTP3Ngtcp2(t *testing.T) {
 		t.Fatal(err)
 	}
 	session, params := filepath.Join(dir, "session"), filepath.Join(dir, "params")
+	lossy := 0 // clients that lose packets
 	for i, test := range []struct {
 		name string
 		port int
@@ -86,6 +87,9 @@ func TestHTTP3Ngtcp2(t *testing.T) {
 			args = append(args, "127.0.0.1") // for which it sends localhost
 		}
 		args = append(args, strconv.Itoa(test.port), "https://localhost"+test.path)
+		if slices.Contains(test.args, "-t") {
+			lossy++
+		}
 		before := p.Stats()
 		cmd := testenv.Command(t, client, args...)
 		out, err := cmd.CombinedOutput()
@@ -107,5 +111,6 @@ func TestHTTP3Ngtcp2(t *testing.T) {
 			t.Errorf("%s: the client does not say that early data was rejected", test.name)
 		}
 	}
-	eventually(t, "nothing is left", func() bool { return p.Stats().ActiveConnections == 0 })
+	// Who loses packets may lose the one that says that it goes.
+	eventually(t, "nothing else is left", func() bool { return p.Stats().ActiveConnections <= lossy })
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -31,6 +32,7 @@ func TestProxyProcess(t *testing.T) {
 	pass := streamRoute("pass", number(1), target)
 	pass.Match.Domains, pass.Action.TLS = []string{"pass.test"}, &TLS{Mode: Passthrough}
 	startBare(t, Config{Routes: []Route{streamRoute("direct", number(0), target), pass}})
+	fmt.Println(processReady)
 	select {}
 }
 
@@ -41,7 +43,12 @@ type proxyProcess struct {
 	direct, pass string
 }
 
-// startProcess starts one, run by the program in front if there is one.
+// processReady is what it prints once it has started.
+const processReady = "the proxy has started"
+
+// startProcess starts one, run by the program in front if there is one. Nobody
+// has connected to it when this returns: whoever asks a port whether it is
+// there is a stream too, which may be on its way much later.
 func startProcess(t *testing.T, target Target, front ...string) *proxyProcess {
 	t.Helper()
 	exe, err := os.Executable()
@@ -51,10 +58,18 @@ func startProcess(t *testing.T, target Target, front ...string) *proxyProcess {
 	direct, pass := testenv.FreePort(t), testenv.FreePort(t)
 	p := &proxyProcess{direct: fmt.Sprintf("127.0.0.1:%d", direct), pass: fmt.Sprintf("127.0.0.1:%d", pass)}
 	args := append(front, exe, "-test.run=^TestProxyProcess$", "-test.timeout=2m")
-	p.Process = testenv.Start(t, testenv.Opts{Ready: p.direct, Env: []string{fmt.Sprintf("PROXY_PROCESS=%d %d %d", direct, pass, target.Port)}}, args[0], args[1:]...)
-	if len(front) == 0 {
-		eventually(t, "only the two listeners are open", func() bool { return p.files(t)["socket"] == 2 })
-	}
+	p.Process = testenv.Start(t, testenv.Opts{Env: []string{fmt.Sprintf("PROXY_PROCESS=%d %d %d", direct, pass, target.Port)}}, args[0], args[1:]...)
+	testenv.WaitFor(t, 20*time.Second, func() error {
+		if strings.Contains(p.Output(), processReady) {
+			return nil
+		}
+		select {
+		case <-p.Done():
+			t.Fatal("the proxy has ended")
+		default:
+		}
+		return errors.New("the proxy has not started yet")
+	})
 	return p
 }
 

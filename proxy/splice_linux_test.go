@@ -46,7 +46,7 @@ func exchanger(t testing.TB, size int64) (*tcpPeer, <-chan ends) {
 	return tcpServer(t, func(c *net.TCPConn) {
 		var b [1]byte
 		if _, err := c.Read(b[:]); err != nil {
-			return // somebody who looks whether we are there
+			return // the client has failed
 		}
 		var e ends
 		e.sent, e.received, e.err = bothWays(c, 1, size)
@@ -150,11 +150,7 @@ func TestBulkWithoutPipes(t *testing.T) {
 		p := startProcess(t, peer.target())
 		before := p.files(t)["socket"]
 		c := dialTCP(t, p.direct)
-		eventually(t, "the stream is there", func() bool {
-			n := p.files(t)["socket"]
-			before = min(before, n) // what has asked whether it is ready may just go
-			return n >= before+2
-		})
+		eventually(t, "the stream is there", func() bool { return p.files(t)["socket"] == before+2 })
 		limit := unix.Rlimit{Cur: 3, Max: 3} // fewer than it has
 		if err := unix.Prlimit(p.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
 			t.Fatal(err)
@@ -274,8 +270,16 @@ func TestStreamsLeakNoPipes(t *testing.T) {
 		})
 	}
 	waitAll(t, &wg)
+	var now map[string]int
+	defer func() {
+		if t.Failed() {
+			t.Logf("open before: %v, and now: %v", before, now)
+			p.Signal(unix.SIGQUIT) // it prints what its goroutines do
+			testenv.Receive(t, p.Done())
+		}
+	}()
 	eventually(t, "only spare pipes are left", func() bool {
-		now := p.files(t)
+		now = p.files(t)
 		return now["socket"] == before["socket"] && now["pipe"]-before["pipe"] <= 2*sparePipes
 	})
 }
