@@ -104,7 +104,7 @@ func routes(blue, green proxy.Target) []proxy.Route {
 			Redirect: proxy.RedirectTo{To: "https://www.example.com:8443{uri}", Status: http.StatusFound}},
 	}, {
 		Name:  "www",
-		Match: proxy.Match{Ports: proxy.Ports(8443), Domains: []string{"www.example.com"}},
+		Match: proxy.Match{Ports: proxy.Ports(8443), Domains: []string{"www.example.com", "localhost"}}, // localhost for browsers
 		Action: proxy.Action{
 			Type:    proxy.Forward,
 			TLS:     secure,
