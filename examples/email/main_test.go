@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +15,8 @@ func TestMain(m *testing.M) { testenv.Main(m, main) }
 
 func TestExample(t *testing.T) {
 	testenv.Need(t, "swaks", "apt-get install swaks")
-	p := testenv.StartMain(t, testenv.Opts{}, "-listen", testenv.Address(t))
+	listen := testenv.Address(t)
+	p := testenv.StartMain(t, testenv.Opts{}, "-listen", listen)
 	gets := func(who string) {
 		t.Helper()
 		testenv.WaitFor(t, time.Minute, func() error {
@@ -33,5 +36,18 @@ func TestExample(t *testing.T) {
 	p.Try(t, ":2587", "~> AUTH PLAIN", "250 2.0.0 ")
 	gets("world: carol@example.org")
 	p.Try(t, ":2465", "TLS started", "~> .", "<~* 55")
+
+	// The proxy has the ports: its limit of 20 connections holds.
+	for n := range 21 {
+		conn, err := net.DialTimeout("tcp", listen+":2525", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		if line, err := bufio.NewReader(conn).ReadString('\n'); (err == nil) != (n < 20) {
+			t.Fatalf("connection %d gets %q, %v", n+1, line, err)
+		}
+	}
 	p.Interrupt(t)
 }
