@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -21,17 +22,18 @@ import (
 
 func main() {
 	dir := flag.String("dir", "", "the `folder` to keep changes in; in memory without it")
-	port := flag.Int("port", 5300, "the `port` to listen on, of 127.0.0.1; 0 means any free one")
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	port := flag.Int("port", 5300, "the `port` to listen on, by UDP and TCP")
 	every := flag.Duration("every", time.Second, "how often the record changes")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := run(log, *dir, *port, *every); err != nil {
+	if err := run(log, *dir, *listen, *port, *every); err != nil {
 		log.Error("it cannot go on", "err", err)
 		os.Exit(1)
 	}
 }
 
-func run(log *slog.Logger, dir string, port int, every time.Duration) (err error) {
+func run(log *slog.Logger, dir, listen string, port int, every time.Duration) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
@@ -46,7 +48,7 @@ func run(log *slog.Logger, dir string, port int, every time.Duration) (err error
 	defer func() { err = errors.Join(err, store.Close()) }()
 
 	server, err := dnsserver.New(dnsserver.Config{
-		ListenHost:  "127.0.0.1",
+		ListenHost:  listen,
 		Port:        &port,
 		NameServers: []string{"ns1.example.com"},
 		Records:     []dnsserver.Record{{Name: "ns1.example.com", Type: "A", Value: "127.0.0.1"}},
@@ -58,6 +60,7 @@ func run(log *slog.Logger, dir string, port int, every time.Duration) (err error
 		return err
 	}
 	log.Info("serving", "addrs", server.Addrs())
+	fmt.Fprintf(os.Stderr, "try: dig @%s -p %d now.example.com TXT +short\n", listen, port)
 	ticks := time.NewTicker(every)
 	defer ticks.Stop()
 	for {

@@ -1,13 +1,14 @@
 // Command dns serves a zone file until it is interrupted, and reads it again on
 // SIGHUP.
 //
-//	go run ./examples/dns -zone example.com -file examples/dns/example.com.zone -port 5300
+//	go run ./examples/dns
 //	dig @127.0.0.1 -p 5300 www.example.com
 package main
 
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -20,12 +21,12 @@ import (
 func main() {
 	zone := flag.String("zone", "example.com", "the `domain` at the top of the zone")
 	file := flag.String("file", "examples/dns/example.com.zone", "the zone `file`")
-	host := flag.String("host", "127.0.0.1", "the `address` to listen on")
-	port := flag.Int("port", 5300, "the `port` to listen on, by UDP and TCP; 0 means any free one")
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	port := flag.Int("port", 5300, "the `port` to listen on, by UDP and TCP")
 	flag.Parse()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if err := run(log, dnsserver.Config{
-		ListenHost: *host,
+		ListenHost: *listen,
 		Port:       port,
 		Zones:      []dnsserver.Zone{{Name: *zone, File: *file}},
 	}); err != nil {
@@ -48,6 +49,7 @@ func run(log *slog.Logger, cfg dnsserver.Config) error {
 		return err
 	}
 	log.Info("serving", "addrs", server.Addrs(), "zones", server.Zones())
+	fmt.Fprintf(os.Stderr, "try: dig @%s -p %d www.%s\n", cfg.ListenHost, *cfg.Port, cfg.Zones[0].Name)
 	for {
 		select {
 		case <-hangup:

@@ -1,10 +1,14 @@
 // Command mail-hook is a program that mail comes to: it takes what is sent to
 // tickets@example.com over SMTP, and decides by itself what else it accepts. It
 // listens on 127.0.0.1:2525.
+//
+//	go run ./examples/mail-hook
+//	swaks --server 127.0.0.1:2525 --from me@example.net --to tickets+42@example.com
 package main
 
 import (
 	"context"
+	"flag"
 	"log"
 	"log/slog"
 	"net/mail"
@@ -16,11 +20,13 @@ import (
 )
 
 func main() {
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 
 	s, err := email.New(email.Config{
-		ListenHost: "127.0.0.1",
+		ListenHost: *listen,
 		Ports:      email.Ports(2525),
 		Hostname:   "mail.example.com",
 		Domains:    []email.Domain{{Domain: "example.com"}},
@@ -42,7 +48,8 @@ func main() {
 	}
 	defer s.Stop(context.Background())
 
-	log.Print("try: swaks --server 127.0.0.1:2525 --from me@example.net --to tickets+42@example.com")
+	log.Printf("try: swaks --server %s:2525 --from me@example.net --to tickets+42@example.com", *listen)
+	log.Printf("try: swaks --server %s:2525 --from me@example.net --to tickets+0@example.com  # which there is not", *listen)
 	<-ctx.Done()
 }
 

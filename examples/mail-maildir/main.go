@@ -1,9 +1,14 @@
 // Command mail-maildir receives mail for example.com into Maildirs below
 // mail-maildir.data/mail. It listens on 127.0.0.1:2525.
+//
+//	go run ./examples/mail-maildir
+//	swaks --server 127.0.0.1:2525 --from me@example.net --to alice@example.com
+//	cat mail-maildir.data/mail/example.com/alice/new/*
 package main
 
 import (
 	"context"
+	"flag"
 	"log"
 	"log/slog"
 	"os"
@@ -13,11 +18,13 @@ import (
 )
 
 func main() {
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 
 	s, err := email.New(email.Config{
-		ListenHost: "127.0.0.1",
+		ListenHost: *listen,
 		Ports:      email.Ports(2525),
 		Hostname:   "mail.example.com",
 		Domains:    []email.Domain{{Domain: "example.com"}},
@@ -41,7 +48,8 @@ func main() {
 	}
 	defer s.Stop(context.Background())
 
-	log.Print("try: swaks --server 127.0.0.1:2525 --from me@example.net --to alice@example.com; " +
-		"the message is then in mail-maildir.data/mail/example.com/alice/new")
+	log.Printf("try: swaks --server %s:2525 --from me@example.net --to alice@example.com", *listen)
+	log.Print("try: cat mail-maildir.data/mail/example.com/alice/new/*  # where the message is then")
+	log.Printf("try: swaks --server %s:2525 --from me@example.net --to bob@example.com --header 'Subject: Free money'  # refused", *listen)
 	<-ctx.Done()
 }

@@ -1,10 +1,8 @@
-package main_test
+package main
 
 import (
 	"fmt"
 	"net/smtp"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -12,12 +10,10 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-func TestDemonstration(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "mail-relay")
-	if out, err := testenv.Command(t, "go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	p := testenv.Start(t, testenv.Opts{}, program, "-port", "0", "-every", "100ms")
+func TestMain(m *testing.M) { testenv.Main(m, main) }
+
+func TestExample(t *testing.T) {
+	p := testenv.StartMain(t, testenv.Opts{}, "-port", "0", "-every", "100ms")
 	addr := ""
 	testenv.WaitFor(t, time.Minute, func() error {
 		if _, rest, ok := strings.Cut(p.Output(), "listening on "); ok {
@@ -59,10 +55,5 @@ func TestDemonstration(t *testing.T) {
 		}
 		return nil
 	})
-	p.Signal(os.Interrupt)
-	testenv.Await(t, "the end of the program", func() {
-		if code := p.ExitCode(); code != 0 {
-			t.Errorf("it ended with %d", code)
-		}
-	})
+	p.Interrupt(t)
 }

@@ -1,9 +1,13 @@
 // Command quickstart embeds the gateway in a program of its own: it serves
 // http://127.0.0.1:8080 and changes the routes while it runs.
+//
+//	go run ./examples/quickstart
+//	curl http://127.0.0.1:8080/
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log"
 	"log/slog"
@@ -17,11 +21,13 @@ import (
 )
 
 func main() {
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 
 	r, err := dcrouter.New(
-		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: routes("1")}),
+		dcrouter.WithProxy(proxy.Config{ListenHost: *listen, Routes: routes("1")}),
 		dcrouter.WithLogger(slog.Default()),
 	)
 	if err != nil {
@@ -30,11 +36,11 @@ func main() {
 	if err := r.Start(ctx); err != nil {
 		log.Fatal(err)
 	}
-	log.Println("try: curl http://127.0.0.1:8080/, and again in ten seconds")
+	log.Printf("try: curl http://%s:8080/  # and again in a second", *listen)
 
 	for n := 2; ctx.Err() == nil; n++ {
 		select {
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Second):
 			if err := r.UpdateRoutes(ctx, routes(fmt.Sprint(n))); err != nil {
 				log.Println(err)
 			}

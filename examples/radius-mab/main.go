@@ -1,9 +1,14 @@
 // Command radius-mab lets devices into the network by their MAC addresses, into
-// the VLAN that their manufacturer belongs to. It listens on 127.0.0.1:18120.
+// the VLAN that their manufacturer belongs to. It listens on 127.0.0.1:18120, and
+// keeps its rules in radius-mab.data.
+//
+//	go run ./examples/radius-mab
 package main
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"log"
 	"log/slog"
 	"os"
@@ -14,6 +19,8 @@ import (
 )
 
 func main() {
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 
@@ -25,7 +32,7 @@ func main() {
 	defer store.Close()
 
 	s, err := radius.New(radius.Config{
-		ListenHost:     "127.0.0.1",
+		ListenHost:     *listen,
 		Port:           new(18120),
 		AccountingPort: new(18130),
 		Clients: []radius.Client{
@@ -50,7 +57,12 @@ func main() {
 	if err := s.AllowMACs(ctx, "aa:bb:cc:00:00:01"); err != nil {
 		log.Fatal(err)
 	}
-	log.Print(`try: echo 'User-Name="001122334455", User-Password="001122334455", Calling-Station-Id="00-11-22-33-44-55", Message-Authenticator=0x00' | ` +
-		`radclient -x 127.0.0.1:18120 auth "a long shared secret"`)
+	fmt.Printf(`A switch asks about a printer, about the device that was allowed just now, and about one
+that nobody knows, which gets into the VLAN for guests:
+
+  echo 'User-Name="001122334455", User-Password="001122334455", Calling-Station-Id="00-11-22-33-44-55", Message-Authenticator=0x00' | radclient -x %[1]s:18120 auth "a long shared secret"
+  echo 'User-Name="aabbcc000001", User-Password="aabbcc000001", Calling-Station-Id="AA-BB-CC-00-00-01", Message-Authenticator=0x00' | radclient -x %[1]s:18120 auth "a long shared secret"
+  echo 'User-Name="020000000001", User-Password="020000000001", Calling-Station-Id="02-00-00-00-00-01", Message-Authenticator=0x00' | radclient -x %[1]s:18120 auth "a long shared secret"
+`, *listen)
 	<-ctx.Done()
 }

@@ -1,9 +1,13 @@
 // Command radius-users lets users in by name and password, and writes down what
 // they have used. It listens on 127.0.0.1:18120, and for accounting on 18130.
+//
+//	go run ./examples/radius-users
 package main
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"log"
 	"log/slog"
 	"os"
@@ -38,6 +42,8 @@ func bill(_ context.Context, r *radius.Record) error {
 }
 
 func main() {
+	listen := flag.String("listen", "127.0.0.1", "the `address` to listen on")
+	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
 
@@ -48,7 +54,7 @@ func main() {
 	defer store.Close()
 
 	s, err := radius.New(radius.Config{
-		ListenHost: "127.0.0.1", Port: new(18120), AccountingPort: new(18130),
+		ListenHost: *listen, Port: new(18120), AccountingPort: new(18130),
 		Secret: "a long shared secret",
 	}, radius.WithLogger(slog.Default()), radius.WithStorage(store), radius.WithAuthorizer(authorize), radius.WithAccounting(bill))
 	if err != nil {
@@ -59,7 +65,13 @@ func main() {
 	}
 	defer s.Stop(context.Background())
 
-	log.Print(`try: echo 'User-Name="alice", User-Password="wonderland", Message-Authenticator=0x00' | radclient -x 127.0.0.1:18120 auth "a long shared secret"`)
+	fmt.Printf(`A switch asks about alice, with her password and with another, and tells what she has used:
+
+  echo 'User-Name="alice", User-Password="wonderland", Message-Authenticator=0x00' | radclient -x %[1]s:18120 auth "a long shared secret"
+  echo 'User-Name="alice", User-Password="looking-glass", Message-Authenticator=0x00' | radclient -x %[1]s:18120 auth "a long shared secret"
+  echo 'User-Name="alice", Acct-Session-Id="1", Acct-Status-Type=Start' | radclient -x %[1]s:18130 acct "a long shared secret"
+  echo 'User-Name="alice", Acct-Session-Id="1", Acct-Status-Type=Stop, Acct-Input-Octets=1000, Acct-Session-Time=60' | radclient -x %[1]s:18130 acct "a long shared secret"
+`, *listen)
 	<-ctx.Done()
 	for session := range s.Sessions() {
 		log.Printf("still there: %s, %d octets", session.UserName, session.InputOctets+session.OutputOctets)
