@@ -66,6 +66,7 @@ const (
 // QueuedMessage is a message of the mail system.
 type QueuedMessage struct {
 	ID         string            `json:"id"`
+	ConnID     string            `json:"connId,omitempty" doc:"the connection that brought it, as in the log; of a bounce that of the message that it is about"`
 	From       string            `json:"from" doc:"the envelope's sender, empty for bounces"`
 	Recipients []QueuedRecipient `json:"recipients"`
 	Size       int64             `json:"size" doc:"of the content, in bytes"`
