@@ -63,6 +63,8 @@ export interface LogEntry { seq: number; time: string; level: string; component?
 
 export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string; connId?: string }
 
+export interface Limit { name: string; value: number; unit: string; from: 'section' | 'limits' | 'default'; used?: number; reached?: number }
+
 export interface AuditEntry { seq: number; time: string; user: string; role?: string; address: string; method: string; outcome: 'ok' | 'error'; detail?: string }
 
 export interface Reputation { address: string; blocked: boolean; score: number; reason?: string; listings: { list: string; detail?: string }[] }
