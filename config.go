@@ -63,6 +63,10 @@ type Config struct {
 	// DNSChallenge answers ACME's DNS-01 challenges (RFC 8555 section 8.4) in
 	// zones that are hosted elsewhere.
 	DNSChallenge *DNSChallenge `json:"dnsChallenge"`
+	// Limits bounds what clients may take up, for all sections in one place. The
+	// reference document calls it performanceConfig, which is another name for it
+	// in JSON.
+	Limits *Limits `json:"limits" conf:"alias=performanceConfig"`
 	// Storage is where the Router keeps what must outlive it. Nil means in
 	// memory, unless an [Option] says otherwise.
 	Storage *StorageConfig `json:"storage"`
@@ -232,6 +236,9 @@ func (c *Config) Validate() error {
 	if c.DNSChallenge != nil {
 		check.Field("dnsChallenge").Field("cloudflareApiKey").RequiredSecret(c.DNSChallenge.CloudflareAPIKey)
 		check.Field("dnsChallenge").Field("propagationTimeout").Wait(c.DNSChallenge.PropagationTimeout)
+	}
+	if c.Limits != nil {
+		c.Limits.validate(check.Field("limits"))
 	}
 	if c.Storage != nil {
 		check.Field("storage").Field("fsPath").Line(c.Storage.FSPath)

@@ -25,6 +25,7 @@ import (
 // goroutines.
 type Router struct {
 	config  Config // routes aside, which the proxy keeps
+	limited Config // the same with its Limits in the sections
 	log     *slog.Logger
 	backend storage.Backend
 	proxy   *proxy.Proxy       // always there, so that routes can come later
@@ -67,7 +68,7 @@ func New(opts ...Option) (*Router, error) {
 	if err := o.config.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Router{config: o.config, log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
+	r := &Router{config: o.config, limited: o.config.limited(), log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
 	r.setUpLogs()
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -85,30 +86,27 @@ func New(opts ...Option) (*Router, error) {
 		o.email = append(o.email, email.WithDNSPublisher(r.records))
 	}
 	if r.config.hasDNS() {
-		d, err := dnsserver.New(r.config.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
+		d, err := dnsserver.New(r.limited.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
 		if err != nil {
 			return nil, inSection("dnsServerConfig", "dns", err)
 		}
 		r.dns = d
 	}
 	if r.config.RADIUS != nil {
-		s, err := radius.New(*r.config.RADIUS, append([]radius.Option{radius.WithLogger(r.log)}, o.radius...)...)
+		s, err := radius.New(*r.limited.RADIUS, append([]radius.Option{radius.WithLogger(r.log)}, o.radius...)...)
 		if err != nil {
 			return nil, inSection("radiusConfig", "radius", err)
 		}
 		r.radius = s
 	}
 	if r.config.Email != nil {
-		s, err := email.New(r.config.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log), email.WithObserver(r.mailEvent)}, o.email...)...)
+		s, err := email.New(r.limited.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log), email.WithObserver(r.mailEvent)}, o.email...)...)
 		if err != nil {
 			return nil, inSection("emailConfig", "email", err)
 		}
 		r.email = s
 	}
-	var pc proxy.Config
-	if o.config.Proxy != nil {
-		pc = *o.config.Proxy
-	}
+	pc := *r.limited.Proxy
 	given := len(pc.Routes)
 	pc.Routes = r.withOwnRoutes(pc.Routes)
 	p, err := proxy.New(pc, append([]proxy.Option{proxy.WithLogger(r.log)}, o.proxy...)...)

@@ -37,6 +37,12 @@ func (r *Router) mailRoutes() []proxy.Route {
 	if r.email == nil || !r.config.Email.UseSocketHandler {
 		return nil
 	}
+	s := &r.config.Email.Security
+	security := proxy.Security{IPAllowList: s.IPAllowList, IPBlockList: s.IPBlockList, MaxConnections: s.MaxConnections}
+	var inFront *proxy.ProxyProtocol
+	if p := r.config.Email.ProxyProtocol; p != nil {
+		inFront = &proxy.ProxyProtocol{Accept: p.Accept}
+	}
 	var routes []proxy.Route
 	for i, p := range r.config.Email.Ports {
 		name := fmt.Sprintf("mail-%d", p.Port)
@@ -49,7 +55,7 @@ func (r *Router) mailRoutes() []proxy.Route {
 				Ports:    []proxy.PortRange{{From: p.Port, To: p.Port}},
 				Protocol: "tcp",
 			},
-			Action: proxy.Action{SocketHandler: mailHandler{r.email, p.EffectiveMode()}},
+			Action: proxy.Action{SocketHandler: mailHandler{r.email, p.EffectiveMode()}, Security: security, ProxyProtocol: inFront},
 		})
 	}
 	return routes

@@ -52,6 +52,7 @@ func (r *Router) setUpOps(o *options) error {
 	all := []opsapi.Option{
 		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs),
 		opsapi.WithStats(func() any { return r.Stats() }),
+		opsapi.WithLimits(r.opsLimits),
 		opsapi.WithHealth(r.health),
 		opsapi.WithMetrics(&metricsHandler{next: promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})}),
 		opsapi.WithConfiguration(&opsConfiguration{router: r, given: given}),
@@ -60,7 +61,7 @@ func (r *Router) setUpOps(o *options) error {
 	}
 	if r.email != nil {
 		all = append(all, opsapi.WithMailQueue(opsMail{r.email}), opsapi.WithSuppression(opsSuppression{r.email}), opsapi.WithMailDomains(opsDomains{r.email}))
-		if lists := r.config.Email.IPReputation; lists != nil {
+		if lists := r.limited.Email.IPReputation; lists != nil {
 			checker, err := email.NewReputationChecker(*lists, append([]email.Option{email.WithLogger(r.log)}, o.email...)...)
 			if err != nil {
 				return inSection("emailConfig.ipReputation", "email", err)

@@ -29,7 +29,7 @@ func (r *Router) mailEvent(e email.Event) {
 		}
 		r.ops.ReportSecurity(opsapi.SecurityEvent{
 			Time: e.Time, Kind: "mail_" + strings.ReplaceAll(e.Kind, "-", "_"), Component: "email", Severity: opsapi.SeverityWarning,
-			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason,
+			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason, ConnID: e.ConnID,
 		})
 		return
 	}
@@ -61,7 +61,7 @@ func (m opsMail) Messages(ctx context.Context, state string, p opsapi.Page) ([]o
 			continue
 		}
 		one := queuedMessage(q)
-		text := []string{one.ID, one.From}
+		text := []string{one.ID, one.ConnID, one.From}
 		for _, r := range one.Recipients {
 			text = append(text, r.Address)
 		}
@@ -77,7 +77,7 @@ func (m opsMail) Messages(ctx context.Context, state string, p opsapi.Page) ([]o
 }
 
 func queuedMessage(q email.QueuedMessage) opsapi.QueuedMessage {
-	m := opsapi.QueuedMessage{ID: q.ID, From: q.From, Size: q.Size, Arrived: q.Arrived, Next: q.Next, Tries: q.Tries, State: opsapi.StateQueued}
+	m := opsapi.QueuedMessage{ID: q.ID, ConnID: q.ConnID, From: q.From, Size: q.Size, Arrived: q.Arrived, Next: q.Next, Tries: q.Tries, State: opsapi.StateQueued}
 	pending := false
 	for _, r := range q.Recipients {
 		if r.State == "" {

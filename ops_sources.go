@@ -60,6 +60,15 @@ func matches(search string, text ...string) bool {
 	return slices.ContainsFunc(text, func(s string) bool { return strings.Contains(strings.ToLower(s), strings.ToLower(search)) })
 }
 
+// opsLimits are the limits for the operations API.
+func (r *Router) opsLimits() []opsapi.Limit {
+	var list []opsapi.Limit
+	for _, l := range r.Limits() {
+		list = append(list, opsapi.Limit(l))
+	}
+	return list
+}
+
 // opsReputation asks the block lists of the mail system for the operations API.
 type opsReputation struct{ checker *email.ReputationChecker }
 

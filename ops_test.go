@@ -207,6 +207,7 @@ func TestOpsSeesEverything(t *testing.T) {
 		"getServerStatistics": `"radius":{`, "getHealthStatus": `"name":"dns","ready":true`, "getDnsZones": `"name":"example.com."`,
 		"getRadiusClients": `"name":"switch"`, "getRadiusSessions": `"sessions":[]`, "getEmailQueue": `"messages":[]`,
 		"getConfiguration": `"secret":"***"`, "getLogs": `"entries":[{`,
+		"getLimits": `{"name":"smartProxyConfig.maxConnections","value":0,"unit":"connections","from":"default","used":`,
 	} {
 		if body := o.call(method, nil, nil); !strings.Contains(body, want) || strings.Contains(body, "hunter2") {
 			t.Errorf("%s: %s, want %s", method, body, want)

@@ -47,7 +47,7 @@ type Config struct {
 	// RateLimits applies to the server as a whole.
 	RateLimits RateLimits `json:"rateLimits"`
 	// UseSocketHandler binds no ports: the proxy does, and hands connections
-	// over.
+	// over. Its own limits hold for them too. A client sees no difference.
 	UseSocketHandler bool `json:"useSocketHandler"`
 	// Defaults are for all Domains that do not say otherwise.
 	Defaults Defaults `json:"defaults"`
@@ -70,6 +70,12 @@ type Config struct {
 	Greylisting *Greylisting `json:"greylisting"`
 	// Connections bounds what clients may take up.
 	Connections Connections `json:"connections"`
+	// Security restricts who may connect. Where the proxy has the ports, it applies
+	// this, and otherwise the server itself, with the same to be seen by clients.
+	Security Security `json:"security"`
+	// ProxyProtocol is about load balancers in front, and applied as Security is.
+	// Nil means that there are none.
+	ProxyProtocol *ProxyProtocol `json:"proxyProtocol"`
 	// Resolvers are the DNS servers to ask about others, as "127.0.0.1" or
 	// "192.0.2.1:53", eight at most, the first one first. Empty means those of the
 	// system, which finds the hosts that this configuration names in any case.

@@ -1,5 +1,7 @@
 package email
 
+import "time"
+
 // Outbound is about how mail gets to other servers.
 type Outbound struct {
 	// TLS has rules for destinations. The first whose Domain matches decides;
@@ -14,6 +16,9 @@ type Outbound struct {
 	// strangers could have this server talk to what they cannot reach. Default
 	// false.
 	PrivateNetworks bool `json:"privateNetworks"`
+	// MXCacheTimeout is how long it is remembered which servers take the mail of a
+	// domain, of those that have been found. The default 0 means 5m.
+	MXCacheTimeout time.Duration `json:"mxCacheTimeout"`
 	// WarmUp is about the addresses that mail goes out from.
 	WarmUp WarmUp `json:"warmUp"`
 	// TLSReports sends reports about TLS to the domains that ask for them (RFC

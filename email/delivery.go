@@ -252,7 +252,7 @@ func (r *run) deliverHere(ctx context.Context, d *delivery, rt *route, i int) re
 		m.Recipients = []string{rcpt}
 		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
 		defer cancel()
-		return r.s.hookResult(r.s.opts.mailbox(ctx, &Delivery{Message: m, Recipient: rcpt}), "msg_id", d.id, "hook", "mailbox")
+		return r.s.hookResult(r.s.opts.mailbox(ctx, &Delivery{Message: m, Recipient: rcpt}), "conn_id", d.env.ConnID, "msg_id", d.id, "hook", "mailbox")
 	}
 	local, domain, _ := cutAddress(rcpt)
 	if a, err := addr.Parse(rcpt); err == nil {
@@ -260,7 +260,7 @@ func (r *run) deliverHere(ctx context.Context, d *delivery, rt *route, i int) re
 	}
 	err := r.maildirs.deliver(ctx, rt, local, domain, d.content(prefix))
 	if err != nil {
-		r.s.log.Error("a message could not be delivered", "msg_id", d.id, "recipient", rcpt, "route", rt.Name, "err", err)
+		r.s.log.Error("a message could not be delivered", "conn_id", d.env.ConnID, "msg_id", d.id, "recipient", rcpt, "route", rt.Name, "err", err)
 		return mailboxResult(err)
 	}
 	return taken("delivered to the mailbox")

@@ -52,7 +52,7 @@ func (r *run) openOutbound(ctx context.Context) error {
 		return fmt.Errorf("email: outbound.caPath: %w", err)
 	}
 	resolver, secure := s.outboundResolver()
-	o.mx = mx.New(resolver, mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Now: s.now})
+	o.mx = mx.New(resolver, mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Keep: cfg.MXCacheTimeout, Now: s.now})
 	if o.returns, err = newReturns(ctx, s); err != nil {
 		return err
 	}

@@ -251,7 +251,7 @@ func (r *run) returnPath(d *delivery, list []int) string {
 	_, domain, _ := cutAddress(d.env.From)
 	address, err := r.returns.verp.Encode(d.id, list[0], canonicalDomain(domain))
 	if err != nil {
-		r.s.log.Info("a message goes with its own sender", "msg_id", d.id, "err", err)
+		r.s.log.Info("a message goes with its own sender", "conn_id", d.env.ConnID, "msg_id", d.id, "err", err)
 		return d.env.From
 	}
 	return address
@@ -296,7 +296,7 @@ func (r *run) signature(ctx context.Context, d *delivery) ([]byte, error) {
 	}
 	signed, err := dkim.Sign(ctx, header, body, signers...)
 	if err != nil && ctx.Err() == nil {
-		r.s.log.Warn("a message could not be signed; it goes without", "msg_id", d.id, "err", err)
+		r.s.log.Warn("a message could not be signed; it goes without", "conn_id", d.env.ConnID, "msg_id", d.id, "err", err)
 		return nil, nil
 	}
 	return signed, err
@@ -368,7 +368,7 @@ func (r *run) seal(ctx context.Context, d *delivery, i int) ([]byte, error) {
 	chain := arc.Parse(header, b).Verify(ctx, dkim.NewHasher(header), b, dkim.NewKeys(r.checker.Resolver))
 	set, err := arc.Seal(ctx, header, b, r.s.now(), chain, []byte(d.env.Authentication), signers[k])
 	if err != nil {
-		r.s.log.Info("a message is forwarded without an ARC seal", "msg_id", d.id, "err", err)
+		r.s.log.Info("a message is forwarded without an ARC seal", "conn_id", d.env.ConnID, "msg_id", d.id, "err", err)
 		return nil, nil
 	}
 	return set, nil

@@ -335,7 +335,7 @@ func (q *queue) expire(ctx context.Context, e *entry) {
 	case ctx.Err() != nil:
 		return
 	default:
-		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "msg_id", e.id, "err", err)
+		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
 	}
 	q.forget(e)
 }
@@ -356,7 +356,7 @@ func (q *queue) remove(e *entry, env *queued, p *progress) {
 	q.r.remember(e.id, env, p)
 	if err := q.store.Remove(ctx, e.id); err != nil && !errors.Is(err, spool.ErrNotFound) {
 		// It is delivered again after a restart, which is better than lost.
-		q.r.s.log.Error("a delivered message could not be removed from the spool", "msg_id", e.id, "err", err)
+		q.r.s.log.Error("a delivered message could not be removed from the spool", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
 	}
 	q.forget(e)
 }

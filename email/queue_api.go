@@ -18,6 +18,8 @@ var ErrNotFound = errors.New("email: no such message")
 type QueuedMessage struct {
 	// ID is that of [Message.ID].
 	ID string `json:"id"`
+	// ConnID is that of [EmailStatus.ConnID].
+	ConnID string `json:"connId,omitempty"`
 	// From is the sender, "" for bounces.
 	From string `json:"from"`
 	// Recipients are all that the message is or was for.
@@ -78,7 +80,7 @@ func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 		return QueuedMessage{ID: string(m.ID)}, err
 	}
 	qm := QueuedMessage{
-		ID: string(m.ID), From: env.From, Size: m.Size + int64(len(env.Prefix)), Arrived: env.Arrived, Next: p.Next, Tries: p.Tries, Refused: env.Refused,
+		ID: string(m.ID), ConnID: env.ConnID, From: env.From, Size: m.Size + int64(len(env.Prefix)), Arrived: env.Arrived, Next: p.Next, Tries: p.Tries, Refused: env.Refused,
 	}
 	for _, c := range env.Cuts {
 		qm.Size -= c.End - c.Start

@@ -155,8 +155,9 @@ func (j *job) Skip(until time.Time, why string) {
 	rd := j.round
 	rd.mu.Lock()
 	rd.putOff(until)
+	conn := rd.env.ConnID
 	rd.mu.Unlock()
-	rd.q.r.s.log.Debug("mail is put off, as its site has a rest", "msg_id", rd.e.id, "until", until, "why", why)
+	rd.q.r.s.log.Debug("mail is put off, as its site has a rest", "conn_id", conn, "msg_id", rd.e.id, "until", until, "why", why)
 	rd.done()
 }
 
@@ -451,7 +452,7 @@ func (rd *round) finish() {
 		// Those who have failed are not kept secret until the last one is decided. An
 		// error is of no consequence: it is told again.
 		if err := rd.tellOutcome(); err != nil {
-			q.r.s.log.Error("the sender of a message could not be told what became of it so far", "msg_id", e.id, "err", err)
+			q.r.s.log.Error("the sender of a message could not be told what became of it so far", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
 		}
 	}
 	if rd.changed {
@@ -468,7 +469,7 @@ func (rd *round) end() {
 	q, e, p := rd.q, rd.e, rd.p
 	if err := rd.tellOutcome(); err != nil {
 		// It has to be told another time.
-		q.r.s.log.Error("the sender of a message could not be told that it failed", "msg_id", e.id, "err", err)
+		q.r.s.log.Error("the sender of a message could not be told that it failed", "conn_id", rd.env.ConnID, "msg_id", e.id, "err", err)
 		p.Next = q.r.s.now().Add(defaultRetryDelay)
 		q.note(e, p)
 		q.putBack(e, p.Next)

@@ -64,8 +64,9 @@ type run struct {
 
 // listener is a port.
 type listener struct {
-	ln   net.Listener
-	mode smtpd.Mode
+	ln    net.Listener
+	mode  smtpd.Mode
+	front *front // nil: the engine accepts by itself
 }
 
 // open makes everything ready and binds the ports, or takes everything back.
@@ -263,7 +264,12 @@ func (r *run) listen(ctx context.Context) error {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
 			}
 		}
-		r.listeners = append(r.listeners, listener{ln, engineMode(p.EffectiveMode())})
+		l := listener{ln: ln, mode: engineMode(p.EffectiveMode())}
+		if rules := r.s.cfg.frontRules(); rules != nil {
+			l.front = newFront(r.s, ln, rules)
+			l.ln = l.front
+		}
+		r.listeners = append(r.listeners, l)
 	}
 	return nil
 }
@@ -286,6 +292,9 @@ func modeOf(m smtpd.Mode) string {
 func (r *run) serve() {
 	close(r.ready)
 	for _, l := range r.listeners {
+		if l.front != nil {
+			r.serving.Go(l.front.serve)
+		}
 		r.serving.Go(func() {
 			if err := r.engine.Serve(r.ctx, l.ln, l.mode); err != nil && r.stopping.Load() == 0 {
 				r.fail(fmt.Errorf("email: serving %s: %w", l.ln.Addr(), err))
@@ -419,6 +428,7 @@ type peerConn struct {
 
 func (c *peerConn) RemoteAddr() net.Addr { return c.remote }
 func (c *peerConn) LocalAddr() net.Addr  { return c.local }
+func (c *peerConn) CloseWrite() error    { return closeWrite(c.Conn) }
 
 // addrOf is the IP address in a; the zero Addr if it has none.
 func addrOf(a net.Addr) netip.Addr {

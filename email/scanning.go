@@ -147,7 +147,7 @@ func (m *incoming) findings(ctx context.Context) []finding {
 func (m *incoming) unscanned(f finding) error {
 	s := m.s.r.s
 	s.stats.scanners.add(f.scanner.name + "/error")
-	s.log.Error("a message could not be scanned", "msg_id", m.id, "scanner", f.scanner.name, "on_error", f.scanner.OnError, "err", f.err)
+	s.log.Error("a message could not be scanned", "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", f.scanner.name, "on_error", f.scanner.OnError, "err", f.err)
 	if f.scanner.OnError == Accept {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (m *incoming) found(ctx context.Context, f finding) error {
 	if f.verdict.Name != "" {
 		what += " " + f.verdict.Name
 	}
-	m.s.r.s.log.Info("a scanner has found something", "msg_id", m.id, "scanner", f.scanner.name, "found", f.verdict.Name,
+	m.s.r.s.log.Info("a scanner has found something", "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", f.scanner.name, "found", f.verdict.Name,
 		"score", f.verdict.Score, "details", f.verdict.Details)
 	switch f.scanner.Action {
 	case TagMail:
@@ -182,7 +182,7 @@ func (m *incoming) keepCopy(ctx context.Context, why string) {
 	env := m.tx.env
 	env.Quarantine, env.Refused = why, true
 	if err := m.s.r.queue.add(ctx, m.id, &env, m.draft, 0); err != nil {
-		m.s.r.s.log.Error("a refused message could not be kept in quarantine", "msg_id", m.id, "err", err)
+		m.s.r.s.log.Error("a refused message could not be kept in quarantine", "conn_id", m.s.client.ID, "msg_id", m.id, "err", err)
 	}
 }
 

@@ -30,6 +30,10 @@ const (
 type EmailStatus struct {
 	// ID is that of [Message.ID].
 	ID string `json:"id"`
+	// ConnID is that of [Client.ID], the client's that brought the message. A
+	// notification has that of the message that it is about, and what this server
+	// or its host sends has none.
+	ConnID string `json:"connId,omitempty"`
 	// From is the sender, Subject that of an [Email].
 	From    string `json:"from"`
 	Subject string `json:"subject,omitempty"`
@@ -140,7 +144,7 @@ func (r *run) remember(id spool.ID, env *queued, p *progress) {
 		return json.Marshal(&m)
 	})
 	if err != nil {
-		r.s.log.Error("what became of a message could not be remembered", "msg_id", id, "err", err)
+		r.s.log.Error("what became of a message could not be remembered", "conn_id", env.ConnID, "msg_id", id, "err", err)
 		return
 	}
 	r.history.Put(string(id), r.s.now(), text)
@@ -189,7 +193,7 @@ func (r *run) edit(ctx context.Context, id string, change func(*queued, *progres
 
 func statusOf(id string, env *queued, p *progress, next time.Time) EmailStatus {
 	st := EmailStatus{
-		ID: id, From: env.From, Subject: env.Subject, Arrived: env.Arrived, Tries: p.Tries, Metadata: env.Metadata, Skipped: p.Skipped,
+		ID: id, ConnID: env.ConnID, From: env.From, Subject: env.Subject, Arrived: env.Arrived, Tries: p.Tries, Metadata: env.Metadata, Skipped: p.Skipped,
 		Status: StatusDelivered,
 	}
 	for i, rcpt := range env.Recipients {

@@ -83,7 +83,7 @@ func (r *run) tellSuccess(ctx context.Context, d *delivery, list []int, results 
 		return
 	}
 	if err := r.report(ctx, env, d.content(nil), about); err != nil {
-		r.s.log.Error("the sender of a message could not be told that it was delivered", "msg_id", d.id, "err", err)
+		r.s.log.Error("the sender of a message could not be told that it was delivered", "conn_id", env.ConnID, "msg_id", d.id, "err", err)
 	}
 }
 
@@ -110,7 +110,7 @@ func (rd *round) tellDelay() bool {
 	}
 	if len(list) > 0 {
 		if err := rd.tell(list); err != nil {
-			rd.q.r.s.log.Error("the sender of a message could not be told of its delay", "msg_id", rd.e.id, "err", err)
+			rd.q.r.s.log.Error("the sender of a message could not be told of its delay", "conn_id", env.ConnID, "msg_id", rd.e.id, "err", err)
 		}
 	}
 	return changed
@@ -125,7 +125,7 @@ func (rd *round) tell(list []int) error {
 	if body, err := rd.open(); err == nil {
 		original = env.content(body, nil)
 	} else {
-		r.s.log.Error("a bounce goes without the message that it is about", "msg_id", rd.e.id, "err", err)
+		r.s.log.Error("a bounce goes without the message that it is about", "conn_id", env.ConnID, "msg_id", rd.e.id, "err", err)
 	}
 	var reports []dsn.Recipient
 	for _, i := range list {

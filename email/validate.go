@@ -61,6 +61,10 @@ func (c *Config) Validate() error {
 	at.Field("timeout").Wait(c.Connections.Timeout)
 	at.Field("greetDelay").Wait(c.Connections.GreetDelay)
 	at.Field("maxErrors").NotNegative(c.Connections.MaxErrors)
+	c.Security.validate(check.Field("security"))
+	if c.ProxyProtocol != nil {
+		c.ProxyProtocol.validate(check.Field("proxyProtocol"))
+	}
 	check.Field("dataPath").Line(c.DataPath)
 	return check.Err()
 }

@@ -19,6 +19,7 @@ func (o *Outbound) validate(check *conf.Checker) {
 		at.Field("mode").OneOf(t.Mode, Opportunistic, StartTLS, DANETLS, NoTLS)
 	}
 	check.Field("caPath").Line(o.CAPath)
+	check.Field("mxCacheTimeout").Wait(o.MXCacheTimeout)
 	check.Field("organization").Line(o.Organization)
 	if o.Contact != "" {
 		check.Field("contact").Mailbox(o.Contact)

@@ -122,7 +122,7 @@ func newGateway(log *slog.Logger) (*gateway, error) {
 // options give a Server all of the gateway.
 func (g *gateway) options() []opsapi.Option {
 	return []opsapi.Option{
-		opsapi.WithVersion("1.4.0"), opsapi.WithStats(g.tick), opsapi.WithHealth(g.health), opsapi.WithConfiguration(g), opsapi.WithRoutesAt("smartProxyConfig", "routes"),
+		opsapi.WithVersion("1.4.0"), opsapi.WithStats(g.tick), opsapi.WithLimits(someLimits), opsapi.WithHealth(g.health), opsapi.WithConfiguration(g), opsapi.WithRoutesAt("smartProxyConfig", "routes"),
 		opsapi.WithMailQueue(g), opsapi.WithSuppression(g), opsapi.WithMailDomains(g), opsapi.WithReputation(g), opsapi.WithDNS(g), opsapi.WithCertificates(g), opsapi.WithRADIUS(g),
 	}
 }
@@ -362,4 +362,15 @@ func (g *gateway) Disconnect(_ context.Context, key string) error {
 	defer g.mu.Unlock()
 	g.sessions = slices.DeleteFunc(g.sessions, func(s opsapi.RADIUSSession) bool { return s.Key == key })
 	return nil
+}
+
+// someLimits are one of each kind.
+func someLimits() []opsapi.Limit {
+	most, few, often := int64(970), int64(3), uint64(12)
+	return []opsapi.Limit{
+		{Name: "smartProxyConfig.maxConnections", Value: 1000, Unit: "connections", From: "limits", Used: &most, Reached: &often},
+		{Name: "smartProxyConfig.timeouts.idle", Value: 3_600_000, Unit: "ms", From: "default"},
+		{Name: "emailConfig.maxMessageSize", Value: 52_428_800, Unit: "bytes", From: "section"},
+		{Name: "radiusConfig.accounting.maxSessions", Value: 2_000_000, Unit: "sessions", From: "default", Used: &few},
+	}
 }

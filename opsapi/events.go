@@ -50,6 +50,8 @@ type SecurityEvent struct {
 	Address   netip.Addr `json:"address,omitzero" doc:"whom it comes from"`
 	Subject   string     `json:"subject,omitempty" doc:"what or whom it is about"`
 	Message   string     `json:"message"`
+	// ConnID is the connection that it is about, as in the log.
+	ConnID string `json:"connId,omitempty" doc:"the connection that it is about, as in the log"`
 }
 
 // events are what happened last, by topic.
@@ -135,6 +137,7 @@ func (s *Server) ReportSecurity(e SecurityEvent) {
 		e.Severity = SeverityWarning
 	}
 	e.Kind, e.Component, e.Subject, e.Message = bounded(e.Kind), bounded(e.Component), bounded(e.Subject), bounded(e.Message)
+	e.ConnID = bounded(e.ConnID)
 	s.events.security.Put(func(n uint64) SecurityEvent { e.Seq = n; return e })
 }
 

@@ -316,6 +316,9 @@ func openDeskWith(t *testing.T, h *host, store *storage.Store, cfg Config, opts 
 	all := []Option{
 		WithLogger(d.log), WithLogs(logs), WithVersion("1.2.3"),
 		WithStats(func() any { return map[string]any{"requests": 7, "config": h.config} }),
+		WithLimits(func() []Limit {
+			return []Limit{{Name: "smartProxyConfig.maxConnections", Unit: "connections", From: "default"}}
+		}),
 		WithHealth(func(context.Context) []Component {
 			return []Component{{Name: "proxy", Ready: true, Detail: "2 routes", Addresses: []string{"127.0.0.1:443"}}, {Name: "mail", Ready: true}}
 		}),

@@ -64,6 +64,11 @@ type statisticsResponse struct {
 	Stats         json.RawMessage `json:"stats"`
 }
 
+// limitsResponse is of getLimits.
+type limitsResponse struct {
+	Limits []Limit `json:"limits"`
+}
+
 // logsRequest is of getLogs.
 type logsRequest struct {
 	Level       string    `json:"level,omitempty" doc:"the least level: debug, info, warn or error"`
@@ -119,6 +124,7 @@ func (s *Server) registerSystem() {
 	m := &s.methods
 	Handle(m, "getHealthStatus", RolePublic, s.health, Doc("Tells how the components are; details to those who have signed in."))
 	Handle(m, "getServerStatistics", RoleViewer, s.getStatistics, Doc("Returns the counters of all components."))
+	Handle(m, "getLimits", RoleViewer, s.getLimits, Doc("Lists the limits in force and how full they are."))
 	Handle(m, "getLogs", RoleViewer, s.getLogs, Doc("Looks up the last log entries."))
 	Handle(m, "getSecurityEvents", RoleViewer, s.getSecurityEvents, Doc("Lists what hinted at an attack or abuse."))
 	Handle(m, "checkReputation", RoleViewer, s.checkReputation, Doc("Asks the reputation services about an address."))
@@ -179,6 +185,13 @@ func (s *Server) getStatistics(context.Context, struct{}) (statisticsResponse, e
 	return s.statistics(s.running()), nil
 }
 
+func (s *Server) getLimits(context.Context, struct{}) (limitsResponse, error) {
+	if s.opts.limits == nil {
+		return limitsResponse{}, notConfigured("limits are")
+	}
+	return limitsResponse{orEmpty(s.opts.limits())}, nil
+}
+
 func (s *Server) getLogs(_ context.Context, req logsRequest) (logsResponse, error) {
 	if s.opts.logs == nil {
 		return logsResponse{}, notConfigured("the log is")
@@ -215,7 +228,7 @@ func (s *Server) getSecurityEvents(_ context.Context, req securityRequest) (secu
 	}
 	response := securityResponse{Events: []SecurityEvent{}}
 	s.events.security.Newest(req.Before, func(e SecurityEvent) bool {
-		text := strings.Join([]string{e.Kind, e.Component, e.Address.String(), e.Subject, e.Message}, "\n")
+		text := strings.Join([]string{e.Kind, e.Component, e.Address.String(), e.Subject, e.Message, e.ConnID}, "\n")
 		if e.Time.Before(req.Since) || req.Kind != "" && e.Kind != req.Kind || !containsFold(text, req.Search) {
 			return true
 		}

@@ -23,6 +23,7 @@ type options struct {
 	now       func() time.Time
 	version   string
 	stats     func() any
+	limits    func() []Limit
 	health    func(ctx context.Context) []Component
 	metrics   http.Handler
 	dashboard fs.FS
@@ -64,6 +65,9 @@ func WithVersion(version string) Option { return func(o *options) { o.version = 
 // WithStats sets where counters come from: something that encoding/json can
 // write. It is called once a second while somebody watches.
 func WithStats(snapshot func() any) Option { return func(o *options) { o.stats = snapshot } }
+
+// WithLimits sets who knows the limits of the host, and how full they are.
+func WithLimits(list func() []Limit) Option { return func(o *options) { o.limits = list } }
 
 // WithHealth sets who knows how the components are. It should answer at once.
 func WithHealth(components func(ctx context.Context) []Component) Option {

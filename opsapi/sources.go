@@ -45,6 +45,22 @@ type Component struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
+// Limit is a limit of the host that is in force.
+type Limit struct {
+	// Name is the path of its field in the configuration.
+	Name string `json:"name" doc:"the path of its field in the configuration"`
+	// Value is the limit, in Unit; 0 means that there is none.
+	Value int64 `json:"value" doc:"0 means that there is none"`
+	// Unit is what Value counts.
+	Unit string `json:"unit"`
+	// From says where Value comes from.
+	From string `json:"from" doc:"section, limits or default"`
+	// Used is how much of Value is taken now. Nil means that it is not counted.
+	Used *int64 `json:"used,omitempty" doc:"absent where it is not counted"`
+	// Reached is how often something was refused. Nil means that it is not counted.
+	Reached *uint64 `json:"reached,omitempty" doc:"how often something was refused; absent where it is not counted"`
+}
+
 // Page asks for a part of a list.
 type Page struct {
 	// Search is text that an element must contain; "" takes all.
@@ -66,6 +82,7 @@ const (
 // QueuedMessage is a message of the mail system.
 type QueuedMessage struct {
 	ID         string            `json:"id"`
+	ConnID     string            `json:"connId,omitempty" doc:"the connection that brought it, as in the log; of a bounce that of the message that it is about"`
 	From       string            `json:"from" doc:"the envelope's sender, empty for bounces"`
 	Recipients []QueuedRecipient `json:"recipients"`
 	Size       int64             `json:"size" doc:"of the content, in bytes"`

@@ -195,7 +195,7 @@ func conversation() []struct {
 		request object
 	}{
 		{"verifyIdentity", object{}}, {"refreshIdentity", object{}},
-		{"getHealthStatus", object{}}, {"getServerStatistics", object{}}, {"getLogs", object{"level": "info", "limit": 5}},
+		{"getHealthStatus", object{}}, {"getServerStatistics", object{}}, {"getLimits", object{}}, {"getLogs", object{"level": "info", "limit": 5}},
 		{"getSecurityEvents", object{}}, {"checkReputation", object{"address": "192.0.2.1"}}, {"getAuditLog", object{}},
 		{"getRoutes", object{}}, {"validateRoutes", object{"routes": routes}}, {"updateRoutes", object{"routes": routes, "confirmWithinSeconds": 3600}},
 		{"confirmConfiguration", object{"version": 2}}, {"getConfiguration", object{}},

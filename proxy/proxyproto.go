@@ -1,48 +1,25 @@
 package proxy
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/pires/go-proxyproto"
-)
 
-// The PROXY protocol (https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt)
-// tells a server who is at the other end of a connection that comes from a
-// proxy: in a header before everything else, a line of text in version 1 and
-// binary in version 2.
-const (
-	proxySignature1 = "PROXY "
-	proxySignature2 = "\r\n\r\n\x00\r\nQUIT\n"
-
-	maxProxyHeader1 = 107
-	minProxyHeader2 = len(proxySignature2) + 4
-	// maxProxyHeader leaves room for what version 2 may carry beside the
-	// addresses, a certificate for example. Up to 64 KiB could be announced.
-	maxProxyHeader = minProxyHeader2 + 4096
-)
-
-var (
-	errNoProxyHeader   = errors.New("no PROXY header, which this peer has to send")
-	errLongProxyHeader = errors.New("PROXY header is too long")
+	"github.com/dcrouter/dcrouter/internal/proxyheader"
 )
 
 // readProxyHeader reads the header that the connection must begin with and
 // takes over the addresses in it. What came with it stays in c.head.
 func (c *conn) readProxyHeader() error {
 	for {
-		size, err := proxyHeaderSize(c.head)
+		size, err := proxyheader.Size(c.head)
 		if err != nil {
 			return err
 		}
 		if size > 0 && size <= len(c.head) {
-			client, local, err := parseProxyHeader(c.head[:size])
+			client, local, err := proxyheader.Parse(c.head[:size])
 			if err != nil {
 				return err
 			}
@@ -54,60 +31,10 @@ func (c *conn) readProxyHeader() error {
 			}
 			return nil
 		}
-		if err := c.fill(maxProxyHeader); err != nil {
+		if err := c.fill(proxyheader.MaxSize); err != nil {
 			return err
 		}
 	}
-}
-
-// proxyHeaderSize returns the size of the header that b begins with, which may
-// be more than b has, or 0 if more has to be read to know.
-func proxyHeaderSize(b []byte) (int, error) {
-	begins := func(signature string) bool {
-		n := min(len(b), len(signature))
-		return string(b[:n]) == signature[:n]
-	}
-	switch {
-	case begins(proxySignature1):
-		line := b[:min(len(b), maxProxyHeader1)]
-		if i := bytes.IndexByte(line, '\n'); i >= 0 {
-			return i + 1, nil
-		}
-		if len(line) == maxProxyHeader1 {
-			return 0, errLongProxyHeader
-		}
-		return 0, nil
-	case !begins(proxySignature2):
-		return 0, errNoProxyHeader
-	case len(b) < minProxyHeader2:
-		return 0, nil
-	}
-	size := minProxyHeader2 + int(binary.BigEndian.Uint16(b[minProxyHeader2-2:]))
-	if size > maxProxyHeader {
-		return 0, errLongProxyHeader
-	}
-	return size, nil
-}
-
-// parseProxyHeader returns the addresses in a header: the client's and the one
-// that it connected to. They are not valid where the proxy speaks for itself,
-// as in a health check, or knows no IP addresses; then those of the connection
-// hold.
-func parseProxyHeader(b []byte) (client, local netip.AddrPort, err error) {
-	const proxied, unspecified = "\x21", "\x00" // version 2 and command, address family
-	if bytes.HasPrefix(b, []byte(proxySignature2+proxied+unspecified)) {
-		// Whether to refuse this is left to the receiver, and the library does.
-		// HAProxy sends it for clients of a Unix socket.
-		return client, local, nil
-	}
-	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), len(b)))
-	if err != nil {
-		return client, local, fmt.Errorf("malformed PROXY header: %w", err)
-	}
-	if h.Command.IsLocal() || h.TransportProtocol.IsUnix() {
-		return client, local, nil
-	}
-	return addrPort(h.SourceAddr), addrPort(h.DestinationAddr), nil
 }
 
 // appendProxyHeader appends the header of a connection from client to local.

@@ -13,7 +13,12 @@ import (
 	"testing"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/dcrouter/dcrouter/internal/proxyheader"
 )
+
+// proxySignature2 begins a header of version 2.
+const proxySignature2 = "\r\n\r\n\x00\r\nQUIT\n"
 
 // header2 writes a header of version 2 by hand; command and family as in the
 // specification. rest is what follows the fixed part.
@@ -175,7 +180,7 @@ func TestProxyHeader(t *testing.T) {
 		for _, sizes := range [][]byte{nil, {0}} {
 			endless := append([]byte(text), bytes.Repeat([]byte("z"), 1<<16)...)
 			client, _, _, read, err := takeProxyHeader(endless, sizes)
-			if err == nil || errors.Is(err, io.EOF) || client.IsValid() || read > maxProxyHeader {
+			if err == nil || errors.Is(err, io.EOF) || client.IsValid() || read > proxyheader.MaxSize {
 				t.Errorf("%s in %v: client %v after %d bytes, %v", name, sizes, client, read, err)
 			}
 		}
@@ -226,7 +231,7 @@ func FuzzProxyHeader(f *testing.F) {
 		if client != client2 || local != local2 || (err == nil) != (err2 == nil) || err == nil && !bytes.Equal(left, left2) {
 			t.Fatalf("at once: %v %v %q %v; in pieces: %v %v %q %v", client, local, left, err, client2, local2, left2, err2)
 		}
-		if max(read, read2) > maxProxyHeader {
+		if max(read, read2) > proxyheader.MaxSize {
 			t.Fatalf("read %d bytes", max(read, read2))
 		}
 		if err == nil && !bytes.HasSuffix(input, left) {

@@ -186,9 +186,18 @@ func (d *decoder) object(tok json.Token, v reflect.Value, p place) {
 		return
 	}
 	fields := d.schema.fields(v.Type())
+	read := "" // the last field with two names
 	d.members(p.at.field, func(name string, at *path) {
 		for _, f := range fields {
-			if f.name == name {
+			if f.name == name || f.alias != "" && f.alias == name {
+				if f.alias != "" && read == f.name {
+					d.errorf(at, "given twice: %s and %s are one", f.name, f.alias)
+					d.skip(d.token())
+					return
+				}
+				if f.alias != "" {
+					read = f.name
+				}
 				d.next(v.FieldByIndex(f.index), p.inner(at, f.words))
 				return
 			}

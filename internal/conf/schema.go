@@ -27,6 +27,7 @@ type field struct {
 	index []int // for reflect.Value.FieldByIndex
 	words []word
 	key   bool
+	alias string // another name that it may be read by, or ""
 }
 
 // word is a string that stands for a number.
@@ -90,6 +91,9 @@ func (f *field) readTag(tag string) {
 		text, number, isWord := strings.Cut(part, "=")
 		if part == "key" {
 			f.key = true
+		}
+		if text == "alias" {
+			f.alias = number
 		}
 		if value, err := strconv.ParseInt(number, 10, 64); isWord && err == nil {
 			f.words = append(f.words, word{text, value})

@@ -41,8 +41,9 @@ var thirdParty = map[string][]string{
 		"github.com/caddyserver/certmagic", "github.com/libdns/cloudflare", "github.com/libdns/libdns",
 		"github.com/mholt/acmez/v3", "go.uber.org/zap", "golang.org/x/crypto", "golang.org/x/net",
 	},
-	"opsapi": {"golang.org/x/crypto"},
-	"":       {"github.com/libdns/libdns", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"},
+	"internal/proxyheader": {"github.com/pires/go-proxyproto"},
+	"opsapi":               {"golang.org/x/crypto"},
+	"":                     {"github.com/libdns/libdns", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"},
 }
 
 // place finds the layer of a package by its folder, and the part of the tree

@@ -29,17 +29,20 @@ type Options struct {
 	Names []string
 	// Own tells whether an address is this host's own, with the same effect.
 	Own func(netip.Addr) bool
+	// Keep is how long it is remembered where mail goes; the default is 5 minutes.
+	Keep time.Duration
 	// Now is the clock; the default is [time.Now].
 	Now func() time.Time
 }
 
-// Resolver looks up where mail goes. It remembers answers for 5 minutes, that
-// there is nowhere to go for one. It may be used by several goroutines.
+// Resolver looks up where mail goes. It remembers answers for [Options.Keep],
+// that there is nowhere to go for a minute. It may be used by several goroutines.
 type Resolver struct {
 	dns   SecureResolver
 	names map[string]bool
 	own   func(netip.Addr) bool
 	now   func() time.Time
+	found time.Duration // Options.Keep
 
 	mu      sync.Mutex
 	known   map[string]answer
@@ -64,9 +67,12 @@ type flight struct {
 // whether answers are validated.
 func New(r lookup.Resolver, o Options) *Resolver {
 	m := &Resolver{dns: insecure{r}, names: map[string]bool{}, own: o.Own, now: o.Now,
-		known: map[string]answer{}, flights: map[string]*flight{}}
+		found: o.Keep, known: map[string]answer{}, flights: map[string]*flight{}}
 	if s, ok := r.(SecureResolver); ok {
 		m.dns = s
+	}
+	if m.found <= 0 {
+		m.found = keepFound
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -141,7 +147,7 @@ func (r *Resolver) fly(ctx context.Context, name string, f *flight) answer {
 	defer cancel()
 	a := answer{}
 	a.destination, a.err = r.resolve(bounded, name)
-	keep := keepFound
+	keep := r.found
 	var e *Error
 	if errors.As(a.err, &e) {
 		keep = keepFailure

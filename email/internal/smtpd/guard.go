@@ -201,7 +201,7 @@ func (g *guard) call(what string, f func() error) (err error) {
 
 func (g *guard) rescue(what string, err *error) {
 	if v := recover(); v != nil {
-		g.server.log.Error("an SMTP session panicked", "id", g.conn.id, "in", what, "panic", v, "stack", string(debug.Stack()))
+		g.server.log.Error("an SMTP session panicked", "conn_id", g.conn.id, "in", what, "panic", v, "stack", string(debug.Stack()))
 		*err = newReply(421, 4, 3, 0, "Internal error")
 	}
 }
@@ -216,7 +216,7 @@ func (g *guard) replyTo(err error, what string, code int, enhanced [3]int, text 
 	if g.ctx.Err() != nil {
 		level = slog.LevelDebug
 	}
-	g.server.log.Log(context.Background(), level, "an SMTP session failed", "id", g.conn.id, "in", what, "error", err)
+	g.server.log.Log(context.Background(), level, "an SMTP session failed", "conn_id", g.conn.id, "in", what, "err", err)
 	return &Reply{Code: code, Enhanced: enhanced, Text: text}
 }
 
@@ -226,7 +226,7 @@ func (g *guard) localError(err error, what string) *Reply {
 
 // event tells the host and the log about the client.
 func (g *guard) event(e Event, err error) {
-	g.server.log.Debug("SMTP client refused", "id", g.conn.id, "client", g.conn.remote, "reason", string(e), "error", err)
+	g.server.log.Debug("SMTP client refused", "conn_id", g.conn.id, "remote", g.conn.remote, "reason", string(e), "err", err)
 	if f := g.server.cfg.OnEvent; f != nil {
 		f(g.conn, e)
 	}

@@ -12,6 +12,7 @@ import * as certificates from './pages/certificates.js';
 import * as mail from './pages/mail.js';
 import * as dns from './pages/dns.js';
 import * as radius from './pages/radius.js';
+import * as limits from './pages/limits.js';
 import * as security from './pages/security.js';
 import * as logs from './pages/logs.js';
 import * as configuration from './pages/configuration.js';
@@ -21,13 +22,13 @@ import * as audit from './pages/audit.js';
 /** @typedef {{title: string, render: (context: import('./types').Context) => void}} Page */
 
 /** @type {Record<string, Page>} */
-const pages = { overview, routes, certificates, mail, dns, radius, security, logs, configuration, audit };
+const pages = { overview, routes, certificates, mail, dns, radius, limits, security, logs, configuration, audit };
 
 /** @type {[string, string[]][]} */
 const navigation = [
   ['Gateway', ['overview', 'routes', 'certificates']],
   ['Services', ['mail', 'dns', 'radius']],
-  ['Watch', ['security', 'logs']],
+  ['Watch', ['security', 'limits', 'logs']],
   ['Control', ['configuration', 'audit']],
 ];
 

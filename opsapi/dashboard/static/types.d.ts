@@ -61,7 +61,9 @@ export interface StatsEvent { time: string; uptimeSeconds: number; stats: Stats 
 
 export interface LogEntry { seq: number; time: string; level: string; component?: string; correlation?: string; message: string; attributes?: Record<string, string> }
 
-export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string }
+export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string; connId?: string }
+
+export interface Limit { name: string; value: number; unit: string; from: 'section' | 'limits' | 'default'; used?: number; reached?: number }
 
 export interface AuditEntry { seq: number; time: string; user: string; role?: string; address: string; method: string; outcome: 'ok' | 'error'; detail?: string }
 
@@ -70,7 +72,7 @@ export interface Reputation { address: string; blocked: boolean; score: number; 
 export interface Recipient { address: string; route?: string; state: 'pending' | 'delivered' | 'failed'; reply?: string }
 
 export interface QueuedMessage {
-  id: string; from: string; recipients: Recipient[]; size: number; arrived: string; next?: string; tries: number;
+  id: string; connId?: string; from: string; recipients: Recipient[]; size: number; arrived: string; next?: string; tries: number;
   state: 'queued' | 'deferred' | 'quarantine' | 'failed'; reason?: string;
 }
 

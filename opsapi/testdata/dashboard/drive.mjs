@@ -117,7 +117,7 @@ async function editPort(page, value) {
 
 const everyPage = [
   'overview', 'routes', 'routes/edit/0', 'routes/edit/all', 'certificates', 'mail/queue', 'mail/quarantine', 'mail/message/01JDW2K9Q7', 'mail/suppression', 'mail/domains', 'dns', 'dns/example.com.',
-  'radius/sessions', 'radius/clients', 'radius/vlans', 'security', 'logs', 'configuration', 'configuration/history', 'configuration/compare', 'configuration/edit', 'audit',
+  'radius/sessions', 'radius/clients', 'radius/vlans', 'security', 'limits', 'logs', 'configuration', 'configuration/history', 'configuration/compare', 'configuration/edit', 'audit',
 ];
 
 /** Goes to a page and waits until it is there. */

@@ -113,6 +113,7 @@ function message({ signal, identity }, content, id) {
       return [
         m ? section(`From ${m.from || 'the null sender'}`, facts([
           ['State', stateOf(m.state)], ['Reason', m.reason], ['Arrived', when(m.arrived)], ['Next', ago(m.next)], ['Tries', String(m.tries)], ['Size', bytes(m.size)], ['Id', h('code', null, m.id)],
+          ['Connection', m.connId ? h('a', { href: `#/logs/${encodeURIComponent(m.connId)}`, title: 'Its lines in the log' }, h('code', null, m.connId)) : ''],
         ]), may(identity, 'operator') ? actions(m, show) : null) : h('p', { class: 'lead' }, 'This message is in the queue no more.'),
         section('Timeline', timeline.length ? h('ol', { class: 'timeline' }, timeline.map((step) => h('li', null,
           h('div', { class: 'step-head' }, h('strong', null, step.kind), when(step.time)),
