@@ -97,7 +97,7 @@ export interface Certificate {
 
 export interface RADIUSSession {
   key: string; id: string; source: string; nasIdentifier?: string; nasAddress?: string; nasPort?: string; userName?: string;
-  callingStationId?: string; calledStationId?: string; framedIp?: string; vlan?: number; start: string; updated: string;
+  callingStationId?: string; calledStationId?: string; framedIp?: string; vlan?: number; vlanName?: string; start: string; updated: string;
   durationSeconds: number; inputOctets: number; outputOctets: number;
 }
 
