@@ -63,6 +63,9 @@ type Config struct {
 	// DNSChallenge answers ACME's DNS-01 challenges (RFC 8555 section 8.4) in
 	// zones that are hosted elsewhere.
 	DNSChallenge *DNSChallenge `json:"dnsChallenge"`
+	// Blocking has addresses that misbehave in one place refused in all. Nil means
+	// that each subsystem sees to itself.
+	Blocking *BlockingConfig `json:"blocking"`
 	// Storage is where the Router keeps what must outlive it. Nil means in
 	// memory, unless an [Option] says otherwise.
 	Storage *StorageConfig `json:"storage"`
@@ -232,6 +235,9 @@ func (c *Config) Validate() error {
 	if c.DNSChallenge != nil {
 		check.Field("dnsChallenge").Field("cloudflareApiKey").RequiredSecret(c.DNSChallenge.CloudflareAPIKey)
 		check.Field("dnsChallenge").Field("propagationTimeout").Wait(c.DNSChallenge.PropagationTimeout)
+	}
+	if c.Blocking != nil {
+		c.checkBlocking(check.Field("blocking"))
 	}
 	if c.Storage != nil {
 		check.Field("storage").Field("fsPath").Line(c.Storage.FSPath)

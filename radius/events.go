@@ -26,12 +26,12 @@ type Event struct {
 	Proven bool `json:"proven"`
 }
 
-// WithObserver sets who is told of what hints at an attack, abuse or a wrong
+// WithObserver adds somebody who is told of what hints at an attack, abuse or a wrong
 // secret: of packets of UDP once a minute for each address and reason, as the log
 // is, of RadSec each time. It is called from several goroutines, and should
 // return soon.
 func WithObserver(tell func(Event)) Option {
-	return func(o *options) { o.observe = tell }
+	return func(o *options) { o.observers = append(o.observers, tell) }
 }
 
 // isSuspect reports whether a packet without an answer for this reason hints at
@@ -72,14 +72,16 @@ func (s *Server) drop(d dropped) {
 		}
 		s.log.Warn(d.why.explain(), args...)
 	}
-	if s.opts.observe == nil || !d.why.isSuspect() || !first && !d.radSec {
+	if len(s.opts.observers) == 0 || !d.why.isSuspect() || !first && !d.radSec {
 		return
 	}
 	e := Event{Time: now, Reason: d.why.String(), Text: d.why.explain(), Client: name, Remote: d.from, User: d.user, Proven: d.radSec}
 	if d.err != nil {
 		e.Text += ": " + d.err.Error()
 	}
-	s.opts.observe(e)
+	for _, tell := range s.opts.observers {
+		tell(e)
+	}
 }
 
 // drop is what becomes of a packet that gets no answer.

@@ -388,6 +388,9 @@ func (s *Set) Sweep() {
 	})
 }
 
+// Memory is how long an address is remembered when its block is over.
+func (s *Set) Memory() time.Duration { return s.cfg.MaxDuration }
+
 // Stats are figures of a [Set].
 type Stats struct {
 	// Active are the blocks that hold now, those of the configuration included.

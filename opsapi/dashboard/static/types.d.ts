@@ -54,6 +54,7 @@ export interface Stats {
     spool?: { messages: number; bytes: number; quarantined: number };
   };
   dns?: { transports?: Record<string, Transport>; types?: Counts; rcodes?: Counts };
+  blocking?: { active: number; counted: number; made: number; refused?: Counts };
   radius?: { requests: number; accepts: number; rejects: number; accounting: number; sessions: number; dropped?: Counts };
 }
 
@@ -61,7 +62,9 @@ export interface StatsEvent { time: string; uptimeSeconds: number; stats: Stats 
 
 export interface LogEntry { seq: number; time: string; level: string; component?: string; correlation?: string; message: string; attributes?: Record<string, string> }
 
-export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string }
+export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string; correlation?: string }
+
+export interface Block { address: string; source: string; reason: string; since?: string; until?: string; times?: number }
 
 export interface AuditEntry { seq: number; time: string; user: string; role?: string; address: string; method: string; outcome: 'ok' | 'error'; detail?: string }
 
