@@ -133,8 +133,6 @@ func (r *Router) tellOfBlock(b blocklist.Block, connID string) {
 		until = "until " + b.Until.UTC().Format(time.RFC3339)
 	}
 	r.log.Warn("an address is blocked", "component", "blocking", "address", b.Prefix.String(), "by", b.Source, "reason", b.Reason, "until", b.Until, "conn_id", connID)
-	if r.ops != nil {
-		r.ops.ReportSecurity(opsapi.SecurityEvent{Kind: "blocked", Component: "blocking", Address: b.Prefix.Addr(), Subject: b.Prefix.String(),
-			Message: until + ", by " + b.Source + ": " + b.Reason, Correlation: connID})
-	}
+	r.reportCalmly(opsapi.SecurityEvent{Time: b.Since, Kind: "blocked", Component: "blocking", Address: b.Prefix.Addr(), Subject: b.Prefix.String(),
+		Message: until + ", by " + b.Source + ": " + b.Reason, Correlation: connID})
 }

@@ -134,7 +134,7 @@ func TestBlockedInOnePlaceRefusedInAll(t *testing.T) {
 	}
 
 	o := signIn(t, g.Router)
-	if list := o.call("getBlocks", map[string]any{}, nil); !strings.Contains(list, `"address":"127.0.0.2","source":"email","reason":"email: 535 5.7.8 `) ||
+	if list := o.call("getBlocks", map[string]any{}, nil); !strings.Contains(list, `"address":"127.0.0.2","source":"email","reason":"email: sign-in-failed"`) ||
 		!strings.Contains(list, `"address":"127.0.0.3","source":"proxy","reason":"proxy: badRequest"`) {
 		t.Error(list)
 	}

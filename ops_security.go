@@ -42,7 +42,7 @@ func (r *Router) opsEvent(e opsapi.SecurityEvent) {
 
 // mailMisdeed counts what hints at abuse of the mail system.
 func (r *Router) mailMisdeed(e email.Event) {
-	m := misdeed{by: CountEmail, addr: e.Client, connID: e.ConnID, reason: "email: " + e.Reason}
+	m := misdeed{by: CountEmail, addr: e.Client, connID: e.ConnID, reason: "email: " + cmp.Or(e.Cause, e.Kind)}
 	switch e.Cause {
 	case "reputation":
 		if r.blocking == nil || !r.blocking.reputation {
@@ -69,38 +69,38 @@ func snake(name string) string {
 }
 
 // reportCalmly shows an event, if it is the first of its kind from its address in
-// a minute: a flood must not push out everything else.
+// a minute, and there were not too many of its kind: a flood must not push out
+// everything else.
 func (r *Router) reportCalmly(e opsapi.SecurityEvent) {
 	if r.ops != nil && r.shown.first(e.Kind, e.Address, e.Time) {
 		r.ops.ReportSecurity(e)
 	}
 }
 
-// maxShown bounds the events of a minute.
-const maxShown = 256
+// maxShown bounds the events of a kind in a minute.
+const maxShown = 64
 
 // shownEvents remembers the events of a minute.
 type shownEvents struct {
 	mu   sync.Mutex
-	last map[shownEvent]bool
+	last map[string]map[netip.Addr]bool // by kind
 	from time.Time
-}
-
-type shownEvent struct {
-	kind string
-	addr netip.Addr
 }
 
 func (s *shownEvents) first(kind string, addr netip.Addr, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if since := now.Sub(s.from); since >= time.Minute || since < 0 {
-		s.from, s.last = now, map[shownEvent]bool{}
+		s.from, s.last = now, map[string]map[netip.Addr]bool{}
 	}
-	key := shownEvent{kind, addr}
-	if s.last[key] || len(s.last) >= maxShown {
+	shown := s.last[kind]
+	if shown == nil {
+		shown = map[netip.Addr]bool{}
+		s.last[kind] = shown
+	}
+	if shown[addr] || len(shown) >= maxShown {
 		return false
 	}
-	s.last[key] = true
+	shown[addr] = true
 	return true
 }

@@ -198,3 +198,26 @@ func TestObserver(t *testing.T) {
 		t.Errorf("more than was abuse: %+v", <-events)
 	}
 }
+
+// Whatever X-Forwarded-For says, what comes out is no proxy that we trust, and one
+// of the addresses in it.
+func FuzzClientOf(f *testing.F) {
+	for _, s := range []string{"192.0.2.1", "192.0.2.1, 10.0.0.1", ",,", "::ffff:10.0.0.1,fe80::1%eth0", "10.0.0.1"} {
+		f.Add(s)
+	}
+	trusted, err := newIPSet([]string{"10.0.0.0/8"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r := &run{p: &Proxy{trusted: trusted}}
+	f.Fuzz(func(t *testing.T, list string) {
+		header := http.Header{"X-Forwarded-For": {list}}
+		client := r.clientOf(netip.MustParseAddr("10.0.0.1"), header)
+		if client.IsValid() && (trusted.contains(client) || client.Zone() != "" || client.Is4In6() || !strings.ContainsAny(list, ".:")) {
+			t.Errorf("%q: %s", list, client)
+		}
+		if got := r.clientOf(netip.MustParseAddr("192.0.2.9"), header); got.String() != "192.0.2.9" {
+			t.Errorf("a peer that is not trusted is taken for %s", got)
+		}
+	})
+}

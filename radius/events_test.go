@@ -1,6 +1,7 @@
 package radius
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -39,6 +40,24 @@ func TestObserver(t *testing.T) {
 	want("tooManyFailures", "local", "11:22:33:00:00:01")
 	if len(events) > 0 {
 		t.Errorf("more than was abuse: %+v", <-events)
+	}
+}
+
+// By RadSec, an address is proven, and each connection of a stranger is an event.
+func TestObserverOfRadSec(t *testing.T) {
+	cfg, _, _, _ := radSecConfig(t)
+	cfg.Clients = []Client{{Name: "elsewhere", IP: "192.0.2.1", Secret: testSecret}}
+	events := make(chan Event, 10)
+	s := startServer(t, cfg, WithObserver(func(e Event) { events <- e }))
+	for range 3 {
+		c, err := net.Dial("tcp", radSecAddr(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if e := testenv.Receive(t, events); !e.Proven || e.Reason != "unknownClient" || e.Client != "" || e.Remote.Addr() != loopbackAddr() {
+			t.Errorf("%+v", e)
+		}
 	}
 }
 
