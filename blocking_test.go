@@ -39,7 +39,7 @@ func guard(t *testing.T, backing storage.Backend, blocking string) *guarded {
 			"tls": {"certPath": %q, "keyPath": %q}, "auth": {"users": [{"username": "alice@example.com", "password": "wonderland"}]},
 			"ipReputation": {"blockList": ["127.0.0.66"]}, "dataPath": %q,
 			"routes": [{"name": "local", "match": {"recipients": "*@example.com"}, "action": {"type": "deliver"}}]},
-		"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0, "clients": [{"name": "switch", "ip": "127.0.0.0/8", "secret": "a long shared secret"}]},
+		"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0, "clients": [{"name": "switch", "ip": "127.0.0.1", "secret": "a long shared secret"}]},
 		"opsServerConfig": {"port": 0, "admin": {"username": "admin", "password": "hunter2hunter2"}}}`,
 		blocking, web, site.Host, site.Port, cert, key, t.TempDir())))
 	if err != nil {
@@ -278,10 +278,20 @@ func TestForgeableEventsDoNotBlock(t *testing.T) {
 		cmd.Stdin = strings.NewReader("User-Name=alice,User-Password=x,Message-Authenticator=0x00\n")
 		_ = cmd.Run() // there is no answer
 	}
+	stranger := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(testenv.Loopback(t, "127.0.0.2"))}}
+	c, err := stranger.DialContext(t.Context(), "udp", strings.TrimSuffix(g.Addrs()["radius"][0], "/udp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(make([]byte, 20)); err != nil {
+		t.Fatal(err)
+	}
 	events := ""
 	o := signIn(t, g.Router)
 	testenv.WaitFor(t, 20*time.Second, func() error {
-		if events = o.call("getSecurityEvents", map[string]any{"search": "radius"}, nil); !strings.Contains(events, `"kind":"radius_bad_message_authenticator","component":"radius","severity":"warning","address":"127.0.0.1","subject":"switch"`) {
+		if events = o.call("getSecurityEvents", map[string]any{"search": "radius"}, nil); !strings.Contains(events, `"kind":"radius_bad_message_authenticator","component":"radius","severity":"warning","address":"127.0.0.1","subject":"switch"`) ||
+			!strings.Contains(events, `"kind":"radius_unknown_client","component":"radius","severity":"warning","address":"127.0.0.2"`) {
 			return errors.New(events)
 		}
 		return nil
@@ -289,8 +299,10 @@ func TestForgeableEventsDoNotBlock(t *testing.T) {
 	if strings.Count(events, "radius_bad_message_authenticator") != 1 {
 		t.Errorf("a flood of them shows: %s", events)
 	}
-	if got := g.curl("127.0.0.1"); got != served {
-		t.Errorf("who may not have sent them gets %q", got)
+	for _, from := range []string{"127.0.0.1", "127.0.0.2"} {
+		if got := g.curl(from); got != served {
+			t.Errorf("%s, who may not have sent them, gets %q", from, got)
+		}
 	}
 }
 
