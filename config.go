@@ -67,6 +67,9 @@ type Config struct {
 	// reference document calls it performanceConfig, which is another name for it
 	// in JSON.
 	Limits *Limits `json:"limits" conf:"alias=performanceConfig"`
+	// Blocking has addresses that misbehave in one place refused in all. Nil means
+	// that each subsystem sees to itself.
+	Blocking *BlockingConfig `json:"blocking"`
 	// Storage is where the Router keeps what must outlive it. Nil means in
 	// memory, unless an [Option] says otherwise.
 	Storage *StorageConfig `json:"storage"`
@@ -239,6 +242,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Limits != nil {
 		c.Limits.validate(check.Field("limits"))
+	}
+	if c.Blocking != nil {
+		c.checkBlocking(check.Field("blocking"))
 	}
 	if c.Storage != nil {
 		check.Field("storage").Field("fsPath").Line(c.Storage.FSPath)

@@ -38,6 +38,9 @@ type Router struct {
 	ops     *opsapi.Server     // nil: not configured
 	logs    *opsapi.LogBuffer  // what ops shows of the log; nil without it
 
+	blocking *blocking   // nil: not configured
+	shown    shownEvents // of security, on the operations API
+
 	records  *mailRecords // nil: no mail domain has its records here
 	policies bool         // of MTA-STS can be served
 
@@ -79,6 +82,7 @@ func New(opts ...Option) (*Router, error) {
 	if err := r.setUpCertificates(&o); err != nil {
 		return nil, err
 	}
+	r.setUpBlocking(&o)
 	r.policies = r.config.servesPolicies() && r.getCertificate(o.getCertificate) != nil
 	if r.config.publishesMailRecords() {
 		r.records = newMailRecords(r)
@@ -134,14 +138,18 @@ type component struct {
 // components are all subsystems, in the order in which they start. They stop in
 // the reverse order: the proxy has requests for others in flight.
 func (r *Router) components() []component {
+	nothing := func() error { return nil }
 	var list []component
+	if r.blocking != nil {
+		k := &r.blocking.keeper
+		list = append(list, component{section: "blocking", name: "blocking", start: k.start, stop: k.stop, wait: nothing})
+	}
 	if r.dns != nil {
 		list = append(list, component{section: "dnsServerConfig", name: "dns", start: r.dns.Start, stop: r.dns.Stop, wait: r.dns.Wait})
 	}
 	if r.radius != nil {
 		list = append(list, component{section: "radiusConfig", name: "radius", start: r.radius.Start, stop: r.radius.Stop, wait: r.radius.Wait})
 	}
-	nothing := func() error { return nil }
 	if r.records != nil {
 		list = append(list, component{section: "emailConfig", name: "mail records", start: r.records.start, stop: r.records.stop, wait: nothing})
 	}
@@ -282,6 +290,11 @@ func (r *Router) Start(ctx context.Context) error {
 	}
 	if r.ops != nil {
 		r.ops.UseStorage(store)
+	}
+	if r.blocking != nil {
+		if err := r.blocking.keeper.open(ctx, store); err != nil {
+			return errors.Join(inSection("blocking", "blocking", err), store.Close())
+		}
 	}
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {

@@ -45,6 +45,7 @@ func (r *Router) Collector() prometheus.Collector {
 		radius:            newRADIUSMetrics(desc),
 		email:             newEmailMetrics(desc),
 		certificates:      newCertificateMetrics(desc),
+		blocking:          newBlockingMetrics(desc),
 	}
 }
 
@@ -59,6 +60,7 @@ type collector struct {
 	email  emailMetrics
 
 	certificates certificateMetrics
+	blocking     blockingMetrics
 }
 
 // Describe sends the descriptions of all metrics.
@@ -72,6 +74,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	c.radius.describe(ch)
 	c.email.describe(ch)
 	c.certificates.describe(ch)
+	c.blocking.describe(ch)
 }
 
 // Collect sends a snapshot of all metrics.
@@ -93,6 +96,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.email.collect(all.Email, gauge, counter)
 	}
 	c.certificates.collect(all.Certificates, gauge, counter)
+	if all.Blocking != nil {
+		c.blocking.collect(all.Blocking, gauge, counter)
+	}
 	s := all.Proxy
 	gauge(c.connections, float64(s.ActiveConnections))
 	gauge(c.udpSessions, float64(s.UDPSessions))

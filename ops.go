@@ -78,6 +78,9 @@ func (r *Router) setUpOps(o *options) error {
 	if r.radius != nil {
 		all = append(all, opsapi.WithRADIUS(opsRADIUS{r.radius}))
 	}
+	if r.blocking != nil {
+		all = append(all, opsapi.WithBlocks(opsBlocks{r}))
+	}
 	r.ops, err = opsapi.New(*r.config.Ops, append(all, o.ops...)...)
 	return inSection("opsServerConfig", "operations API", err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -116,5 +117,20 @@ func TestHalfAConfigurationIsTakenBack(t *testing.T) {
 	}
 	if routes := r.Routes(); len(routes) != 1 || routes[0].Name != "web" {
 		t.Errorf("the routes are %v", routes)
+	}
+}
+
+// A flood of events does not push out those of another kind.
+func TestShownEventsAreBounded(t *testing.T) {
+	var s shownEvents
+	now, shown := time.Now(), 0
+	for n := range 100_000 {
+		if s.first("flood", netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now) {
+			shown++
+		}
+	}
+	a := netip.MustParseAddr("192.0.2.1")
+	if shown != maxShown || !s.first("other", a, now) || s.first("other", a, now) || !s.first("other", a, now.Add(time.Minute)) {
+		t.Errorf("%d are shown", shown)
 	}
 }

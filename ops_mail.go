@@ -17,8 +17,11 @@ import (
 // mailEvents is the topic of the operations API's events of the mail system.
 const mailEvents = "mail"
 
-// mailEvent shows the operations API what happens to mail.
+// mailEvent counts abuse of mail, and shows the operations API what happens to it.
 func (r *Router) mailEvent(e email.Event) {
+	if e.Security {
+		r.mailMisdeed(e)
+	}
 	if r.ops == nil {
 		return
 	}
@@ -29,7 +32,7 @@ func (r *Router) mailEvent(e email.Event) {
 		}
 		r.ops.ReportSecurity(opsapi.SecurityEvent{
 			Time: e.Time, Kind: "mail_" + strings.ReplaceAll(e.Kind, "-", "_"), Component: "email", Severity: opsapi.SeverityWarning,
-			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason, ConnID: e.ConnID,
+			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason, Correlation: e.ConnID,
 		})
 		return
 	}

@@ -201,6 +201,11 @@ func (r opsRADIUS) Sessions(_ context.Context, p opsapi.Page) ([]opsapi.RADIUSSe
 			UserName: s.UserName, CallingStationID: s.CallingStationID, CalledStationID: s.CalledStationID, Start: s.Start, Updated: s.Updated,
 			DurationSeconds: int64(s.Duration.Seconds()), InputOctets: s.InputOctets, OutputOctets: s.OutputOctets,
 		}
+		if n, err := strconv.Atoi(s.VLAN); err == nil {
+			one.VLAN = n
+		} else {
+			one.VLANName = s.VLAN
+		}
 		if s.NASAddress.IsValid() {
 			one.NASAddress = s.NASAddress.String()
 		}

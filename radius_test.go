@@ -93,3 +93,34 @@ func TestWithRADIUS(t *testing.T) {
 		}
 	}
 }
+
+// The operations API shows the VLAN that a device was let in with.
+func TestVLANOnTheOperatorsDesk(t *testing.T) {
+	tool := testenv.Need(t, "radclient", "apt install freeradius-utils")
+	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0,
+		"clients": [{"name": "test", "ip": "127.0.0.1", "secret": "a long shared secret"}],
+		"macAuth": {"enabled": true, "allowedMacs": ["aa:bb:cc:*"], "defaultVlan": 100},
+		"vlanAssignment": [{"match": {"mac": "aa:bb:cc:00:00:02"}, "vlanName": "guests"}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startRouter(t, dcrouter.WithConfig(cfg), dcrouter.WithOps(opsSection()))
+	addrs := r.Addrs()["radius"]
+	send := func(addr, kind, attrs string) {
+		t.Helper()
+		cmd := testenv.Command(t, tool, "-r", "2", "-t", "10", strings.TrimSuffix(addr, "/udp"), kind, "a long shared secret")
+		cmd.Stdin = strings.NewReader(attrs + "\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	for _, mac := range []string{"aabbcc000001", "aabbcc000002"} {
+		device := "User-Name=" + mac + ",Calling-Station-Id=" + mac
+		send(addrs[0], "auth", device+",User-Password="+mac+",Message-Authenticator=0x00")
+		send(addrs[1], "acct", device+",Acct-Status-Type=Start,Acct-Session-Id="+mac)
+	}
+	list := signIn(t, r).call("getRadiusSessions", map[string]any{}, nil)
+	if !strings.Contains(list, `"vlan":100`) || !strings.Contains(list, `"vlanName":"guests"`) {
+		t.Error(list)
+	}
+}

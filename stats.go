@@ -16,6 +16,8 @@ type Stats struct {
 	RADIUS *radius.Stats `json:"radius,omitempty"`
 	// Email is nil where no mail system is configured.
 	Email *email.Stats `json:"email,omitempty"`
+	// Blocking is nil where no blocking is configured.
+	Blocking *BlockingStats `json:"blocking,omitempty"`
 	// Certificates are the automatic ones, by name.
 	Certificates []CertificateState `json:"certificates,omitempty"`
 }
@@ -34,6 +36,9 @@ func (r *Router) Stats() Stats {
 	if r.email != nil {
 		m := r.email.Stats()
 		s.Email = &m
+	}
+	if r.blocking != nil {
+		s.Blocking = r.blocking.stats()
 	}
 	if r.certs != nil {
 		s.Certificates = r.certs.States()

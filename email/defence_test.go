@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -285,6 +286,38 @@ func TestScannerIsDown(t *testing.T) {
 		}
 		if got := s.Stats().Scans["virus/clamav/error"]; got != 1 {
 			t.Errorf("%d errors", got)
+		}
+	}
+}
+
+// Clients that the host has blocked are refused when they connect, and when they
+// go on after they were let in: for now, or for good.
+func TestBlocked(t *testing.T) {
+	for _, test := range []struct {
+		until time.Time
+		want  string
+	}{{time.Now().Add(time.Hour), "421 4.7.1 127.0.0.1 is blocked"}, {time.Time{}, "554 5.7.1 127.0.0.1 is blocked"}} {
+		var on atomic.Bool
+		s := start(t, submission(t, Submission), WithMailbox(newMailbox(nil).take),
+			WithBlocked(func(netip.Addr) (time.Time, bool) { return test.until, on.Load() }))
+		begin := func() *client {
+			c := s.dial().hello().startTLS()
+			c.say("EHLO client.example.net", "250")
+			return c
+		}
+		sends, signsIn := begin(), begin()
+		sends.say("AUTH PLAIN "+plain("alice@example.com", "wonderland"), "235")
+		on.Store(true)
+		sends.say("MAIL FROM:<alice@example.com>", test.want)
+		signsIn.say("AUTH PLAIN "+plain("alice@example.com", "wonderland"), test.want)
+		s.dial().want("", test.want)
+		on.Store(false)
+		s.dial().hello()
+		waitFor(t, func() bool { return s.Stats().Refused["blocked"] == 3 })
+		for _, e := range s.seen(Refused) {
+			if e.Security || e.Cause != "blocked" {
+				t.Errorf("what is blocked already would count again: %+v", e)
+			}
 		}
 	}
 }

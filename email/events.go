@@ -60,6 +60,8 @@ type Event struct {
 	// Reason says why, in words: what stood in the reply, or what another
 	// server said.
 	Reason string `json:"reason,omitempty"`
+	// Cause is what [Stats.Refused] counts a refusal as, otherwise "".
+	Cause string `json:"cause,omitempty"`
 	// Status is the enhanced status code that came with it (RFC 3463), or "".
 	Status string `json:"status,omitempty"`
 	// Class says of what failed why: "hard" means that there is no such recipient,

@@ -27,6 +27,7 @@ type options struct {
 	listeners      map[string]net.Listener
 	dial           DialFunc
 	observers      []func(Event)
+	blocked        func(client netip.Addr) (until time.Time, blocked bool)
 }
 
 // DialFunc connects to another server, from source if that is valid.
@@ -59,6 +60,14 @@ func WithHooks(h Hooks) Option {
 // WithObserver adds somebody who is told of what happens, as [Hooks.OnEvent] is.
 func WithObserver(tell func(Event)) Option {
 	return func(o *options) { o.observers = append(o.observers, tell) }
+}
+
+// WithBlocked sets who knows the clients that are refused, and until when; the
+// zero time is for ever. It is asked when a client connects, signs in or begins a
+// message, and has to answer at once. A client that is blocked for a while gets 421,
+// so that a server that is by mistake comes again with its mail, others get 554.
+func WithBlocked(blocked func(client netip.Addr) (until time.Time, blocked bool)) Option {
+	return func(o *options) { o.blocked = blocked }
 }
 
 // WithAuthenticator sets who knows the users that may sign in, in place of

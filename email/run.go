@@ -246,7 +246,7 @@ func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 		reason = "tls"
 	}
 	s.stats.reasons.add(reason)
-	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Security: isSecurity(reason)})
+	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: isSecurity(reason)})
 }
 
 // listen binds the ports.

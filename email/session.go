@@ -62,6 +62,9 @@ func (r *run) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, err
 }
 
 func (s *session) admit(ctx context.Context) error {
+	if reply := s.blocked(); reply != nil {
+		return s.refuse("blocked", reply)
+	}
 	if err := s.r.checkReputation(ctx, s.client.Addr); err != nil {
 		return s.refuse("reputation", err)
 	}
@@ -75,11 +78,28 @@ func (s *session) admit(ctx context.Context) error {
 	return nil
 }
 
+// blocked refuses a client that the host has blocked. What passes may have been a
+// mistake, so a server may come back with its mail (RFC 5321 section 3.8); what
+// lasts is said so (section 3.1).
+func (s *session) blocked() *Reply {
+	if s.r.s.opts.blocked == nil {
+		return nil
+	}
+	until, blocked := s.r.s.opts.blocked(s.client.Addr)
+	switch {
+	case !blocked:
+		return nil
+	case until.IsZero():
+		return &Reply{Code: 554, Enhanced: [3]int{5, 7, 1}, Text: fmt.Sprintf("%s is blocked", s.client.Addr)}
+	}
+	return &Reply{Code: 421, Enhanced: [3]int{4, 7, 1}, Text: fmt.Sprintf("%s is blocked for a while", s.client.Addr)}
+}
+
 // refuse counts a refusal and tells of it.
 func (s *session) refuse(reason string, reply *Reply) error {
 	s.r.s.stats.reasons.add(reason)
 	e := s.asks
-	e.Kind, e.Reason, e.Security = Refused, reply.Error(), isSecurity(reason)
+	e.Kind, e.Reason, e.Cause, e.Security = Refused, reply.Error(), reason, isSecurity(reason)
 	s.event(e)
 	return reply.wire()
 }
@@ -117,6 +137,9 @@ func (s *session) Helo(_ context.Context, name string) error {
 func (s *session) Mail(ctx context.Context, from addr.Address, o *smtpd.MailOptions) error {
 	sender := from.String()
 	s.asks = Event{From: sender}
+	if reply := s.blocked(); reply != nil { // since it was let in
+		return s.refuse("blocked", reply)
+	}
 	if wait := s.r.limits.message(s.client.Addr, s.client.User); wait > 0 {
 		return s.refuse("rate", tooMuch(wait))
 	}

@@ -13,7 +13,7 @@ type Stats struct {
 	Connections ConnectionStats `json:"connections"`
 	// Messages are those that clients have sent.
 	Messages MessageStats `json:"messages"`
-	// Refused counts refusals by reason: "connections", "tls", "reputation",
+	// Refused counts refusals by reason: "connections", "tls", "blocked", "reputation",
 	// "early-talker", "timeout", "protocol", "smuggling", "rate", "greylist",
 	// "relay", "route", "split", "sender", "authentication", "scanner", "hook",
 	// "content", "storage", "next-hop", "mailbox"; by [Security] "blocked" and

@@ -183,6 +183,9 @@ type exchange struct {
 
 // mayTry slows down those who guess.
 func (x *exchange) mayTry(_ context.Context, username string) error {
+	if reply := x.s.blocked(); reply != nil { // since it was let in
+		return x.s.refuse("blocked", reply)
+	}
 	attempt, wait := x.s.r.s.users.throttle.Begin(x.s.client.Addr, username)
 	if wait > 0 {
 		return &smtpd.Reply{Code: 454, Enhanced: [3]int{4, 7, 0}, Text: fmt.Sprintf("Too many failures, try again in %d seconds", int(wait.Seconds())+1)}

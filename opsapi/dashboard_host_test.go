@@ -33,6 +33,7 @@ type gateway struct {
 	stats    dcrouter.Stats
 	messages []opsapi.QueuedMessage
 	blocked  []opsapi.Suppressed
+	refused  []opsapi.Block
 	records  []opsapi.Record
 	sessions []opsapi.RADIUSSession
 	done     []string // what was asked for
@@ -82,6 +83,10 @@ func newGateway(log *slog.Logger) (*gateway, error) {
 		{ID: "01JDW1ZZ04", From: "", Recipients: []opsapi.QueuedRecipient{{Address: "gone@example.org", Route: "outbound", State: "failed", Reply: "550 5.1.1 No such user"}},
 			Size: 4_096, Arrived: ago(50 * time.Hour), Tries: 9, State: opsapi.StateFailed, Reason: "550 5.1.1 No such user"},
 	}
+	g.refused = []opsapi.Block{
+		{Address: "198.51.100.0/24", Source: "configuration", Reason: "on the configuration's list"},
+		{Address: "203.0.113.77/32", Source: "email", Reason: "mail sign-in-failed", Since: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Hour), Times: 2},
+	}
 	g.blocked = []opsapi.Suppressed{
 		{Address: "gone@example.org", Reason: "bounce", Detail: "550 5.1.1 No such user", Since: ago(50 * time.Hour)},
 		{Address: "angry@example.net", Reason: "complaint", Since: ago(400 * time.Hour), Expires: now.Add(2000 * time.Hour)},
@@ -123,7 +128,7 @@ func newGateway(log *slog.Logger) (*gateway, error) {
 func (g *gateway) options() []opsapi.Option {
 	return []opsapi.Option{
 		opsapi.WithVersion("1.4.0"), opsapi.WithStats(g.tick), opsapi.WithLimits(someLimits), opsapi.WithHealth(g.health), opsapi.WithConfiguration(g), opsapi.WithRoutesAt("smartProxyConfig", "routes"),
-		opsapi.WithMailQueue(g), opsapi.WithSuppression(g), opsapi.WithMailDomains(g), opsapi.WithReputation(g), opsapi.WithDNS(g), opsapi.WithCertificates(g), opsapi.WithRADIUS(g),
+		opsapi.WithMailQueue(g), opsapi.WithSuppression(g), opsapi.WithMailDomains(g), opsapi.WithReputation(g), opsapi.WithDNS(g), opsapi.WithCertificates(g), opsapi.WithRADIUS(g), opsapi.WithBlocks(g),
 	}
 }
 
@@ -291,6 +296,28 @@ func (g *gateway) Unsuppress(_ context.Context, address string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.blocked = slices.DeleteFunc(g.blocked, func(s opsapi.Suppressed) bool { return s.Address == address })
+	return nil
+}
+
+func (g *gateway) Blocks(context.Context, opsapi.Page) ([]opsapi.Block, string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.refused), "", nil
+}
+
+func (g *gateway) AddBlock(_ context.Context, b opsapi.Block) error {
+	g.note("block %s for %s", b.Address, b.Until.Sub(b.Since))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused = append(g.refused, b)
+	return nil
+}
+
+func (g *gateway) RemoveBlock(_ context.Context, address string) error {
+	g.note("lift %s", address)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused = slices.DeleteFunc(g.refused, func(b opsapi.Block) bool { return b.Address == address })
 	return nil
 }
 

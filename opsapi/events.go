@@ -50,8 +50,8 @@ type SecurityEvent struct {
 	Address   netip.Addr `json:"address,omitzero" doc:"whom it comes from"`
 	Subject   string     `json:"subject,omitempty" doc:"what or whom it is about"`
 	Message   string     `json:"message"`
-	// ConnID is the connection that it is about, as in the log.
-	ConnID string `json:"connId,omitempty" doc:"the connection that it is about, as in the log"`
+	// Correlation is the id of the connection, as in the log.
+	Correlation string `json:"correlation,omitempty"`
 }
 
 // events are what happened last, by topic.
@@ -136,9 +136,17 @@ func (s *Server) ReportSecurity(e SecurityEvent) {
 	if e.Severity == "" {
 		e.Severity = SeverityWarning
 	}
-	e.Kind, e.Component, e.Subject, e.Message = bounded(e.Kind), bounded(e.Component), bounded(e.Subject), bounded(e.Message)
-	e.ConnID = bounded(e.ConnID)
+	e.Kind, e.Component, e.Subject, e.Message, e.Correlation = bounded(e.Kind), bounded(e.Component), bounded(e.Subject), bounded(e.Message), bounded(e.Correlation)
 	s.events.security.Put(func(n uint64) SecurityEvent { e.Seq = n; return e })
+}
+
+// reportOwn is ReportSecurity for what happens to the Server itself.
+func (s *Server) reportOwn(e SecurityEvent) {
+	e.Component = "ops"
+	s.ReportSecurity(e)
+	if s.opts.security != nil {
+		s.opts.security(e)
+	}
 }
 
 // marshal is json.Marshal that leaves < > & as they are.

@@ -59,6 +59,7 @@ type host struct {
 
 	messages   []QueuedMessage
 	suppressed []Suppressed
+	blocks     []Block
 	records    []Record
 	sessions   []RADIUSSession
 	done       []string // what was asked for
@@ -224,6 +225,29 @@ func (h *host) Unsuppress(_ context.Context, address string) error {
 	return nil
 }
 
+func (h *host) Blocks(context.Context, Page) ([]Block, string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.blocks), "", nil
+}
+
+func (h *host) AddBlock(_ context.Context, b Block) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.blocks = append(h.blocks, b)
+	return nil
+}
+
+func (h *host) RemoveBlock(_ context.Context, address string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := len(h.blocks)
+	if h.blocks = slices.DeleteFunc(h.blocks, func(b Block) bool { return b.Address == address }); len(h.blocks) == before {
+		return ErrNotFound
+	}
+	return nil
+}
+
 func (h *host) MailDomains(context.Context) ([]MailDomain, error) {
 	return []MailDomain{{Domain: "example.com", Mode: "external-dns", Records: []MailRecord{{Name: "example.com", Type: "MX", Value: "10 mx.example.com", State: "missing"}}}}, nil
 }
@@ -323,7 +347,7 @@ func openDeskWith(t *testing.T, h *host, store *storage.Store, cfg Config, opts 
 			return []Component{{Name: "proxy", Ready: true, Detail: "2 routes", Addresses: []string{"127.0.0.1:443"}}, {Name: "mail", Ready: true}}
 		}),
 		WithConfiguration(h), WithRoutesAt("proxy", "routes"),
-		WithMailQueue(h), WithSuppression(h), WithMailDomains(h), WithReputation(h), WithDNS(h), WithCertificates(h), WithRADIUS(h),
+		WithMailQueue(h), WithSuppression(h), WithMailDomains(h), WithReputation(h), WithDNS(h), WithCertificates(h), WithRADIUS(h), WithBlocks(h),
 	}
 	if store != nil {
 		all = append(all, WithStorage(store))

@@ -120,7 +120,7 @@ func (s *Server) invoke(ctx context.Context, c *caller, name string, request jso
 	if m.role > RolePublic && c.identity.Role < m.role {
 		e := errorf(CodeForbidden, "%s takes the role %s, and %q is %s", name, m.role, c.identity.UserID, c.identity.Role)
 		e.Data = map[string]any{"role": m.role}
-		s.ReportSecurity(SecurityEvent{Kind: "forbidden", Component: "ops", Address: c.address, Subject: c.identity.UserID, Message: e.Text})
+		s.reportOwn(SecurityEvent{Kind: "forbidden", Address: c.address, Subject: c.identity.UserID, Message: e.Text})
 		return nil, e
 	}
 	r := s.running()

@@ -68,7 +68,7 @@ func (s *Server) login(ctx context.Context, req loginRequest) (identityResponse,
 	}
 	c.identity = &identity
 	s.record(ctx, c, "adminLoginWithUsernameAndPassword", nil)
-	s.ReportSecurity(SecurityEvent{Kind: "login", Component: "ops", Severity: SeverityInfo, Address: c.address, Subject: a.name, Message: "signed in"})
+	s.reportOwn(SecurityEvent{Kind: "login", Severity: SeverityInfo, Address: c.address, Subject: a.name, Message: "signed in"})
 	return identityResponse{identity}, nil
 }
 
@@ -81,7 +81,7 @@ func (s *Server) failedLogin(ctx context.Context, c *caller, name string, err er
 		return
 	}
 	r := s.running()
-	e := SecurityEvent{Kind: "login_failed", Component: "ops", Address: c.address, Subject: name, Message: known.Text}
+	e := SecurityEvent{Kind: "login_failed", Address: c.address, Subject: name, Message: known.Text}
 	if r.gate.locks(name, c.address) {
 		e.Kind, e.Severity, e.Message = "login_locked", SeverityCritical, "locked after too many failed attempts to sign in"
 		if a := r.gate.accounts[name]; a != nil {
@@ -89,7 +89,7 @@ func (s *Server) failedLogin(ctx context.Context, c *caller, name string, err er
 			s.record(ctx, c, "adminLoginWithUsernameAndPassword", err)
 		}
 	}
-	s.ReportSecurity(e)
+	s.reportOwn(e)
 	s.log.Warn("somebody failed to sign in", "user", bounded(name), "remote", c.address.String(), "reason", known.Text)
 }
 
@@ -115,7 +115,7 @@ func (s *Server) logout(ctx context.Context, req logoutRequest) (nothing, error)
 		c.setCookie("", 0)
 	}
 	s.record(ctx, c, "adminLogout", nil)
-	s.ReportSecurity(SecurityEvent{Kind: "logout", Component: "ops", Severity: SeverityInfo, Address: c.address, Subject: c.name(), Message: "signed out"})
+	s.reportOwn(SecurityEvent{Kind: "logout", Severity: SeverityInfo, Address: c.address, Subject: c.name(), Message: "signed out"})
 	if req.Everywhere {
 		return nothing{}, r.sessions.endAll(ctx, r.gate.accounts[c.identity.UserID])
 	}
@@ -141,4 +141,5 @@ func (s *Server) register() {
 	s.registerRoutes()
 	s.registerMail()
 	s.registerNetwork()
+	s.registerBlocks()
 }

@@ -228,7 +228,7 @@ func (s *Server) getSecurityEvents(_ context.Context, req securityRequest) (secu
 	}
 	response := securityResponse{Events: []SecurityEvent{}}
 	s.events.security.Newest(req.Before, func(e SecurityEvent) bool {
-		text := strings.Join([]string{e.Kind, e.Component, e.Address.String(), e.Subject, e.Message, e.ConnID}, "\n")
+		text := strings.Join([]string{e.Kind, e.Component, e.Address.String(), e.Subject, e.Message, e.Correlation}, "\n")
 		if e.Time.Before(req.Since) || req.Kind != "" && e.Kind != req.Kind || !containsFold(text, req.Search) {
 			return true
 		}

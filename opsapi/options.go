@@ -38,6 +38,8 @@ type options struct {
 	dns           DNS
 	certificates  Certificates
 	radius        RADIUS
+	blocks        Blocks
+	security      func(SecurityEvent)
 }
 
 // WithLogger sets the logger. The default discards everything.
@@ -110,6 +112,13 @@ func WithDNS(d DNS) Option { return func(o *options) { o.dns = d } }
 
 // WithCertificates sets who knows about certificates.
 func WithCertificates(c Certificates) Option { return func(o *options) { o.certificates = c } }
+
+// WithSecurityObserver sets who is told of the Server's own security events, such
+// as failed attempts to sign in. It is called from several goroutines, and should
+// return soon.
+func WithSecurityObserver(tell func(SecurityEvent)) Option {
+	return func(o *options) { o.security = tell }
+}
 
 // WithRADIUS sets the RADIUS server.
 func WithRADIUS(r RADIUS) Option { return func(o *options) { o.radius = r } }

@@ -260,6 +260,7 @@ type RADIUSSession struct {
 	CalledStationID  string    `json:"calledStationId,omitempty"`
 	FramedIP         string    `json:"framedIp,omitempty"`
 	VLAN             int       `json:"vlan,omitempty"`
+	VLANName         string    `json:"vlanName,omitempty" doc:"of a VLAN that is known by its name"`
 	Start            time.Time `json:"start"`
 	Updated          time.Time `json:"updated"`
 	DurationSeconds  int64     `json:"durationSeconds"`

@@ -206,6 +206,7 @@ func conversation() []struct {
 		{"getEmailQueue", object{"state": "queued"}}, {"getEmailMessage", object{"id": "m1"}}, {"retryEmail", object{"id": "m1"}},
 		{"releaseEmail", object{"id": "m2"}}, {"quarantineEmail", object{"id": "m1", "reason": "odd"}}, {"dropEmail", object{"id": "m1"}},
 		{"addSuppression", object{"address": "a@example.com"}}, {"getSuppressions", object{}}, {"removeSuppression", object{"address": "a@example.com"}},
+		{"addBlock", object{"address": "192.0.2.1", "reason": "spam", "seconds": 60}}, {"getBlocks", object{}}, {"removeBlock", object{"address": "192.0.2.1"}},
 		{"getEmailDomains", object{}}, {"getDnsZones", object{}}, {"getDnsRecords", object{"zone": "example.com"}},
 		{"updateDnsRecords", object{"set": []object{{"name": "a.example.com", "type": "A", "value": "192.0.2.1", "ttl": 60}}}},
 		{"getCertificates", object{}}, {"renewCertificate", object{"name": "example.com"}},

@@ -47,6 +47,9 @@ func (r *run) lookup(c *conn, q *query) (*table, *route, refusal) {
 		// The port has been removed. Keep-alive connections end with it.
 		return nil, nil, refusal{reason: &stats.noRoute, status: http.StatusNotFound, text: "no route for this request", last: true}
 	}
+	if r.isBlockedRequest(c, q.header) {
+		return nil, nil, refusal{reason: &stats.blockedAddress, status: http.StatusForbidden, text: "this address is blocked", last: true}
+	}
 	misdirected := refusal{reason: &stats.misdirected, status: http.StatusMisdirectedRequest, text: "this name needs a connection of its own"}
 	if qc, ok := c.Conn.(*quicConn); ok && qc.moved() {
 		// Limits and rules have been applied to another address.

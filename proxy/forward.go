@@ -48,6 +48,7 @@ func newForwarder(p *Proxy) http.Handler {
 			no := badRequest(&p.stats, "ambiguous or unsupported request target")
 			x.refused = no.reason
 			no.write(w)
+			x.run.report(x.conn, no.reason, req.Header, x.route, no.text)
 			return
 		}
 		if x.body != nil && req.ProtoMajor == 1 {

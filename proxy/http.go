@@ -321,6 +321,7 @@ func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
 		w.Header()[r.p.requestIDHeader] = []string{rec.id}
 	}
 	no.write(w)
+	r.report(rec.conn, no.reason, rec.header, no.route, no.text)
 	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
 	if rec.method != http.MethodHead {
 		rec.out = uint64(len(no.message()) + 1) // http.Error ends the line

@@ -58,6 +58,9 @@ func (c *quicConn) admit(proven bool) *rejection {
 	if _, p := r.routes(c.conn); p.proxies.contains(client) {
 		return &r.p.stats.noRoute // it speaks for others, and QUIC cannot tell for whom
 	}
+	if r.isBlocked(client, c.conn.port) {
+		return &r.p.stats.blockedAddress
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	reason := r.full()

@@ -224,6 +224,7 @@ func (l *fastLane) record() accessRecord {
 // refuse answers a request that goes nowhere.
 func (l *fastLane) refuse(no *refusal) verdict {
 	no.reason.count.Add(1)
+	l.run.report(l.conn, no.reason, &l.req.Fields, no.route, no.text)
 	close := no.last || l.closes() || !l.skipBody()
 	fields := l.fields[:0]
 	if no.retryAfter > 0 {

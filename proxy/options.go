@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 )
 
 // An Option gives a [Proxy] what cannot be written as JSON.
@@ -19,6 +20,8 @@ type options struct {
 	echKeys        func(*tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error)
 	listeners      map[string]net.Listener
 	packetConns    map[string]net.PacketConn
+	observe        func(Event)
+	blocked        func(client netip.Addr, port int) bool
 }
 
 // WithLogger sets the logger. The default discards everything.

@@ -76,6 +76,10 @@ func (r *run) learnClient(c *conn) bool {
 		r.reject(c, reason, err)
 		return false
 	}
+	if r.isBlocked(c.client.Addr(), c.port) {
+		r.reject(c, &r.p.stats.blockedAddress, errBlockedAddress)
+		return false
+	}
 	r.mu.Lock()
 	_, open := r.conns[c] // once closed, nobody would count it out again
 	c.counted = open && r.countIP(c.client.Addr())
@@ -212,6 +216,9 @@ func (r *run) count(c *conn, reason *rejection, err error) {
 			r.log.Debug("connection refused", "conn_id", c.name(), "remote", c.client, "port", c.port,
 				"reason", reason.name, "err", err, "not_logged", skipped)
 		}
+	}
+	if r.p.opts.observe != nil {
+		r.report(c, reason, nil, nil, err.Error())
 	}
 }
 

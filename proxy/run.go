@@ -228,6 +228,11 @@ func (r *run) admit(port int, nc net.Conn) {
 	if p := r.table.Load().ports[port]; p != nil {
 		c.proxied = p.proxies.contains(c.client.Addr())
 	}
+	r.p.stats.connections.Add(1)
+	if !c.proxied && r.isBlocked(c.client.Addr(), port) {
+		r.reject(c, &r.p.stats.blockedAddress, errBlockedAddress)
+		return
+	}
 	r.mu.Lock()
 	reason := r.full()
 	if reason == nil {
@@ -237,7 +242,6 @@ func (r *run) admit(port int, nc net.Conn) {
 		r.working.Add(1)
 	}
 	r.mu.Unlock()
-	r.p.stats.connections.Add(1)
 	if reason != nil {
 		r.reject(c, reason, errLimit)
 		return
@@ -255,7 +259,10 @@ func (r *run) admit(port int, nc net.Conn) {
 	}()
 }
 
-var errLimit = errors.New("limit of connections reached")
+var (
+	errLimit          = errors.New("limit of connections reached")
+	errBlockedAddress = errors.New("the address is blocked")
+)
 
 // book puts a connection on the books, unless its client has too many already.
 // r.mu is held.

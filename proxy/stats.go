@@ -92,7 +92,7 @@ type counters struct {
 	connections atomic.Uint64
 	requests    atomic.Uint64
 
-	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked,
+	silent, badProxyHeader, badTLS, badRequest, unknownName, noRoute, blocked, blockedAddress,
 	misdirected, rateLimited, routeFull, unreachable, targetsBusy, noFolder, tooMany, tooManyPerIP, stopping, badHTTP2, resets rejection
 }
 
@@ -105,12 +105,12 @@ type rejection struct {
 
 // all lists the reasons under their public names.
 func (c *counters) all() []*rejection {
-	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked,
+	return []*rejection{&c.silent, &c.badProxyHeader, &c.badTLS, &c.badRequest, &c.unknownName, &c.noRoute, &c.blocked, &c.blockedAddress,
 		&c.misdirected, &c.rateLimited, &c.routeFull, &c.unreachable, &c.targetsBusy, &c.noFolder, &c.tooMany, &c.tooManyPerIP, &c.stopping, &c.badHTTP2, &c.resets}
 }
 
 func (c *counters) init() {
-	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked",
+	for i, name := range []string{"silent", "badProxyHeader", "badTls", "badRequest", "unknownName", "noRoute", "blocked", "blockedAddress",
 		"misdirected", "rateLimited", "routeFull", "unreachable", "targetsBusy", "noFolder", "tooManyConnections", "tooManyPerIp", "stopping", "badHttp2", "tooManyResets"} {
 		c.all()[i].name = name
 	}

@@ -107,6 +107,9 @@ func (u *udpPort) open(socket packetSocket, d *datagram) *udpSession {
 	}
 	rt := p.datagrams.find(&query{client: client.Addr()}, anyTraffic)
 	switch {
+	case r.isBlocked(client.Addr(), u.port):
+		u.refuse(client, &stats.blockedAddress, errBlockedAddress)
+		return nil
 	case rt == nil:
 		u.refuse(client, &stats.noRoute, errNoRoute)
 		return nil
@@ -149,6 +152,9 @@ func (u *udpPort) refuse(client netip.AddrPort, reason *rejection, err error) {
 		if skipped, ok := reason.mayLog(time.Now()); ok {
 			log.Debug("datagram refused", "remote", client, "port", u.port, "reason", reason.name, "err", err, "not_logged", skipped)
 		}
+	}
+	if r := u.run; r.p.opts.observe != nil && r.p.stats.isSuspect(reason) {
+		r.p.opts.observe(Event{Time: time.Now(), Reason: reason.name, Client: r.clientOf(client.Addr(), nil), Port: u.port, Detail: err.Error()})
 	}
 }
 

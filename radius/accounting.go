@@ -87,6 +87,7 @@ func newRecord(in *arrival) (*Record, error) {
 	}
 	s.UserName = text(rfc2865.UserName_Type)
 	s.CallingStationID, s.CalledStationID = text(rfc2865.CallingStationID_Type), text(rfc2865.CalledStationID_Type)
+	s.VLAN = in.d.vlan()
 	s.NASPort, s.NASPortID = integer(attrs, rfc2865.NASPort_Type), text(rfc2869.NASPortID_Type)
 	s.FramedIP = address(attrs, rfc2865.FramedIPAddress_Type, framedIPv6Address)
 	s.Duration = time.Duration(integer(attrs, rfc2866.AcctSessionTime_Type)) * time.Second
@@ -133,6 +134,7 @@ func (s *Session) merge(old *Session) {
 	if s.Stopped.IsZero() {
 		s.Stopped, s.TerminateCause = old.Stopped, old.TerminateCause
 	}
+	s.VLAN = valueOr(s.VLAN, old.VLAN)
 	s.UserName = valueOr(s.UserName, old.UserName)
 	s.CallingStationID = valueOr(s.CallingStationID, old.CallingStationID)
 	s.CalledStationID = valueOr(s.CalledStationID, old.CalledStationID)
@@ -182,6 +184,9 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 		record.Closed = s.sessions.wouldClose(closing)
 		c = &change{closing: closing}
 	case StatusStart, StatusInterim, StatusStop:
+		if session.VLAN == "" {
+			session.VLAN = s.vlans.find(newSubject(session.Source, session.UserName, session.CallingStationID))
+		}
 		key := keyOfSession(session)
 		if old, ok := s.sessions.get(key); ok {
 			*session = record.on(old)

@@ -35,13 +35,7 @@ func newAccess(in *arrival) (*access, error) {
 	}
 	a := &access{arrival: in}
 	a.req = Request{Client: in.client.Name, Remote: in.from, Packet: p, UserName: string(p.Get(rfc2865.UserName_Type))}
-	a.subject = subject{in.from.Addr(), a.req.UserName}
-	if calling := string(p.Get(rfc2865.CallingStationID_Type)); calling != "" {
-		a.subject.who = calling
-		if mac, ok := parseMAC(calling, false); ok {
-			a.subject.who = mac.String()
-		}
-	}
+	a.subject = newSubject(in.from.Addr(), a.req.UserName, string(p.Get(rfc2865.CallingStationID_Type)))
 	return a, nil
 }
 
@@ -87,7 +81,7 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 		}
 	}
 	if s.failures.exceeded(a.subject, now) {
-		s.drop(a.from, a.client, tooManyFailures, nil)
+		a.drop(s, tooManyFailures, nil)
 		a.verdict(false)
 		return nil, nil
 	}
@@ -99,7 +93,7 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 			return nil, nil
 		}
 	} else if err := a.req.readCredentials(a.secret); err != nil {
-		s.drop(a.from, a.client, badPassword, err)
+		a.drop(s, badPassword, err)
 		a.verdict(false)
 		return nil, nil
 	}
@@ -109,7 +103,7 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 		if rules.enabled {
 			if !rules.passwordFits(&a.req, mac) {
 				if a.req.Method == PAP && !isText(a.req.cred.password) {
-					s.drop(a.from, a.client, badPassword, nil)
+					a.drop(s, badPassword, nil)
 				}
 				a.verdict(false)
 				return nil, nil

@@ -397,9 +397,9 @@ func TestStrangersDoNotSilenceClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 2 * maxNotices {
-		s.drop(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1), nil, unknownClient, nil)
+		s.drop(dropped{from: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1), why: unknownClient})
 	}
-	s.drop(netip.MustParseAddrPort("192.0.2.1:1"), s.clients.list[0], badSignature, nil)
+	s.drop(dropped{from: netip.MustParseAddrPort("192.0.2.1:1"), client: s.clients.list[0], why: badSignature})
 	if lines := strings.Count(log.String(), "\n"); lines != maxNotices+1 || !strings.Contains(log.String(), "192.0.2.1:1") {
 		t.Errorf("%d lines", lines)
 	}

@@ -20,6 +20,7 @@ type options struct {
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	packetConns    map[string]net.PacketConn
 	listeners      map[string]net.Listener
+	observers      []func(Event)
 }
 
 // WithLogger sets the logger. The default discards everything.

@@ -185,14 +185,14 @@ func (r *run) acceptRadSec() {
 		from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
 		client := r.s.clients.find(from.Addr())
 		if client == nil {
-			r.s.drop(from, nil, unknownClient, nil)
+			r.s.drop(dropped{from: from, why: unknownClient, radSec: true})
 			c.Close()
 			continue
 		}
 		full, ok := rs.enter(c, from.Addr())
 		if !ok {
 			if full {
-				r.s.drop(from, client, radSecBusy, nil)
+				r.s.drop(dropped{from: from, client: client, why: radSecBusy, radSec: true})
 			}
 			c.Close()
 			continue
@@ -201,7 +201,7 @@ func (r *run) acceptRadSec() {
 			defer rs.leave(c)
 			conn := &radSecConn{rs: rs, raw: c, from: from, client: client}
 			if err := conn.serve(); err != nil && r.stopping.Load() == 0 {
-				r.s.drop(from, client, badRadSec, err)
+				r.s.drop(dropped{from: from, client: client, why: badRadSec, err: err, radSec: true})
 			}
 		})
 	}

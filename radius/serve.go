@@ -56,11 +56,11 @@ func (r *run) take(in *arrival, b []byte) (sound bool) {
 		in.outline, ok = in.d.outline()
 	}
 	if !ok {
-		s.drop(in.from, in.client, malformed, nil)
+		in.drop(s, malformed, nil)
 		return false
 	}
 	if why, ok := s.verify(in); !ok {
-		s.drop(in.from, in.client, why, nil)
+		in.drop(s, why, nil)
 		return why != malformed && why != badSignature && why != badAuthenticator
 	}
 	s.stats.requests.Add(1)
@@ -76,7 +76,7 @@ func (r *run) take(in *arrival, b []byte) (sound bool) {
 		}
 	}
 	if !s.rates.allow(in.from.Addr(), in.at) {
-		s.drop(in.from, in.client, rateLimited, nil)
+		in.drop(s, rateLimited, nil)
 		r.finish(in, nil)
 		return true
 	}
@@ -129,11 +129,15 @@ func (r *run) takeAccess(in *arrival) {
 	r.answer(in, reply, err)
 }
 
-// accessDone counts an answer, and a rejection against who it was about.
+// accessDone counts an answer, a rejection against who it was about, and
+// remembers the VLAN of an Accept.
 func (s *Server) accessDone(a *access, reply datagram) {
 	s.countAccess(a.client, reply.code())
-	if reply.code() == layeh.CodeAccessReject {
+	switch reply.code() {
+	case layeh.CodeAccessReject:
 		s.failures.failed(a.subject, a.at)
+	case layeh.CodeAccessAccept:
+		s.vlans.accepted(a.subject, reply)
 	}
 }
 
@@ -214,7 +218,7 @@ func (r *run) later(in *arrival, work func(context.Context) (datagram, error)) {
 		select {
 		case r.slots <- struct{}{}:
 		default:
-			r.s.drop(in.from, in.client, overloaded, nil)
+			in.drop(r.s, overloaded, nil)
 			r.finish(in, nil)
 			return
 		}
@@ -243,7 +247,7 @@ func (r *run) answer(in *arrival, reply datagram, err error) {
 		if errors.As(err, &drop) {
 			why, err = drop.reason, drop.err
 		}
-		r.s.drop(in.from, in.client, why, err)
+		in.drop(r.s, why, err)
 		reply = nil
 	}
 	again := r.finish(in, reply)

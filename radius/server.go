@@ -40,6 +40,7 @@ type Server struct {
 	duplicates duplicates
 	rates      *rateLimiter
 	failures   *failureLimiter
+	vlans      vlans
 	notices    notices
 	strangers  notices // of who is no client; apart, since they can be as many as they like
 	sessions   *sessions

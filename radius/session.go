@@ -30,6 +30,9 @@ type Session struct {
 	// network.
 	CallingStationID string `json:"callingStationId,omitempty"`
 	CalledStationID  string `json:"calledStationId,omitempty"`
+	// VLAN is the number or name of the VLAN that the device is in: what its
+	// records say, otherwise what it was let in with, otherwise "".
+	VLAN string `json:"vlan,omitempty"`
 	// FramedIP is the device's address in the network.
 	FramedIP netip.Addr `json:"framedIp,omitzero"`
 	// Start is when it began, Updated when the last record came, Stopped when

@@ -12,14 +12,22 @@ import (
 // take a third of the memory, and the garbage collector has one pointer of each
 // to follow.
 
-// sessionVersion is the first octet of the encoding.
-const sessionVersion = 1
+// sessionVersion is the first octet of the encoding, vlanVersion where a VLAN
+// follows at the end.
+const (
+	sessionVersion = 1
+	vlanVersion    = 2
+)
 
 var errBadSession = errors.New("radius: the stored session cannot be read")
 
 // appendSession encodes s. NAS first: that is what Accounting-On looks for.
 func appendSession(b []byte, s *Session) []byte {
-	b = append(b, sessionVersion)
+	version := byte(sessionVersion)
+	if s.VLAN != "" {
+		version = vlanVersion
+	}
+	b = append(b, version)
 	b = appendAddr(b, s.Source)
 	b = appendString(b, s.NASIdentifier)
 	b = appendAddr(b, s.NASAddress)
@@ -36,6 +44,9 @@ func appendSession(b []byte, s *Session) []byte {
 	for _, n := range []uint64{uint64(s.NASPort), uint64(s.Duration / time.Second), s.InputOctets, s.OutputOctets,
 		uint64(s.InputPackets), uint64(s.OutputPackets), uint64(s.TerminateCause)} {
 		b = binary.AppendUvarint(b, n)
+	}
+	if s.VLAN != "" {
+		b = appendString(b, s.VLAN)
 	}
 	return b
 }
@@ -107,7 +118,7 @@ func (d *decoder) time() time.Time {
 // decodeSession is the way back from appendSession.
 func decodeSession(encoded string) (Session, error) {
 	d := decoder{s: encoded}
-	if len(encoded) == 0 || encoded[0] != sessionVersion {
+	if len(encoded) == 0 || encoded[0] != sessionVersion && encoded[0] != vlanVersion {
 		return Session{}, errBadSession
 	}
 	d.s = d.s[1:]
@@ -125,6 +136,9 @@ func decodeSession(encoded string) (Session, error) {
 	s.InputOctets, s.OutputOctets = d.number(), d.number()
 	s.InputPackets, s.OutputPackets = uint32(d.number()), uint32(d.number())
 	s.TerminateCause = uint32(d.number())
+	if encoded[0] == vlanVersion {
+		s.VLAN = d.text()
+	}
 	if d.bad || d.s != "" {
 		return Session{}, errBadSession
 	}

@@ -98,7 +98,7 @@ func (r *run) read(sock *socket) {
 		addr := from.Addr().Unmap().WithZone("")
 		c := r.s.clients.find(addr)
 		if c == nil {
-			r.s.drop(netip.AddrPortFrom(addr, from.Port()), nil, unknownClient, nil)
+			r.s.drop(dropped{from: netip.AddrPortFrom(addr, from.Port()), why: unknownClient})
 			continue
 		}
 		in = arrival{from: netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), client: c, secret: c.secret, service: sock.service, at: time.Now(), out: sock, via: via}

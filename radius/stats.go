@@ -1,10 +1,6 @@
 package radius
 
-import (
-	"net/netip"
-	"sync/atomic"
-	"time"
-)
+import "sync/atomic"
 
 // Stats is a snapshot of a Server's counters. They count from New on.
 type Stats struct {
@@ -173,26 +169,6 @@ type counters struct {
 	requests, accepts, rejects, challenges, accounting, status, duplicates, proxied atomic.Uint64
 
 	dropped [reasons]atomic.Uint64
-}
-
-// drop counts a packet without an answer, and logs it if it is the first of its
-// kind in a minute. c may be nil.
-func (s *Server) drop(from netip.AddrPort, c *client, why reason, err error) {
-	s.stats.dropped[why].Add(1)
-	name, notices := "", &s.strangers
-	if c != nil {
-		c.stats.dropped.Add(1)
-		name, notices = c.Name, &s.notices
-	}
-	skipped, ok := notices.first(from.Addr(), why, time.Now())
-	if !ok {
-		return
-	}
-	args := []any{"reason", why.String(), "client", name, "remote", from.String(), "not_logged", skipped}
-	if err != nil {
-		args = append(args, "err", err)
-	}
-	s.log.Warn(why.explain(), args...)
 }
 
 // Stats returns a snapshot of the counters.

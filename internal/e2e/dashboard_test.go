@@ -40,13 +40,14 @@ func TestDashboardOfARouter(t *testing.T) {
 	testenv.Need(t, "swaks", "apt-get install swaks")
 	testenv.Need(t, "dig", "apt-get install bind9-dnsutils")
 	testenv.Need(t, "radclient", "apt-get install freeradius-utils")
+	testenv.Loopback(t, "127.0.0.9")
 	folder := browserDriver(t, "router.mjs")
 
 	first, second := answering(t, "first"), answering(t, "second")
 	nas := startSwitch(t)
 	web, dns := testenv.FreePort(t), testenv.FreePort(t)
 	cfg, err := dcrouter.LoadConfig(strings.NewReader(fmt.Sprintf(`{
-		"storage": {"fsPath": %q},
+		"storage": {"fsPath": %q}, "blocking": {"allowList": ["127.0.0.1"], "events": 3},
 		"smartProxyConfig": {"listenHost": "127.0.0.1", "routes": [{"name": "web", "match": {"ports": %d, "protocol": "http"},
 			"action": {"type": "forward", "targets": [{"host": "127.0.0.1", "port": %s}]}}]},
 		"emailConfig": {"listenHost": "127.0.0.1", "ports": [0], "hostname": "mx.example.com", "domains": [{"domain": "example.com"}],

@@ -54,6 +54,7 @@ export interface Stats {
     spool?: { messages: number; bytes: number; quarantined: number };
   };
   dns?: { transports?: Record<string, Transport>; types?: Counts; rcodes?: Counts };
+  blocking?: { active: number; counted: number; made: number; refused?: Counts };
   radius?: { requests: number; accepts: number; rejects: number; accounting: number; sessions: number; dropped?: Counts };
 }
 
@@ -61,9 +62,10 @@ export interface StatsEvent { time: string; uptimeSeconds: number; stats: Stats 
 
 export interface LogEntry { seq: number; time: string; level: string; component?: string; correlation?: string; message: string; attributes?: Record<string, string> }
 
-export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string; connId?: string }
-
 export interface Limit { name: string; value: number; unit: string; from: 'section' | 'limits' | 'default'; used?: number; reached?: number }
+export interface SecurityEvent { seq: number; time: string; kind: string; component: string; severity: 'info' | 'warning' | 'critical'; address?: string; subject?: string; message: string; correlation?: string }
+
+export interface Block { address: string; source: string; reason: string; since?: string; until?: string; times?: number }
 
 export interface AuditEntry { seq: number; time: string; user: string; role?: string; address: string; method: string; outcome: 'ok' | 'error'; detail?: string }
 
@@ -99,7 +101,7 @@ export interface Certificate {
 
 export interface RADIUSSession {
   key: string; id: string; source: string; nasIdentifier?: string; nasAddress?: string; nasPort?: string; userName?: string;
-  callingStationId?: string; calledStationId?: string; framedIp?: string; vlan?: number; start: string; updated: string;
+  callingStationId?: string; calledStationId?: string; framedIp?: string; vlan?: number; vlanName?: string; start: string; updated: string;
   durationSeconds: number; inputOctets: number; outputOctets: number;
 }
 

@@ -144,7 +144,7 @@ async function nothingConfigured() {
     for (const [name, hint] of [
       ['routes', 'smartProxyConfig.routes'], ['certificates', 'smartProxyConfig.acme'], ['mail/queue', 'emailConfig'], ['mail/quarantine', 'emailConfig'], ['mail/suppression', 'emailConfig'],
       ['mail/domains', 'emailConfig'], ['dns', 'dnsServerConfig'], ['radius/sessions', 'radiusConfig'], ['radius/clients', 'radiusConfig'], ['radius/vlans', 'radiusConfig'],
-      ['logs', 'WithLogs'], ['configuration', 'WithConfiguration'], ['configuration/history', 'WithConfiguration'], ['overview', 'configure radiusConfig'],
+      ['security', '"blocking"'], ['logs', 'WithLogs'], ['configuration', 'WithConfiguration'], ['configuration/history', 'WithConfiguration'], ['overview', 'configure radiusConfig'],
     ]) {
       await visit(empty, name);
       try {
@@ -427,6 +427,23 @@ await step('look up an address', async () => {
   await type(page, 'IP address', '198.51.100.7');
   await page.keyboard.press('Enter');
   await until(page, () => document.body.innerText.includes('zen.example.org'));
+}, page);
+
+await step('block an address, and lift a block', async () => {
+  await until(page, () => document.body.innerText.includes('203.0.113.77/32'));
+  await type(page, 'Address or network', '127.0.0.1');
+  await page.keyboard.press('Enter');
+  await until(page, () => document.body.innerText.includes('you would lock yourself out'));
+  await type(page, 'Address or network', '2001:db8::/48');
+  await type(page, 'Why', 'guesses passwords');
+  await press(page, 'Block');
+  await notice(page, '2001:db8::/48 is blocked');
+  await until(page, () => document.body.innerText.includes('guesses passwords'));
+  await press(page, 'Lift the block of 203.0.113.77/32');
+  await press(page, 'Lift the block');
+  await notice(page, 'no longer blocked');
+  await until(page, () => !document.body.innerText.includes('203.0.113.77/32 '));
+  check(await page.getByRole('button', { name: 'Lift the block of 198.51.100.0/24' }).count() === 0, 'what the configuration blocks can be lifted');
 }, page);
 
 await step('accessibility', async () => {

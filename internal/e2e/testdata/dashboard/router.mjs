@@ -39,7 +39,7 @@ const get = () => run('curl', ['-sS', '--max-time', '30', WEB]);
 const mail = (to, subject) => run('swaks', ['--server', host, '--port', port, '--from', 'ann@example.net', '--to', to, '--h-Subject', subject]);
 const ask = (name) => run('dig', [`@${DNS.split(':')[0]}`, '-p', DNS.split(':')[1], '+short', '+time=20', name, 'A']);
 const account = (attributes) => run('radclient', ['-x', '-r', '1', '-t', '30', ACCOUNTING, 'acct', SECRET], `${attributes}\n`);
-const session = 'Acct-Session-Id="s-1",User-Name="printer-3",Calling-Station-Id="00-11-22-33-44-55",NAS-Identifier="switch-1",NAS-Port-Id="ge-0/0/7",Framed-IP-Address=192.0.2.33';
+const session = 'Acct-Session-Id="s-1",User-Name="printer-3",Calling-Station-Id="00-11-22-33-44-55",NAS-Identifier="switch-1",NAS-Port-Id="ge-0/0/7",Framed-IP-Address=192.0.2.33,Tunnel-Private-Group-Id:0="4042"';
 
 function check(is, what) {
   if (!is) throw new Error(what);
@@ -177,11 +177,29 @@ await step('disconnect a session', async () => {
   await visit('RADIUS');
   await heading('RADIUS sessions');
   await rows(1);
-  await until(() => ['printer-3', '00-11-22-33-44-55', 'switch-1', 'ge-0/0/7', '192.0.2.33'].every((text) => document.querySelector('main tbody').innerText.includes(text)));
+  await until(() => ['printer-3', '00-11-22-33-44-55', 'switch-1', 'ge-0/0/7', '192.0.2.33', '4042'].every((text) => document.querySelector('main tbody').innerText.includes(text)));
   await press('Disconnect printer-3');
   await press('Disconnect');
   await notice('printer-3 was disconnected');
   await until(() => document.body.innerText.includes('No open sessions'));
+});
+
+await step('a block that somebody has brought on himself is seen and lifted', async () => {
+  const from = ['-sS', '--max-time', '30', '--interface', '127.0.0.9', WEB];
+  for (let i = 0; i < 3; i++) await run('curl', [...from, '-H', 'Host: a b']);
+  check(await run('curl', from).catch(() => 'refused') === 'refused', 'the address is not blocked');
+  await visit('Security');
+  await heading('Security');
+  await press('Lift the block of 127.0.0.9');
+  await press('Lift the block');
+  await notice('127.0.0.9 is no longer blocked');
+  check(await run('curl', from) === 'first', 'the address is still blocked');
+  await type('Address or network', '127.0.0.9');
+  await type('Why', 'by hand');
+  await press('Block');
+  await notice('127.0.0.9 is blocked');
+  check(await run('curl', from).catch(() => 'refused') === 'refused', 'the address is not blocked by hand');
+  await until(() => document.body.innerText.includes('proxy_bad_request') && document.body.innerText.includes('by hand'));
 });
 
 await step('filter the log', async () => {

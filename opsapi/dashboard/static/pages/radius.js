@@ -52,7 +52,7 @@ function sessions({ signal, identity }, content) {
     columns: [
       { label: 'Device', wide: true, cell: (s) => h('span', null, h('strong', null, device(s)), s.callingStationId && s.userName ? [h('br'), h('span', { class: 'muted' }, s.callingStationId)] : null) },
       { label: 'Address', cell: (s) => s.framedIp ?? '–' },
-      { label: 'VLAN', number: true, cell: (s) => s.vlan ? String(s.vlan) : '–' },
+      { label: 'VLAN', number: true, cell: (s) => s.vlan ? String(s.vlan) : s.vlanName ?? '–' },
       { label: 'At', cell: (s) => h('span', null, s.nasIdentifier || s.nasAddress || s.source, s.nasPort ? h('span', { class: 'muted' }, ` port ${s.nasPort}`) : null) },
       { label: 'Lasts', number: true, cell: (s) => duration(s.durationSeconds) },
       { label: 'Sent', number: true, cell: (s) => bytes(s.inputOctets) },
@@ -103,7 +103,10 @@ function vlans({ signal }, content) {
     show: ({ open, partial, radius }) => {
       /** @type {Map<string, number>} */
       const used = new Map();
-      for (const { vlan } of open) if (vlan) used.set(String(vlan), (used.get(String(vlan)) ?? 0) + 1);
+      for (const { vlan, vlanName } of open) {
+        const name = String(vlan || vlanName || '');
+        if (name) used.set(name, (used.get(name) ?? 0) + 1);
+      }
       /** @type {{name: string, rules: string[]}[]} */
       const list = [];
       /** @param {string|number|undefined} name @param {string} rule */
