@@ -17,6 +17,9 @@ const grace = 3 * time.Second
 type fault struct {
 	name       string
 	begin, end time.Time // end is zero while it lasts
+	// late faults explain only what began when they did, or half a second before:
+	// the rest was under way and has to go well.
+	late bool
 }
 
 // failure is a request that failed.
@@ -51,25 +54,28 @@ func (b *book) count(kind string, begin time.Time, err error, explains ...string
 }
 
 // breaks notes that something is broken, until the func that is returned is called.
-func (b *book) breaks(name string) (mended func()) {
+func (b *book) breaks(name string) (mended func()) { return b.fault(fault{name: name}) }
+
+func (b *book) fault(f fault) (mended func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	i := len(b.faults)
-	b.faults = append(b.faults, fault{name: name, begin: time.Now()})
+	f.begin = time.Now()
+	b.faults = append(b.faults, f)
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		f := &b.faults[i]
 		f.end = time.Now()
-		b.logf("%8.3fs to %8.3fs  %s", f.begin.Sub(b.start).Seconds(), f.end.Sub(b.start).Seconds(), name)
+		b.logf("%8.3fs to %8.3fs  %s", f.begin.Sub(b.start).Seconds(), f.end.Sub(b.start).Seconds(), f.name)
 	}
 }
 
-// explained reports whether a fault was there while the request was under way.
-func (b *book) explained(f *failure) bool {
-	return slices.ContainsFunc(b.faults, func(x fault) bool {
+// explained returns the first fault that explains a failure, -1 if there is none.
+func (b *book) explained(f *failure) int {
+	return slices.IndexFunc(b.faults, func(x fault) bool {
 		return slices.ContainsFunc(f.explains, func(name string) bool { return strings.HasPrefix(x.name, name) }) &&
-			x.begin.Before(f.end) && (x.end.IsZero() || x.end.Add(grace).After(f.begin))
+			x.begin.Before(f.end) && (!x.late || f.begin.After(x.begin.Add(-time.Second/2))) && (x.end.IsZero() || x.end.Add(grace).After(f.begin))
 	})
 }
 
@@ -78,12 +84,15 @@ func (b *book) explained(f *failure) bool {
 func (b *book) table() (text string, unexplained []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	failed, explained, faults, shown := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
+	failed, explained, atStop, faults, shown := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	for i := range b.failures {
 		f := &b.failures[i]
 		failed[f.kind]++
-		if b.explained(f) {
+		if i := b.explained(f); i >= 0 {
 			explained[f.kind]++
+			if name := b.faults[i].name; name == "stop" || name == stopAlways {
+				atStop[f.kind]++
+			}
 			continue
 		}
 		if shown[f.kind]++; shown[f.kind] > 5 {
@@ -92,9 +101,9 @@ func (b *book) table() (text string, unexplained []string) {
 		unexplained = append(unexplained, fmt.Sprintf("%s at %.3fs, %.3fs long: %v", f.kind, f.begin.Sub(b.start).Seconds(), f.end.Sub(f.begin).Seconds(), f.err))
 	}
 	var w strings.Builder
-	fmt.Fprintf(&w, "%-34s %9s %7s %10s\n", "requests", "done", "failed", "explained")
+	fmt.Fprintf(&w, "%-34s %9s %7s %10s %12s\n", "requests", "done", "failed", "explained", "by the stop")
 	for _, kind := range slices.Sorted(maps.Keys(b.done)) {
-		fmt.Fprintf(&w, "%-34s %9d %7d %10d\n", kind, b.done[kind], failed[kind], explained[kind])
+		fmt.Fprintf(&w, "%-34s %9d %7d %10d %12d\n", kind, b.done[kind], failed[kind], explained[kind], atStop[kind])
 	}
 	for _, f := range b.faults {
 		faults[f.name]++

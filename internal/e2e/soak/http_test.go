@@ -195,6 +195,15 @@ func download(ctx context.Context, client *http.Client, url string) error {
 	return nil
 }
 
+// metrics scrapes the operations API, as Prometheus would.
+func metrics(ctx context.Context, client *http.Client) error {
+	status, body, err := get(ctx, client, "http://localhost/metrics")
+	if err == nil && (status != http.StatusOK || !strings.Contains(body, "dcrouter_proxy_")) {
+		err = fmt.Errorf("%d: %.200q", status, body)
+	}
+	return err
+}
+
 // webSocket keeps a WebSocket open for so many echoes.
 func (w *world) webSocket(ctx context.Context, secure bool, echoes int) (err error) {
 	var c net.Conn

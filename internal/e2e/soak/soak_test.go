@@ -31,12 +31,13 @@ func (w *world) loads(mail *mailBook, streams context.Context) []load {
 	keep, fresh := w.client(w.web, true, false), w.client(w.web, false, false)
 	tlsKeep, tlsFresh, h2, h2Fresh := w.client(w.secure, true, false), w.client(w.secure, false, false), w.client(w.secure, true, true), w.client(w.secure, false, true)
 	doh := overHTTPS(w.client(w.secure, true, true))
+	ops := w.client(w.ops, true, false)
 	stable, mortals := w.stable[0].name, []string{w.mortal[0].name, w.mortal[1].name}
 	asks := func(client *http.Client, url string, want ...string) func(context.Context) error {
 		return func(ctx context.Context) error { return fetch(ctx, client, url, want...) }
 	}
 	const ms = time.Millisecond
-	killed := []string{"kill web"}
+	killed, always := []string{"kill web"}, []string{stopAlways}
 	return []load{
 		{"HTTP/1.1, kept connections", 4, 100 * ms, asks(keep, "http://plain.test/", stable), nil},
 		{"HTTP/1.1, new connections", 2, 100 * ms, asks(fresh, "http://plain.test/", stable), nil},
@@ -50,12 +51,12 @@ func (w *world) loads(mail *mailBook, streams context.Context) []load {
 		{"HTTP/2, new connections", 1, 300 * ms, asks(h2Fresh, "https://www."+zone+"/", stable), nil},
 		{"HTTP/2, uploads", 1, 300 * ms, func(ctx context.Context) error { return upload(ctx, h2, "https://api."+zone+"/upload") }, nil},
 		{"HTTP/2, downloads", 1, 500 * ms, func(ctx context.Context) error { return download(ctx, h2, "https://www."+zone+"/big") }, nil},
-		{"WebSocket, open all the time", 2, 100 * ms, func(context.Context) error { return w.webSocket(streams, false, 1e9) }, nil},
+		{"WebSocket, open all the time", 2, 100 * ms, func(context.Context) error { return w.webSocket(streams, false, 1e9) }, always},
 		{"WebSocket, over TLS", 2, 100 * ms, func(ctx context.Context) error { return w.webSocket(ctx, true, 20) }, nil},
-		{"TCP, open all the time", 2, 100 * ms, func(context.Context) error { return stream(streams, w.stream, 1e9) }, nil},
+		{"TCP, open all the time", 2, 100 * ms, func(context.Context) error { return stream(streams, w.stream, 1e9) }, always},
 		{"TCP, short streams", 2, 200 * ms, func(ctx context.Context) error { return stream(ctx, w.stream, 3) }, nil},
 		{"TCP, mortal back ends", 2, 200 * ms, func(ctx context.Context) error { return stream(ctx, w.fragile, 20) }, killed},
-		{"TCP, route removed", 1, time.Second, w.routes.drain, nil},
+		{"TCP, route removed", 1, time.Second, w.routes.drain, always},
 		{"SMTP, queued", 2, 300 * ms, func(ctx context.Context) error { return w.relayed(ctx, mail, "later-ID@"+zone) }, nil},
 		{"SMTP, handed on at once", 1, 300 * ms, func(ctx context.Context) error { return w.relayed(ctx, mail, "now-ID@"+zone) }, []string{"sink"}},
 		{"SMTP, submitted", 1, 400 * ms, func(ctx context.Context) error { return w.submitted(ctx, mail, "ID@far.test") }, nil},
@@ -66,10 +67,15 @@ func (w *world) loads(mail *mailBook, streams context.Context) []load {
 		{"RADIUS, accounting (3 records)", 1, 200 * ms, w.session, nil},
 		{"RADIUS, users of a home server", 1, 200 * ms, w.roamer, []string{"kill home"}},
 		{"handshakes", 1, 200 * ms, func(ctx context.Context) error { return w.shake(ctx, names[rand.IntN(len(names))]) }, nil},
-		{"UpdateRoutes", 1, updatePause, func(context.Context) error { return w.routes.update() }, nil},
-		{"DNS transactions", 1, 200 * ms, func(context.Context) error { return w.records.change() }, nil},
+		{"metrics", 1, time.Second, func(ctx context.Context) error { return metrics(ctx, ops) }, nil},
+		{"UpdateRoutes", 1, updatePause, func(context.Context) error { return w.routes.update() }, always},
+		{"DNS transactions", 1, 200 * ms, func(context.Context) error { return w.records.change() }, always},
 	}
 }
+
+// stopAlways explains also what was under way at the stop: what uses the control
+// port, and streams that end only then.
+const stopAlways = "the gateway ends"
 
 // runs makes the requests of a kind until ctx ends.
 func (w *world) runs(ctx context.Context, l *load) {
@@ -194,8 +200,8 @@ func TestSoak(t *testing.T) {
 // stop ends the gateway under load, and says how long that took.
 func (w *world) stop(t *testing.T, endStreams func()) time.Duration {
 	t.Helper()
-	mended := w.breaks("stop")
-	defer mended()
+	defer w.breaks(stopAlways)()
+	defer w.fault(fault{name: "stop", late: true})()
 	begin := time.Now()
 	_ = w.node.Signal(syscall.SIGTERM)
 	timer := time.AfterFunc(2*time.Second, endStreams) // so long they may go on
@@ -220,7 +226,7 @@ func lastLines(text string, n int) string {
 // silent checks that nobody listens on the gateway's ports any more.
 func (w *world) silent(t *testing.T) {
 	t.Helper()
-	for _, port := range []int{w.web, w.secure, w.stream, w.fragile, w.drain, w.smtp, w.submission, w.dns, w.control} {
+	for _, port := range []int{w.web, w.secure, w.stream, w.fragile, w.drain, w.smtp, w.submission, w.dns, w.ops, w.control} {
 		if c, err := net.Dial("tcp", address(port)); err == nil {
 			c.Close()
 			t.Errorf("somebody listens on port %d after the stop", port)

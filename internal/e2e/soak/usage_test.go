@@ -42,7 +42,7 @@ func (m *meter) measure(ctx context.Context, total time.Duration) {
 		case <-ticker.C:
 			begin := time.Now()
 			u, _, err := m.w.usage()
-			m.w.count("measurement", begin, err)
+			m.w.count("measurement", begin, err, stopAlways)
 			if err == nil {
 				m.mu.Lock()
 				m.all = append(m.all, u)

@@ -22,6 +22,7 @@ import (
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 )
@@ -45,7 +46,7 @@ type world struct {
 	pebble *testenv.Pebble
 
 	// Ports of the gateway.
-	web, secure, stream, fragile, drain, smtp, submission, dns, auth, acct, control int
+	web, secure, stream, fragile, drain, smtp, submission, dns, auth, acct, ops, control int
 
 	stable  []*backend
 	mortal  []*mortal
@@ -66,7 +67,7 @@ type world struct {
 func newWorld(t *testing.T, b *book, validity time.Duration) *world {
 	t.Helper()
 	w := &world{book: b, t: t, roots: x509.NewCertPool(), serials: &serialBook{seen: map[string]map[string]bool{}}}
-	for _, port := range []*int{&w.web, &w.secure, &w.stream, &w.fragile, &w.drain, &w.smtp, &w.submission, &w.dns, &w.auth, &w.acct, &w.control} {
+	for _, port := range []*int{&w.web, &w.secure, &w.stream, &w.fragile, &w.drain, &w.smtp, &w.submission, &w.dns, &w.auth, &w.acct, &w.ops, &w.control} {
 		*port = testenv.FreePort(t)
 	}
 	w.binary = filepath.Join(testenv.Folder(t), "node")
@@ -146,6 +147,7 @@ func (w *world) config(folder string) dcrouter.Config {
 			VLANAssignment: []radius.VLANRule{{Match: radius.VLANMatch{MAC: "aa:bb:cc:00:*"}, VLAN: 7}},
 			Realms: []radius.Realm{{Name: "home.test", HomeServers: []radius.HomeServer{
 				{Host: "127.0.0.1", Port: w.home.port, Secret: secret, AllowUnsignedReplies: true}}}}},
+		Ops:     &opsapi.Config{Port: &w.ops, Admin: opsapi.Admin{Username: "admin", Password: secret}},
 		Storage: &dcrouter.StorageConfig{FSPath: folder},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -96,5 +97,6 @@ func controls(r *dcrouter.Router) http.Handler {
 		}
 		return nil, nil
 	})
+	mux.HandleFunc("GET /heap", func(w http.ResponseWriter, _ *http.Request) { _ = pprof.Lookup("heap").WriteTo(w, 0) })
 	return mux
 }
