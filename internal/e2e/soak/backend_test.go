@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -19,22 +21,50 @@ import (
 	"github.com/dcrouter/dcrouter/proxy"
 )
 
-// backend is a back end that is always well: a web server, and one that echoes.
+// backend is a back end that is always well: a web server with and without TLS, and
+// one that echoes, over TCP and UDP.
 type backend struct {
-	name      string
-	web, echo int // ports
+	name              string
+	web, secure, echo int // ports
+	roots             *x509.CertPool
 }
+
+// passed is the name for which the back end does TLS itself.
+const passed = "passed.test"
 
 func newBackend(t *testing.T, name string) *backend {
 	t.Helper()
 	b := &backend{name: name}
 	server := httptest.NewServer(b)
 	b.web = server.Listener.Addr().(*net.TCPAddr).Port
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	certPath, keyPath, roots := testenv.SelfSigned(t, passed)
+	cert, err := tls.LoadX509KeyPair(certPath, keyPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.echo = ln.Addr().(*net.TCPAddr).Port
+	secure := httptest.NewUnstartedServer(b)
+	secure.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	secure.StartTLS()
+	b.secure, b.roots = secure.Listener.Addr().(*net.TCPAddr).Port, roots
+	b.echo = testenv.FreePort(t)
+	ln, err := net.Listen("tcp", address(b.echo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp", address(b.echo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		datagram := make([]byte, 2000)
+		for {
+			n, from, err := pc.ReadFrom(datagram)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(datagram[:n], from)
+		}
+	}()
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -49,8 +79,11 @@ func newBackend(t *testing.T, name string) *backend {
 	}()
 	t.Cleanup(func() {
 		ln.Close()
-		server.CloseClientConnections()
-		testenv.Await(t, "the web server", server.Close)
+		pc.Close()
+		for _, s := range []*httptest.Server{server, secure} {
+			s.CloseClientConnections()
+			testenv.Await(t, "a web server", s.Close)
+		}
 	})
 	return b
 }

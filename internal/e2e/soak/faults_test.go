@@ -2,7 +2,6 @@ package soak
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -37,6 +36,17 @@ func (w *world) faults(ctx context.Context, random *rand.Rand) []func(time.Durat
 			m.process.Kill()
 			pause(ctx, d)
 			m.start()
+			mended()
+		},
+		func(d time.Duration) {
+			mended := w.breaks("kill web servers, all of them")
+			for _, m := range w.mortal {
+				m.process.Kill()
+			}
+			pause(ctx, d)
+			for _, m := range w.mortal {
+				m.start()
+			}
 			mended()
 		},
 		frozen("a web server", func() *testenv.Process { return mortal().process }),
@@ -120,7 +130,7 @@ func (w *world) breakThings(ctx context.Context, end time.Time, random *rand.Ran
 			pause(ctx, time.Duration(random.Int64N(int64(longest/2))))
 			select {
 			case <-w.node.Done():
-				panic(fmt.Sprint("the gateway has ended: ", w.node.Output()))
+				w.t.Fatal("the gateway has ended")
 			default:
 			}
 		}

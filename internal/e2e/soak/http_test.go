@@ -44,6 +44,9 @@ func (w *world) dialTLS(ctx context.Context, addr string, http2 bool) (net.Conn,
 		return nil, err
 	}
 	config := &tls.Config{ServerName: name, RootCAs: w.trusted(), NextProtos: []string{"http/1.1"}}
+	if name == passed {
+		config.RootCAs = w.stable[0].roots
+	}
 	if http2 {
 		config.NextProtos = []string{"h2"}
 	}
@@ -264,6 +267,35 @@ func stream(ctx context.Context, port, chunks int) error {
 		}
 		if !pause(ctx, 100*time.Millisecond) {
 			return nil
+		}
+	}
+	return nil
+}
+
+// datagrams sends some from one address and wants each back. They may get lost on
+// the way: each has four tries.
+func (w *world) datagrams(ctx context.Context) error {
+	d := net.Dialer{}
+	c, err := d.DialContext(ctx, "udp", address(w.stream))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for range 5 {
+		out, in := make([]byte, 1000), make([]byte, 2000)
+		_, _ = io.ReadFull(&pattern{at: rand.Uint64()}, out)
+		err := errors.New("never sent")
+		for try := 0; err != nil && try < 4; try++ {
+			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err = c.Write(out); err != nil {
+				continue
+			}
+			for n := 0; err == nil && !bytes.Equal(in[:n], out); { // an answer to an earlier try may come, too
+				n, err = c.Read(in)
+			}
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

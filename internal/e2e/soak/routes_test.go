@@ -57,7 +57,11 @@ func (b *routeBook) list() []proxy.Route {
 	mortals := http("mortal", w.web, "mortal.test", nil, mortalTargets(w.mortal, func(m *mortal) int { return m.web })...)
 	mortals.Action.LoadBalancing = proxy.LoadBalancing{
 		HealthCheck: &proxy.HealthCheck{Path: "/", Interval: 500 * time.Millisecond}, CircuitBreaker: &proxy.CircuitBreaker{EjectionTime: time.Second}}
+	udp := tcp("datagrams", w.stream, target(w.stable[0].echo))
+	udp.Match.Protocol = "udp"
 	list := []proxy.Route{
+		udp, {Name: "passed", Match: proxy.Match{Ports: proxy.Ports(w.secure), Domains: []string{passed}},
+			Action: proxy.Action{Type: proxy.Forward, TLS: &proxy.TLS{Mode: proxy.Passthrough}, Targets: []proxy.Target{target(w.stable[0].secure)}}},
 		http("plain", w.web, "plain.test", nil, stable), mortals,
 		http("www", w.secure, "www."+zone, auto, stable), http("api", w.secure, "api."+zone, auto, stable),
 		tcp("stream", w.stream, target(w.stable[0].echo)),

@@ -122,7 +122,7 @@ func (w *world) config(folder string) dcrouter.Config {
 	}
 	return dcrouter.Config{
 		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: w.routes.list(),
-			Timeouts: proxy.Timeouts{Drain: drainTime},
+			Timeouts: proxy.Timeouts{Drain: drainTime, UDPIdle: 5 * time.Second},
 			ACME:     &proxy.ACME{CADirectory: w.pebble.Directory, CARootPath: w.pebble.CAPath, RetryInterval: time.Second}},
 		DNSDomain: "dns." + zone, DoHPort: &w.secure, DNSNSDomains: []string{"ns." + zone}, PublicIP: []string{"127.0.0.1"},
 		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: &w.dns, Records: append(records, w.records.first()...),
