@@ -140,9 +140,14 @@ func (b *routeBook) drain(ctx context.Context) error {
 		return b.w.tell("/routes", b.list(), nil)
 	}
 	begin := time.Now()
-	if err := remove(true); err != nil {
-		return err
+	if err := errors.Join(remove(true), drains(ctx, c, begin, echo)); err != nil {
+		return errors.Join(err, remove(false))
 	}
+	return remove(false)
+}
+
+// drains checks what becomes of a stream whose route went at begin.
+func drains(ctx context.Context, c net.Conn, begin time.Time, echo func() error) error {
 	for time.Since(begin) < drainTime/3 {
 		if err := echo(); err != nil && time.Since(begin) < drainTime {
 			return fmt.Errorf("%v after the route went: %w", time.Since(begin), err)
@@ -155,7 +160,7 @@ func (b *routeBook) drain(ctx context.Context) error {
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errors.New("the stream of a removed route has not been closed")
 	}
-	return remove(false)
+	return nil
 }
 
 // pause waits for some time and reports whether ctx is still on.
