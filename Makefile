@@ -4,6 +4,7 @@
 GO       ?= go
 FUZZTIME ?= 10s
 TIMEOUT  ?= 10m
+SOAK     ?= 20m
 
 # Modules with tests: the root and the nested ones, which keep heavy test
 # dependencies out of the root go.mod. internal/tools only pins versions.
@@ -18,7 +19,7 @@ each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m &
 tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit fmt vet staticcheck lint race fuzz bench microbench cover sizes newcomer
+.PHONY: help test unit fmt vet staticcheck lint race fuzz soak bench microbench cover sizes newcomer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 			try || { grep -q 'context deadline exceeded' "$$log" && ! grep -q 'Failing input' "$$log" && try; } || { cat "$$log"; exit 1; }; \
 		done; \
 	done
+
+soak: ## a gateway with everything on for SOAK (20m), while its peers fail at random
+	@cd internal/e2e && SOAK=$(SOAK) $(GO) test -count=1 -run TestSoak -v -timeout 24h ./soak
 
 bench: ## us against HAProxy, Caddy, Knot, CoreDNS, FreeRADIUS and others, into BENCHMARKS.md
 	@cd internal/bench && $(GO) run . -out ../../BENCHMARKS.md

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
@@ -195,10 +196,20 @@ func stop(ctx context.Context, list []component) error {
 	})
 	var errs []error
 	for _, c := range list {
+		ctx, cancel := ctx, func() {}
+		if ctx.Err() != nil {
+			// That others have used up the time is no failure of one that has nothing
+			// under way.
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), momentToStop)
+		}
 		errs = append(errs, inSection(c.section, c.name, c.stop(ctx)))
+		cancel()
 	}
 	return errors.Join(errs...)
 }
+
+// momentToStop is what a subsystem has to stop once the time of all is up.
+const momentToStop = time.Second / 2
 
 // Check reads the files that the configuration names, as Start would, and
 // returns all mistakes in them. Together with New it finds what is wrong with a
@@ -341,7 +352,8 @@ func (r *Router) latest() *run {
 // Stop has the proxy stop accepting at once, waits for what is under way until
 // ctx ends (or without a deadline as long as the subsystems' own limits say),
 // closes what is left, which is an error, and closes the storage. The others
-// stop after the proxy, whose requests may be for them. Afterwards no goroutine
+// stop after the proxy, whose requests may be for them, and have a moment for
+// that also if it has used up the time. Afterwards no goroutine
 // of the Router is left. It may be called at any time, also several times at
 // once.
 func (r *Router) Stop(ctx context.Context) error {

@@ -20,8 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -191,6 +193,43 @@ func TestRestartOnSamePort(t *testing.T) {
 			}
 			stop(t, r)
 		}
+	}
+}
+
+// A stream that does not end uses up the time of all, which is no failure of those
+// that have nothing under way.
+func TestStopBlamesTheProxyAlone(t *testing.T) {
+	testenv.Goroutines(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	route := forward("stream", 0, target(t, ln.Addr().String()))
+	route.Match.Protocol = "tcp"
+	r, err := dcrouter.New(onLoopback(route), dcrouter.WithDNS(dnsserver.Config{ListenHost: "127.0.0.1", Port: new(0)}),
+		dcrouter.WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: new(0), AccountingPort: new(0), Secret: "a secret of the tests"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", r.Addrs()["proxy"][0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	peer, err := ln.Accept() // so the stream is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	err = r.Stop(ctx)
+	if err == nil || !strings.Contains(err.Error(), "proxy") || strings.Contains(err.Error(), "dns") || strings.Contains(err.Error(), "radius") {
+		t.Errorf("Stop: %v", err)
 	}
 }
 

@@ -31,6 +31,9 @@ type PebbleOpts struct {
 	// Port and ManagementPort to listen on, for a second start in the same
 	// place. By default free ones.
 	Port, ManagementPort int
+	// CertPath and KeyPath are what it shows to its clients, for a second start
+	// among clients that trust the first. By default a new certificate.
+	CertPath, KeyPath string
 }
 
 // Pebble is an ACME server for tests.
@@ -66,10 +69,18 @@ func StartPebble(t testing.TB, o PebbleOpts) *Pebble {
 	if o.OCSP != "" {
 		algorithm = "rsa"
 	}
-	certPath, keyPath, pool := SelfSigned(t)
+	if o.CertPath == "" {
+		o.CertPath, o.KeyPath, _ = SelfSigned(t)
+	}
+	shown, err := os.ReadFile(o.CertPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(shown)
 	addr, management := fmt.Sprintf("127.0.0.1:%d", o.Port), fmt.Sprintf("127.0.0.1:%d", o.ManagementPort)
 	config := map[string]any{
-		"listenAddress": addr, "managementListenAddress": management, "certificate": certPath, "privateKey": keyPath,
+		"listenAddress": addr, "managementListenAddress": management, "certificate": o.CertPath, "privateKey": o.KeyPath,
 		"httpPort": o.HTTPPort, "tlsPort": o.TLSPort, "ocspResponderURL": o.OCSP, "domainBlocklist": o.Blocked, "keyAlgorithm": algorithm,
 		"externalAccountBindingRequired": len(o.MACKeys) > 0, "externalAccountMACKeys": o.MACKeys,
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
@@ -89,7 +100,7 @@ func StartPebble(t testing.TB, o PebbleOpts) *Pebble {
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}
 	p := &Pebble{
-		Directory: "https://" + addr + "/dir", CAPath: certPath, Opts: o,
+		Directory: "https://" + addr + "/dir", CAPath: o.CertPath, Opts: o,
 		client: &http.Client{Transport: transport, Timeout: 20 * time.Second}, management: "https://" + management,
 	}
 	env := []string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=15", "PEBBLE_AUTHZREUSE=0"}
