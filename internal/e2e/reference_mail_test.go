@@ -25,10 +25,16 @@ func (p *place) mailCertificate(t *testing.T) func(*dcrouter.Config) {
 // swaks sends mail from a machine of the place, and returns what was said.
 func (p *place) swaks(t *testing.T, host, port int, args ...string) string {
 	t.Helper()
+	out, _ := p.send(t, host, port, args...)
+	return out
+}
+
+// send is swaks that says whether the message was taken.
+func (p *place) send(t *testing.T, host, port int, args ...string) (string, error) {
+	t.Helper()
 	args = append([]string{"--server", p.at(atGateway), "--port", strconv.Itoa(port), "--local-interface", p.at(host), "--helo", "client.elsewhere.com",
 		"--from", "someone@elsewhere.com", "--timeout", "30", "--suppress-data"}, args...)
-	out, _ := try(t, "swaks", "apt-get install swaks libnet-ssleay-perl", "", args...)
-	return out
+	return try(t, "swaks", "apt-get install swaks libnet-ssleay-perl", "", args...)
 }
 
 // wantSaid wants that a reply is among what was said to swaks.
@@ -257,30 +263,17 @@ func (p *place) smtp(t *testing.T, host int) *smtp.Client {
 	return c
 }
 
-// say sends a command, and returns the reply if that is not good. [smtp.Client]'s
-// own ones ask for SMTPUTF8 whenever it is offered.
-func say(c *smtp.Client, format string, args ...any) error {
-	id, err := c.Text.Cmd(format, args...)
-	if err != nil {
-		return err
-	}
-	c.Text.StartResponse(id)
-	defer c.Text.EndResponse(id)
-	_, _, err = c.Text.ReadResponse(2)
-	return err
-}
-
 // messagesAllowed begins messages to somebody until the server puts one off, and
 // returns how many those were.
 func messagesAllowed(t *testing.T, c *smtp.Client, rcpt string) int {
 	t.Helper()
 	for n := range 500 {
-		if err := say(c, "RSET"); err != nil {
+		if err := c.Reset(); err != nil {
 			t.Fatal(err)
 		}
-		err := say(c, "MAIL FROM:<someone@elsewhere.com>")
+		err := c.Mail("someone@elsewhere.com")
 		if err == nil {
-			err = say(c, "RCPT TO:<%s>", rcpt)
+			err = c.Rcpt(rcpt)
 		}
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "450") {
