@@ -111,8 +111,8 @@ type ForwardDNSSettings struct {
 	// SkipDNSValidation does not even look whether the domain's MX records
 	// lead here.
 	SkipDNSValidation bool `json:"skipDnsValidation"`
-	// TargetDomain is the server that the domain's mail is forwarded to where
-	// no route says otherwise.
+	// TargetDomain is the server, by name or address, that the domain's mail is
+	// forwarded to where no route says otherwise.
 	TargetDomain string `json:"targetDomain"`
 }
 

@@ -99,7 +99,7 @@ func TestValidate(t *testing.T) {
 			"domains[0].dns.forward: belongs to dnsMode forward, and this domain's is internal-dns\ndomains[0].dns.external: belongs to dnsMode external-dns, and this domain's is internal-dns"},
 		{"DNS settings", `"domains":[{"domain":"a","dnsMode":"forward","dns":{"forward":{"targetDomain":"-"}}},{"domain":"b","dnsMode":"internal-dns","dns":{"internal":{"mxPriority":65536,"ttl":-1}}},
 			{"domain":"c","dns":{"external":{"requiredRecords":["MX","spf"]}}}]`,
-			"domains[0].dns.forward.targetDomain: \"-\" is not a host name\ndomains[1].dns.internal.mxPriority: 65536 is not between 0 and 65535\n" +
+			"domains[0].dns.forward.targetDomain: \"-\" is not a host name or an address\ndomains[1].dns.internal.mxPriority: 65536 is not between 0 and 65535\n" +
 				"domains[1].dns.internal.ttl: -1 is not between 0 and 2147483647\n" +
 				"domains[2].dns.external.requiredRecords[1]: \"spf\" is not known; use MX, SPF, DKIM, DMARC, MTA-STS or TLSRPT"},
 		{"DKIM", `"defaults":{"dkim":{"selector":"a b"}},"domains":[{"domain":"a","dkim":{"selector":"a_b","keySize":512,"rotationInterval":-1}}]`,

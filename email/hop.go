@@ -90,13 +90,15 @@ func (s *session) tryHop(ctx context.Context, rt *route) error {
 	o, env := s.hop, &s.tx.env
 	if !o.begun {
 		// What the content is like is not known yet, so it is announced as what it
-		// may be, as far as the server takes that.
+		// may be, as far as the server takes that. Some clients say SMTPUTF8 of
+		// all that they send.
 		_, eightBit := o.conn.Extension("8BITMIME")
+		_, utf8 := o.conn.Extension("SMTPUTF8")
 		from := env.From
 		if rt.Action.Forward.SRS {
 			from = s.r.rewritten(env, 0)
 		}
-		out := smtpc.Envelope{From: from, EightBit: eightBit, UTF8: env.UTF8, Ret: env.Ret, EnvID: env.EnvID, RequireTLS: env.RequireTLS}
+		out := smtpc.Envelope{From: from, EightBit: eightBit, UTF8: env.UTF8 && (utf8 || beyondASCII(from)), Ret: env.Ret, EnvID: env.EnvID, RequireTLS: env.RequireTLS}
 		if _, err := o.conn.Mail(ctx, out); err != nil {
 			return err
 		}
@@ -112,9 +114,12 @@ func (s *session) tryHop(ctx context.Context, rt *route) error {
 
 // handOn gives the content to the next server, which has accepted the
 // recipients, and returns what it says.
-func (s *session) handOn(ctx context.Context, content io.Reader, eightBit bool) result {
+func (s *session) handOn(ctx context.Context, content io.Reader, env *queued) result {
 	o := s.hop
-	if _, ok := o.conn.Extension("8BITMIME"); eightBit && !ok {
+	if _, ok := o.conn.Extension("SMTPUTF8"); env.UTF8 && !ok {
+		return refusal(&Reply{Code: 554, Enhanced: [3]int{5, 6, 9}, Text: "The next server takes no internationalised mail (SMTPUTF8)"})
+	}
+	if _, ok := o.conn.Extension("8BITMIME"); env.EightBit && !ok {
 		return refusal(&Reply{Code: 554, Enhanced: [3]int{5, 6, 3}, Text: "The next server takes no 8-bit content"})
 	}
 	replies, err := o.conn.Data(ctx, content)

@@ -202,3 +202,34 @@ func TestForwardInternationalized(t *testing.T) {
 		t.Errorf("%q", mails)
 	}
 }
+
+// Clients that say SMTPUTF8 of everything can use a next server without it, as long
+// as their mail does without.
+func TestForwardToServerWithoutUTF8(t *testing.T) {
+	addr := moody(t, func(_ int, command string) string {
+		switch {
+		case strings.HasPrefix(command, "EHLO"):
+			return "250-next.example.com\r\n250 8BITMIME"
+		case strings.Contains(command, "SMTPUTF8"), strings.Contains(command, "ü"):
+			return "501 5.5.4 What is that?"
+		}
+		return ""
+	})
+	s := start(t, Config{Routes: forwardToAddr(t, addr)})
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net> SMTPUTF8", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250") {
+		t.Error(got)
+	}
+	c.say("MAIL FROM:<a@example.net> SMTPUTF8", "250")
+	c.say("RCPT TO:<b@example.com>", "250")
+	if got := c.data(strings.Replace(hi, "Subject: hi", "Subject: Grüße", 1)); !strings.HasPrefix(got, "554 5.6.9 The next server takes no internationalised mail") {
+		t.Error(got)
+	}
+	c.say("MAIL FROM:<a@example.net> SMTPUTF8", "250")
+	c.say("RCPT TO:<ü@example.com>", "553 5.6.7")
+	c.say("RSET", "250")
+	c.say("MAIL FROM:<ü@example.net> SMTPUTF8", "250")
+	c.say("RCPT TO:<b@example.com>", "553 5.6.7")
+}

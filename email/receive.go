@@ -406,7 +406,7 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 			}
 			prefix = slices.Concat(seal, prefix)
 		}
-		res := s.handOn(ctx, env.content(m.body, prefix), env.EightBit)
+		res := s.handOn(ctx, env.content(m.body, prefix), env)
 		if !res.ok {
 			return nil, s.refuse("next-hop", res.reply)
 		}

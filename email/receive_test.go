@@ -235,6 +235,17 @@ func TestRefusingByContentTakesNobody(t *testing.T) {
 	}
 }
 
+// Where a route might take mail by its content but may not relay it, the route
+// that refuses the rest has its say.
+func TestRefusalInTheOperatorsWords(t *testing.T) {
+	s := start(t, Config{Routes: routes(t, `[
+		{"name":"invoices","match":{"subject":"/invoice/i"},"action":{"type":"process"}},
+		{"name":"closed","match":{"authenticated":false},"action":{"type":"reject","reject":{"code":554,"message":"Authentication required"}}}]`)})
+	c := s.dial().hello()
+	c.say("MAIL FROM:<a@example.net>", "250")
+	c.say("RCPT TO:<x@elsewhere.example>", "554 5.7.1 Authentication required")
+}
+
 func TestMailboxRefuses(t *testing.T) {
 	var refuse error
 	m := newMailbox(func(d *Delivery) error {

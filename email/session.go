@@ -283,16 +283,13 @@ func (r *run) mayGo(f *facts, to addr.Address, rt *route, open []*route) (*Reply
 	}
 	isReject := func(rt *route) bool { return rt.Action.Type == Reject }
 	takers := slices.DeleteFunc(slices.Clone(open), isReject)
-	if len(takers) == 0 {
-		if len(open) > 0 && open[len(open)-1].match(f) == yes {
-			return rejection(&open[len(open)-1].Action), "route"
+	if !slices.ContainsFunc(takers, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
+		if n := len(open); n > 0 && isReject(open[n-1]) && open[n-1].match(f) == yes {
+			return rejection(&open[n-1].Action), "route" // in the operator's words
 		}
-		if r.s.isOurs(to.Domain) {
+		if len(takers) == 0 && r.s.isOurs(to.Domain) {
 			return &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"}, "route"
 		}
-		return relayDenied(), "relay"
-	}
-	if !slices.ContainsFunc(takers, func(rt *route) bool { return rt.mayRelay(f, r.s.isOurs) }) {
 		return relayDenied(), "relay"
 	}
 	if to.Reroutes() && !f.authenticated && slices.ContainsFunc(takers, func(rt *route) bool { return rt.Action.Type != Deliver }) {

@@ -90,7 +90,7 @@ func (d *DomainDNS) validate(check *conf.Checker, mode string) {
 		at := check.Field("forward")
 		belongs(at, ForwardMode)
 		if f.TargetDomain != "" {
-			at.Field("targetDomain").Domain(f.TargetDomain)
+			at.Field("targetDomain").Host(f.TargetDomain)
 		}
 	}
 	if n := d.Internal; n != nil {

@@ -481,6 +481,36 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+// Who is connected and says nothing is not waited for.
+func TestStopWithSilentClient(t *testing.T) {
+	s, err := New(testConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	r := s.running()
+	testenv.WaitFor(t, time.Minute, func() error {
+		r.silent.mu.Lock()
+		defer r.silent.mu.Unlock()
+		if len(r.silent.open) != 1 {
+			return fmt.Errorf("%d connections", len(r.silent.open))
+		}
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // A request that is under way is answered; one that does not end is given up.
 func TestStopWaits(t *testing.T) {
 	for _, hangs := range []bool{false, true} {

@@ -2,7 +2,9 @@ package opsapi
 
 import (
 	"net"
+	"net/http"
 	"sync"
+	"time"
 )
 
 // boundedListener keeps connections to a number. More wait in the system's
@@ -49,4 +51,43 @@ func (c *boundedConn) Close() error {
 	err := c.Conn.Close()
 	c.release()
 	return err
+}
+
+// silentGrace is how long a first request may take to come in once the server
+// stops.
+const silentGrace = 500 * time.Millisecond
+
+// silentConns are connections on which no request has come yet, for which
+// [http.Server.Shutdown] would wait five seconds.
+type silentConns struct {
+	mu     sync.Mutex
+	open   map[net.Conn]bool
+	closed bool
+}
+
+// note is the server's ConnState.
+func (s *silentConns) note(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.open, c)
+	case s.closed:
+		c.Close()
+	default:
+		if s.open == nil {
+			s.open = make(map[net.Conn]bool)
+		}
+		s.open[c] = true
+	}
+}
+
+// close closes them, and those to come.
+func (s *silentConns) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for c := range s.open {
+		c.Close()
+	}
 }

@@ -43,6 +43,7 @@ type Server struct {
 type run struct {
 	started   time.Time
 	ln        net.Listener
+	silent    silentConns
 	server    *http.Server
 	memory    *storage.Store // of ours, if the host gave none
 	sessions  *sessions
@@ -239,7 +240,7 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 	}
 	r.server = &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: answerTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: 32 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), ConnState: r.silent.note,
 	}
 	return nil
 }
@@ -304,7 +305,9 @@ func (s *Server) Stop(ctx context.Context) error {
 		return r.stopErr
 	}
 	r.cancel()
+	silent := time.AfterFunc(silentGrace, r.silent.close)
 	r.stopErr = r.server.Shutdown(ctx)
+	silent.Stop()
 	if r.stopErr != nil {
 		r.server.Close()
 	}

@@ -126,7 +126,7 @@ func (b *bench) rows() []row {
 			targets: []target{{0, "", 50}, {1, "", 50}, {3, "", 0}},
 			peers:   tables(b.gateway, 10_000), front: plainHTTP, backend: b.backend.plain, measure: b.applying,
 		},
-		b.radius(),
+		b.radius(), b.memory(),
 	}, append(b.dnsRows(), b.mailRows()...)...)
 }
 

@@ -123,7 +123,13 @@ func TestNextChallengeAfterFailure(t *testing.T) {
 	}
 }
 
-func startServer(t *testing.T, s *dnsserver.Server) {
+// server is a DNS server, a mail server and the like.
+type server interface {
+	Start(context.Context) error
+	Stop(context.Context) error
+}
+
+func startServer(t *testing.T, s server) {
 	t.Helper()
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)

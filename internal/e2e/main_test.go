@@ -20,7 +20,9 @@ const childConfig = "DCROUTER_E2E_CONFIG"
 func TestMain(m *testing.M) {
 	path := os.Getenv(childConfig)
 	if path == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		os.RemoveAll(gatewayFolder)
+		os.Exit(code)
 	}
 	if err := runChild(path); err != nil {
 		fmt.Println(err)

@@ -94,19 +94,20 @@ func (c *Conn) mailCommand(env Envelope) (string, *Error) {
 	return b.String(), nil
 }
 
+const noUTF8 = "the next server takes no internationalised mail (SMTPUTF8)"
+
 // lacksUTF8 tells a message with such addresses, which the sender may change,
 // from one with such a header (RFC 6531 section 3.5, RFC 3463's registry).
 func (c *Conn) lacksUTF8(env Envelope) *Error {
-	text := "the next server takes no internationalised mail (SMTPUTF8)"
 	if !isASCII(env.From) {
-		return lacking(PhaseMail, 553, "5.6.7", text)
+		return lacking(PhaseMail, 553, "5.6.7", noUTF8)
 	}
 	for _, to := range env.To {
 		if !isASCII(to.Addr) {
-			return lacking(PhaseMail, 553, "5.6.7", text)
+			return lacking(PhaseMail, 553, "5.6.7", noUTF8)
 		}
 	}
-	return lacking(PhaseMail, 554, "5.6.9", text)
+	return lacking(PhaseMail, 554, "5.6.9", noUTF8)
 }
 
 func (c *Conn) rcptCommand(to Rcpt, utf8 bool) (string, *Error) {
@@ -118,6 +119,9 @@ func (c *Conn) rcptCommand(to Rcpt, utf8 bool) (string, *Error) {
 	}
 	if err := checkAddress(to.Addr, utf8); err != nil {
 		return "", bad(err)
+	}
+	if _, ok := c.Extension("SMTPUTF8"); !ok && !isASCII(to.Addr) {
+		return "", lacking(PhaseRcpt, 553, "5.6.7", noUTF8)
 	}
 	line := "RCPT TO:<" + to.Addr + ">"
 	if _, ok := c.Extension("DSN"); !ok {
