@@ -67,7 +67,7 @@ func TestCheckNamesWhatIsBroken(t *testing.T) {
 		{"bad duration", `"10s"`, `"10 seconds"`, route + "[1].action.loadBalancing.healthCheck.interval"},
 		{"no port to check", `"port": 5432, `, ``, route + "[1].action.loadBalancing.healthCheck.port"},
 		{"unknown variable", `{uri}`, `{url}`, route + "[2].action.redirect.to"},
-		{"no redirection", `301`, `200`, route + "[2].action.redirect.status"},
+		{"no redirection", `"status": 301`, `"status": 200`, route + "[2].action.redirect.status"},
 		{"same name", `"name": "tcp"`, `"name": "web"`, route + "[1].name"},
 		{"same port, two ways", `      {"name": "old", "match": {"ports": 8080, "path": "/old/*", "headers": {"X-A": "/^b/i"}},`,
 			`{"match": {"ports": 5435}, "action": {"type": "forward", "targets": {"host": "db2", "port": 5435}}},
