@@ -335,7 +335,7 @@ func (q *queue) expire(ctx context.Context, e *entry) {
 	case ctx.Err() != nil:
 		return
 	default:
-		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
+		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "msg_id", e.id, "err", err)
 	}
 	q.forget(e)
 }

@@ -155,7 +155,10 @@ func (j *job) Skip(until time.Time, why string) {
 	rd := j.round
 	rd.mu.Lock()
 	rd.putOff(until)
-	conn := rd.env.ConnID
+	conn := ""
+	if rd.env != nil { // it has been read already
+		conn = rd.env.ConnID
+	}
 	rd.mu.Unlock()
 	rd.q.r.s.log.Debug("mail is put off, as its site has a rest", "conn_id", conn, "msg_id", rd.e.id, "until", until, "why", why)
 	rd.done()
