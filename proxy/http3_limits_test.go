@@ -187,7 +187,7 @@ const packetRetry = 3
 func TestHTTP3IsNoAmplifier(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
 	cfg := with3(tlsRoute("r", files, Action{Handler: says("ok")}, "a.test"))
-	cfg.Timeouts.Route = 5 * time.Second // for which all handshakes are there at once
+	cfg.Timeouts.Route = 10 * time.Second // for half of which all handshakes are there at once
 	p := start(t, cfg)
 	at := addr(t, p, 0)
 	visit := func() *datagrams {
@@ -239,32 +239,45 @@ func TestHTTP3IsNoAmplifier(t *testing.T) {
 		}
 	}()
 	handshakes := func() int64 { return q.unproven.Load() }
-	var flights [][]byte
-	for range 2 * maxUnproven {
-		flights = append(flights, firstFlight(t))
-	}
-	eventually(t, "the first one has been given up", func() bool { return handshakes() == 0 })
-	for i, flight := range flights {
-		c, err := net.DialUDP("udp", nil, victim.RemoteAddr().(*net.UDPAddr))
-		if err != nil {
-			t.Fatal(err)
+	crowd := func() {
+		t.Helper()
+		var flights [][]byte
+		for range 2 * maxUnproven {
+			flights = append(flights, firstFlight(t))
 		}
-		clients = append(clients, c)
-		c.Write(flight)
-		if i%16 == 0 {
-			time.Sleep(time.Millisecond)
+		eventually(t, "those of before have been given up", func() bool { return handshakes() == 0 })
+		for i, flight := range flights {
+			c, err := net.DialUDP("udp", nil, victim.RemoteAddr().(*net.UDPAddr))
+			if err != nil {
+				t.Fatal(err)
+			}
+			clients = append(clients, c)
+			c.Write(flight)
+			if i%16 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+		eventually(t, "many handshakes", func() bool { return handshakes() == maxUnproven })
+	}
+	for try := 1; ; try++ {
+		crowd()
+		if n := p.Stats().ActiveConnections; n > 1 {
+			t.Errorf("%d connections are on the books", n)
+		}
+		relay = visit() // others are still served
+		// Nobody has come since, so if it is full it was so all the time. On a busy
+		// machine the first of the crowd may have been given up meanwhile.
+		full := handshakes() == maxUnproven
+		relay.mu.Lock()
+		kind := packetType(relay.got[0])
+		relay.mu.Unlock()
+		if kind == packetRetry {
+			break
+		}
+		if full || try == 5 {
+			t.Fatalf("the first answer under load is of type %d, want Retry (try %d)", kind, try)
 		}
 	}
-	eventually(t, "many handshakes", func() bool { return handshakes() == maxUnproven })
-	if n := p.Stats().ActiveConnections; n > 1 {
-		t.Errorf("%d connections are on the books", n)
-	}
-	relay = visit() // others are still served
-	relay.mu.Lock()
-	if kind := packetType(relay.got[0]); kind != packetRetry {
-		t.Errorf("the first answer under load is of type %d, want Retry", kind)
-	}
-	relay.mu.Unlock()
 	eventually(t, "the handshakes have been given up", func() bool { return handshakes() == 0 })
 	if n := p.Stats().Refused["badTls"]; n < maxUnproven {
 		t.Errorf("%d failed handshakes counted, want %d or more", n, maxUnproven)
