@@ -60,6 +60,7 @@ func notify(state ...string) {
 		return
 	}
 	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(5 * time.Second)) // it waits if nobody listens
 	conn.Write([]byte(strings.Join(state, "\n")))
 }
 

@@ -27,19 +27,29 @@ func notifications(t *testing.T) (path string, next func(want string)) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return path, func(want string) {
-		t.Helper()
-		conn.SetReadDeadline(time.Now().Add(time.Minute))
+	heard := new(logBuffer)
+	go func() {
 		b := make([]byte, 4096)
-		for heard := ""; ; {
+		for {
 			n, _, err := conn.ReadFrom(b)
 			if err != nil {
-				t.Fatalf("systemd did not hear %q but %q: %v", want, heard, err)
-			}
-			if heard += string(b[:n]) + "\n"; strings.Contains(string(b[:n]), want) {
 				return
 			}
+			heard.Write(append(b[:n:n], '\n'))
 		}
+	}()
+	read := 0 // of what has been heard
+	return path, func(want string) {
+		t.Helper()
+		testenv.WaitFor(t, time.Minute, func() error {
+			all := heard.String()
+			at := strings.Index(all[read:], want)
+			if at < 0 {
+				return fmt.Errorf("systemd did not hear %q but %q", want, all[read:])
+			}
+			read += at + len(want)
+			return nil
+		})
 	}
 }
 

@@ -144,7 +144,16 @@ func (g *gateway) nextReady(t *testing.T) (addrs map[string][]string) {
 		line, _ := g.out.ReadString('\n')
 		lines <- line
 	}()
-	object, ok := strings.CutPrefix(testenv.Receive(t, lines), "ready ")
+	var line string
+	testenv.WaitFor(t, time.Minute, func() error {
+		select {
+		case line = <-lines:
+			return nil
+		default:
+			return errors.New("the new process is not ready")
+		}
+	})
+	object, ok := strings.CutPrefix(line, "ready ")
 	if !ok {
 		t.Fatalf("no ready line\n%s", g.log)
 	}
