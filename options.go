@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"net/http"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
@@ -12,6 +11,7 @@ import (
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -27,6 +27,7 @@ type options struct {
 	radius  []radius.Option
 	email   []email.Option
 	ops     []opsapi.Option
+	sockets []func(*sockets.Set) error
 
 	getCertificate    getCertificateFunc
 	onDemand          func(ctx context.Context, name string) error
@@ -134,10 +135,4 @@ func WithCloudflareClient(c HTTPClient) Option {
 // on where the configuration has no section about it; see [proxy.AccessLog].
 func WithAccessLog(log *slog.Logger) Option {
 	return func(o *options) { o.proxy = append(o.proxy, proxy.WithAccessLog(log)) }
-}
-
-// WithListener makes the proxy accept from ln instead of binding addr; see
-// [proxy.WithListener].
-func WithListener(addr string, ln net.Listener) Option {
-	return func(o *options) { o.proxy = append(o.proxy, proxy.WithListener(addr, ln)) }
 }

@@ -260,7 +260,7 @@ func (r *run) listen(ctx context.Context) error {
 		if ln == nil {
 			var lc net.ListenConfig
 			var err error
-			if ln, err = lc.Listen(ctx, "tcp", addr); err != nil {
+			if ln, err = r.s.opts.sockets.Listen(ctx, lc, "tcp", addr); err != nil {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
 			}
 		}

@@ -129,10 +129,14 @@ func (p *Proxy) Unavailable() error {
 
 // Start begins to serve. It returns when all ports are bound; if one cannot
 // be, it takes everything back. ctx limits the start alone. A Proxy that has
-// stopped can be started again.
+// stopped can be started again, and one that [Proxy.Pause] has paused altogether
+// goes on.
 func (p *Proxy) Start(ctx context.Context) error {
 	p.update.Lock()
 	defer p.update.Unlock()
+	if r := p.current(); r != nil && r.leaving.Load() {
+		return r.resume(ctx)
+	}
 	if p.run != nil {
 		select {
 		case <-p.run.stopped:

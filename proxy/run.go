@@ -27,6 +27,7 @@ type run struct {
 
 	lastDate atomic.Pointer[dateText]
 	closing  atomic.Bool // stopping, for those who ask at every request
+	leaving  atomic.Bool // paused: requests are the last ones of their connections
 
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
@@ -45,6 +46,7 @@ type run struct {
 
 	mu        sync.Mutex
 	stopping  bool
+	paused    func(port int) bool // nil: no port is
 	conns     map[*conn]struct{}
 	empty     chan struct{} // closed when stopping and no connection is left
 	sessions  int           // of UDP
@@ -84,18 +86,21 @@ func newRun(p *Proxy) *run {
 	return r
 }
 
-// sockets are what ports listen with.
-type sockets struct {
+// boundSockets are what ports listen with.
+type boundSockets struct {
 	listeners map[int]net.Listener
 	packets   map[int]net.PacketConn
 }
 
 // bind opens sockets for the ports of t that lack them. On an error it closes
 // those it opened.
-func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
-	opened = sockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
+func (r *run) bind(ctx context.Context, t *table) (opened boundSockets, err error) {
+	opened = boundSockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
 	var problems []error
 	for port, p := range t.ports {
+		if r.isPaused(port) {
+			continue
+		}
 		if p.tcp && r.listeners[port] == nil {
 			if ln, err := r.p.listen(ctx, port); err != nil {
 				problems = append(problems, err)
@@ -130,7 +135,7 @@ func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
 			pc.Close()
 		}
 	}
-	return sockets{}, errors.Join(problems...)
+	return boundSockets{}, errors.Join(problems...)
 }
 
 // listen opens the listener of one port, or takes the one that the host gave.
@@ -140,7 +145,7 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 		return ln, nil
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", addr)
+	ln, err := p.opts.sockets.Listen(ctx, lc, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
@@ -149,7 +154,7 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 
 // listenPacket opens the packet socket of one port. For HTTP/3 its number is
 // that of the listener, with which it takes some luck if any free one will do.
-func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *sockets) (net.PacketConn, error) {
+func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *boundSockets) (net.PacketConn, error) {
 	number := port
 	for try := 1; ; try++ {
 		if p.quic && port == 0 {
@@ -338,7 +343,7 @@ func (r *run) open() []*conn {
 }
 
 // listen puts opened sockets into service.
-func (r *run) listen(opened sockets) {
+func (r *run) listen(opened boundSockets) {
 	defer r.openQUIC()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -434,6 +439,9 @@ func (r *run) stop(ctx context.Context) error {
 		q.shut()
 	}
 	r.accepting.Wait()
+	if r.leaving.Load() {
+		r.awaitLastRequests(ctx)
+	}
 	for _, c := range r.open() {
 		if l := c.lane.Load(); l != nil {
 			l.wake()
