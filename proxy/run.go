@@ -48,7 +48,8 @@ type run struct {
 	stopping  bool
 	paused    func(port int) bool // nil: no port is
 	conns     map[*conn]struct{}
-	empty     chan struct{} // closed when stopping and no connection is left
+	settled   bool          // stopping, and nothing is accepted any more
+	empty     chan struct{} // closed when settled and no connection is left
 	sessions  int           // of UDP
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
@@ -239,7 +240,7 @@ func (r *run) admit(port int, nc net.Conn) {
 		return
 	}
 	r.mu.Lock()
-	reason := r.full()
+	reason := r.crowded() // Stop may have begun, but this client came before
 	if reason == nil {
 		reason = r.book(c)
 	}
@@ -289,7 +290,7 @@ func (r *run) forget(c *conn) {
 		return
 	}
 	delete(r.conns, c)
-	if r.stopping && len(r.conns) == 0 {
+	if r.settled && len(r.conns) == 0 {
 		close(r.empty)
 	}
 	if c.counted {
@@ -299,10 +300,15 @@ func (r *run) forget(c *conn) {
 
 // full tells why nothing more is taken in, if so. r.mu is held.
 func (r *run) full() *rejection {
-	switch limit := r.p.cfg.MaxConnections; {
-	case r.stopping:
+	if r.stopping {
 		return &r.p.stats.stopping
-	case limit > 0 && len(r.conns)+r.sessions >= limit:
+	}
+	return r.crowded()
+}
+
+// crowded is full as far as the number of connections goes. r.mu is held.
+func (r *run) crowded() *rejection {
+	if limit := r.p.cfg.MaxConnections; limit > 0 && len(r.conns)+r.sessions >= limit {
 		return &r.p.stats.tooMany
 	}
 	return nil
@@ -414,9 +420,6 @@ func (r *run) beginStop() bool {
 	}
 	r.stopping = true
 	r.closing.Store(true)
-	if len(r.conns) == 0 {
-		close(r.empty)
-	}
 	for port, ln := range r.listeners {
 		ln.Close()
 		delete(r.listeners, port)
@@ -439,6 +442,7 @@ func (r *run) stop(ctx context.Context) error {
 		q.shut()
 	}
 	r.accepting.Wait()
+	r.settle()
 	if r.leaving.Load() {
 		r.awaitLastRequests(ctx)
 	}
@@ -467,6 +471,16 @@ func (r *run) stop(ctx context.Context) error {
 		return errCut
 	}
 	return nil
+}
+
+// settle notes that no more connections will come.
+func (r *run) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = true
+	if len(r.conns) == 0 {
+		close(r.empty)
+	}
 }
 
 // closeFresh closes connections that have not asked for anything, once they
