@@ -35,7 +35,7 @@ func TestLocalCA(t *testing.T) {
 		r := start(t, dcrouter.WithStorage(storage.Dir(dir)),
 			dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}, ACME: &proxy.ACME{LocalCA: true}}))
 		defer stop(t, r)
-		root := r.LocalRoot()
+		root := r.LocalCARoot()
 		path := filepath.Join(t.TempDir(), "root.pem")
 		if err := os.WriteFile(path, root, 0o644); err != nil {
 			t.Fatal(err)
@@ -198,7 +198,7 @@ func TestEncryptedClientHello(t *testing.T) {
 		return err
 	})
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(r.LocalRoot())
+	roots.AppendCertsFromPEM(r.LocalCARoot())
 	c, err := tls.Dial("tcp", r.Addrs()["proxy"][0], &tls.Config{ServerName: hidden, RootCAs: roots, EncryptedClientHelloConfigList: list})
 	if err != nil {
 		t.Fatal(err)

@@ -256,17 +256,16 @@ func (r *Router) Check() error {
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
-// Unavailable names what the configuration asks for and this version does not
-// have, and what it lacks itself to be served ([email.Server.Unready]). Start
-// refuses such a configuration with the same error: it would be wrong to serve a
-// part of it and say nothing.
-func (r *Router) Unavailable() error {
+// Unready returns what keeps Start from serving though the configuration is
+// valid: what [email.Server.Unready] and [proxy.Proxy.Unready] say, each a
+// [*FieldError]. It would be wrong to serve a part of it and say nothing.
+func (r *Router) Unready() error {
 	check := conf.NewChecker()
 	c := &r.config
 	if c.Email != nil {
 		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
-	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
+	check.Add(r.routesError(len(r.Routes()), r.proxy.Unready()))
 	return check.Err()
 }
 
@@ -288,7 +287,7 @@ func (r *Router) Start(ctx context.Context) error {
 			return ErrRunning
 		}
 	}
-	if err := r.Unavailable(); err != nil {
+	if err := r.Unready(); err != nil {
 		return err
 	}
 	ctx, done := r.hurried(ctx)

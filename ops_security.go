@@ -30,7 +30,7 @@ func (r *Router) radiusEvent(e radius.Event) {
 		r.punish(misdeed{by: CountRADIUS, addr: e.Remote.Addr(), reason: "radius: " + e.Reason})
 	}
 	r.reportCalmly(opsapi.SecurityEvent{Time: e.Time, Kind: "radius_" + snake(e.Reason), Component: "radius", Address: e.Remote.Addr(),
-		Subject: cmp.Or(e.User, e.Client), Message: e.Text})
+		Subject: cmp.Or(e.User, e.Client), Message: e.Detail})
 }
 
 // opsEvent takes what the operations API has noticed itself, and has shown.

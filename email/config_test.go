@@ -53,14 +53,14 @@ func TestJSON(t *testing.T) {
 
 func TestMode(t *testing.T) {
 	c := Config{}
-	if got := c.Mode(&Domain{}); got != ExternalDNS {
+	if got := c.DNSMode(&Domain{}); got != ExternalDNS {
 		t.Error(got)
 	}
 	c.Defaults.DNSMode = InternalDNS
-	if got := c.Mode(&Domain{}); got != InternalDNS {
+	if got := c.DNSMode(&Domain{}); got != InternalDNS {
 		t.Error(got)
 	}
-	if got := c.Mode(&Domain{DNSMode: ForwardMode}); got != ForwardMode {
+	if got := c.DNSMode(&Domain{DNSMode: ForwardDNS}); got != ForwardDNS {
 		t.Error(got)
 	}
 }

@@ -105,19 +105,19 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 	switch {
 	case res.ok:
 		a.State, a.At, a.Status, a.Report = delivered, now, "", res.report
-		e.Kind = Delivered
+		e.Kind = EventDelivered
 		if res.handed {
 			a.State = sent
 		}
 	case res.permanent:
 		a.State, a.At = failed, now
 		r.s.stats.failed.Add(1)
-		if e.Kind, e.Class = Failed, "block"; !res.suppressed {
+		if e.Kind, e.Class = EventFailed, "block"; !res.suppressed {
 			e.Class = r.failure(d.env, i, res.said, res.status)
 		}
 	default:
 		r.s.stats.retried.Add(1)
-		e.Kind = Deferred
+		e.Kind = EventDeferred
 	}
 	p.note(step{At: now, Kind: e.Kind, Recipients: some(i, len(p.Recipients)), Text: res.said, Host: res.host})
 	r.s.event(e)
@@ -155,10 +155,10 @@ func (rd *round) giveUp(i int, a *state) {
 	if a.Status == "" {
 		a.Status = "4.4.7" // RFC 3463: delivery time expired
 	}
-	rd.p.note(step{At: now, Kind: Failed, Recipients: some(i, len(rd.p.Recipients)), Text: said})
+	rd.p.note(step{At: now, Kind: EventFailed, Recipients: some(i, len(rd.p.Recipients)), Text: said})
 	rd.q.r.s.stats.failed.Add(1)
 	e := rd.env.event(string(rd.e.id), i)
-	e.Kind, e.Reason, e.Status, e.Class = Failed, said, a.Status, "soft"
+	e.Kind, e.Reason, e.Status, e.Class = EventFailed, said, a.Status, "soft"
 	rd.q.r.s.event(e)
 }
 

@@ -50,7 +50,7 @@ func TestEventsOfRefusals(t *testing.T) {
 		{"a@example.net", "full@example.com", hi, Event{From: "a@example.net", Recipients: []string{"full@example.com"}, MessageID: "some", Reason: "452 4.2.2 Full"}},
 		{"a@example.net", "b@example.com", strings.Repeat("Received: by x\r\n", 51) + hi, Event{From: "a@example.net", Recipients: []string{"b@example.com"}, MessageID: "some", Reason: "554 5.4.6"}},
 	} {
-		before := len(ts.seen(Refused))
+		before := len(ts.seen(EventRefused))
 		c := s.dial().hello()
 		fmt.Fprintf(c, "MAIL FROM:<%s>\r\n", test.from)
 		if got := c.reply(); got[0] == '2' && test.to != "" {
@@ -59,12 +59,12 @@ func TestEventsOfRefusals(t *testing.T) {
 				c.data(test.content)
 			}
 		}
-		list := ts.seen(Refused)
+		list := ts.seen(EventRefused)
 		if len(list) != before+1 {
 			t.Errorf("%+v: %d events", test, len(list)-before)
 			continue
 		}
-		got, connected := list[before], ts.seen(Connected)
+		got, connected := list[before], ts.seen(EventConnected)
 		if got.From != test.want.From || !slices.Equal(got.Recipients, test.want.Recipients) || got.Route != test.want.Route || got.Security != test.want.Security ||
 			(got.MessageID != "") != (test.want.MessageID != "") || !strings.Contains(got.Reason, test.want.Reason) || got.ConnID != connected[len(connected)-1].ConnID {
 			t.Errorf("%+v: %+v", test.want, got)
@@ -76,7 +76,7 @@ func TestEventsOfRefusals(t *testing.T) {
 	c.say("MAIL FROM:<a@example.net>", "250")
 	c.say("RCPT TO:<b@example.com>", "250")
 	c.say("RCPT TO:<w@example.com>", "452 4.5.3")
-	if list := ts.seen(Refused); list[len(list)-1].Recipients[0] != "w@example.com" || s.Stats().Refused["split"] != 1 {
+	if list := ts.seen(EventRefused); list[len(list)-1].Recipients[0] != "w@example.com" || s.Stats().Refused["split"] != 1 {
 		t.Errorf("%+v", list[len(list)-1])
 	}
 }

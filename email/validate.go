@@ -165,7 +165,7 @@ func validateNextHop(check *conf.Checker, port int, auth *Credentials, tls *Clie
 	}
 	at := check.Field("tls")
 	if tls.Mode != "" {
-		at.Field("mode").OneOf(tls.Mode, Opportunistic, StartTLS, ImplicitTLS, NoTLS)
+		at.Field("mode").OneOf(tls.Mode, OpportunisticTLS, StartTLS, ImplicitTLS, NoTLS)
 	}
 	if tls.Mode == NoTLS && (tls.ServerName != "" || tls.CAPath != "" || tls.InsecureSkipVerify) {
 		at.Errorf("mode none has nothing to verify")
@@ -181,7 +181,7 @@ func (s *Scanner) validate(check *conf.Checker) {
 		check.Field("action").OneOf(s.Action, TagMail, QuarantineMail, RejectMail)
 	}
 	if s.OnError != "" {
-		check.Field("onError").OneOf(s.OnError, TempFail, Accept)
+		check.Field("onError").OneOf(s.OnError, TempFailMail, AcceptMail)
 	}
 	check.Field("timeout").Wait(s.Timeout)
 	s.validateBackend(check)

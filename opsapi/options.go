@@ -119,10 +119,10 @@ func WithDNS(d DNS) Option { return func(o *options) { o.dns = d } }
 // WithCertificates sets who knows about certificates.
 func WithCertificates(c Certificates) Option { return func(o *options) { o.certificates = c } }
 
-// WithSecurityObserver sets who is told of the Server's own security events, such
+// WithObserver sets who is told of the Server's own security events, such
 // as failed attempts to sign in. It is called from several goroutines, and should
 // return soon.
-func WithSecurityObserver(tell func(SecurityEvent)) Option {
+func WithObserver(tell func(SecurityEvent)) Option {
 	return func(o *options) { o.security = tell }
 }
 

@@ -45,8 +45,8 @@ func WithAuthorizer(a Authorizer) Option {
 	return func(o *options) { o.authorize = a }
 }
 
-// WithAccounting sets who is told of accounting records, for billing.
-func WithAccounting(sink AccountingSink) Option {
+// WithAccountingSink sets who is told of accounting records, for billing.
+func WithAccountingSink(sink AccountingSink) Option {
 	return func(o *options) { o.sink = sink }
 }
 

@@ -82,7 +82,7 @@ func validate(file string) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range dcrouter.FieldErrors(r.Unavailable()) {
+	for _, e := range dcrouter.FieldErrors(r.Unready()) {
 		fmt.Fprintln(os.Stderr, "note: valid, but it cannot be started:", e)
 	}
 	return r.Check()
