@@ -37,6 +37,8 @@ func TestEventsOfRefusals(t *testing.T) {
 	s := start(t, Config{Routes: routes(t, `[
 		{"name":"closed","priority":2,"match":{"recipients":"closed@example.com"},"action":{"type":"reject"}},
 		{"name":"word","priority":1,"match":{"recipients":"w@example.com","subject":"forbidden"},"action":{"type":"reject"}},
+		{"name":"open","priority":1,"match":{"recipients":"v@example.com","subject":"forbidden"},"action":{"type":"reject"}},
+		{"name":"never","priority":1,"match":{"recipients":"v@example.com"},"action":{"type":"reject"}},
 		{"name":"local","match":{"recipients":"*@example.com"},"action":{"type":"deliver"}}]`)}, WithMailbox(m.take), WithHooks(hooks))
 	for _, test := range []struct {
 		from, to, content string
@@ -46,6 +48,7 @@ func TestEventsOfRefusals(t *testing.T) {
 		{"a@example.net", "x@elsewhere.example", "", Event{From: "a@example.net", Recipients: []string{"x@elsewhere.example"}, Reason: "Relaying denied", Security: true}},
 		{"", "closed@example.com", "", Event{Recipients: []string{"closed@example.com"}, Route: "closed", Reason: "Rejected by policy"}},
 		{"a@example.net", "w@example.com", strings.Replace(hi, "hi", "forbidden", 1), Event{From: "a@example.net", Recipients: []string{"w@example.com"}, Route: "word", MessageID: "some", Reason: "Rejected by policy"}},
+		{"a@example.net", "v@example.com", "", Event{From: "a@example.net", Recipients: []string{"v@example.com"}, Route: "never", Reason: "Rejected by policy"}},
 		{"odd@example.net", "b@example.com", hi, Event{From: "odd@example.net", Recipients: []string{"b@example.com"}, MessageID: "some", Reason: "451"}},
 		{"a@example.net", "full@example.com", hi, Event{From: "a@example.net", Recipients: []string{"full@example.com"}, MessageID: "some", Reason: "452 4.2.2 Full"}},
 		{"a@example.net", "b@example.com", strings.Repeat("Received: by x\r\n", 51) + hi, Event{From: "a@example.net", Recipients: []string{"b@example.com"}, MessageID: "some", Reason: "554 5.4.6"}},
