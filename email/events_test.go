@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // Whoever looks for a refusal finds who was refused what, and what else the
@@ -82,4 +85,63 @@ func TestEventsOfRefusals(t *testing.T) {
 	if list := ts.seen(Refused); list[len(list)-1].Recipients[0] != "w@example.com" || s.Stats().Refused["split"] != 1 {
 		t.Errorf("%+v", list[len(list)-1])
 	}
+}
+
+// Whoever is told of what became of a message finds it in the message's status.
+func TestStateComesBeforeEvents(t *testing.T) {
+	for kind, say := range map[string]func(command string) string{
+		StatusDelivered: func(string) string { return "" },
+		StatusBounced:   func(command string) string { return refuse(command, "RCPT", "550 5.1.1 nobody") },
+		StatusPending:   func(command string) string { return refuse(command, "RCPT", "450 4.2.1 later") },
+		"some":          func(command string) string { return refuse(command, "RCPT TO:<b1@", "450 4.2.1 later") },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var st *stage
+				var mu sync.Mutex
+				told := map[string]int{}
+				tell := func(e Event) {
+					if e.Kind != Delivered && e.Kind != Deferred && e.Kind != Failed {
+						return
+					}
+					got, err := st.EmailStatus(context.Background(), e.MessageID)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					told[e.Kind]++
+					for _, r := range got.Recipients {
+						if r.Address != e.Recipients[0] {
+							continue
+						}
+						want := map[string]string{Delivered: StatusDelivered, Deferred: StatusPending, Failed: StatusBounced}[e.Kind]
+						if r.Status != want || r.Reply != e.Reason || e.Kind == Deferred && !got.Next.After(time.Now()) {
+							t.Errorf("told of %s: %+v, next %v", e.Kind, r, got.Next)
+						}
+					}
+				}
+				st = onStage(t, relay("a.example"), &script{answer: func(_ int, command string) string { return say(command) }}, WithObserver(tell))
+				st.post("<user@a.example>", toB, "<b1@b.example>", "<b2@b.example>")
+				time.Sleep(time.Second)
+				mu.Lock()
+				defer mu.Unlock()
+				n := 0
+				for _, k := range told {
+					n += k
+				}
+				if n < 2 {
+					t.Errorf("told of %v", told)
+				}
+			})
+		})
+	}
+}
+
+func refuse(command, prefix, reply string) string {
+	if strings.HasPrefix(command, prefix) {
+		return reply
+	}
+	return ""
 }
