@@ -30,10 +30,10 @@ func (r *Router) mailEvent(e email.Event) {
 		if len(e.Recipients) > 0 {
 			subject = e.Recipients[0]
 		}
-		r.ops.ReportSecurity(opsapi.SecurityEvent{
+		r.reportCause(opsapi.SecurityEvent{
 			Time: e.Time, Kind: "mail_" + strings.ReplaceAll(e.Kind, "-", "_"), Component: "email", Severity: opsapi.SeverityWarning,
 			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason, Correlation: e.ConnID,
-		})
+		}, e.Cause)
 		return
 	}
 	if e.Kind == email.EventConnected {

@@ -52,7 +52,8 @@ type Config struct {
 	// RateLimits applies to the server as a whole.
 	RateLimits RateLimits `json:"rateLimits"`
 	// UseSocketHandler binds no ports: the proxy does, and hands connections
-	// over. Its own limits hold for them too. A client sees no difference.
+	// over. Its own limits hold for them too. A client sees no difference. At most
+	// one of Ports can be 0, any free one.
 	UseSocketHandler bool `json:"useSocketHandler"`
 	// Defaults are for all Domains that do not say otherwise.
 	Defaults Defaults `json:"defaults"`

@@ -95,8 +95,8 @@ func (s *Server) hookResult(err error, log ...any) result {
 	return res
 }
 
-// settle notes what became of a recipient.
-func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
+// settle notes what became of a recipient, and returns what is to be told of it.
+func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) Event {
 	now := r.s.now()
 	a := &p.Recipients[i]
 	a.Reply, a.Status, a.Host = clip(res.said), res.status, res.host
@@ -120,7 +120,7 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 		e.Kind = EventDeferred
 	}
 	p.note(step{At: now, Kind: e.Kind, Recipients: some(i, len(p.Recipients)), Text: res.said, Host: res.host})
-	r.s.event(e)
+	return e
 }
 
 // some is step.Recipients for one of n.
@@ -159,7 +159,7 @@ func (rd *round) giveUp(i int, a *state) {
 	rd.q.r.s.stats.failed.Add(1)
 	e := rd.env.event(string(rd.e.id), i)
 	e.Kind, e.Reason, e.Status, e.Class = EventFailed, said, a.Status, "soft"
-	rd.q.r.s.event(e)
+	rd.events = append(rd.events, e)
 }
 
 // discarded remembers a message that was removed before all recipients had it, and

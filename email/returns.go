@@ -235,6 +235,7 @@ func className(c dsn.Class) string {
 // works while the message is still in the spool for others; the error is that it
 // cannot be had now.
 func (r *run) amend(ctx context.Context, about bounceaddr.Bounce, change func(*state) (step, bool), more func(*Event)) (address string, err error) {
+	var e Event
 	err = r.edit(ctx, about.ID, func(env *queued, p *progress) bool {
 		if about.Recipient < 0 || about.Recipient >= len(p.Recipients) {
 			return false
@@ -246,14 +247,16 @@ func (r *run) amend(ctx context.Context, about bounceaddr.Bounce, change func(*s
 		s.At, s.Recipients = r.s.now(), some(about.Recipient, len(p.Recipients))
 		p.note(s)
 		address = env.Recipients[about.Recipient].Address
-		e := env.event(about.ID, about.Recipient)
+		e = env.event(about.ID, about.Recipient)
 		e.Kind, e.Reason = s.Kind, s.Text
 		if more != nil {
 			more(&e)
 		}
-		r.s.event(e)
 		return true
 	})
+	if e.Kind != "" { // it is noted by now
+		r.s.event(e)
+	}
 	if errors.Is(err, ErrNotFound) {
 		r.s.log.Info("a notification is about a message that is no longer known", "msg_id", about.ID)
 		err = nil

@@ -221,6 +221,9 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 			s.asks.Route = rt.Name
 		}
 		if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
+			if n := len(open); reason == "route" && n > 0 && open[n-1].match(&f) == yes {
+				s.asks.Route = open[n-1].Name // it rejects what the others do not take
+			}
 			return s.refuse(reason, reply)
 		}
 	}

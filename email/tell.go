@@ -102,7 +102,7 @@ func (rd *round) tellDelay() bool {
 			p.note(step{At: now, Kind: EventDelayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
 			e := env.event(string(rd.e.id), i)
 			e.Kind, e.Reason, e.Status = EventDelayed, a.Reply, a.Status
-			rd.q.r.s.event(e)
+			rd.events = append(rd.events, e)
 			if env.tellable() && dsn.Wanted(env.Recipients[i].Notify, dsn.Delayed) {
 				list = append(list, i)
 			}

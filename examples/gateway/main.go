@@ -114,7 +114,7 @@ func runFile(file string) error {
 	}
 	if old != nil {
 		// Whatever is wrong is said before the old process stops anything.
-		if err := errors.Join(r.Unavailable(), r.Check()); err != nil {
+		if err := errors.Join(r.Unready(), r.Check()); err != nil {
 			return err
 		}
 		if err := old.takeOver(); err != nil {
