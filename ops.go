@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/dcrouter/dcrouter/email"
@@ -42,8 +43,12 @@ func (r *Router) setUpOps(o *options) error {
 		return nil
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(r.Collector()); err != nil {
-		return err
+	// The process's own figures are here and not in Collector: a host that collects
+	// that has them already.
+	for _, c := range []prometheus.Collector{r.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := registry.Register(c); err != nil {
+			return err
+		}
 	}
 	given, err := conf.Encode(canonical(r.config), true)
 	if err != nil {
