@@ -77,8 +77,8 @@ func (r *Router) setUpOps(o *options) error {
 	if r.dns != nil {
 		all = append(all, opsapi.WithDNS(opsDNS{r.dns}))
 	}
-	if r.certs != nil {
-		all = append(all, opsapi.WithCertificates(opsCertificates{r.certs}))
+	if c := (opsCertificates{r}); c.has() {
+		all = append(all, opsapi.WithCertificates(c))
 	}
 	if r.radius != nil {
 		all = append(all, opsapi.WithRADIUS(opsRADIUS{r.radius}))
