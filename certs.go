@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
@@ -160,7 +161,12 @@ func (r *Router) setCertificateNames() {
 	case r.certs != nil:
 		r.certs.SetNames(r.certificateNames(r.proxy.Routes()))
 	case r.local != nil:
-		r.local.setNames(r.certificateNames(r.proxy.Routes()))
+		routes := r.proxy.Routes()
+		names := r.certificateNames(routes)
+		if slices.ContainsFunc(routes, func(rt proxy.Route) bool { return wantsCertificate(&rt) && len(rt.Match.Domains) == 0 }) {
+			names = append(names, "*") // the route takes any name
+		}
+		r.local.setNames(names)
 	}
 	if r.hello != nil {
 		r.hello.namesChanged()

@@ -3,6 +3,7 @@ package dcrouter
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,6 +61,27 @@ func (l *localCertificates) allows(name string) bool {
 		}
 	}
 	return false
+}
+
+// certificates are those that there are for the configured names, and those that
+// clients have come for under a pattern. There are none before Start.
+func (l *localCertificates) certificates() (map[string]*x509.Certificate, error) {
+	ca := l.ca.Load()
+	if ca == nil {
+		return nil, nil
+	}
+	leaves := ca.Issued()
+	for name := range *l.names.Load() {
+		if name == "*" || leaves[name] != nil {
+			continue
+		}
+		cert, err := ca.Certificate(name)
+		if err != nil {
+			return nil, err
+		}
+		leaves[name] = cert.Leaf
+	}
+	return leaves, nil
 }
 
 func (l *localCertificates) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

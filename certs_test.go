@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,6 +54,67 @@ func TestLocalCA(t *testing.T) {
 	}
 	if first, second := run(), run(); string(first) != string(second) {
 		t.Error("another root after a restart")
+	}
+}
+
+// A route for any name has a certificate for whatever name clients ask for, or for
+// the address; the operations API lists them.
+func TestLocalCAWithoutDomains(t *testing.T) {
+	curl := testenv.Need(t, "curl", "apt-get install curl")
+	port, named := testenv.FreePort(t), autoRoute("dev.example")
+	named.Name = "named"
+	route := forward("any", port, backend(t, "x"))
+	route.Action.TLS = &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}}
+	r := start(t, dcrouter.WithStorage(storage.Memory()), dcrouter.WithOps(opsSection()),
+		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route, named}, ACME: &proxy.ACME{LocalCA: true}}))
+	path := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(path, r.LocalRoot(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"whatever.example", "127.0.0.1"} {
+		at := fmt.Sprintf("%s:%d", host, port)
+		if out, err := exec.Command(curl, "-sS", "--cacert", path, "--resolve", at+":127.0.0.1", "https://"+at+"/").CombinedOutput(); err != nil || string(out) != "x" {
+			t.Errorf("%s: %s, %v", host, out, err)
+		}
+	}
+	o := signIn(t, r)
+	list := o.call("getCertificates", nil, nil)
+	for _, name := range []string{"127.0.0.1", "dev.example", "whatever.example"} {
+		if !strings.Contains(list, fmt.Sprintf(`"name":%q,"source":"local","state":"valid","issuer":"dcrouter local CA`, name)) {
+			t.Errorf("no %s in %s", name, list)
+		}
+	}
+	for name, want := range map[string]int{"dev.example": 400, "none.example": 404} {
+		if status, body := o.try("renewCertificate", map[string]any{"name": name}); status != want {
+			t.Errorf("renewing %s: %d %s", name, status, body)
+		}
+	}
+}
+
+// A failure is one warning, with the name and when it is tried again.
+func TestOneWarningForEachFailure(t *testing.T) {
+	var log safeBuffer
+	r := start(t, dcrouter.WithStorage(storage.Memory()), dcrouter.WithLogger(slog.New(slog.NewTextHandler(&log, nil))),
+		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{autoRoute("www.example.com")},
+			ACME: &proxy.ACME{CADirectory: fmt.Sprintf("https://127.0.0.1:%d/", testenv.FreePort(t)), RetryInterval: time.Second}}))
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		if n := r.Stats().Certificates[0].TotalFailures; n < 2 {
+			return fmt.Errorf("%d failures", n)
+		}
+		return nil
+	})
+	stop(t, r)
+	failures, warnings := r.Stats().Certificates[0].TotalFailures, 0
+	for line := range strings.Lines(log.String()) {
+		if strings.Contains(line, "level=WARN") && strings.Contains(line, "www.example.com") {
+			warnings++
+			if !strings.Contains(line, "next_try=") {
+				t.Error(line)
+			}
+		}
+	}
+	if uint64(warnings) != failures {
+		t.Errorf("%d warnings of %d failures:\n%s", warnings, failures, log.String())
 	}
 }
 

@@ -26,20 +26,21 @@ import (
 // together. Make one with [New]. Its methods may be called from several
 // goroutines.
 type Router struct {
-	config  Config // routes aside, which the proxy keeps
-	limited Config // the same with its Limits in the sections
-	log     *slog.Logger
-	backend storage.Backend
-	sockets sockets.Set
-	proxy   *proxy.Proxy       // always there, so that routes can come later
-	dns     *dnsserver.Server  // nil: not configured
-	radius  *radius.Server     // nil: not configured
-	email   *email.Server      // nil: not configured
-	certs   *certs.Manager     // nil: certificates are not obtained
-	local   *localCertificates // nil: and not made here
-	hello   *encryptedHello    // nil: nobody hides what server he asks for
-	ops     *opsapi.Server     // nil: not configured
-	logs    *opsapi.LogBuffer  // what ops shows of the log; nil without it
+	config   Config // routes aside, which the proxy keeps
+	limited  Config // the same with its Limits in the sections
+	log      *slog.Logger
+	backend  storage.Backend
+	sockets  sockets.Set
+	proxy    *proxy.Proxy       // always there, so that routes can come later
+	dns      *dnsserver.Server  // nil: not configured
+	radius   *radius.Server     // nil: not configured
+	email    *email.Server      // nil: not configured
+	certs    *certs.Manager     // nil: certificates are not obtained
+	local    *localCertificates // nil: and not made here
+	mailCert *mailCertificate   // nil: mail has a better one
+	hello    *encryptedHello    // nil: nobody hides what server he asks for
+	ops      *opsapi.Server     // nil: not configured
+	logs     *opsapi.LogBuffer  // what ops shows of the log; nil without it
 
 	blocking *blocking   // nil: not configured
 	shown    shownEvents // of security, on the operations API
@@ -127,7 +128,7 @@ func (r *Router) setUp(o *options) error {
 		r.radius = s
 	}
 	if r.config.Email != nil {
-		s, err := email.New(r.limited.emailConfig(r.policies), append([]email.Option{email.WithLogger(r.log), email.WithSockets(&r.sockets), email.WithObserver(r.mailEvent)}, o.email...)...)
+		s, err := r.newEmail(o)
 		if err != nil {
 			return inSection("emailConfig", "email", err)
 		}
@@ -335,6 +336,11 @@ func (r *Router) Start(ctx context.Context) error {
 	if r.local != nil {
 		if err := r.local.open(ctx, store, r.log); err != nil {
 			return errors.Join(err, store.Close())
+		}
+	}
+	if r.mailCert != nil {
+		if err := r.mailCert.open(ctx, store, r.config.Email.Hostname, r.log); err != nil {
+			return errors.Join(inSection("emailConfig", "email", err), store.Close())
 		}
 	}
 	if r.hello != nil {

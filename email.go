@@ -30,6 +30,19 @@ func (c *Config) emailConfig(policies bool) email.Config {
 	return e
 }
 
+// newEmail makes the mail system. If it has no source of certificates, not even
+// one of the host's, it gets a self-signed one.
+func (r *Router) newEmail(o *options) (*email.Server, error) {
+	cfg := r.limited.emailConfig(r.policies)
+	opts := append([]email.Option{email.WithLogger(r.log), email.WithSockets(&r.sockets), email.WithObserver(r.mailEvent)}, o.email...)
+	s, err := email.New(cfg, opts...)
+	if err != nil || s.OffersTLS() {
+		return s, err
+	}
+	r.mailCert = new(mailCertificate)
+	return email.New(cfg, append(opts, email.WithGetCertificate(r.mailCert.getCertificate))...)
+}
+
 // mailRoutes are the proxy's routes to the mail system, if it binds no ports
 // itself. The proxy does not look into its connections: clients wait there for
 // the server to speak first.

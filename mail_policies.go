@@ -53,13 +53,18 @@ func (r *Router) policyRoutes() []proxy.Route {
 	}}
 }
 
-// warnOfPolicies names the domains that promise a policy which is not here.
+// warnOfPolicies names the domains that promise a policy which is not here, or a
+// certificate that is not.
 func (r *Router) warnOfPolicies() {
-	if r.email == nil || r.policies {
+	if r.email == nil || r.policies && r.mailCert == nil {
 		return
 	}
 	for _, d := range r.config.Email.Domains {
-		if _, ok := r.email.MTASTSPolicy(d.Domain); ok {
+		_, ok := r.email.MTASTSPolicy(d.Domain)
+		if ok && r.mailCert != nil {
+			r.log.Warn("who goes by the MTA-STS policy of a mail domain does not deliver to a self-signed certificate; "+useBetter, "component", "email", "domain", d.Domain)
+		}
+		if ok && !r.policies {
 			r.log.Warn("the MTA-STS policy of a mail domain has to be served elsewhere: here is no HTTPS on port 443 with certificates", "component", "email", "domain", d.Domain)
 		}
 	}

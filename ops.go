@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/dcrouter/dcrouter/email"
@@ -42,8 +43,12 @@ func (r *Router) setUpOps(o *options) error {
 		return nil
 	}
 	registry := prometheus.NewRegistry()
-	if err := registry.Register(r.Collector()); err != nil {
-		return err
+	// The process's own figures are here and not in Collector: a host that collects
+	// that has them already.
+	for _, c := range []prometheus.Collector{r.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := registry.Register(c); err != nil {
+			return err
+		}
 	}
 	given, err := conf.Encode(canonical(r.config), true)
 	if err != nil {
@@ -72,8 +77,8 @@ func (r *Router) setUpOps(o *options) error {
 	if r.dns != nil {
 		all = append(all, opsapi.WithDNS(opsDNS{r.dns}))
 	}
-	if r.certs != nil {
-		all = append(all, opsapi.WithCertificates(opsCertificates{r.certs}))
+	if c := (opsCertificates{r}); c.has() {
+		all = append(all, opsapi.WithCertificates(c))
 	}
 	if r.radius != nil {
 		all = append(all, opsapi.WithRADIUS(opsRADIUS{r.radius}))

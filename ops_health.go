@@ -28,9 +28,7 @@ func (r *Router) health(context.Context) []opsapi.Component {
 		case "radius":
 			one.Detail = r.radiusHealth()
 		case "email":
-			if r.email.Stats().Spool.Paused {
-				one.Detail = "the queue is paused: nothing is delivered"
-			}
+			one.Detail = r.emailHealth()
 		case "certificates":
 			one.Detail = r.certificatesHealth(time.Now())
 		}
@@ -75,6 +73,17 @@ func (r *Router) dnsHealth() (detail string, serves bool) {
 		}
 	}
 	return someOf(bad, len(zones), "zones", "not served"), len(zones) == 0 || len(bad) < len(zones)
+}
+
+func (r *Router) emailHealth() string {
+	var problems []string
+	if r.email.Stats().Spool.Paused {
+		problems = append(problems, "the queue is paused: nothing is delivered")
+	}
+	if r.mailCert != nil {
+		problems = append(problems, "its certificate is self-signed: "+useBetter)
+	}
+	return strings.Join(problems, "; ")
 }
 
 func (r *Router) radiusHealth() string {

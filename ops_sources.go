@@ -4,17 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
-	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/radius"
 )
@@ -143,45 +140,6 @@ func dnsRecords(list []opsapi.Record) []dnsserver.Record {
 		records[i] = dnsserver.Record(r)
 	}
 	return records
-}
-
-// opsCertificates are the automatic certificates for the operations API.
-type opsCertificates struct{ manager *certs.Manager }
-
-// expiringSoon is how long before its end a certificate should have been
-// renewed.
-const expiringSoon = 7 * 24 * time.Hour
-
-func (c opsCertificates) Certificates(context.Context) ([]opsapi.Certificate, error) {
-	var list []opsapi.Certificate
-	now := time.Now()
-	for _, s := range c.manager.States() {
-		one := opsapi.Certificate{Name: s.Name, Source: "acme", State: "valid", Issuer: s.Issuer, NotBefore: s.NotBefore, NotAfter: s.NotAfter,
-			Challenge: s.Challenge, InProgress: s.InProgress, Failures: s.Failures, LastError: s.LastError, NextTry: s.NextTry}
-		switch {
-		case s.NotAfter.IsZero() && s.Failures > 0:
-			one.State = "failing"
-		case s.NotAfter.IsZero():
-			one.State = "missing"
-		case now.After(s.NotAfter):
-			one.State = "expired"
-		case s.NotAfter.Sub(now) < expiringSoon && s.Failures > 0:
-			one.State = "expiring"
-		}
-		list = append(list, one)
-	}
-	return list, nil
-}
-
-func (c opsCertificates) Renew(_ context.Context, name string) error {
-	err := c.manager.Renew(name)
-	switch {
-	case errors.Is(err, certs.ErrUnknownName):
-		return fmt.Errorf("%w: %w", err, opsapi.ErrNotFound)
-	case errors.Is(err, certs.ErrTooEarly):
-		return &FieldError{Path: "name", Msg: err.Error()}
-	}
-	return err
 }
 
 // opsRADIUS is the RADIUS server for the operations API.

@@ -3,12 +3,18 @@ package dcrouter_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/dnsserver"
@@ -286,6 +292,52 @@ func TestHealthSaysWhatIsWrong(t *testing.T) {
 	}
 	if got := get(t, o.base+"/readyz"); !strings.Contains(got, `"ready":false`) || !strings.Contains(got, `"dns":false`) {
 		t.Errorf("ready: %s", got)
+	}
+}
+
+// The page of metrics has the process's own figures as well, which a host that
+// registers our Collector has by itself.
+func TestMetricsOfTheProcess(t *testing.T) {
+	r := start(t, dcrouter.WithOps(opsSection()))
+	page := get(t, "http://"+r.Addrs()["ops"][0]+"/metrics")
+	want := []string{"go_goroutines ", "go_gc_duration_seconds_count ", "dcrouter_"}
+	if runtime.GOOS == "linux" {
+		want = append(want, "process_resident_memory_bytes ", "process_open_fds ", "process_cpu_seconds_total ")
+	}
+	for _, name := range want {
+		if !strings.Contains(page, "\n"+name) {
+			t.Errorf("no %s", name)
+		}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(r.Collector(), collectors.NewGoCollector())
+	if _, err := registry.Gather(); err != nil {
+		t.Error(err)
+	}
+}
+
+// No line says twice what part it is from.
+func TestLogLinesNameOneComponent(t *testing.T) {
+	var log safeBuffer
+	ops := opsSection()
+	r := start(t, dcrouter.WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))), dcrouter.WithConfig(dcrouter.Config{
+		Ops:   &ops,
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: &proxy.ACME{LocalCA: true}},
+		DNS:   &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.org", DNSSEC: &dnsserver.DNSSEC{}}}},
+		Email: &email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com",
+			Routes: []email.Route{{Action: email.Action{Type: email.Reject}}}},
+	}))
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		if !strings.Contains(log.String(), "zone=example.org.") {
+			return errors.New("nothing about the keys of the zone")
+		}
+		return nil
+	})
+	stop(t, r)
+	for line := range strings.Lines(log.String()) {
+		if strings.Count(line, "component=") > 1 {
+			t.Error(line)
+		}
 	}
 }
 

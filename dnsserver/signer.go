@@ -39,7 +39,7 @@ func newSigner(zone string, config DNSSEC, store *storage.Store, now func() time
 	config = config.filled()
 	s := &signer{
 		zone: zone, config: config, store: store, folder: "dns/keys/" + zoneFolder(zone), now: now,
-		log: log.With("component", "dnssec", "zone", nameText(zone)),
+		log: log.With("zone", nameText(zone)),
 	}
 	s.online = newOnlineSigner(&s.config, now)
 	return s

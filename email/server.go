@@ -108,7 +108,7 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 func (s *Server) Unready() error {
 	check := conf.NewChecker()
 	for i, p := range s.cfg.Ports {
-		if p.EffectiveMode() == SMTPS && s.cfg.TLS == nil && s.opts.getCertificate == nil {
+		if p.EffectiveMode() == SMTPS && !s.OffersTLS() {
 			check.Field("ports").Index(i).Errorf("mode smtps needs a certificate: give tls, or a source of certificates")
 		}
 	}
@@ -141,11 +141,15 @@ func (s *Server) warn() {
 		case p.EffectiveMode() == SMTP:
 		case s.users == nil:
 			s.log.Warn("nobody can send mail to a port that is for users, as there are none: auth.users is empty, and there is no Authenticator", "port", p.Port)
-		case s.cfg.TLS == nil && s.opts.getCertificate == nil:
+		case !s.OffersTLS():
 			s.log.Warn("nobody can send mail to a port that is for users, as they sign in under TLS only, and there is no certificate", "port", p.Port)
 		}
 	}
 }
+
+// OffersTLS reports whether there is a source of certificates, [Config.TLS] or
+// [WithGetCertificate]: without one there is neither STARTTLS nor the mode smtps.
+func (s *Server) OffersTLS() bool { return s.cfg.TLS != nil || s.opts.getCertificate != nil }
 
 // EffectiveMode returns Mode, or what Port means where that is "".
 func (p Port) EffectiveMode() string {

@@ -33,6 +33,7 @@ type caller struct {
 	address    netip.Addr
 	ifMatch    string      // of the header
 	response   http.Header // for a cookie
+	local      bool        // the cookie goes over a connection without TLS
 	failedAuth bool        // there was a token, and it is void
 	detail     string      // for the audit log
 }
@@ -70,13 +71,22 @@ func (c *caller) note(format string, args ...any) {
 	c.detail = strings.TrimPrefix(c.detail+", "+bounded(fmt.Sprintf(format, args...)), ", ")
 }
 
-// cookieName is that of the cookie that holds the token of a browser.
-const cookieName = "dcrouter_session"
+// Names of the cookie that holds the token of a browser. Of the first one a
+// browser knows that it is from here, by TLS, and from no neighbouring host
+// (RFC 6265bis section 4.1.3.2). The second is for browsers on this machine
+// without TLS, not all of which keep the first.
+const (
+	cookieName      = "__Host-dcrouter_session"
+	localCookieName = "dcrouter_session"
+)
 
 // setCookie gives the browser a token, or takes it away.
 func (c *caller) setCookie(value string, life time.Duration) {
 	cookie := http.Cookie{Name: cookieName, Value: value, Path: "/", MaxAge: int(life / time.Second),
 		HttpOnly: true, Secure: true, SameSite: http.SameSiteStrictMode}
+	if c.local {
+		cookie.Name, cookie.Secure = localCookieName, false
+	}
 	if value == "" {
 		cookie.MaxAge = -1
 	}
@@ -87,7 +97,7 @@ func (c *caller) setCookie(value string, life time.Duration) {
 // (since some clients can set no headers), in the Authorization header, or in
 // the cookie, in this order.
 func (s *Server) identify(w http.ResponseWriter, r *http.Request, inBody string) *caller {
-	c := &caller{address: s.clientAddress(r), ifMatch: strings.Trim(r.Header.Get("If-Match"), `"`), response: w.Header()}
+	c := &caller{address: s.clientAddress(r), ifMatch: strings.Trim(r.Header.Get("If-Match"), `"`), response: w.Header(), local: withoutTLS(r)}
 	text := inBody
 	if text == "" {
 		if scheme, value, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
@@ -95,7 +105,11 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request, inBody string)
 		}
 	}
 	if text == "" {
-		if cookie, err := r.Cookie(cookieName); err == nil {
+		cookie, err := r.Cookie(cookieName)
+		if err != nil && c.local {
+			cookie, err = r.Cookie(localCookieName)
+		}
+		if err == nil {
 			text, c.byCookie = cookie.Value, true
 		}
 	}
@@ -169,6 +183,13 @@ func isLocal(r *http.Request) bool {
 	named := strings.EqualFold(host, "localhost") || err == nil && addr.IsLoopback()
 	return named && parseAddr(r.RemoteAddr).IsLoopback() &&
 		r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == "" && r.Header.Get("Via") == ""
+}
+
+// withoutTLS reports whether nothing says that a request of this machine has come
+// by TLS, to us or to a proxy here. Anybody may say so: it only makes cookies
+// stricter.
+func withoutTLS(r *http.Request) bool {
+	return r.TLS == nil && isLocal(r) && r.Header.Get("X-Forwarded-Proto") == "" && !strings.HasPrefix(r.Header.Get("Origin"), "https:")
 }
 
 // lockoutKey is what attempts from an address are counted by: whoever has an

@@ -413,6 +413,41 @@ func (i impatient) Apply(ctx context.Context, doc json.RawMessage) error {
 	return i.host.Apply(ctx, doc)
 }
 
+// That the host's configuration takes the place of one that was changed through
+// the API is said where that is so, and only there.
+func TestOnlyChangesThroughTheAPIAreReplaced(t *testing.T) {
+	const said = "replaces the one changed through the API"
+	store, h := openStore(t), newHost()
+	var log bytes.Buffer
+	restart := func(change func(*desk)) string {
+		log.Reset()
+		d := openDesk(t, h, store, WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		if change != nil {
+			change(d)
+		}
+		d.stop()
+		return log.String()
+	}
+	other := func(greeting string) {
+		h.set(func(c *hostConfig) { c.Greeting = greeting })
+		h.begin()
+	}
+	restart(nil)
+	other("one")
+	if text := restart(nil); strings.Contains(text, said) {
+		t.Errorf("the API has changed nothing:\n%s", text)
+	}
+	restart(func(d *desk) { d.greet(d.admin(), "hello", object{}).into(&nothing{}) })
+	other("two")
+	if text := restart(nil); !strings.Contains(text, said) || h.greeting() != "two" {
+		t.Errorf("the API has changed something:\n%s", text)
+	}
+	other("three")
+	if text := restart(nil); strings.Contains(text, said) {
+		t.Errorf("what was changed through the API is gone by now:\n%s", text)
+	}
+}
+
 // A change whose time is over before it is stored is taken back all the same.
 func TestChangeThatTakesTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

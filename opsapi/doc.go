@@ -33,12 +33,13 @@
 //
 // # Who may do what
 //
-// Users sign in with a password, which is kept as an argon2id hash (RFC 9106),
-// and get a token (RFC 7519, Ed25519) of 15 minutes: as an answer, or for browsers
-// in a cookie that script cannot read. A token is void when its session ends, by
-// signing out, after 12 hours, or when the password changes. Ten failures lock an
-// account and an address for 15 minutes. Roles are [RoleViewer], [RoleOperator]
-// and [RoleAdmin].
+// Users sign in with a password, of which the storage has an argon2id hash (RFC
+// 9106), as the configuration may have. They get a token (RFC 7519, Ed25519) of 15
+// minutes: as an answer, or for browsers in a cookie that script cannot read, which
+// is Secure but for browsers on this machine that come without TLS. A token is void
+// when its session ends, by signing out, after 12 hours, or when the password
+// changes. Ten failures lock an account and an address for 15 minutes. Roles are
+// [RoleViewer], [RoleOperator] and [RoleAdmin].
 //
 // The API is for its own machine unless [Config.ListenHost] says otherwise, and
 // then it wants TLS: [WithTLSConfig], or a proxy in front.

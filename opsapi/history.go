@@ -93,10 +93,10 @@ func (h *history) open(ctx context.Context) error {
 	}
 	switch {
 	case h.hash(current) == last.Hash:
+	case last.Author == hostAuthor:
+		return h.record(ctx, current, "")
 	case h.base != before.Base:
 		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
-		return h.record(ctx, current, "")
-	case last.Author == hostAuthor:
 		return h.record(ctx, current, "")
 	default:
 		doc, err := h.v.document(ctx, last.Version)

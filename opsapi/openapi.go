@@ -43,12 +43,14 @@ func (m *Methods) openAPI(version string) ([]byte, error) {
 		"info": object{"title": "dcrouter operations API", "version": version,
 			"description": "Each method is also one of the TypedRequest protocol, at POST /typedrequest. Events are at GET /api/v1/events."},
 		"paths":    paths,
-		"security": []object{{"bearer": []string{}}, {"cookie": []string{}}},
+		"security": []object{{"bearer": []string{}}, {"cookie": []string{}}, {"localCookie": []string{}}},
 		"components": object{
 			"schemas": g.named,
 			"securitySchemes": object{
 				"bearer": object{"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
 				"cookie": object{"type": "apiKey", "in": "cookie", "name": cookieName},
+				"localCookie": object{"type": "apiKey", "in": "cookie", "name": localCookieName,
+					"description": "on the machine itself without TLS"},
 			},
 			"responses": object{"error": object{
 				"description": "What went wrong; data.code says it for programs. " + http.StatusText(http.StatusServiceUnavailable) + " asks to try again.",

@@ -182,7 +182,7 @@ func (s *Server) open(ctx context.Context, r *run) error {
 	if r.sessions, err = loadSessions(ctx, store, accounts, s.now); err != nil {
 		return err
 	}
-	r.gate = newGate(accounts, accounts[s.cfg.Admin.Username].hash.Dummy(), s.now)
+	r.gate = newGate(accounts, s.now)
 	if r.audit, err = loadAudit(ctx, store); err != nil {
 		return err
 	}

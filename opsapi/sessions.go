@@ -80,6 +80,11 @@ func loadSessions(ctx context.Context, store *storage.Store, accounts map[string
 		if errors.Is(err, storage.ErrNotFound) {
 			continue
 		}
+		if a := s.accounts[one.User]; err == nil && a != nil && s.good(one) {
+			if err := a.settle(ctx, store); err != nil { // which may void it
+				return nil, fmt.Errorf("opsapi: the account %q: %w", a.name, err)
+			}
+		}
 		if err != nil || sessionPrefix+one.ID != key || !s.good(one) {
 			if err := store.Delete(ctx, key); err != nil {
 				return nil, fmt.Errorf("opsapi: sessions: %w", err)
@@ -99,6 +104,9 @@ func (s *sessions) good(one *session) bool {
 
 // begin makes a session.
 func (s *sessions) begin(ctx context.Context, a *account) (*session, error) {
+	if err := a.settle(ctx, s.store); err != nil {
+		return nil, err
+	}
 	now := s.now().UTC()
 	one := &session{ID: rand.Text(), User: a.name, Epoch: a.currentEpoch(), Created: now, Expires: now.Add(sessionLife), ended: make(chan struct{})}
 	data, err := json.Marshal(one)

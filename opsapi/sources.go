@@ -227,7 +227,7 @@ type DNS interface {
 // Certificate is a certificate in use, or one that there should be.
 type Certificate struct {
 	Name       string    `json:"name"`
-	Source     string    `json:"source" doc:"acme, file or local"`
+	Source     string    `json:"source" doc:"acme, local (localCa) or self-signed"`
 	State      string    `json:"state" doc:"valid, expiring, expired, missing or failing"`
 	Issuer     string    `json:"issuer,omitempty"`
 	NotBefore  time.Time `json:"notBefore,omitzero"`

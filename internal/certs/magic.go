@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
-	"go.uber.org/zap"
 )
 
 // magic is certmagic at work: it makes keys and requests, keeps certificates,
@@ -22,6 +21,7 @@ type magic struct {
 	cache  *certmagic.Cache
 	issuer *issuer
 	shelf  *shelf
+	log    *slog.Logger
 }
 
 // never is longer than anything lasts: certmagic's own maintenance has nothing to
@@ -29,7 +29,7 @@ type magic struct {
 const never = 100 * 365 * 24 * time.Hour
 
 func newMagic(cfg *Config, s *shelf, a *authority, log *slog.Logger) *magic {
-	m := &magic{issuer: &issuer{a}, shelf: s}
+	m := &magic{issuer: &issuer{a}, shelf: s, log: log}
 	logger := zapLogger(log)
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return m.config, nil },
@@ -139,7 +139,7 @@ func (m *magic) obtain(ctx context.Context, name string, r *request) (*keyPair, 
 		return nil, errors.New("the certificate has vanished from the storage")
 	}
 	if err := m.config.Storage.Delete(ctx, m.asideKey(name)); err != nil {
-		m.config.Logger.Error("cannot remove the old certificate", zap.String("identifier", name), zap.Error(err))
+		m.log.Warn("cannot remove the old certificate", "name", name, "err", errorText(err))
 	}
 	return made, nil
 }

@@ -17,12 +17,9 @@ func zapLogger(log *slog.Logger) *zap.Logger {
 
 type zapCore struct{ log *slog.Logger }
 
-// level makes one step less of each level but debug.
+// level is at most info: of what goes wrong this package warns itself.
 func level(l zapcore.Level) slog.Level {
-	switch {
-	case l >= zapcore.ErrorLevel:
-		return slog.LevelWarn
-	case l == zapcore.WarnLevel:
+	if l >= zapcore.WarnLevel {
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug

@@ -154,9 +154,12 @@ func signIn(t *testing.T, base, password string) *desk {
 
 func referenceOps(t *testing.T) {
 	p := newPlace(t)
-	g := p.run(t, p.load(t, "ops-dashboard", p.mailCertificate(t)))
+	g := p.run(t, p.load(t, "ops-dashboard", nil))
 	g.listens(t, p, "ops", "3000")
 	g.listens(t, p, "email", "25", "587", "465")
+	for port, args := range map[int]string{587: "--tls", 465: "--tls-on-connect"} { // with a certificate that is made here
+		wantSaid(t, p.swaks(t, atStranger, port, args, "--to", "a@b.com", "--quit-after", "EHLO"), "=== TLS started")
+	}
 	base := "http://" + p.port(3000)
 	page := tool(t, "curl", "apt-get install curl", "-sS", "-f", base+"/")
 	if !strings.Contains(page, "<title>dcrouter") {
@@ -180,7 +183,7 @@ func referenceOps(t *testing.T) {
 			Proxy struct{ Routes []any }
 		}
 	}
-	if err := d.call(t, "getServerStatistics", nil, &stats); err != nil || stats.Stats.Email.Connections.Total != 1 || stats.Stats.Email.Refused["relay"] != 1 || len(stats.Stats.Proxy.Routes) != 0 {
+	if err := d.call(t, "getServerStatistics", nil, &stats); err != nil || stats.Stats.Email.Connections.Total != 3 || stats.Stats.Email.Refused["relay"] != 1 || len(stats.Stats.Proxy.Routes) != 0 {
 		t.Errorf("%+v, %v", stats, err)
 	}
 	var health struct {

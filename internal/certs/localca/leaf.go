@@ -70,6 +70,19 @@ func (ca *CA) Certificate(name string) (*tls.Certificate, error) {
 	return cert, nil
 }
 
+// Issued returns the certificates that are kept and good, by name.
+func (ca *CA) Issued() map[string]*x509.Certificate {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	list := make(map[string]*x509.Certificate, len(ca.leaves))
+	for name, cert := range ca.leaves {
+		if time.Until(cert.Leaf.NotAfter) > renewBefore {
+			list[name] = cert.Leaf
+		}
+	}
+	return list
+}
+
 // issue makes a certificate with a key of its own.
 func (ca *CA) issue(name string) (*tls.Certificate, error) {
 	serial, err := newSerial()

@@ -20,7 +20,7 @@ func TestHash(t *testing.T) {
 	if h.Dummy().Verify("correct horse") {
 		t.Error("the dummy fits")
 	}
-	if !strings.HasPrefix(h.String(), "$argon2id$v=19$m=19456,t=2,p=1$") {
+	if !strings.HasPrefix(h.String(), "$argon2id$v=19$m=7168,t=5,p=1$") {
 		t.Errorf("got %s", h)
 	}
 }
