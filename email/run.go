@@ -433,14 +433,14 @@ func (c *peerConn) CloseWrite() error    { return closeWrite(c.Conn) }
 // addrOf is the IP address in a; the zero Addr if it has none.
 func addrOf(a net.Addr) netip.Addr {
 	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort().Addr().Unmap()
+		return t.AddrPort().Addr().Unmap().WithZone("") // no network contains one with a zone
 	}
 	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {
 		host = a.String()
 	}
 	addr, _ := netip.ParseAddr(strings.Trim(host, "[]"))
-	return addr.Unmap()
+	return addr.Unmap().WithZone("")
 }
 
 // loggedRecipients bounds the addresses in one line of the log.
