@@ -234,7 +234,7 @@ func (s *Server) mostRecipients() int {
 func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 	reason := "protocol"
 	switch e {
-	case smtpd.TooManyConnections:
+	case smtpd.TooManyConnections, smtpd.ServerFull:
 		reason = "connections"
 	case smtpd.EarlyTalker:
 		reason = "early-talker"
@@ -246,7 +246,9 @@ func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 		reason = "tls"
 	}
 	s.stats.reasons.add(reason)
-	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: isSecurity(reason)})
+	// That others have taken up all the room is not the client's doing.
+	security := isSecurity(reason) && e != smtpd.ServerFull
+	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: security})
 }
 
 // listen binds the ports.
