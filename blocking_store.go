@@ -18,9 +18,9 @@ import (
 // share it do not write over each other's.
 const blocksPrefix = "security/blocks"
 
-// maxPendingBlocks bounds the blocks that wait to be written. What a flood adds
-// beyond them does not outlast a restart.
-const maxPendingBlocks = 10_000
+// maxPendingBlocks bounds the changes that wait to be written, half of which may be
+// blocks. What a flood adds beyond them does not outlast a restart.
+const maxPendingBlocks = 20_000
 
 // blockSweep is how often blocks and counts that are over are forgotten, and
 // writing is tried again that has failed.
@@ -73,7 +73,11 @@ func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
 	if k.pending == nil {
 		k.pending = map[netip.Prefix]*blocklist.Block{}
 	}
-	if _, known := k.pending[p]; !known && len(k.pending) >= maxPendingBlocks {
+	room := maxPendingBlocks
+	if b != nil {
+		room /= 2 // so that what a flood pushes out goes from the storage, too
+	}
+	if _, known := k.pending[p]; !known && len(k.pending) >= room {
 		return
 	}
 	k.pending[p] = b
