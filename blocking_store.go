@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 	"sync"
@@ -87,15 +88,15 @@ func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
 	}
 }
 
-// open reads what is kept.
-func (k *blockKeeper) open(ctx context.Context, store *storage.Store) error {
+// use sets the storage.
+func (k *blockKeeper) use(store *storage.Store) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.store, k.kick, k.quit = store, make(chan struct{}, 1), make(chan struct{})
 	k.kick <- struct{}{}
-	k.mu.Unlock()
-	return k.load(ctx)
 }
 
+// load reads what is kept.
 func (k *blockKeeper) load(ctx context.Context) error {
 	for key, err := range k.store.List(ctx, blocksPrefix) {
 		if err != nil {
@@ -139,15 +140,24 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 	return nil
 }
 
-// start begins to write, and to follow what other Routers write.
-func (k *blockKeeper) start(context.Context) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	k.cancel = cancel
-	k.working.Go(func() { k.write(ctx) })
+// start reads what is kept, and begins to write and to follow what other Routers
+// write.
+func (k *blockKeeper) start(ctx context.Context) error {
+	writing, cancel := context.WithCancel(context.Background())
+	watching, end := context.WithCancel(writing)
+	var events iter.Seq2[storage.Event, error] // from now on, so that none falls between the two
 	if k.store.Caps().NativeWatch {
-		watching, end := context.WithCancel(ctx)
-		events := k.store.Watch(watching, blocksPrefix)
-		k.working.Go(func() { <-k.quit; end() })
+		events = k.store.Watch(watching, blocksPrefix)
+	}
+	if err := k.load(ctx); err != nil {
+		end()
+		cancel()
+		return err
+	}
+	k.cancel = cancel
+	k.working.Go(func() { k.write(writing) })
+	k.working.Go(func() { <-k.quit; end() })
+	if events != nil {
 		k.working.Go(func() {
 			for event, err := range events {
 				switch {
