@@ -68,7 +68,7 @@ func TestLocalCAWithoutDomains(t *testing.T) {
 	r := start(t, dcrouter.WithStorage(storage.Memory()), dcrouter.WithOps(opsSection()),
 		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route, named}, ACME: &proxy.ACME{LocalCA: true}}))
 	path := filepath.Join(t.TempDir(), "root.pem")
-	if err := os.WriteFile(path, r.LocalRoot(), 0o644); err != nil {
+	if err := os.WriteFile(path, r.LocalCARoot(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"whatever.example", "127.0.0.1"} {
