@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,14 +85,15 @@ func TestOutboundLimitsOfADay(t *testing.T) {
 	})
 }
 
-// Keys change after as many days as the domain says, and stay where it says so.
+// Keys change after as many days as the defaults say, and stay in a domain that says
+// so. So do selector and size of keys come from the defaults, field by field.
 func TestRotationInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &network{servers: map[string]*Server{}}
 		dns := &published{hosts: hosts{}}
 		cfg := relay("a.example")
-		cfg.Domains[0].DKIM = DKIM{Selector: "mail", KeySize: 1024, RotateKeys: new(true), RotationInterval: 30}
-		cfg.Domains = append(cfg.Domains, Domain{Domain: "stays.example", DKIM: DKIM{Selector: "mail", KeySize: 1024, RotationInterval: 30}})
+		cfg.Defaults.DKIM = DKIM{Selector: "mail", KeySize: 1024, RotateKeys: new(true), RotationInterval: 30}
+		cfg.Domains = append(cfg.Domains, Domain{Domain: "stays.example", DKIM: DKIM{Selector: "post", RotateKeys: new(false)}})
 		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
 		defer a.stop()
 		dns.add(a)
@@ -104,11 +107,16 @@ func TestRotationInterval(t *testing.T) {
 			}
 			return names
 		}
-		first := []string{"a.example mail", "a.example mail-ed25519", "stays.example mail", "stays.example mail-ed25519"}
+		first := []string{"a.example mail", "a.example mail-ed25519", "stays.example post", "stays.example post-ed25519"}
 		for _, after := range []time.Duration{3 * time.Hour, 29 * 24 * time.Hour} {
 			time.Sleep(after)
 			if got := signing(); !slices.Equal(got, first) {
 				t.Fatalf("after %v: %q", after, got)
+			}
+		}
+		for name, record := range selectors(a) { // RSA, in base64 with its frame: 216 letters of 1024 bits, 392 of 2048
+			if strings.Contains(record, "k=rsa") && (len(record) < 200 || len(record) > 300) {
+				t.Errorf("%s has the record %s", name, record)
 			}
 		}
 		time.Sleep(3 * 24 * time.Hour)
@@ -199,4 +207,121 @@ func TestCacheTimeouts(t *testing.T) {
 			time.Sleep(15*time.Minute - time.Second)
 		}
 	})
+}
+
+// A message that nobody takes is tried again after the first delay of the
+// configuration, then less often, as many times as it says, and no more.
+func TestRetriesOfTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{answer: func(_ int, command string) string {
+			if strings.HasPrefix(command, "RCPT") {
+				return "450 4.2.1 later"
+			}
+			return ""
+		}}
+		cfg := relay("a.example")
+		cfg.Queue = Queue{MaxRetries: new(3), RetryDelay: 10 * time.Minute}
+		st := onStage(t, cfg, s)
+		id := st.post("<user@a.example>", toB, "<bob@b.example>")
+		for _, step := range []struct {
+			until time.Duration
+			tries int
+		}{{time.Minute, 1}, {7 * time.Minute, 1}, {13 * time.Minute, 2}, {24 * time.Hour, 4}} {
+			time.Sleep(step.until - time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)))
+			if got := len(s.commands("RCPT")); got != step.tries {
+				t.Errorf("after %v: tried %d times, want %d", step.until, got, step.tries)
+			}
+		}
+		if got := st.status(id); got.Status != StatusBounced || len(st.inbox.all()) != 1 {
+			t.Errorf("in the end: %+v, %d messages to the sender", got, len(st.inbox.all()))
+		}
+	})
+}
+
+// As many deliveries run at once as the configuration says.
+func TestConcurrencyOfTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{servers: map[string]*Server{}}
+		dns := hosts{"b.example": "192.0.2.2"}
+		cfg := relay("a.example")
+		cfg.Queue = Queue{Concurrency: 3, Paused: true}
+		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
+		defer a.stop()
+		var running, most, all atomic.Int32
+		b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(func(context.Context, *Delivery) error {
+			all.Add(1)
+			now := running.Add(1)
+			most.Store(max(most.Load(), now))
+			time.Sleep(time.Second)
+			running.Add(-1)
+			return nil
+		}))
+		defer b.stop()
+		n.servers["192.0.2.2"] = b.Server
+		for i := range 60 {
+			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
+		}
+		if err := a.ResumeQueue(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if all.Load() != 60 || most.Load() != 3 {
+			t.Errorf("%d of 60 messages arrived, up to %d at once, want 3", all.Load(), most.Load())
+		}
+	})
+}
+
+// The scanners of the reference, on a server: mail that looks like spam gets the
+// header fields that the list names, a virus is refused and kept, and attachments
+// are refused by their extension and size.
+func TestScannersAsListed(t *testing.T) {
+	var scanners []Scanner
+	if err := json.Unmarshal([]byte(`[
+		{"type": "spam", "threshold": 5.0, "action": "tag", "headers": ["X-Spam-Score", "X-Spam-Status"]},
+		{"type": "virus", "action": "reject", "quarantine": true},
+		{"type": "attachment", "blockedExtensions": [".exe", ".bat", ".scr"], "maxSize": 100000}]`), &scanners); err != nil {
+		t.Fatal(err)
+	}
+	m := newMailbox(nil)
+	next := start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
+	s := start(t, Config{DataPath: t.TempDir(), Scanners: scanners, SmartHost: &SmartHost{Host: "127.0.0.1", Port: int(portOf(next.Addrs()[0]))},
+		Routes: routes(t, `[{"name":"in","match":{"recipients":"*@example.com"},"action":{"type":"process","process":{"scan":true}}}]`)})
+	with := func(name, content string) string {
+		mixed := strings.Replace(hi, "\r\n\r\n", "\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n", 1)
+		return strings.Replace(mixed, "Hello.", "--b\r\n\r\ntext\r\n--b\r\nContent-Disposition: attachment; filename="+name+"\r\n\r\n"+content+"\r\n--b--", 1)
+	}
+	for _, test := range []struct {
+		what, content, want string
+		has, hasNot         []string
+	}{
+		{"good", hi, "250", []string{"X-Spam-Score: ", "X-Spam-Status: No"}, []string{"X-Spam-Flag", "X-Spam-Level"}},
+		{"spam", strings.Replace(hi, "Hello.", "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X", 1), "250", []string{"X-Spam-Score: ", "X-Spam-Status: Yes"}, []string{"X-Spam-Flag"}},
+		{"virus", strings.Replace(hi, "Hello.", `X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*`, 1), "554 5.7.1", nil, nil},
+		{"program", with("Setup.EXE", "x"), "554 5.7.1", nil, nil},
+		{"large", with("a.pdf", strings.Repeat("0123456789\r\n", 10_000)), "554 5.7.1", nil, nil},
+		{"small", with("a.pdf", strings.Repeat("0123456789\r\n", 5_000)), "250", []string{"filename=a.pdf"}, nil},
+	} {
+		before := len(m.all())
+		if got := s.dial().hello().send("a@example.net", "b@example.com", test.content); !strings.HasPrefix(got, test.want) {
+			t.Errorf("%s: %q, want %s", test.what, got, test.want)
+		}
+		if test.want != "250" {
+			continue
+		}
+		waitFor(t, func() bool { return len(m.all()) == before+1 })
+		content := m.all()[before].content
+		for _, want := range test.has {
+			if !strings.Contains(content, want) {
+				t.Errorf("%s: no %q in\n%.1000s", test.what, want, content)
+			}
+		}
+		for _, bad := range test.hasNot {
+			if strings.Contains(content, bad) {
+				t.Errorf("%s: %q in\n%.1000s", test.what, bad, content)
+			}
+		}
+	}
+	if spool := s.Stats().Spool; spool.Quarantined != 1 {
+		t.Errorf("%+v, want the virus to be kept", spool)
+	}
 }
