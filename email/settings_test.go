@@ -327,3 +327,34 @@ func TestScannersAsListed(t *testing.T) {
 		t.Errorf("%+v, want the virus to be kept", spool)
 	}
 }
+
+// A route that says so has its mail go without our signature.
+func TestUnsignedByARoute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{servers: map[string]*Server{}}
+		dns := &published{hosts: hosts{"b.example": "192.0.2.2"}}
+		cfg := relay("a.example")
+		cfg.Domains[0].DKIM.KeySize = 1024
+		cfg.Routes = append(cfg.Routes, Route{Name: "raw", Priority: 1, Match: Match{ClientIP: []string{"10.0.0.0/8"}, Recipients: []string{"raw@*"}},
+			Action: Action{Type: Process, Process: &ProcessAction{DKIM: new(false)}}})
+		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
+		defer a.stop()
+		dns.add(a)
+		inbox := newMailbox(nil)
+		b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(inbox.take))
+		defer b.stop()
+		n.servers["192.0.2.2"] = b.Server
+		time.Sleep(3 * time.Hour) // until keys are in use
+		for _, test := range []struct {
+			to         string
+			signatures int
+		}{{"raw@b.example", 0}, {"user@b.example", 2}} {
+			n.inject(t, a, "10.0.0.1", "user@a.example", test.to, toB)
+			time.Sleep(time.Minute)
+			all := inbox.all()
+			if got := strings.Count(all[len(all)-1].content, "DKIM-Signature:"); got != test.signatures || all[len(all)-1].Recipient != test.to {
+				t.Errorf("to %s: %d signatures, want %d", test.to, got, test.signatures)
+			}
+		}
+	})
+}
