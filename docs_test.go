@@ -144,7 +144,8 @@ func TestMetricsInDocs(t *testing.T) {
 }
 
 // referenceKeys are those of the configuration and the examples of the TypeScript
-// system, its methods and its requests, each as docs/migration.md names it.
+// system, its methods and its requests, each as docs/migration.md and
+// docs/capabilities.md name it.
 func referenceKeys() []string {
 	var list []string
 	for _, s := range []struct{ prefix, keys string }{
@@ -187,22 +188,25 @@ func referenceKeys() []string {
 		"/security/ip-reputation/{ip}.json", "/email/domains/{domain}.json")
 }
 
-// The migration table has a row for everything of the TypeScript system.
-func TestMigrationTable(t *testing.T) {
-	text, err := os.ReadFile("docs/migration.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	rows := map[string]bool{}
-	for line := range strings.Lines(string(text)) {
-		cells := strings.Split(strings.TrimSpace(line), " | ")
-		if first, ok := strings.CutPrefix(cells[0], "| `"); ok && len(cells) == 3 {
-			rows[strings.TrimSuffix(first, "`")] = true
+// The tables of what becomes of everything of the TypeScript system, and of what
+// shows that it is there, have a row for each of its keys.
+func TestReferenceTables(t *testing.T) {
+	for _, name := range []string{"docs/migration.md", "docs/capabilities.md"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	for _, key := range referenceKeys() {
-		if !rows[key] {
-			t.Errorf("no row of three cells for `%s`", key)
+		rows := map[string]bool{}
+		for line := range strings.Lines(string(text)) {
+			cells := strings.Split(strings.TrimSpace(line), " | ")
+			if first, ok := strings.CutPrefix(cells[0], "| `"); ok && len(cells) == 3 {
+				rows[strings.TrimSuffix(first, "`")] = true
+			}
+		}
+		for _, key := range referenceKeys() {
+			if !rows[key] {
+				t.Errorf("%s: no row of three cells for `%s`", name, key)
+			}
 		}
 	}
 }

@@ -332,8 +332,8 @@ func TestOthersDoings(t *testing.T) {
 	c := s.dial().hello().startTLS()
 	c.say("EHLO client.example.net", "250")
 	s.dial().want("", "421 4.3.2")
-	waitFor(t, func() bool { return len(s.seen(Refused)) == 1 })
-	if e := s.seen(Refused)[0]; e.Cause != "connections" || e.Security {
+	waitFor(t, func() bool { return len(s.seen(EventRefused)) == 1 })
+	if e := s.seen(EventRefused)[0]; e.Cause != "connections" || e.Security {
 		t.Errorf("who finds no room: %+v", e)
 	}
 	for {
@@ -344,7 +344,7 @@ func TestOthersDoings(t *testing.T) {
 			t.Fatal(reply)
 		}
 	}
-	all := s.seen(SignInFailed)
+	all := s.seen(EventSignInFailed)
 	for i, e := range all {
 		if tried := i < len(all)-1; e.Security != tried {
 			t.Errorf("failure %d of %d: %+v", i+1, len(all), e)

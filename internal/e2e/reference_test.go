@@ -194,8 +194,8 @@ func (p *place) run(t *testing.T, cfg dcrouter.Config) *program {
 	return runGateway(t, testenv.Folder(t), cfg)
 }
 
-// runGateway starts examples/gateway in a folder.
-func runGateway(t *testing.T, folder string, cfg dcrouter.Config) *program {
+// runGateway starts examples/gateway in a folder, with more in its environment.
+func runGateway(t *testing.T, folder string, cfg dcrouter.Config, env ...string) *program {
 	t.Helper()
 	file := filepath.Join(folder, "gateway.json")
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -205,7 +205,7 @@ func runGateway(t *testing.T, folder string, cfg dcrouter.Config) *program {
 	if err := errors.Join(dcrouter.WriteConfig(f, cfg), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	g := &program{Process: testenv.Start(t, testenv.Opts{Dir: folder, StopTimeout: patience}, gatewayProgram(t), "-config", file)}
+	g := &program{Process: testenv.Start(t, testenv.Opts{Dir: folder, Env: env, StopTimeout: patience}, gatewayProgram(t), "-config", file)}
 	testenv.WaitFor(t, patience, func() error {
 		select {
 		case <-g.Done():
