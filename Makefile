@@ -19,7 +19,7 @@ each = @set -e; for m in $(MODULES); do [ $$m = . ] || echo "in $$m:"; (cd $$m &
 tool = $(GO) tool -modfile=$(CURDIR)/internal/tools/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit fmt vet staticcheck lint race fuzz soak bench microbench cover sizes newcomer
+.PHONY: help test unit fmt vet staticcheck lint api apidiff baseline race fuzz soak bench microbench cover sizes newcomer
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,19 @@ staticcheck: ## staticcheck
 
 lint: fmt staticcheck ## gofmt, staticcheck and the house rules of internal/lint
 	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint
+
+api: ## write the listings in api anew
+	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint -run 'TestAPI$$' -args -update
+
+apidiff: ## what would break programs that were written for api/baseline.zip
+	@out=$$($(tool) apidiff -m -incompatible api/baseline.zip github.com/dcrouter/dcrouter 2>&1) || { echo "$$out"; exit 1; }; \
+		echo "$$out" | grep -v '^Ignoring internal package' || echo "nothing"
+
+# With -trimpath it has no paths of this machine. The test leaves out what
+# others cannot import.
+baseline: ## write api/baseline.zip anew: only at a release
+	@GOFLAGS=-trimpath $(tool) apidiff -m -w api/baseline.zip github.com/dcrouter/dcrouter
+	@$(GO) test -count=1 -timeout $(TIMEOUT) ./internal/lint -run 'TestBaseline$$' -args -update
 
 race: ## short tests three times over, with the race detector
 	$(call each,$(GO) test -race -shuffle=on -short -count=3 -timeout 30m ./...)

@@ -25,6 +25,10 @@ type Secret = conf.Secret
 // Config is everything about a [Router] that can be written as JSON. A section
 // that is nil is a subsystem that does not run.
 type Config struct {
+	// ListenHost is the address that all sections bind their ports on that have no
+	// listenHost of their own; but the operations API stays on its machine unless it
+	// is told otherwise itself. The default "" means all interfaces, IPv4 and IPv6.
+	ListenHost string `json:"listenHost"`
 	// Proxy routes HTTP, HTTPS, TLS, TCP and UDP.
 	Proxy *proxy.Config `json:"smartProxyConfig"`
 	// Email is the mail system.
@@ -216,6 +220,7 @@ func (c *Config) KeepSecrets(prev Config) error { return conf.KeepSecrets(c, pre
 // [*FieldError].
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
+	check.Field("listenHost").ListenHost(c.ListenHost)
 	if c.Proxy != nil {
 		check.Field("smartProxyConfig").Add(c.Proxy.Validate())
 	}

@@ -1,6 +1,7 @@
 package dcrouter
 
 import (
+	"cmp"
 	"net/netip"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
@@ -88,7 +89,7 @@ func (c *Config) proxyBindings(check *conf.Checker) []binding {
 		for j, p := range r.Match.Ports {
 			if p.From > 0 { // 0 is any free port
 				at := routes.Index(i).Field("match").Field("ports").Index(j)
-				list = append(list, binding{at, proxyOwner, network, c.Proxy.ListenHost, p.From, p.To})
+				list = append(list, binding{at, proxyOwner, network, c.listenHost(c.Proxy.ListenHost), p.From, p.To})
 			}
 		}
 	}
@@ -118,28 +119,21 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 		}
 	}
 	if c.DNSDomain != "" { // the proxy listens
-		at, host := check.Field("dnsDomain"), ""
+		at := check.Field("dnsDomain")
 		if c.DoHPort != nil {
 			at = check.Field("dohPort")
 		}
-		if c.Proxy != nil {
-			host = c.Proxy.ListenHost
-		}
-		add(at, proxyOwner, "tcp", host, orDefault(c.DoHPort, defaultDoHPort))
+		add(at, proxyOwner, "tcp", c.proxyHost(), orDefault(c.DoHPort, defaultDoHPort))
 	}
 	if c.MTASTSPort != nil { // the proxy listens
-		host := ""
-		if c.Proxy != nil {
-			host = c.Proxy.ListenHost
-		}
-		add(check.Field("mtaStsPort"), proxyOwner, "tcp", host, *c.MTASTSPort)
+		add(check.Field("mtaStsPort"), proxyOwner, "tcp", c.proxyHost(), *c.MTASTSPort)
 	}
 	if s := c.RADIUS; s != nil {
-		at := check.Field("radiusConfig")
-		add(at.Field("port"), radiusOwner, "udp", s.ListenHost, orDefault(s.Port, radius.DefaultPort))
-		add(at.Field("accountingPort"), radiusOwner, "udp", s.ListenHost, orDefault(s.AccountingPort, radius.DefaultAccountingPort))
+		at, host := check.Field("radiusConfig"), c.listenHost(s.ListenHost)
+		add(at.Field("port"), radiusOwner, "udp", host, orDefault(s.Port, radius.DefaultPort))
+		add(at.Field("accountingPort"), radiusOwner, "udp", host, orDefault(s.AccountingPort, radius.DefaultAccountingPort))
 		if s.RadSec != nil {
-			add(at.Field("radSec").Field("port"), radiusOwner, "tcp", s.ListenHost, orDefault(s.RadSec.Port, radius.DefaultRadSecPort))
+			add(at.Field("radSec").Field("port"), radiusOwner, "tcp", host, orDefault(s.RadSec.Port, radius.DefaultRadSecPort))
 		}
 	}
 	if s := c.Ops; s != nil {
@@ -156,12 +150,9 @@ func (c *Config) addEmailPorts(check *conf.Checker, add func(*conf.Checker, owne
 	if c.Email == nil {
 		return
 	}
-	who, host := emailOwner, c.Email.ListenHost
+	who, host := emailOwner, c.listenHost(c.Email.ListenHost)
 	if c.Email.UseSocketHandler { // the proxy listens
-		who, host = proxyOwner, ""
-		if c.Proxy != nil {
-			host = c.Proxy.ListenHost
-		}
+		who, host = proxyOwner, c.proxyHost()
 	}
 	const enough = 100 // more are a mistake that is reported elsewhere
 	for i, p := range c.Email.Ports[:min(len(c.Email.Ports), enough)] {
@@ -174,13 +165,24 @@ func (c *Config) addEmailPorts(check *conf.Checker, add func(*conf.Checker, owne
 func (c *Config) dnsPort(check *conf.Checker) (at *conf.Checker, host string, port int) {
 	switch {
 	case c.DNS != nil:
-		return check.Field("dnsServerConfig").Field("port"), c.DNS.ListenHost, orDefault(c.DNS.Port, dnsserver.DefaultPort)
+		return check.Field("dnsServerConfig").Field("port"), c.listenHost(c.DNS.ListenHost), orDefault(c.DNS.Port, dnsserver.DefaultPort)
 	case c.DNSDomain != "":
 		at = check.Field("dnsDomain")
 	default:
 		at = check.Field("dnsNsDomains")
 	}
-	return at, "", dnsserver.DefaultPort
+	return at, c.ListenHost, dnsserver.DefaultPort
+}
+
+// listenHost is a section's own address, or the shared one.
+func (c *Config) listenHost(own string) string { return cmp.Or(own, c.ListenHost) }
+
+// proxyHost is where the proxy listens, which is there without its section, too.
+func (c *Config) proxyHost() string {
+	if c.Proxy == nil {
+		return c.ListenHost
+	}
+	return c.listenHost(c.Proxy.ListenHost)
 }
 
 func orDefault(port *int, standard int) int {

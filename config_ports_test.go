@@ -37,6 +37,9 @@ func TestPortClashes(t *testing.T) {
 		{"route out of service", join("mail", "off"), nil},
 		{"ops and proxy", join("proxy", `ops ,"port":8000`), []string{"opsServerConfig.port: tcp port 8000 is that of smartProxyConfig.routes[0].match.ports[0] already"}},
 		{"ops elsewhere", join(`proxy ,"listenHost":"127.0.0.2"`, `ops ,"port":8000`), nil},
+		{"ops beside all others", join(`"listenHost":"127.0.0.2"`, "proxy", `ops ,"port":8000`), nil},
+		{"ops with all others", join(`"listenHost":"127.0.0.1"`, "proxy", `ops ,"port":8000`), []string{"opsServerConfig.port: tcp port 8000"}},
+		{"all others nowhere", `{"listenHost":"here"}`, []string{"listenHost: "}},
 		{"ops on the same address", join(`proxy ,"listenHost":"::ffff:127.0.0.1"`, `ops ,"port":8000`), []string{"opsServerConfig.port: tcp port 8000"}},
 		{"ops on localhost", join(`proxy ,"listenHost":"127.0.0.1"`, `ops ,"port":8000,"listenHost":"localhost"`), []string{"opsServerConfig.port: tcp port 8000"}},
 		{"ops everywhere", join(`proxy ,"listenHost":"127.0.0.2"`, `ops ,"port":8000,"listenHost":"0.0.0.0"`), []string{"opsServerConfig.port: tcp port 8000"}},
@@ -54,5 +57,38 @@ func TestPortClashes(t *testing.T) {
 			_, err := dcrouter.LoadConfig(strings.NewReader(test.config))
 			checkErrors(t, err, test.want)
 		})
+	}
+}
+
+// All sections listen at the address for all, but one that has its own, and the
+// operations API, which is for its own machine.
+func TestListenHost(t *testing.T) {
+	cfg, err := dcrouter.LoadConfig(strings.NewReader(`{
+		"listenHost": "127.0.0.2",
+		"smartProxyConfig": {"routes": [{"match": {"ports": [0]}, "action": {"type": "redirect", "redirect": {"to": "https://{host}"}}}]},
+		"emailConfig": {"hostname": "mx.example.com", "ports": [0]},
+		"dnsServerConfig": {"port": 0, "zones": [{"name": "example.com"}]},
+		"radiusConfig": {"port": 0, "accountingPort": 0, "secret": "a long shared secret", "listenHost": "127.0.0.3"},
+		"opsServerConfig": {"port": 0, "admin": {"username": "admin", "password": "wonderland"}}
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, addrs := range startRouter(t, dcrouter.WithConfig(cfg)).Addrs() {
+		want := "127.0.0.2:"
+		switch name {
+		case "radius":
+			want = "127.0.0.3:"
+		case "ops":
+			want = "127.0.0.1:"
+		}
+		for _, addr := range addrs {
+			if !strings.HasPrefix(addr, want) {
+				t.Errorf("%s listens on %s", name, addr)
+			}
+		}
+		if len(addrs) == 0 {
+			t.Errorf("%s listens nowhere", name)
+		}
 	}
 }

@@ -109,7 +109,7 @@ const (
 	streamTimeout     = time.Hour
 )
 
-// limited is the configuration with Limits in its sections.
+// limited is the configuration with Limits and ListenHost in its sections.
 func (c *Config) limited() Config {
 	all := *c
 	l := c.Limits
@@ -120,6 +120,7 @@ func (c *Config) limited() Config {
 	if c.Proxy != nil {
 		p = *c.Proxy
 	}
+	p.ListenHost = c.listenHost(p.ListenHost)
 	p.MaxConnections = bounded(p.MaxConnections, l.MaxConnections, 0)
 	p.MaxConnectionsPerIP = bounded(p.MaxConnectionsPerIP, l.MaxConnectionsPerIP, 0)
 	p.Timeouts.Connect = orElse(p.Timeouts.Connect, l.ConnectionTimeout)
@@ -128,6 +129,7 @@ func (c *Config) limited() Config {
 	all.Proxy = &p
 	if c.Email != nil {
 		e := *c.Email
+		e.ListenHost = c.listenHost(e.ListenHost)
 		l.limitEmail(&e)
 		all.Email = &e
 	}
@@ -136,15 +138,20 @@ func (c *Config) limited() Config {
 		if c.DNS != nil {
 			d = *c.DNS
 		}
+		d.ListenHost = c.listenHost(d.ListenHost)
 		d.MaxConnections = bounded(d.MaxConnections, l.MaxConnections, dnsserver.DefaultMaxConnections)
 		d.MaxConnectionsPerClient = bounded(d.MaxConnectionsPerClient, l.MaxConnectionsPerIP, dnsserver.DefaultMaxConnectionsPerClient)
 		d.IdleTimeout = bounded(d.IdleTimeout, l.IdleTimeout, dnsserver.DefaultIdleTimeout)
 		all.DNS = &d
 	}
-	if c.RADIUS != nil && c.RADIUS.RadSec != nil {
-		s, tls := *c.RADIUS, *c.RADIUS.RadSec
-		tls.MaxConnections = bounded(tls.MaxConnections, l.MaxConnections, radSecConnections)
-		s.RadSec = &tls
+	if c.RADIUS != nil {
+		s := *c.RADIUS
+		s.ListenHost = c.listenHost(s.ListenHost)
+		if s.RadSec != nil {
+			tls := *s.RadSec
+			tls.MaxConnections = bounded(tls.MaxConnections, l.MaxConnections, radSecConnections)
+			s.RadSec = &tls
+		}
 		all.RADIUS = &s
 	}
 	return all

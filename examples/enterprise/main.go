@@ -87,18 +87,18 @@ func run(ctx context.Context, listen string) error {
 }
 
 // config could as well be a file, for LoadConfig. In production, leave out the ports
-// and ListenHost of all sections where there is a comment: the defaults are the real
+// and ListenHost where there is a comment: the defaults are the real
 // ports, on all addresses.
 func config(listen string, b *backends) dcrouter.Config {
 	auto := &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{Auto: true}}
 	cfg := dcrouter.Config{
+		ListenHost: listen, // production: leave it out
 		Ops: &opsapi.Config{
 			ListenHost: listen, // production: leave it out, and reach 127.0.0.1 through SSH
 			Port:       new(3000),
 			Admin:      opsapi.Admin{Username: "admin", Password: secret("ADMIN_PASSWORD")},
 		},
 		Proxy: &proxy.Config{
-			ListenHost: listen, // production: leave it out
 			Routes: []proxy.Route{{
 				Name:     "website",
 				Priority: 100,
@@ -117,7 +117,6 @@ func config(listen string, b *backends) dcrouter.Config {
 			ACME: &proxy.ACME{LocalCA: true},
 		},
 		Email: &email.Config{
-			ListenHost: listen, // production: leave it out
 			// production: email.Ports(25, 587, 465)
 			Ports:    []email.Port{{Port: 2525, Mode: email.SMTP}, {Port: 2587, Mode: email.Submission}, {Port: 2465, Mode: email.SMTPS}},
 			Hostname: "mail.example.com",
@@ -152,15 +151,13 @@ func config(listen string, b *backends) dcrouter.Config {
 			Resolvers: []string{listen + ":5300"},                         // production: leave it out, or name one that validates DNSSEC
 		},
 		RADIUS: &radius.Config{
-			ListenHost:     listen,     // production: leave it out
 			Port:           new(18120), // production: leave it out
 			AccountingPort: new(18130), // production: leave it out
 			Secret:         secret("RADIUS_SECRET"),
 			MACAuth:        &radius.MACAuth{AllowedMACs: []string{"00:11:22:*"}, DefaultVLAN: 100, GuestVLAN: 999},
 		},
 		DNS: &dnsserver.Config{
-			ListenHost: listen,    // production: leave it out
-			Port:       new(5300), // production: leave it out
+			Port: new(5300), // production: leave it out
 			Records: []dnsserver.Record{
 				{Name: "example.com", Type: "A", Value: "192.0.2.1"},
 				{Name: "www.example.com", Type: "CNAME", Value: "example.com"},

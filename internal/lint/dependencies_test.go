@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write docs/dependencies.md anew")
+var update = flag.Bool("update", false, "write docs/dependencies.md and api anew")
 
 // allowedLicences are those that a host program may be bound by through us. All
 // but MPL-2.0 ask for no more than that their text comes along; MPL-2.0 also
