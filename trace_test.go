@@ -117,6 +117,7 @@ func TestOneIDForMail(t *testing.T) {
 		}
 		return nil
 	})
+	log.await(t, "msg", "mail delivered", "conn_id", id) // which comes after the file
 	var bounce string
 	for _, line := range log.find("msg", "mail delivered", "conn_id", id) {
 		bounce = fmt.Sprint(line["msg_id"])

@@ -72,6 +72,9 @@ type entry struct {
 	// unsaved is the progress that could not be stored, or nil. It holds as long
 	// as the process lives, so that nobody gets a message at every attempt.
 	unsaved *progress
+	// shown is the progress that somebody was told of and that is not stored yet,
+	// or nil. It does not change.
+	shown *progress
 }
 
 // destination is where some recipients of a message go, as far as its envelope
@@ -370,10 +373,29 @@ func (q *queue) note(e *entry, p *progress) {
 		err = q.store.SetState(ctx, e.id, text)
 	}
 	e.unsaved = nil
+	q.show(e, nil)
 	if err != nil {
 		e.unsaved = p.clone()
 		q.r.s.log.Error("the state of a message could not be stored; after a restart it may be delivered twice", "msg_id", e.id, "err", err)
 	}
+}
+
+// show has p be seen of a message in place of what is stored; nil ends that.
+func (q *queue) show(e *entry, p *progress) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e.shown = p
+}
+
+// shownOf is what somebody was told of a message and is not stored yet, or nil.
+// Who asks before he reads what is stored misses nothing that was told.
+func (q *queue) shownOf(id spool.ID) *progress {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if e := q.entries[id]; e != nil {
+		return e.shown
+	}
+	return nil
 }
 
 // take gets hold of an entry, so that nobody else tries it. If it has a round whose

@@ -79,6 +79,7 @@ func (q *queue) describe(m spool.Message) (QueuedMessage, error) {
 	if err != nil {
 		return QueuedMessage{ID: string(m.ID)}, err
 	}
+	p = valueOr(q.shownOf(m.ID), p)
 	qm := QueuedMessage{
 		ID: string(m.ID), ConnID: env.ConnID, From: env.From, Size: m.Size + int64(len(env.Prefix)), Arrived: env.Arrived, Next: p.Next, Tries: p.Tries, Refused: env.Refused,
 	}

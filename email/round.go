@@ -35,7 +35,7 @@ type round struct {
 	stuck   bool      // no route takes one of the recipients
 	dropped bool      // Stop has cut it short, or what holds it up
 	later   time.Time // when to come back with what was put off without a try
-	events  []Event   // to be told once what they tell is noted
+	events  []Event   // to be told once the status of the message shows it
 
 	signing   sync.Once
 	signature []byte
@@ -356,22 +356,27 @@ func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, 
 		rd.tried, rd.changed = true, true
 		rd.events = append(rd.events, rd.q.r.settle(d, rd.p, list[n], to.route, res))
 	}
-	var noted []Event
 	if rd.changed && (more || rd.left > 1) {
 		rd.q.note(rd.e, rd.p)
 		rd.changed = false
-		noted, rd.events = rd.events, nil
 	}
 	rd.mu.Unlock()
-	rd.q.r.s.tellAll(noted)
+	rd.announce()
 }
 
-// note makes the progress durable, and tells of what has happened: whoever is told
-// finds the state that he is told of. The round has no jobs left.
-func (rd *round) note() {
-	rd.q.note(rd.e, rd.p)
-	rd.q.r.s.tellAll(rd.events)
+// announce tells of what has happened. Whoever is told finds it in the status of
+// the message, also if it is not noted yet.
+func (rd *round) announce() {
+	rd.mu.Lock()
+	events := rd.events
 	rd.events = nil
+	if rd.changed && len(events) > 0 {
+		rd.q.show(rd.e, rd.p.clone())
+	}
+	rd.mu.Unlock()
+	for _, e := range events {
+		rd.q.r.s.event(e)
+	}
 }
 
 // done ends a job, and with the last one the round.
@@ -395,7 +400,7 @@ func (rd *round) finish() {
 		return
 	}
 	if rd.err != nil && rd.changed { // by another job
-		rd.note()
+		q.note(e, rd.p)
 	}
 	switch {
 	case errors.Is(rd.err, spool.ErrNotFound):
@@ -431,7 +436,7 @@ func (rd *round) finish() {
 	if rd.dropped || q.r.ctx.Err() != nil {
 		// Stop has cut it short, which says nothing about those that are left.
 		if rd.changed {
-			rd.note()
+			q.note(e, p)
 		}
 		q.putBack(e, e.next)
 		return
@@ -455,14 +460,14 @@ func (rd *round) finish() {
 		for i := range p.Recipients {
 			if a := &p.Recipients[i]; a.State == "" {
 				rd.giveUp(i, a)
+				rd.changed = true
 			}
 		}
+		rd.announce()
 		rd.end()
 		return
 	}
-	if rd.tellDelay() {
-		rd.changed = true
-	}
+	rd.tellDelay()
 	if rd.tried {
 		// Those who have failed are not kept secret until the last one is decided. An
 		// error is of no consequence: it is told again.
@@ -471,7 +476,7 @@ func (rd *round) finish() {
 		}
 	}
 	if rd.changed {
-		rd.note()
+		q.note(e, p)
 	}
 	e.look = env.look(p)
 	q.putBack(e, next)
@@ -486,16 +491,15 @@ func (rd *round) end() {
 		// It has to be told another time.
 		q.r.s.log.Error("the sender of a message could not be told that it failed", "conn_id", rd.env.ConnID, "msg_id", e.id, "err", err)
 		p.Next = q.r.s.now().Add(defaultRetryDelay)
-		rd.note()
+		q.note(e, p)
 		q.putBack(e, p.Next)
 		return
 	}
 	if p.settled() {
 		q.remove(e, rd.env, p)
-		rd.q.r.s.tellAll(rd.events)
 		return
 	}
-	rd.note()
+	q.note(e, p)
 	q.mu.Lock()
 	e.spent = true
 	q.mu.Unlock()

@@ -471,13 +471,6 @@ func (s *Server) event(e Event) {
 	s.tellWebhooks(&e)
 }
 
-// tellAll tells of several events, in order.
-func (s *Server) tellAll(list []Event) {
-	for _, e := range list {
-		s.event(e)
-	}
-}
-
 func hopTimeouts() smtpc.Timeouts {
 	return smtpc.Timeouts{Connect: 30 * time.Second, TLS: 30 * time.Second, Greeting: time.Minute}
 }

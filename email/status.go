@@ -105,9 +105,10 @@ func (s *Server) EmailStatus(ctx context.Context, id string) (EmailStatus, error
 
 // known is what is known of a message, in the spool or of the past.
 func (r *run) known(ctx context.Context, id spool.ID) (env *queued, p *progress, next time.Time, err error) {
+	shown := r.queue.shownOf(id)
 	env, p, err = r.queue.read(ctx, id)
 	if err == nil {
-		return env, p, r.queue.nextOf(id, p), nil
+		return env, valueOr(shown, p), r.queue.nextOf(id, p), nil
 	}
 	if !errors.Is(err, spool.ErrNotFound) && !errors.Is(err, spool.ErrInvalidID) {
 		return nil, nil, next, err
@@ -123,11 +124,10 @@ func (r *run) known(ctx context.Context, id spool.ID) (env *queued, p *progress,
 func (q *queue) nextOf(id spool.ID, p *progress) time.Time {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	e := q.entries[id]
-	if e == nil || e.busy && p.Next.After(e.next) { // its round is all but over
-		return p.Next
+	if e := q.entries[id]; e != nil {
+		return e.next
 	}
-	return e.next
+	return p.Next
 }
 
 // pastMessage is what is remembered of a message that has left the spool.

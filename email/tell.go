@@ -87,18 +87,16 @@ func (r *run) tellSuccess(ctx context.Context, d *delivery, list []int, results 
 	}
 }
 
-// tellDelay tells the sender, once, that a message is still on its way. It
-// reports whether it did.
-func (rd *round) tellDelay() bool {
+// tellDelay tells the sender, once, that a message is still on its way.
+func (rd *round) tellDelay() {
 	env, p, now := rd.env, rd.p, rd.q.r.s.now()
 	if env.Schedule.DelayNotice <= 0 || now.Sub(env.since(p)) < env.Schedule.DelayNotice {
-		return false
+		return
 	}
 	var list []int
-	changed := false
 	for i := range p.Recipients {
 		if a := &p.Recipients[i]; a.State == "" && !a.Delayed {
-			a.Delayed, changed = true, true
+			a.Delayed, rd.changed = true, true
 			p.note(step{At: now, Kind: EventDelayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
 			e := env.event(string(rd.e.id), i)
 			e.Kind, e.Reason, e.Status = EventDelayed, a.Reply, a.Status
@@ -108,12 +106,12 @@ func (rd *round) tellDelay() bool {
 			}
 		}
 	}
+	rd.announce()
 	if len(list) > 0 {
 		if err := rd.tell(list); err != nil {
 			rd.q.r.s.log.Error("the sender of a message could not be told of its delay", "conn_id", env.ConnID, "msg_id", rd.e.id, "err", err)
 		}
 	}
-	return changed
 }
 
 // tell queues a notification about some recipients (RFC 3464).
