@@ -142,7 +142,7 @@ func serve(r *dcrouter.Router, log *slog.Logger, reload func(context.Context) er
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // to start takes more than to run, as to hash a password does
+	debug.FreeOSMemory() // to start takes more than to run
 	ready, err := json.Marshal(r.Addrs())
 	if err == nil {
 		_, err = fmt.Printf("ready %s\n", ready)
