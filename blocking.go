@@ -63,7 +63,7 @@ func (r *Router) setUpBlocking(o *options) {
 	if c != nil || r.config.Ops != nil {
 		o.proxy = append([]proxy.Option{proxy.WithObserver(r.proxyEvent)}, o.proxy...)
 		o.radius = append([]radius.Option{radius.WithObserver(r.radiusEvent)}, o.radius...)
-		o.ops = append([]opsapi.Option{opsapi.WithSecurityObserver(r.opsEvent)}, o.ops...)
+		o.ops = append([]opsapi.Option{opsapi.WithObserver(r.opsEvent)}, o.ops...)
 	}
 }
 

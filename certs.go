@@ -15,16 +15,6 @@ import (
 	"github.com/dcrouter/dcrouter/radius"
 )
 
-// CertificateState is what there is to know about an automatic certificate:
-// Name, Issuer, NotBefore and NotAfter, Challenge, InProgress, Failures and
-// TotalFailures, LastError, NextTry, and whether it came OnDemand.
-type CertificateState = certs.State
-
-// CertificateEvent is something that happened to an automatic certificate: its
-// Kind is "obtained", "renewed" or "failed", with Err; State is how things are
-// after it.
-type CertificateEvent = certs.Event
-
 // automation returns how certificates are obtained, and whether they are.
 //
 // To have an account at an authority is to agree to its terms, so that happens
@@ -103,13 +93,19 @@ func (r *Router) newCertificates(a *proxy.ACME, o *options) (*certs.Manager, err
 	}
 	if d := r.config.DNSChallenge; d != nil {
 		cfg.PropagationTimeout = d.PropagationTimeout
-		opts = append(opts, certs.WithCloudflare(d.CloudflareAPIKey.Reveal(), o.cloudflare))
+		var client certs.HTTPClient // a nil pointer in it would be no nil
+		if o.cloudflare != nil {
+			client = o.cloudflare
+		}
+		opts = append(opts, certs.WithCloudflare(d.CloudflareAPIKey.Reveal(), client))
 	}
 	if o.onDemand != nil {
 		opts = append(opts, certs.WithOnDemand(o.onDemand))
 	}
 	if o.certificateEvents != nil {
-		opts = append(opts, certs.WithEvents(o.certificateEvents))
+		opts = append(opts, certs.WithEvents(func(e certs.Event) {
+			o.certificateEvents(CertificateEvent{Kind: e.Kind, State: CertificateState(e.State), Err: e.Err})
+		}))
 	}
 	if o.getCertificate != nil {
 		opts = append(opts, certs.WithOthers(func(name string) bool { return r.answersFor(o.getCertificate, name) }))

@@ -92,10 +92,10 @@ func (l *localCertificates) getCertificate(hello *tls.ClientHelloInfo) (*tls.Cer
 	return (*get)(hello)
 }
 
-// LocalRoot returns the root, in PEM form, of the authority that makes
+// LocalCARoot returns the root, in PEM form, of the authority that makes
 // certificates where the configuration asks for a local one (localCa), for
 // clients to trust. It is nil otherwise and before Start.
-func (r *Router) LocalRoot() []byte {
+func (r *Router) LocalCARoot() []byte {
 	if r.local == nil || r.local.ca.Load() == nil {
 		return nil
 	}

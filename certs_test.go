@@ -36,7 +36,7 @@ func TestLocalCA(t *testing.T) {
 		r := start(t, dcrouter.WithStorage(storage.Dir(dir)),
 			dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}, ACME: &proxy.ACME{LocalCA: true}}))
 		defer stop(t, r)
-		root := r.LocalRoot()
+		root := r.LocalCARoot()
 		path := filepath.Join(t.TempDir(), "root.pem")
 		if err := os.WriteFile(path, root, 0o644); err != nil {
 			t.Fatal(err)
@@ -68,7 +68,7 @@ func TestLocalCAWithoutDomains(t *testing.T) {
 	r := start(t, dcrouter.WithStorage(storage.Memory()), dcrouter.WithOps(opsSection()),
 		dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route, named}, ACME: &proxy.ACME{LocalCA: true}}))
 	path := filepath.Join(t.TempDir(), "root.pem")
-	if err := os.WriteFile(path, r.LocalRoot(), 0o644); err != nil {
+	if err := os.WriteFile(path, r.LocalCARoot(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"whatever.example", "127.0.0.1"} {
@@ -260,7 +260,7 @@ func TestEncryptedClientHello(t *testing.T) {
 		return err
 	})
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(r.LocalRoot())
+	roots.AppendCertsFromPEM(r.LocalCARoot())
 	c, err := tls.Dial("tcp", r.Addrs()["proxy"][0], &tls.Config{ServerName: hidden, RootCAs: roots, EncryptedClientHelloConfigList: list})
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,9 @@ import (
 	"github.com/dcrouter/dcrouter/radius"
 )
 
-// Secret is a password or key: a string that prints as *** wherever it is
-// shown. Its method Reveal() string gives the value.
+// Secret is a password or key: a string, written Secret("..."), that shows as ***
+// wherever it is printed, logged or written as JSON. Its method Reveal() string
+// gives the value.
 type Secret = conf.Secret
 
 // Config is everything about a [Router] that can be written as JSON. A section

@@ -125,7 +125,7 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 		if c.Proxy != nil {
 			host = c.Proxy.ListenHost
 		}
-		add(at, proxyOwner, "tcp", host, orDefault(c.DoHPort, DefaultDoHPort))
+		add(at, proxyOwner, "tcp", host, orDefault(c.DoHPort, defaultDoHPort))
 	}
 	if c.MTASTSPort != nil { // the proxy listens
 		host := ""

@@ -18,6 +18,7 @@ import (
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -29,6 +30,7 @@ type Router struct {
 	limited  Config // the same with its Limits in the sections
 	log      *slog.Logger
 	backend  storage.Backend
+	sockets  sockets.Set
 	proxy    *proxy.Proxy       // always there, so that routes can come later
 	dns      *dnsserver.Server  // nil: not configured
 	radius   *radius.Server     // nil: not configured
@@ -52,7 +54,7 @@ type Router struct {
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
 	run       *run               // nil before Start; kept after Stop for Wait
-	giveUp    context.CancelFunc // ends a Start under way; nil if there is none
+	giveUp    context.CancelFunc // ends a Start or Handover under way; nil if there is none
 }
 
 // run is a Router between one Start and its Stop.
@@ -61,6 +63,8 @@ type run struct {
 	hurry   context.CancelFunc // ends the patience of a Stop under way; nil before. Guarded by Router.mu
 	stopped chan struct{}      // closed when Stop is through
 	err     error              // what Stop returns; set before stopped is closed
+
+	handedOver bool // only the proxy is left; stopped is closed. Guarded by Router.mu
 }
 
 // New makes a Router. It checks the whole configuration and does no I/O. The
@@ -70,10 +74,28 @@ func New(opts ...Option) (*Router, error) {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	if err := o.config.Validate(); err != nil {
+	r := &Router{}
+	var problems []error
+	for _, add := range o.sockets {
+		problems = append(problems, add(&r.sockets))
+	}
+	if err := errors.Join(problems...); err != nil {
+		r.sockets.Close()
 		return nil, err
 	}
-	r := &Router{config: o.config, limited: o.config.limited(), log: o.log, backend: o.backend, onDemand: o.onDemand != nil}
+	if err := r.setUp(&o); err != nil {
+		r.sockets.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// setUp makes all parts.
+func (r *Router) setUp(o *options) error {
+	if err := o.config.Validate(); err != nil {
+		return err
+	}
+	r.config, r.limited, r.log, r.backend, r.onDemand = o.config, o.config.limited(), o.log, o.backend, o.onDemand != nil
 	r.setUpLogs()
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
@@ -81,10 +103,10 @@ func New(opts ...Option) (*Router, error) {
 	if s := o.config.Storage; r.backend == nil && s != nil && s.FSPath != "" {
 		r.backend = storage.Dir(s.FSPath)
 	}
-	if err := r.setUpCertificates(&o); err != nil {
-		return nil, err
+	if err := r.setUpCertificates(o); err != nil {
+		return err
 	}
-	r.setUpBlocking(&o)
+	r.setUpBlocking(o)
 	r.policies = r.config.servesPolicies() && r.getCertificate(o.getCertificate) != nil
 	if r.config.publishesMailRecords() {
 		r.records = newMailRecords(r)
@@ -92,39 +114,39 @@ func New(opts ...Option) (*Router, error) {
 		o.email = append(o.email, email.WithDNSPublisher(r.records))
 	}
 	if r.config.hasDNS() {
-		d, err := dnsserver.New(r.limited.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log)}, o.dns...)...)
+		d, err := dnsserver.New(r.limited.dnsConfig(), append([]dnsserver.Option{dnsserver.WithLogger(r.log), dnsserver.WithSockets(&r.sockets)}, o.dns...)...)
 		if err != nil {
-			return nil, inSection("dnsServerConfig", "dns", err)
+			return inSection("dnsServerConfig", "dns", err)
 		}
 		r.dns = d
 	}
 	if r.config.RADIUS != nil {
-		s, err := radius.New(*r.limited.RADIUS, append([]radius.Option{radius.WithLogger(r.log)}, o.radius...)...)
+		s, err := radius.New(*r.limited.RADIUS, append([]radius.Option{radius.WithLogger(r.log), radius.WithSockets(&r.sockets)}, o.radius...)...)
 		if err != nil {
-			return nil, inSection("radiusConfig", "radius", err)
+			return inSection("radiusConfig", "radius", err)
 		}
 		r.radius = s
 	}
 	if r.config.Email != nil {
-		s, err := r.newEmail(&o)
+		s, err := r.newEmail(o)
 		if err != nil {
-			return nil, inSection("emailConfig", "email", err)
+			return inSection("emailConfig", "email", err)
 		}
 		r.email = s
 	}
 	pc := *r.limited.Proxy
 	given := len(pc.Routes)
 	pc.Routes = r.withOwnRoutes(pc.Routes)
-	p, err := proxy.New(pc, append([]proxy.Option{proxy.WithLogger(r.log)}, o.proxy...)...)
+	p, err := proxy.New(pc, append([]proxy.Option{proxy.WithLogger(r.log), proxy.WithSockets(&r.sockets)}, o.proxy...)...)
 	if err != nil {
-		return nil, r.routesError(given, err)
+		return r.routesError(given, err)
 	}
 	r.proxy = p
 	r.setCertificateNames()
-	if err := r.setUpOps(&o); err != nil {
-		return nil, err
+	if err := r.setUpOps(o); err != nil {
+		return err
 	}
-	return r, nil
+	return nil
 }
 
 // component is a subsystem in the life of the Router.
@@ -132,6 +154,9 @@ type component struct {
 	section, name string
 	start, stop   func(context.Context) error
 	wait          func() error
+	// slow is set for one whose clients may take their time, which Handover begins
+	// with: the others serve meanwhile.
+	slow bool
 	// talks is set for one that must end its conversations before the proxy, which
 	// has their connections, can stop.
 	talks bool
@@ -156,7 +181,7 @@ func (r *Router) components() []component {
 		list = append(list, component{section: "emailConfig", name: "mail records", start: r.records.start, stop: r.records.stop, wait: nothing})
 	}
 	if r.email != nil {
-		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait,
+		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait, slow: true,
 			talks: r.config.Email.UseSocketHandler})
 	}
 	list = append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
@@ -169,7 +194,7 @@ func (r *Router) components() []component {
 		list = append(list, component{section: "tls", name: "encrypted client hello", start: r.hello.start, stop: r.hello.stop, wait: nothing})
 	}
 	if r.ops != nil {
-		list = append(list, component{section: "opsServerConfig", name: "ops", start: r.ops.Start, stop: r.ops.Stop, wait: r.ops.Wait})
+		list = append(list, component{section: "opsServerConfig", name: "ops", start: r.ops.Start, stop: r.ops.Stop, wait: r.ops.Wait, slow: true})
 	}
 	return list
 }
@@ -232,47 +257,42 @@ func (r *Router) Check() error {
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
 }
 
-// Unavailable names what the configuration asks for and this version does not
-// have, and what it lacks itself to be served ([email.Server.Unready]). Start
-// refuses such a configuration with the same error: it would be wrong to serve a
-// part of it and say nothing.
-func (r *Router) Unavailable() error {
+// Unready returns what keeps Start from serving though the configuration is
+// valid: what [email.Server.Unready] and [proxy.Proxy.Unready] say, each a
+// [*FieldError]. It would be wrong to serve a part of it and say nothing.
+func (r *Router) Unready() error {
 	check := conf.NewChecker()
 	c := &r.config
 	if c.Email != nil {
 		check.Add(inSection("emailConfig", "email", r.email.Unready()))
 	}
-	check.Add(r.routesError(len(r.Routes()), r.proxy.Unavailable()))
+	check.Add(r.routesError(len(r.Routes()), r.proxy.Unready()))
 	return check.Err()
 }
 
 // Start opens the storage and starts every configured subsystem. It returns
 // when all of them have bound their ports; on an error it takes everything
 // back. ctx limits the start alone. A Router that has stopped can be started
-// again.
+// again, and one that was handed over goes on.
 func (r *Router) Start(ctx context.Context) error {
 	r.lifecycle.Lock()
 	defer r.lifecycle.Unlock()
+	resumes := false // after Handover
 	if old := r.latest(); old != nil {
+		r.mu.Lock()
+		resumes = old.handedOver && old.hurry == nil
+		r.mu.Unlock()
 		select {
 		case <-old.stopped:
 		default:
 			return ErrRunning
 		}
 	}
-	if err := r.Unavailable(); err != nil {
+	if err := r.Unready(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r.mu.Lock()
-	r.giveUp = cancel
-	r.mu.Unlock()
-	defer func() {
-		r.mu.Lock()
-		r.giveUp = nil
-		r.mu.Unlock()
-	}()
+	ctx, done := r.hurried(ctx)
+	defer done()
 
 	backend := r.backend
 	if backend == nil {
@@ -332,9 +352,22 @@ func (r *Router) Start(ctx context.Context) error {
 		}
 	}
 	all := r.components()
-	for i, c := range all {
-		if err := c.start(ctx); err != nil {
-			err = errors.Join(r.sectionError(&c, err), stop(ctx, all[:i]))
+	if resumes {
+		for i := range all {
+			if c := &all[i]; c.name == "proxy" {
+				c.stop = func(ctx context.Context) error { r.proxy.Pause(ctx); return nil }
+			}
+		}
+	}
+	for i := range len(all) + 1 {
+		var err error
+		if i == len(all) {
+			err = r.takeSockets()
+		} else if err = all[i].start(ctx); err != nil {
+			err = r.sectionError(&all[i], err)
+		}
+		if err != nil {
+			err = errors.Join(err, stop(ctx, all[:i]))
 			if r.certs != nil { // it has been loaded
 				err = errors.Join(err, r.certs.Stop(ctx))
 			}
@@ -347,6 +380,20 @@ func (r *Router) Start(ctx context.Context) error {
 	r.run = &run{store: store, stopped: make(chan struct{})}
 	r.mu.Unlock()
 	return nil
+}
+
+// hurried returns a context that Stop can end, and a func to call afterwards.
+func (r *Router) hurried(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	r.mu.Lock()
+	r.giveUp = cancel
+	r.mu.Unlock()
+	return ctx, func() {
+		r.mu.Lock()
+		r.giveUp = nil
+		r.mu.Unlock()
+		cancel()
+	}
 }
 
 func (r *Router) latest() *run {
@@ -379,10 +426,14 @@ func (r *Router) Stop(ctx context.Context) error {
 		run.hurry = cancel
 	}
 	r.mu.Unlock()
+	defer r.sockets.Close()
 	r.lifecycle.Unlock()
 	switch {
 	case run == nil:
 		return stop(ctx, r.components()) // they have listeners of the host's, perhaps
+	case run.handedOver: // and cannot be taken back any more
+		r.sockets.Close()
+		return inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx))
 	case !first:
 		select {
 		case <-run.stopped:
@@ -398,9 +449,9 @@ func (r *Router) Stop(ctx context.Context) error {
 	return run.err
 }
 
-// Wait blocks until the Router has stopped or a subsystem cannot go on, and
-// returns the error in the latter case: the host should Stop then. Before
-// Start it returns nil at once.
+// Wait blocks until the Router has stopped or been handed over, or a subsystem
+// cannot go on, and returns the error in the latter case: the host should Stop
+// then. Before Start it returns nil at once.
 func (r *Router) Wait() error {
 	run := r.latest()
 	if run == nil {
@@ -527,7 +578,7 @@ func (r *Router) RADIUS() *radius.Server { return r.radius }
 func (r *Router) Store() *storage.Store {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.run == nil || r.run.hurry != nil {
+	if r.run == nil || r.run.hurry != nil || r.run.handedOver {
 		return nil
 	}
 	return r.run.store

@@ -394,12 +394,12 @@ func TestCollector(t *testing.T) {
 }
 
 // The access log goes where the host says.
-func TestWithAccessLog(t *testing.T) {
+func TestAccessLogOption(t *testing.T) {
 	var log safeBuffer
 	route := proxy.Route{Name: "web", Match: proxy.Match{Ports: proxy.Ports(0), Protocol: "http"},
 		Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.org/"}}}
 	r := startRouter(t, dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}}),
-		dcrouter.WithAccessLog(slog.New(slog.NewJSONHandler(&log, nil))))
+		dcrouter.WithProxyOptions(proxy.WithAccessLog(slog.New(slog.NewJSONHandler(&log, nil)))))
 	client := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Get("http://" + r.Addrs()["proxy"][0] + "/page")
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/dcrouter/dcrouter/proxy"
 )
 
-// DefaultDoHPort is the port of DNS over HTTPS, that of HTTPS.
-const DefaultDoHPort = 443
+// defaultDoHPort is the port of DNS over HTTPS, that of HTTPS.
+const defaultDoHPort = 443
 
 // dnsConfig is the configuration of the DNS server, with what follows from the
 // other sections.
@@ -102,7 +102,7 @@ func (r *Router) dohRoutes() []proxy.Route {
 	if r.config.DNSDomain == "" {
 		return nil
 	}
-	port := orDefault(r.config.DoHPort, DefaultDoHPort)
+	port := orDefault(r.config.DoHPort, defaultDoHPort)
 	return []proxy.Route{{
 		Name: "dns-over-https",
 		Match: proxy.Match{

@@ -20,7 +20,7 @@ func (c *Config) emailConfig(policies bool) email.Config {
 	}
 	e.Domains = slices.Clone(e.Domains)
 	for i := range e.Domains {
-		if d := &e.Domains[i]; policies && e.Mode(d) == email.InternalDNS && d.Policies.MTASTS == "" && e.Defaults.Policies.MTASTS == "" {
+		if d := &e.Domains[i]; policies && e.DNSMode(d) == email.InternalDNS && d.Policies.MTASTS == "" && e.Defaults.Policies.MTASTS == "" {
 			d.Policies.MTASTS = email.TestMTASTS
 		}
 	}
@@ -34,7 +34,7 @@ func (c *Config) emailConfig(policies bool) email.Config {
 // one of the host's, it gets a self-signed one.
 func (r *Router) newEmail(o *options) (*email.Server, error) {
 	cfg := r.limited.emailConfig(r.policies)
-	opts := append([]email.Option{email.WithLogger(r.log), email.WithObserver(r.mailEvent)}, o.email...)
+	opts := append([]email.Option{email.WithLogger(r.log), email.WithSockets(&r.sockets), email.WithObserver(r.mailEvent)}, o.email...)
 	s, err := email.New(cfg, opts...)
 	if err != nil || s.OffersTLS() {
 		return s, err
@@ -83,7 +83,7 @@ type mailHandler struct {
 // ServeConn serves a connection as on a port of the handler's mode.
 func (h mailHandler) ServeConn(ctx context.Context, conn net.Conn, info proxy.ConnInfo) {
 	// It fails only while the Router stops, and then there is nobody to tell.
-	_ = h.server.ServeConn(ctx, conn, h.mode, email.Peer{ID: info.ID, Client: info.Client, Local: info.Local})
+	_ = h.server.ServeConn(ctx, conn, h.mode, email.ConnInfo{ID: info.ID, Client: info.Client, Local: info.Local})
 }
 
 // Email returns the mail system, or nil if none is configured.

@@ -9,8 +9,12 @@ import (
 	"net/http"
 	"strings"
 
+	layeh "layeh.com/radius"
+	"layeh.com/radius/rfc2865"
+
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 )
 
 // A host program embeds the gateway and changes its routes while it runs.
@@ -97,7 +101,7 @@ func ExampleNew_certificates() {
 	defer r.Stop(ctx)
 
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(r.LocalRoot())
+	roots.AppendCertsFromPEM(r.LocalCARoot())
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "dev.example"}}
 	req, _ := http.NewRequest(http.MethodGet, "https://"+r.Addrs()["proxy"][0], nil)
 	req.Host = "dev.example"
@@ -110,4 +114,41 @@ func ExampleNew_certificates() {
 	body, _ := io.ReadAll(resp.Body)
 	fmt.Println(string(body))
 	// Output: hello over TLS
+}
+
+// The configuration comes from a file, and what cannot be in one from the host:
+// here who may use the network.
+func ExampleWithRADIUSOptions() {
+	config, err := dcrouter.LoadConfig(strings.NewReader(`{
+		"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0, "secret": "a long shared secret"}
+	}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	staff := func(_ context.Context, r *radius.Request) (radius.Decision, error) {
+		return radius.Decision{Accept: r.UserName == "alice" && r.CheckPassword("wonderland")}, nil
+	}
+	r, err := dcrouter.New(dcrouter.WithConfig(config), dcrouter.WithRADIUSOptions(radius.WithAuthorizer(staff)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	if err := r.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer r.Stop(ctx)
+
+	request := layeh.New(layeh.CodeAccessRequest, []byte("a long shared secret"))
+	rfc2865.UserName_SetString(request, "alice")
+	rfc2865.UserPassword_SetString(request, "wonderland")
+	answer, err := layeh.Exchange(ctx, request, r.RADIUS().Addrs()[0].String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(answer.Code)
+	// Output: Access-Accept
 }

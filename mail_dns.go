@@ -56,7 +56,7 @@ func (m *mailRecords) open(ctx context.Context, store *storage.Store) error {
 	ours := make(map[string]bool)
 	e := m.router.config.Email
 	for i := range e.Domains {
-		if e.Mode(&e.Domains[i]) == email.InternalDNS {
+		if e.DNSMode(&e.Domains[i]) == email.InternalDNS {
 			ours[publishedRecords+plainDomain(e.Domains[i].Domain)] = true
 		}
 	}
@@ -344,7 +344,7 @@ func (c *Config) checkMailDNS(check *conf.Checker) {
 		d := &c.Email.Domains[i]
 		at := check.Field("domains").Index(i)
 		switch {
-		case c.Email.Mode(d) != email.InternalDNS:
+		case c.Email.DNSMode(d) != email.InternalDNS:
 		case c.DNSDomain == "" && len(c.DNSNSDomains) == 0:
 			at.Field("dnsMode").Errorf("internal-dns needs dnsDomain or dnsNsDomains")
 		case !c.inScope(d.Domain) && !c.inConfiguredZone(d.Domain):
@@ -361,7 +361,7 @@ func (c *Config) inConfiguredZone(name string) bool {
 // publishesMailRecords reports whether there is a mail domain whose records are
 // published here.
 func (c *Config) publishesMailRecords() bool {
-	return c.Email != nil && c.hasDNS() && slices.ContainsFunc(c.Email.Domains, func(d email.Domain) bool { return c.Email.Mode(&d) == email.InternalDNS })
+	return c.Email != nil && c.hasDNS() && slices.ContainsFunc(c.Email.Domains, func(d email.Domain) bool { return c.Email.DNSMode(&d) == email.InternalDNS })
 }
 
 // addMailZones makes the DNS server the source of mail domains whose records are
@@ -374,7 +374,7 @@ func (c *Config) addMailZones(d *dnsserver.Config) {
 		return slices.ContainsFunc(d.Zones, func(z dnsserver.Zone) bool { return isWithin(name, z.Name) })
 	}
 	for i := range c.Email.Domains {
-		if m := &c.Email.Domains[i]; c.Email.Mode(m) == email.InternalDNS && !inZone(m.Domain) {
+		if m := &c.Email.Domains[i]; c.Email.DNSMode(m) == email.InternalDNS && !inZone(m.Domain) {
 			d.Zones = append(d.Zones, dnsserver.Zone{Name: dnsserver.RegisteredDomain(m.Domain)})
 		}
 	}

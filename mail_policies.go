@@ -9,9 +9,9 @@ import (
 	"github.com/dcrouter/dcrouter/proxy"
 )
 
-// DefaultMTASTSPort is the port at which policies of MTA-STS are fetched, that of
+// defaultMTASTSPort is the port at which policies of MTA-STS are fetched, that of
 // HTTPS.
-const DefaultMTASTSPort = 443
+const defaultMTASTSPort = 443
 
 // servesPolicies reports whether the proxy speaks HTTPS where policies of MTA-STS
 // are fetched, or is told to.
@@ -21,7 +21,7 @@ func (c *Config) servesPolicies() bool {
 	}
 	return c.Proxy != nil && slices.ContainsFunc(c.Proxy.Routes, func(r proxy.Route) bool {
 		return (r.Enabled == nil || *r.Enabled) && r.Action.TLS != nil && r.Action.TLS.Mode != proxy.Passthrough && r.Match.Protocol != "udp" &&
-			slices.ContainsFunc(r.Match.Ports, func(p proxy.PortRange) bool { return p.From <= DefaultMTASTSPort && DefaultMTASTSPort <= p.To })
+			slices.ContainsFunc(r.Match.Ports, func(p proxy.PortRange) bool { return p.From <= defaultMTASTSPort && defaultMTASTSPort <= p.To })
 	})
 }
 
@@ -42,7 +42,7 @@ func (r *Router) policyRoutes() []proxy.Route {
 	if len(hosts) == 0 {
 		return nil
 	}
-	port := orDefault(r.config.MTASTSPort, DefaultMTASTSPort)
+	port := orDefault(r.config.MTASTSPort, defaultMTASTSPort)
 	return []proxy.Route{{
 		Name:  "mta-sts",
 		Match: proxy.Match{Ports: []proxy.PortRange{{From: port, To: port}}, Domains: hosts, Path: policyPath},

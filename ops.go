@@ -55,7 +55,7 @@ func (r *Router) setUpOps(o *options) error {
 		return err
 	}
 	all := []opsapi.Option{
-		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs),
+		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs), opsapi.WithSockets(&r.sockets),
 		opsapi.WithStats(func() any { return r.Stats() }),
 		opsapi.WithLimits(r.opsLimits),
 		opsapi.WithHealth(r.health),

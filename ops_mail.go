@@ -30,13 +30,13 @@ func (r *Router) mailEvent(e email.Event) {
 		if len(e.Recipients) > 0 {
 			subject = e.Recipients[0]
 		}
-		r.ops.ReportSecurity(opsapi.SecurityEvent{
+		r.reportCause(opsapi.SecurityEvent{
 			Time: e.Time, Kind: "mail_" + strings.ReplaceAll(e.Kind, "-", "_"), Component: "email", Severity: opsapi.SeverityWarning,
 			Address: e.Client, Subject: cmp.Or(e.User, subject), Message: e.Reason, Correlation: e.ConnID,
-		})
+		}, e.Cause)
 		return
 	}
-	if e.Kind == email.Connected {
+	if e.Kind == email.EventConnected {
 		return // there are too many, and nobody looks for one
 	}
 	if err := r.ops.Publish(mailEvents, e); err != nil {
@@ -107,7 +107,7 @@ func (m opsMail) Message(ctx context.Context, id string) (opsapi.MessageDetail, 
 	if err != nil {
 		return opsapi.MessageDetail{}, mailError(err)
 	}
-	d := opsapi.MessageDetail{Timeline: []opsapi.MessageEvent{{Time: st.Arrived, Kind: email.Received, Text: "from " + strconv.Quote(st.From)}}}
+	d := opsapi.MessageDetail{Timeline: []opsapi.MessageEvent{{Time: st.Arrived, Kind: email.EventReceived, Text: "from " + strconv.Quote(st.From)}}}
 	for _, t := range st.Timeline {
 		e := opsapi.MessageEvent{Time: t.Time, Kind: t.Kind, Recipient: strings.Join(t.Recipients, ", "), Host: t.Host, Text: t.Text}
 		for _, more := range [][2]string{{"at", t.Addr}, {"from", t.Source}, {"by", t.TLS}} {
@@ -158,7 +158,7 @@ func (m opsMail) Release(ctx context.Context, id string) error {
 	return mailError(m.server.Release(ctx, id))
 }
 func (m opsMail) Quarantine(ctx context.Context, id, reason string) error {
-	return mailError(m.server.Hold(ctx, id, reason))
+	return mailError(m.server.Quarantine(ctx, id, reason))
 }
 
 // opsSuppression is the mail system's suppression list for the operations API.

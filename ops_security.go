@@ -30,7 +30,7 @@ func (r *Router) radiusEvent(e radius.Event) {
 		r.punish(misdeed{by: CountRADIUS, addr: e.Remote.Addr(), reason: "radius: " + e.Reason})
 	}
 	r.reportCalmly(opsapi.SecurityEvent{Time: e.Time, Kind: "radius_" + snake(e.Reason), Component: "radius", Address: e.Remote.Addr(),
-		Subject: cmp.Or(e.User, e.Client), Message: e.Text})
+		Subject: cmp.Or(e.User, e.Client), Message: e.Detail})
 }
 
 // opsEvent takes what the operations API has noticed itself, and has shown.
@@ -71,8 +71,12 @@ func snake(name string) string {
 // reportCalmly shows an event, if it is the first of its kind from its address in
 // a minute, and there were not too many of its kind: a flood must not push out
 // everything else.
-func (r *Router) reportCalmly(e opsapi.SecurityEvent) {
-	if r.ops != nil && r.shown.first(e.Kind, e.Address, e.Time) {
+func (r *Router) reportCalmly(e opsapi.SecurityEvent) { r.reportCause(e, "") }
+
+// reportCause is reportCalmly for a kind that has several causes, each of which is
+// bounded for itself.
+func (r *Router) reportCause(e opsapi.SecurityEvent, cause string) {
+	if r.ops != nil && r.shown.first(e.Kind+" "+cause, e.Address, e.Time) {
 		r.ops.ReportSecurity(e)
 	}
 }
@@ -83,7 +87,7 @@ const maxShown = 64
 // shownEvents remembers the events of a minute.
 type shownEvents struct {
 	mu   sync.Mutex
-	last map[string]map[netip.Addr]bool // by kind
+	last map[string]map[netip.Addr]bool // by kind and cause
 	from time.Time
 }
 

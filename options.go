@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"net/http"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
@@ -12,6 +11,7 @@ import (
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -27,49 +27,88 @@ type options struct {
 	radius  []radius.Option
 	email   []email.Option
 	ops     []opsapi.Option
+	sockets []func(*sockets.Set) error
 
 	getCertificate    getCertificateFunc
 	onDemand          func(ctx context.Context, name string) error
 	certificateEvents func(CertificateEvent)
-	cloudflare        HTTPClient
+	cloudflare        *http.Client
 }
 
 // WithConfig sets the whole configuration, as [LoadConfig] reads it. Options
-// after it change parts of it.
+// after it change parts of it. What cannot be written as JSON is given beside it,
+// by [WithProxyOptions], [WithEmailOptions], [WithDNSOptions], [WithRADIUSOptions]
+// and [WithOpsOptions].
 func WithConfig(c Config) Option {
 	return func(o *options) { o.config = c }
 }
 
-// WithProxy sets the proxy's section of the configuration.
-func WithProxy(c proxy.Config) Option {
-	return func(o *options) { o.config.Proxy = &c }
+// WithProxy sets the proxy's section of the configuration. opts are what cannot
+// be written as JSON, as for [proxy.New].
+func WithProxy(c proxy.Config, opts ...proxy.Option) Option {
+	return withBoth(func(o *options) { o.config.Proxy = &c }, WithProxyOptions(opts...))
 }
 
-// WithDNS sets the DNS server's section of the configuration. opts are what
-// cannot be written as JSON.
-func WithDNS(c dnsserver.Config, opts ...dnsserver.Option) Option {
-	return func(o *options) { o.config.DNS, o.dns = &c, append(o.dns, opts...) }
-}
-
-// WithRADIUS sets the RADIUS server's section of the configuration. opts are what
-// cannot be written as JSON: who decides about users, and who is told of
-// accounting.
-func WithRADIUS(c radius.Config, opts ...radius.Option) Option {
-	return func(o *options) { o.config.RADIUS, o.radius = &c, append(o.radius, opts...) }
+// WithProxyOptions adds options of the proxy, wherever its configuration comes
+// from.
+func WithProxyOptions(opts ...proxy.Option) Option {
+	return func(o *options) { o.proxy = append(o.proxy, opts...) }
 }
 
 // WithEmail sets the mail system's section of the configuration. opts are what
 // cannot be written as JSON: hooks of the host, who knows the users, who takes
 // mail.
 func WithEmail(c email.Config, opts ...email.Option) Option {
-	return func(o *options) { o.config.Email, o.email = &c, append(o.email, opts...) }
+	return withBoth(func(o *options) { o.config.Email = &c }, WithEmailOptions(opts...))
+}
+
+// WithEmailOptions adds options of the mail system, wherever its configuration
+// comes from. Where there is none they are for nothing.
+func WithEmailOptions(opts ...email.Option) Option {
+	return func(o *options) { o.email = append(o.email, opts...) }
+}
+
+// WithDNS sets the DNS server's section of the configuration. opts are what
+// cannot be written as JSON.
+func WithDNS(c dnsserver.Config, opts ...dnsserver.Option) Option {
+	return withBoth(func(o *options) { o.config.DNS = &c }, WithDNSOptions(opts...))
+}
+
+// WithDNSOptions adds options of the DNS server, wherever its configuration comes
+// from. Where there is none they are for nothing.
+func WithDNSOptions(opts ...dnsserver.Option) Option {
+	return func(o *options) { o.dns = append(o.dns, opts...) }
+}
+
+// WithRADIUS sets the RADIUS server's section of the configuration. opts are what
+// cannot be written as JSON: who decides about users, and who is told of
+// accounting.
+func WithRADIUS(c radius.Config, opts ...radius.Option) Option {
+	return withBoth(func(o *options) { o.config.RADIUS = &c }, WithRADIUSOptions(opts...))
+}
+
+// WithRADIUSOptions adds options of the RADIUS server, wherever its configuration
+// comes from. Where there is none they are for nothing.
+func WithRADIUSOptions(opts ...radius.Option) Option {
+	return func(o *options) { o.radius = append(o.radius, opts...) }
 }
 
 // WithOps sets the operations API's section of the configuration. opts are what
 // cannot be written as JSON: a web interface, TLS, and what takes the place of a
 // source that the Router has.
 func WithOps(c opsapi.Config, opts ...opsapi.Option) Option {
-	return func(o *options) { o.config.Ops, o.ops = &c, append(o.ops, opts...) }
+	return withBoth(func(o *options) { o.config.Ops = &c }, WithOpsOptions(opts...))
+}
+
+// WithOpsOptions adds options of the operations API, wherever its configuration
+// comes from. Where there is none they are for nothing.
+func WithOpsOptions(opts ...opsapi.Option) Option {
+	return func(o *options) { o.ops = append(o.ops, opts...) }
+}
+
+// withBoth is two options as one.
+func withBoth(a, b Option) Option {
+	return func(o *options) { a(o); b(o) }
 }
 
 // WithStorage sets where the Router keeps what must outlive it, in place of
@@ -112,32 +151,15 @@ func WithOnDemand(allow func(ctx context.Context, name string) error) Option {
 	return func(o *options) { o.onDemand = allow }
 }
 
-// WithCertificateEvents sets a func that is told when automatic certificates
+// WithCertificateObserver sets who is told when automatic certificates
 // are obtained or renewed, and when that fails. It is called for one event at a
 // time, and Stop waits for it: it should return soon, and must not call Stop.
-func WithCertificateEvents(tell func(CertificateEvent)) Option {
+func WithCertificateObserver(tell func(CertificateEvent)) Option {
 	return func(o *options) { o.certificateEvents = tell }
-}
-
-// HTTPClient sends requests, as [*net/http.Client].
-type HTTPClient interface {
-	Do(*http.Request) (*http.Response, error)
 }
 
 // WithCloudflareClient sets what sends the requests to Cloudflare that
 // dnsChallenge causes. The default is a client with a timeout of 30s.
-func WithCloudflareClient(c HTTPClient) Option {
+func WithCloudflareClient(c *http.Client) Option {
 	return func(o *options) { o.cloudflare = c }
-}
-
-// WithAccessLog sets a logger for the proxy's access log alone, and turns that
-// on where the configuration has no section about it; see [proxy.AccessLog].
-func WithAccessLog(log *slog.Logger) Option {
-	return func(o *options) { o.proxy = append(o.proxy, proxy.WithAccessLog(log)) }
-}
-
-// WithListener makes the proxy accept from ln instead of binding addr; see
-// [proxy.WithListener].
-func WithListener(addr string, ln net.Listener) Option {
-	return func(o *options) { o.proxy = append(o.proxy, proxy.WithListener(addr, ln)) }
 }

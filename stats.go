@@ -41,7 +41,9 @@ func (r *Router) Stats() Stats {
 		s.Blocking = r.blocking.stats()
 	}
 	if r.certs != nil {
-		s.Certificates = r.certs.States()
+		for _, state := range r.certs.States() {
+			s.Certificates = append(s.Certificates, CertificateState(state))
+		}
 	}
 	return s
 }

@@ -6,7 +6,11 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
-// FieldError is a mistake in a configuration, with the path of its field.
+// FieldError is a mistake in a configuration: the path of the field, such as
+// "records[3].value", and what is wrong with it.
+//
+// Its fields are Path string, Msg string and Err error, the cause where there is
+// one beyond the configuration itself, which Unwrap returns.
 type FieldError = conf.FieldError
 
 // DefaultPort is that of RFC 1035 section 4.2.

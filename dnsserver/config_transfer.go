@@ -11,7 +11,9 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
-// Secret is a text that never shows in logs or JSON.
+// Secret is a password or key: a string, written Secret("..."), that shows as ***
+// wherever it is printed, logged or written as JSON. Its method Reveal() string
+// gives the value.
 type Secret = conf.Secret
 
 // TSIGKey is a secret that this server shares with others, to know what comes

@@ -126,7 +126,7 @@ func TestHTTPStatus(t *testing.T) {
 			t.Errorf("%s: %s", test.name, w.Body)
 		}
 	}
-	st := s.Transports().HTTPS
+	st := s.counters.snapshot().HTTPS
 	if st.Queries != st.Responses+st.Dropped || st.Responses != 9 {
 		t.Errorf("%+v", st)
 	}

@@ -80,7 +80,7 @@ func (r *run) bindQUIC(ctx context.Context) error {
 	host := r.s.cfg.ListenHost
 	addr := net.JoinHostPort(host, strconv.Itoa(doq.port()))
 	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, network("udp", host), addr)
+	pc, err := r.s.opts.sockets.ListenPacket(ctx, lc, network("udp", host), addr)
 	if err != nil {
 		return listenError("quic", addr, err)
 	}

@@ -70,7 +70,7 @@ func TestQUIC(t *testing.T) {
 	}
 	wg.Wait()
 	waitUntil(t, "all counted", func() bool {
-		return s.Transports().QUIC == TransportStats{Queries: 400, Responses: 400, Connections: 1, OpenConnections: 1}
+		return s.counters.snapshot().QUIC == TransportStats{Queries: 400, Responses: 400, Connections: 1, OpenConnections: 1}
 	})
 	if _, err := connect("h3"); err == nil {
 		t.Error("a client of another protocol was let in")
@@ -143,7 +143,7 @@ func TestQUICTimesAndLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitUntil(t, "two connections", func() bool { return s.Transports().QUIC.OpenConnections == 2 })
+	waitUntil(t, "two connections", func() bool { return s.counters.snapshot().QUIC.OpenConnections == 2 })
 	c, err := connect("doq")
 	if err == nil {
 		var end *quic.ApplicationError
@@ -178,7 +178,7 @@ func TestQUICTimesAndLimits(t *testing.T) {
 	waitUntil(t, "none open", func() bool {
 		s.limits.mu.Lock()
 		defer s.limits.mu.Unlock()
-		return s.limits.open.Load() == 0 && len(s.limits.clients) == 0 && s.Transports().QUIC.OpenConnections == 0
+		return s.limits.open.Load() == 0 && len(s.limits.clients) == 0 && s.counters.snapshot().QUIC.OpenConnections == 0
 	})
 	waitUntil(t, "no handshakes", func() bool { return s.run.Load().quic.handshakes.Load() == 0 })
 }

@@ -62,8 +62,8 @@ func TestPeers(t *testing.T) {
 		}
 	}
 	wantUDP(t, s, TransportStats{Queries: 2, Responses: 2})
-	waitUntil(t, "the answer over QUIC to be counted", func() bool { return s.Transports().QUIC.Responses == 1 })
-	st := s.Transports()
+	waitUntil(t, "the answer over QUIC to be counted", func() bool { return s.counters.snapshot().QUIC.Responses == 1 })
+	st := s.counters.snapshot()
 	if st.UDP.Responses != 2 || st.TCP.Responses != 3 || st.TLS.Responses != 2 || st.QUIC.Responses != 1 {
 		t.Errorf("%+v", st)
 	}
@@ -119,7 +119,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("a handshake was waited for %v", took)
 	}
 	waitUntil(t, "the books", func() bool {
-		st := s.Transports().TLS
+		st := s.counters.snapshot().TLS
 		return st.OpenConnections == 0 && st.Refused == 4 && st.Connections == 3
 	})
 }

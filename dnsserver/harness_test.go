@@ -179,7 +179,7 @@ func waitUntil(t testing.TB, what string, ok func() bool) {
 func wantUDP(t testing.TB, s *Server, want TransportStats) {
 	t.Helper()
 	testenv.WaitFor(t, 10*time.Second, func() error {
-		if got := s.Transports().UDP; got != want {
+		if got := s.counters.snapshot().UDP; got != want {
 			return fmt.Errorf("got %+v, want %+v", got, want)
 		}
 		return nil

@@ -28,7 +28,7 @@ func TestServes(t *testing.T) {
 		}
 	}
 	wantUDP(t, s, TransportStats{Queries: 3, Responses: 3})
-	if u := s.Transports().TCP; u.Queries != 3 || u.Responses != 3 || u.Dropped != 0 || u.Connections != 1 || u.OpenConnections != 1 {
+	if u := s.counters.snapshot().TCP; u.Queries != 3 || u.Responses != 3 || u.Dropped != 0 || u.Connections != 1 || u.OpenConnections != 1 {
 		t.Errorf("%+v", u)
 	}
 }
@@ -253,7 +253,7 @@ func TestStopWhileLoaded(t *testing.T) {
 			}
 		})
 	}
-	waitUntil(t, "load", func() bool { st := s.Transports(); return st.UDP.Queries > 500 && st.TCP.Queries > 500 })
+	waitUntil(t, "load", func() bool { st := s.counters.snapshot(); return st.UDP.Queries > 500 && st.TCP.Queries > 500 })
 	began := time.Now()
 	stop(t, s)
 	if took := time.Since(began); took > 5*time.Second {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -16,6 +17,7 @@ type options struct {
 	log            *slog.Logger
 	listeners      []net.Listener
 	packetConns    []net.PacketConn
+	sockets        *sockets.Set
 	tlsConfig      *tls.Config
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	store          *storage.Store
@@ -43,6 +45,14 @@ func WithListener(ln net.Listener) Option {
 // reports are IP addresses.
 func WithPacketConn(pc net.PacketConn) Option {
 	return func(o *options) { o.packetConns = append(o.packetConns, pc) }
+}
+
+// WithSockets sets where the Server has its sockets from: what is in the set for
+// an address is not bound. Of DNS over UDP all that the set has for the
+// port are used: the system spreads queries among them. Where [WithListener] or
+// [WithPacketConn] is given, [Config.Port] is not asked for.
+func WithSockets(set *sockets.Set) Option {
+	return func(o *options) { o.sockets = set }
 }
 
 // WithTLSConfig sets what DNS over TLS and over QUIC go by. The Server takes a

@@ -227,9 +227,6 @@ func (s *Server) ServeConn(conn net.Conn) {
 // It is what edns-tcp-keepalive (RFC 7828) tells clients.
 func (s *Server) patience() time.Duration { return s.limits.patience(s.cfg.idleTimeout()) }
 
-// Transports returns the counters of the ways that queries come.
-func (s *Server) Transports() Transports { return s.counters.snapshot() }
-
 // getMessage returns an empty message to append to. putMessage takes it back.
 func (s *Server) getMessage() *[]byte { return s.messages.Get().(*[]byte) }
 

@@ -111,7 +111,7 @@ func (r *run) bindPlain(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.packets, err = listenUDP(ctx, r.s.cfg.ListenHost, portOf(ln.Addr()))
+		r.packets, err = r.listenUDP(ctx, portOf(ln.Addr()))
 		if err == nil {
 			r.streams = append(r.streams, boundListener{ln, overTCP})
 			return nil
@@ -128,11 +128,19 @@ func (r *run) listenTCP(ctx context.Context, port int) (net.Listener, error) {
 	addr := net.JoinHostPort(host, strconv.Itoa(port))
 	// Idle connections end before any probe would be due.
 	lc := net.ListenConfig{KeepAlive: -1}
-	ln, err := lc.Listen(ctx, network("tcp", host), addr)
+	ln, err := r.s.opts.sockets.Listen(ctx, lc, network("tcp", host), addr)
 	if err != nil {
 		return nil, listenError("tcp", addr, err)
 	}
 	return ln, nil
+}
+
+// listenUDP opens the sockets of a port, as many as listenUDP thinks best, or
+// takes those that are open already.
+func (r *run) listenUDP(ctx context.Context, port int) ([]net.PacketConn, error) {
+	host := r.s.cfg.ListenHost
+	addr := net.JoinHostPort(host, strconv.Itoa(port))
+	return r.s.opts.sockets.ListenGroup(network("udp", host), addr, func() ([]net.PacketConn, error) { return listenUDP(ctx, host, port) })
 }
 
 // network keeps to IPv4 where the host is an address of that: for 0.0.0.0 Go
@@ -299,14 +307,8 @@ func (r *run) accept(ln boundListener) {
 		nc, err := ln.Accept()
 		if err == nil {
 			again = retry{}
-			if r.enter() {
-				go func() {
-					defer r.working.Done()
-					r.serveConn(nc)
-				}()
-			} else {
-				nc.Close()
-			}
+			// Also when Stop has begun: who has asked before is answered.
+			r.working.Go(func() { r.serveConn(nc) })
 			continue
 		}
 		if r.closing.Load() {

@@ -37,6 +37,8 @@ const (
 	messageTime   = 5 * time.Second
 	handshakeTime = 5 * time.Second
 	writeTime     = 10 * time.Second
+	// firstQuery is what is left of that for a new connection at Stop.
+	firstQuery = 250 * time.Millisecond
 )
 
 // errTooShort ends a connection whose client does not speak DNS.
@@ -76,6 +78,8 @@ type streamConn struct {
 	// time in ns; 0 while busy.
 	waitsSince atomic.Int64
 	released   atomic.Bool
+	// asked is set when the client has sent something.
+	asked atomic.Bool
 }
 
 // serveConn serves a connection to its end.
@@ -137,8 +141,7 @@ func (r *run) admit(c *streamConn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopping {
-		c.release()
-		return false
+		c.hurry() // it had been accepted before
 	}
 	r.conns[c] = struct{}{}
 	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
@@ -200,8 +203,15 @@ func (c *streamConn) release() {
 	}
 }
 
-// hurry has the connection end as soon as it has answered what it has read.
-func (c *streamConn) hurry() { c.Conn.SetReadDeadline(time.Unix(1, 0)) }
+// hurry has the connection end as soon as it has answered what it has read. The
+// first query of a new connection may be on its way.
+func (c *streamConn) hurry() {
+	if c.asked.Load() {
+		c.Conn.SetReadDeadline(time.Unix(1, 0))
+	} else {
+		c.Conn.SetReadDeadline(time.Now().Add(firstQuery))
+	}
+}
 
 // cut ends it at once, without the goodbye of TLS, for which a client would have
 // to make room.
@@ -276,6 +286,7 @@ func (c *streamConn) fill() error {
 		n, err := c.Conn.Read(c.in[c.end:])
 		c.waitsSince.Store(0)
 		if n > 0 {
+			c.asked.Store(true)
 			c.end += n
 			c.lastRead = n
 			return nil // an error will come again
@@ -301,7 +312,10 @@ func (c *streamConn) waitUntil(until time.Time) error {
 		}
 		c.patient = until
 		if c.run.closing.Load() { // and has set another one just before
-			return errStopping
+			if c.asked.Load() {
+				return errStopping
+			}
+			c.hurry()
 		}
 	}
 	return nil

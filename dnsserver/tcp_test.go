@@ -341,7 +341,7 @@ func TestConnectionLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantClosed(t, c, 5*time.Second)
-	if n := s.Transports().TCP.Refused; n != 1 {
+	if n := s.counters.snapshot().TCP.Refused; n != 1 {
 		t.Errorf("%d refused", n)
 	}
 	// Others fill the rest, and when all is full, idle ones make room.
@@ -355,11 +355,11 @@ func TestConnectionLimits(t *testing.T) {
 			conns = append(conns, c)
 		}
 	}
-	waitUntil(t, "no more than the limit", func() bool { return s.Transports().TCP.OpenConnections <= 8 })
+	waitUntil(t, "no more than the limit", func() bool { return s.counters.snapshot().TCP.OpenConnections <= 8 })
 	for _, c := range conns {
 		c.Close()
 	}
-	waitUntil(t, "none open", func() bool { return s.Transports().TCP.OpenConnections == 0 })
+	waitUntil(t, "none open", func() bool { return s.counters.snapshot().TCP.OpenConnections == 0 })
 	s.limits.mu.Lock()
 	defer s.limits.mu.Unlock()
 	if s.limits.open.Load() != 0 || len(s.limits.clients) != 0 {

@@ -57,7 +57,7 @@ func TestBatches(t *testing.T) {
 			t.Error("does not wait for more")
 		}
 	})
-	if q := s.Transports().UDP; q.Queries != batchSize+4 || q.Responses != batchSize+4 {
+	if q := s.counters.snapshot().UDP; q.Queries != batchSize+4 || q.Responses != batchSize+4 {
 		t.Errorf("%+v", q)
 	}
 }

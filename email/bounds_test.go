@@ -26,7 +26,7 @@ func TestManyLongReplies(t *testing.T) {
 	for i := range 3000 {
 		env.Recipients = append(env.Recipients, recipient{Address: fmt.Sprintf("somebody%d@example.net", i), Route: outgoing})
 		p.Recipients = append(p.Recipients, state{State: delivered, Reply: clip(strings.Repeat("<", 1000)), Host: "mx.example.net", At: time.Now()})
-		p.note(step{At: time.Now(), Kind: Delivered, Text: strings.Repeat("&", 1000)})
+		p.note(step{At: time.Now(), Kind: EventDelivered, Text: strings.Repeat("&", 1000)})
 	}
 	text, err := p.encode()
 	if err != nil || len(text) > spool.MaxMeta {
@@ -61,7 +61,7 @@ func TestBouncesAllAtOnce(t *testing.T) {
 		wg.Go(func() {
 			if _, err := r.amend(t.Context(), bounceaddr.Bounce{ID: string(id), Recipient: i}, func(a *state) (step, bool) {
 				a.State = bounced
-				return step{Kind: Bounced}, true
+				return step{Kind: EventBounced}, true
 			}, nil); err != nil {
 				t.Error(err)
 			}
@@ -97,7 +97,7 @@ func TestBouncesThatNobodyTakesGo(t *testing.T) {
 				if left := ids(t, a); len(left) != 0 {
 					t.Errorf("%d messages are kept", len(left))
 				}
-				if got := len(a.seen(Failed)); got != 2 {
+				if got := len(a.seen(EventFailed)); got != 2 {
 					t.Errorf("%d failures, of the message and of its bounce", got)
 				}
 			})
@@ -122,7 +122,7 @@ func TestWebhookForManyRecipients(t *testing.T) {
 	}))
 	defer hook.Close()
 	s := start(t, Config{Webhooks: []Webhook{{URL: hook.URL, Secret: "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}}})
-	e := Event{Kind: Received, MessageID: "1"}
+	e := Event{Kind: EventReceived, MessageID: "1"}
 	for i := range 1000 {
 		e.Recipients = append(e.Recipients, fmt.Sprintf("%s%d@example.net", strings.Repeat("x", 60), i))
 	}

@@ -41,7 +41,7 @@ func (n *network) dial(ctx context.Context, source netip.Addr, _, address string
 		source = netip.MustParseAddr("192.0.2.1")
 	}
 	ours, theirs := net.Pipe()
-	go s.ServeConn(context.WithoutCancel(ctx), theirs, SMTP, Peer{Client: netip.AddrPortFrom(source, 30000), Local: netip.MustParseAddrPort(host + ":25")})
+	go s.ServeConn(context.WithoutCancel(ctx), theirs, SMTP, ConnInfo{Client: netip.AddrPortFrom(source, 30000), Local: netip.MustParseAddrPort(host + ":25")})
 	return ours, nil
 }
 
@@ -102,7 +102,7 @@ func (s *server) stop() {
 func (n *network) inject(t *testing.T, to *server, client, from, rcpt, content string) {
 	t.Helper()
 	ours, theirs := net.Pipe()
-	go to.ServeConn(context.Background(), theirs, SMTP, Peer{Client: netip.MustParseAddrPort(client + ":30000")})
+	go to.ServeConn(context.Background(), theirs, SMTP, ConnInfo{Client: netip.MustParseAddrPort(client + ":30000")})
 	c, err := smtp.NewClient(ours, "mx")
 	if err != nil {
 		t.Fatal(err)
@@ -260,11 +260,11 @@ func TestScheduleOfAMessageStays(t *testing.T) {
 		a = inBubble(t, n, cfg, WithResolver(hosts{"b.example": "192.0.2.2"}))
 		defer a.stop()
 		time.Sleep(50 * time.Minute)
-		if e := a.seen(Failed); len(e) != 0 {
+		if e := a.seen(EventFailed); len(e) != 0 {
 			t.Errorf("given up by the new schedule: %+v", e)
 		}
 		time.Sleep(time.Hour)
-		if e := a.seen(Failed); len(e) != 1 {
+		if e := a.seen(EventFailed); len(e) != 1 {
 			t.Errorf("%d given up by the old schedule, 1 wanted", len(e))
 		}
 	})
@@ -489,7 +489,7 @@ func TestSendEmail(t *testing.T) {
 			st.Recipients[0].Host != "mx.b.example" || st.Recipients[1].At.IsZero() || len(st.Timeline) < 2 {
 			t.Errorf("%+v", st)
 		}
-		events := a.seen(Delivered)
+		events := a.seen(EventDelivered)
 		if len(events) != 2 || events[0].MessageID != id || events[0].Metadata["order"] != "17" {
 			t.Errorf("%+v", events)
 		}
@@ -545,7 +545,7 @@ func TestBounceComesBack(t *testing.T) {
 		if err != nil || st.Status != StatusBounced || st.Recipients[0].Code != "5.1.1" {
 			t.Errorf("%+v, %v", st, err)
 		}
-		if e := a.seen(Bounced); len(e) != 1 || e[0].Class != "hard" || e[0].MessageID != id || e[0].Recipients[0] != "bob@b.example" {
+		if e := a.seen(EventBounced); len(e) != 1 || e[0].Class != "hard" || e[0].MessageID != id || e[0].Recipients[0] != "bob@b.example" {
 			t.Errorf("%+v", e)
 		}
 		if s, ok := a.Suppressions().Check("Bob@B.example"); !ok || s.Reason != SuppressedBounce {
@@ -584,7 +584,7 @@ func TestBounceComesBack(t *testing.T) {
 func dialPipe(t *testing.T, s *server, from string) *client {
 	t.Helper()
 	ours, theirs := net.Pipe()
-	go s.ServeConn(context.Background(), theirs, SMTP, Peer{Client: netip.MustParseAddrPort(from + ":30000")})
+	go s.ServeConn(context.Background(), theirs, SMTP, ConnInfo{Client: netip.MustParseAddrPort(from + ":30000")})
 	t.Cleanup(func() { ours.Close() })
 	return (&client{t, ours, bufio.NewReader(ours)}).hello()
 }
@@ -609,10 +609,10 @@ func TestComplaint(t *testing.T) {
 		if s, ok := a.Suppressions().Check("bob@b.example"); !ok || s.Reason != SuppressedComplaint {
 			t.Errorf("%+v, %v", s, ok)
 		}
-		if e := a.seen(Complained); len(e) != 1 || e[0].MessageID != id {
+		if e := a.seen(EventComplained); len(e) != 1 || e[0].MessageID != id {
 			t.Errorf("%+v", e)
 		}
-		if st, err := a.EmailStatus(t.Context(), id); err != nil || st.Status != StatusDelivered || st.Timeline[len(st.Timeline)-1].Kind != Complained {
+		if st, err := a.EmailStatus(t.Context(), id); err != nil || st.Status != StatusDelivered || st.Timeline[len(st.Timeline)-1].Kind != EventComplained {
 			t.Errorf("%+v, %v", st, err)
 		}
 	})

@@ -6,11 +6,16 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
-// Secret is a password or key. It prints as *** wherever it is shown; its
-// Reveal method gives the value.
+// Secret is a password or key: a string, written Secret("..."), that shows as ***
+// wherever it is printed, logged or written as JSON. Its method Reveal() string
+// gives the value.
 type Secret = conf.Secret
 
-// FieldError is a mistake in a configuration, with the path of its field.
+// FieldError is a mistake in a configuration: the path of the field, such as
+// "routes[3].action.forward.host", and what is wrong with it.
+//
+// Its fields are Path string, Msg string and Err error, the cause where there is
+// one beyond the configuration itself, which Unwrap returns.
 type FieldError = conf.FieldError
 
 // Config is everything about the mail server that can be written as JSON.
@@ -47,7 +52,8 @@ type Config struct {
 	// RateLimits applies to the server as a whole.
 	RateLimits RateLimits `json:"rateLimits"`
 	// UseSocketHandler binds no ports: the proxy does, and hands connections
-	// over. Its own limits hold for them too. A client sees no difference.
+	// over. Its own limits hold for them too. A client sees no difference. At most
+	// one of Ports can be 0, any free one.
 	UseSocketHandler bool `json:"useSocketHandler"`
 	// Defaults are for all Domains that do not say otherwise.
 	Defaults Defaults `json:"defaults"`
@@ -234,9 +240,9 @@ type Credentials struct {
 
 // Values of [ClientTLS.Mode].
 const (
-	// Opportunistic uses STARTTLS where the server offers it, whatever its
+	// OpportunisticTLS uses STARTTLS where the server offers it, whatever its
 	// certificate (RFC 7435).
-	Opportunistic = "opportunistic"
+	OpportunisticTLS = "opportunistic"
 	// StartTLS insists on STARTTLS with a valid certificate.
 	StartTLS = "starttls"
 	// ImplicitTLS begins with TLS and insists on a valid certificate.
@@ -247,7 +253,7 @@ const (
 
 // ClientTLS is about TLS on the way to another server.
 type ClientTLS struct {
-	// Mode is [Opportunistic], [StartTLS], [ImplicitTLS] or [NoTLS]. The
+	// Mode is [OpportunisticTLS], [StartTLS], [ImplicitTLS] or [NoTLS]. The
 	// default "" means implicit on port 465, starttls where there are
 	// credentials to protect, and opportunistic otherwise.
 	Mode string `json:"mode"`

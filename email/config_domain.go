@@ -2,9 +2,9 @@ package email
 
 // Values of DNSMode in [Domain] and [Defaults].
 const (
-	// ForwardMode is for a domain whose mail is only forwarded: of its DNS records
+	// ForwardDNS is for a domain whose mail is only forwarded: of its DNS records
 	// only the MX record is looked at.
-	ForwardMode = "forward"
+	ForwardDNS = "forward"
 	// InternalDNS publishes and maintains the domain's records in our own DNS
 	// server.
 	InternalDNS = "internal-dns"
@@ -42,7 +42,7 @@ const (
 type Domain struct {
 	// Domain is its name. Required.
 	Domain string `json:"domain" conf:"key"`
-	// DNSMode is [ForwardMode], [InternalDNS] or [ExternalDNS]. The default ""
+	// DNSMode is [ForwardDNS], [InternalDNS] or [ExternalDNS]. The default ""
 	// means that of [Config.Defaults], and external-dns if that is "" too.
 	DNSMode string `json:"dnsMode"`
 	// DNS has the settings of each mode.
@@ -106,7 +106,7 @@ type DomainDNS struct {
 	External *ExternalDNSSettings `json:"external"`
 }
 
-// ForwardDNSSettings has the settings of [ForwardMode].
+// ForwardDNSSettings has the settings of [ForwardDNS].
 type ForwardDNSSettings struct {
 	// SkipDNSValidation does not even look whether the domain's MX records
 	// lead here.

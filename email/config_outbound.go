@@ -33,7 +33,7 @@ type Outbound struct {
 	Contact      string `json:"contact"`
 }
 
-// Values of [DestinationTLS.Mode] beside [Opportunistic], [StartTLS] and [NoTLS].
+// Values of [DestinationTLS.Mode] beside [OpportunisticTLS], [StartTLS] and [NoTLS].
 const (
 	// DANETLS insists on DANE (RFC 7672).
 	DANETLS = "dane"
@@ -44,7 +44,7 @@ type DestinationTLS struct {
 	// Domain is that of the recipients: a domain, ".example.com" for all below it,
 	// or "*". Required.
 	Domain string `json:"domain" conf:"key"`
-	// Mode is [Opportunistic], [StartTLS], [DANETLS] or [NoTLS]. Required.
+	// Mode is [OpportunisticTLS], [StartTLS], [DANETLS] or [NoTLS]. Required.
 	Mode string `json:"mode"`
 }
 
@@ -139,7 +139,7 @@ type Webhook struct {
 	Secret Secret `json:"secret"`
 	// PreviousSecret signs as well, while receivers change to Secret.
 	PreviousSecret Secret `json:"previousSecret"`
-	// Events are the kinds to tell of, as [Delivered]. Empty means all that are
+	// Events are the kinds to tell of, as [EventDelivered]. Empty means all that are
 	// about messages on their way out.
 	Events []string `json:"events"`
 }

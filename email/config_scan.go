@@ -38,10 +38,10 @@ const (
 
 // Values of [Scanner.OnError].
 const (
-	// TempFail puts the message off with a 4xx reply.
-	TempFail = "tempfail"
-	// Accept lets the message pass.
-	Accept = "accept"
+	// TempFailMail puts the message off with a 4xx reply.
+	TempFailMail = "tempfail"
+	// AcceptMail lets the message pass.
+	AcceptMail = "accept"
 )
 
 // Scanner looks at the content of mail.
@@ -56,7 +56,7 @@ type Scanner struct {
 	Address string `json:"address"`
 	// Timeout bounds one scan. The default 0 means 30s.
 	Timeout time.Duration `json:"timeout"`
-	// OnError is [TempFail], the default, or [Accept]: what becomes of a
+	// OnError is [TempFailMail], the default, or [AcceptMail]: what becomes of a
 	// message that could not be scanned.
 	OnError string `json:"onError"`
 	// Action is what happens to a message that is found bad: [TagMail],

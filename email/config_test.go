@@ -53,14 +53,14 @@ func TestJSON(t *testing.T) {
 
 func TestMode(t *testing.T) {
 	c := Config{}
-	if got := c.Mode(&Domain{}); got != ExternalDNS {
+	if got := c.DNSMode(&Domain{}); got != ExternalDNS {
 		t.Error(got)
 	}
 	c.Defaults.DNSMode = InternalDNS
-	if got := c.Mode(&Domain{}); got != InternalDNS {
+	if got := c.DNSMode(&Domain{}); got != InternalDNS {
 		t.Error(got)
 	}
-	if got := c.Mode(&Domain{DNSMode: ForwardMode}); got != ForwardMode {
+	if got := c.DNSMode(&Domain{DNSMode: ForwardDNS}); got != ForwardDNS {
 		t.Error(got)
 	}
 }
@@ -186,6 +186,8 @@ func TestRequired(t *testing.T) {
 	check(t, `{"hostname":"192.0.2.1","ports":[25,70000,25,0,0,{"port":26,"mode":"imap"}]}`,
 		"ports[1]: 70000 is not a port (1-65535, or 0 for any free one)\nports[2]: \"25\" is that of ports[0] already\n"+
 			"ports[5].mode: \"imap\" is not known; use smtp, submission or smtps\nhostname: \"192.0.2.1\" is not a host name")
+	check(t, `{"hostname":"a.b","useSocketHandler":true,"ports":[0,25,{"port":0,"mode":"smtps"}]}`,
+		"ports[2]: port 0 is that of ports[0] already: with useSocketHandler there is one free port; give the others a number")
 	many := Config{Hostname: "a", Ports: make([]Port, maxPorts+1)}
 	if err := many.Validate(); err == nil || err.Error() != "ports: 101 are too many, the limit is 100" {
 		t.Error(err)

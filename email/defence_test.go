@@ -118,7 +118,7 @@ func TestReputation(t *testing.T) {
 	}
 	s := start(t, Config{IPReputation: &IPReputation{Providers: []string{"bad.example"}}, UseSocketHandler: true, Routes: toMailboxes}, WithResolver(dns))
 	ours, theirs := net.Pipe()
-	go s.ServeConn(t.Context(), ours, SMTP, Peer{Client: mustAddrPort("203.0.113.7:4321")})
+	go s.ServeConn(t.Context(), ours, SMTP, ConnInfo{Client: mustAddrPort("203.0.113.7:4321")})
 	if line, _ := bufio.NewReader(theirs).ReadString('\n'); !strings.HasPrefix(line, "554 5.7.1 203.0.113.7 is refused: ") {
 		t.Error(line)
 	}
@@ -276,7 +276,7 @@ func TestQuarantine(t *testing.T) {
 // A scanner that cannot be asked puts mail off, or lets it pass where the
 // configuration says so.
 func TestScannerIsDown(t *testing.T) {
-	for onError, want := range map[string]string{"": "451 4.7.1", TempFail: "451 4.7.1", Accept: "250"} {
+	for onError, want := range map[string]string{"": "451 4.7.1", TempFailMail: "451 4.7.1", AcceptMail: "250"} {
 		s := start(t, Config{
 			Routes:   routes(t, `[{"name":"in","match":{"recipients":"*@example.com"},"action":{"type":"process","process":{"scan":true}}}]`),
 			Scanners: []Scanner{{Type: VirusScanner, Backend: ClamAVBackend, Address: "127.0.0.1:1", OnError: onError}},
@@ -314,7 +314,7 @@ func TestBlocked(t *testing.T) {
 		on.Store(false)
 		s.dial().hello()
 		waitFor(t, func() bool { return s.Stats().Refused["blocked"] == 3 })
-		for _, e := range s.seen(Refused) {
+		for _, e := range s.seen(EventRefused) {
 			if e.Security || e.Cause != "blocked" {
 				t.Errorf("what is blocked already would count again: %+v", e)
 			}

@@ -95,8 +95,8 @@ func (s *Server) hookResult(err error, log ...any) result {
 	return res
 }
 
-// settle notes what became of a recipient.
-func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
+// settle notes what became of a recipient, and returns what is to be told of it.
+func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) Event {
 	now := r.s.now()
 	a := &p.Recipients[i]
 	a.Reply, a.Status, a.Host = clip(res.said), res.status, res.host
@@ -105,22 +105,22 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) {
 	switch {
 	case res.ok:
 		a.State, a.At, a.Status, a.Report = delivered, now, "", res.report
-		e.Kind = Delivered
+		e.Kind = EventDelivered
 		if res.handed {
 			a.State = sent
 		}
 	case res.permanent:
 		a.State, a.At = failed, now
 		r.s.stats.failed.Add(1)
-		if e.Kind, e.Class = Failed, "block"; !res.suppressed {
+		if e.Kind, e.Class = EventFailed, "block"; !res.suppressed {
 			e.Class = r.failure(d.env, i, res.said, res.status)
 		}
 	default:
 		r.s.stats.retried.Add(1)
-		e.Kind = Deferred
+		e.Kind = EventDeferred
 	}
 	p.note(step{At: now, Kind: e.Kind, Recipients: some(i, len(p.Recipients)), Text: res.said, Host: res.host})
-	r.s.event(e)
+	return e
 }
 
 // some is step.Recipients for one of n.
@@ -155,11 +155,11 @@ func (rd *round) giveUp(i int, a *state) {
 	if a.Status == "" {
 		a.Status = "4.4.7" // RFC 3463: delivery time expired
 	}
-	rd.p.note(step{At: now, Kind: Failed, Recipients: some(i, len(rd.p.Recipients)), Text: said})
+	rd.p.note(step{At: now, Kind: EventFailed, Recipients: some(i, len(rd.p.Recipients)), Text: said})
 	rd.q.r.s.stats.failed.Add(1)
 	e := rd.env.event(string(rd.e.id), i)
-	e.Kind, e.Reason, e.Status, e.Class = Failed, said, a.Status, "soft"
-	rd.q.r.s.event(e)
+	e.Kind, e.Reason, e.Status, e.Class = EventFailed, said, a.Status, "soft"
+	rd.events = append(rd.events, e)
 }
 
 // discarded remembers a message that was removed before all recipients had it, and

@@ -60,7 +60,7 @@ func (s *Server) openDomains(ctx context.Context) (*domains, error) {
 		name := lookupName(d.Domain)
 		o.Domains[name] = s.keyConfig(d)
 		c.all[name] = &domainCheck{Domain: d, logged: make(map[records.Record]loggedState)}
-		if s.cfg.Mode(d) == InternalDNS {
+		if s.cfg.DNSMode(d) == InternalDNS {
 			c.all[name].due = s.now().Add(publishTime)
 		}
 		c.list = append(c.list, c.all[name])
@@ -188,7 +188,7 @@ func (c *domains) log(d *domainCheck, findings []records.Finding) {
 			}
 			c.s.log.Debug("a DNS record of a mail domain could not be looked up", "domain", d.Domain.Domain, "name", f.Name, "err", f.Note)
 			continue
-		case c.s.cfg.Mode(d.Domain) == ForwardMode && f.Kind == records.DKIM, !pending && (f.Optional || !slices.Contains(required, f.Kind)):
+		case c.s.cfg.DNSMode(d.Domain) == ForwardDNS && f.Kind == records.DKIM, !pending && (f.Optional || !slices.Contains(required, f.Kind)):
 			continue
 		case known && before.state == f.State && now.Sub(before.at) < repeatLog:
 			logged[f.Record] = before
@@ -196,7 +196,7 @@ func (c *domains) log(d *domainCheck, findings []records.Finding) {
 		}
 		logged[f.Record] = loggedState{f.State, now}
 		text := "a DNS record of a mail domain is " + string(f.State)
-		if c.s.cfg.Mode(d.Domain) == InternalDNS {
+		if c.s.cfg.DNSMode(d.Domain) == InternalDNS {
 			text += ", though it is published here: does the delegation of the zone lead here, and does no record of yours say otherwise?"
 		} else {
 			text += ": this is the line for its zone file"

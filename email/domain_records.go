@@ -29,7 +29,7 @@ func (s *Server) keyConfig(d *Domain) keys.Config {
 		Rotate:   rotate != nil && *rotate,
 		Interval: time.Duration(valueOr(own.RotationInterval, valueOr(def.RotationInterval, defaultRotation))) * 24 * time.Hour,
 		TTL:      time.Duration(s.recordTTL(d)) * time.Second,
-		Internal: s.cfg.Mode(d) == InternalDNS,
+		Internal: s.cfg.DNSMode(d) == InternalDNS,
 	}
 }
 
@@ -56,7 +56,7 @@ func (s *Server) recordSettings(d *Domain, list []keys.Key) *records.Settings {
 		out.DMARC = policy
 	}
 	reports := valueOr(d.Policies.TLSRPT, s.cfg.Defaults.Policies.TLSRPT)
-	if reports == "" && (s.cfg.Mode(d) == InternalDNS || d.requires(records.TLSRPT)) {
+	if reports == "" && (s.cfg.DNSMode(d) == InternalDNS || d.requires(records.TLSRPT)) {
 		reports = "mailto:postmaster@" + name
 	}
 	if reports != "" && reports != NoPolicy {
@@ -137,8 +137,8 @@ func (d *Domain) requires(kind records.Kind) bool {
 
 // requiredKinds lists the records without which a domain counts as broken.
 func (s *Server) requiredKinds(d *Domain) []records.Kind {
-	switch s.cfg.Mode(d) {
-	case ForwardMode:
+	switch s.cfg.DNSMode(d) {
+	case ForwardDNS:
 		return []records.Kind{records.MX}
 	case InternalDNS:
 		return []records.Kind{records.MX, records.SPF, records.DKIM, records.DMARC, records.MTASTS, records.TLSRPT}
@@ -164,7 +164,7 @@ func (s *Server) expected(d *Domain, list []keys.Key) []records.Record {
 		}
 	}
 	all := records.Wanted(s.recordSettings(d, present))
-	if s.cfg.Mode(d) != ForwardMode {
+	if s.cfg.DNSMode(d) != ForwardDNS {
 		return all
 	}
 	skip := d.DNS.Forward != nil && d.DNS.Forward.SkipDNSValidation

@@ -189,7 +189,7 @@ func (s *Server) runningDomain(name string) (*Domain, *run, error) {
 // domainStatus puts together what is known of a domain. r is nil while the Server
 // does not run.
 func (s *Server) domainStatus(r *run, d *Domain) DomainStatus {
-	st := DomainStatus{Domain: lookupName(d.Domain), Mode: s.cfg.Mode(d)}
+	st := DomainStatus{Domain: lookupName(d.Domain), Mode: s.cfg.DNSMode(d)}
 	var known []keys.Key
 	found := make(map[records.Record]records.Finding)
 	if r != nil {

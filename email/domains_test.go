@@ -361,7 +361,7 @@ func peersVerify(t testing.TB, zone *zoneServer, want string, messages ...string
 func TestForwardedDomain(t *testing.T) {
 	var log safeLog
 	zone := dnstest.New(t, dnstest.Zone{})
-	s := start(t, Config{Defaults: Defaults{DNSMode: ForwardMode}, Domains: []Domain{
+	s := start(t, Config{Defaults: Defaults{DNSMode: ForwardDNS}, Domains: []Domain{
 		{Domain: "a.example"}, {Domain: "b.example", DNS: DomainDNS{Forward: &ForwardDNSSettings{SkipDNSValidation: true}}},
 	}}, WithResolver(zone.Resolver()), WithLogger(log.logger()))
 	waitFor(t, func() bool {

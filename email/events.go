@@ -7,36 +7,36 @@ import (
 
 // Values of [Event.Kind].
 const (
-	// Connected is a client that was let in.
-	Connected = "connected"
-	// Refused is a client, sender, recipient or message that was refused.
-	Refused = "refused"
-	// SignedIn is a user who signed in, SignInFailed one who could not.
-	SignedIn     = "signed-in"
-	SignInFailed = "sign-in-failed"
-	// Received is a message that was accepted.
-	Received = "received"
-	// Quarantined is a message that was accepted and is held back.
-	Quarantined = "quarantined"
-	// Delivered is a message that a mailbox or another server has taken.
-	Delivered = "delivered"
-	// Deferred is a message that is tried again later, Failed one that is not.
-	Deferred = "deferred"
-	Failed   = "failed"
-	// Released is a message that [Server.Release] has let out of quarantine.
-	Released = "released"
-	// Dropped is a message that was removed from the spool by [Server.Drop].
-	Dropped = "dropped"
-	// Delayed is a message whose sender was told that it is still on its way.
-	Delayed = "delayed"
-	// Bounced is a message that was delivered, and whose recipient's server has
+	// EventConnected is a client that was let in.
+	EventConnected = "connected"
+	// EventRefused is a client, sender, recipient or message that was refused.
+	EventRefused = "refused"
+	// EventSignedIn is a user who signed in, EventSignInFailed one who could not.
+	EventSignedIn     = "signed-in"
+	EventSignInFailed = "sign-in-failed"
+	// EventReceived is a message that was accepted.
+	EventReceived = "received"
+	// EventQuarantined is a message that was accepted and is held back.
+	EventQuarantined = "quarantined"
+	// EventDelivered is a message that a mailbox or another server has taken.
+	EventDelivered = "delivered"
+	// EventDeferred is a message that is tried again later, EventFailed one that is not.
+	EventDeferred = "deferred"
+	EventFailed   = "failed"
+	// EventReleased is a message that [Server.Release] has let out of quarantine.
+	EventReleased = "released"
+	// EventDropped is a message that was removed from the spool by [Server.Drop].
+	EventDropped = "dropped"
+	// EventDelayed is a message whose sender was told that it is still on its way.
+	EventDelayed = "delayed"
+	// EventBounced is a message that was delivered, and whose recipient's server has
 	// reported later that it could not keep it.
-	Bounced = "bounced"
-	// Complained is a message whose recipient has called it spam (RFC 5965).
-	Complained = "complained"
-	// Expired is a message that was in quarantine, or kept after it failed, for as
+	EventBounced = "bounced"
+	// EventComplained is a message whose recipient has called it spam (RFC 5965).
+	EventComplained = "complained"
+	// EventExpired is a message that was in quarantine, or kept after it failed, for as
 	// long as [Queue.KeepHeld] says, and was removed.
-	Expired = "expired"
+	EventExpired = "expired"
 )
 
 // Event is something that happened to a connection or message.

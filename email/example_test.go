@@ -101,7 +101,7 @@ func ExampleServer_SendEmail() {
 	}
 	for e := range events {
 		fmt.Println(e.Kind, e.Recipients)
-		if e.Kind == email.Delivered || e.Kind == email.Failed {
+		if e.Kind == email.EventDelivered || e.Kind == email.EventFailed {
 			break
 		}
 	}

@@ -39,8 +39,8 @@ func TestHeldMailExpires(t *testing.T) {
 
 	clk.Advance(15 * time.Minute) // the first one's time is up
 	s = start(t, cfg, WithResolver(dns), WithClock(clk.Now), WithMailbox(m.take))
-	waitFor(t, func() bool { return s.Stats().Spool.Messages == 1 && len(s.seen(Expired)) == 1 })
-	if e := s.seen(Expired); len(e) != 1 || e[0].MessageID != held[0].ID || e[0].From != "a@bank.example" || len(e[0].Recipients) != 1 {
+	waitFor(t, func() bool { return s.Stats().Spool.Messages == 1 && len(s.seen(EventExpired)) == 1 })
+	if e := s.seen(EventExpired); len(e) != 1 || e[0].MessageID != held[0].ID || e[0].From != "a@bank.example" || len(e[0].Recipients) != 1 {
 		t.Errorf("%+v", e)
 	}
 	if err := s.Release(t.Context(), held[1].ID); err != nil {
@@ -48,7 +48,7 @@ func TestHeldMailExpires(t *testing.T) {
 	}
 	clk.Advance(time.Hour)
 	waitFor(t, func() bool { return s.Stats().Spool == SpoolStats{} })
-	if len(m.all()) != 1 || len(s.seen(Expired)) != 1 {
-		t.Errorf("%d delivered, %+v", len(m.all()), s.seen(Expired))
+	if len(m.all()) != 1 || len(s.seen(EventExpired)) != 1 {
+		t.Errorf("%d delivered, %+v", len(m.all()), s.seen(EventExpired))
 	}
 }

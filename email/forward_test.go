@@ -157,7 +157,7 @@ func TestForwardThroughTheSpool(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250 2.0.0 Accepted as ") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 2 && len(m.all()) >= 1 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) >= 2 && len(m.all()) >= 1 })
 	down.Store(false)
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
 	got := m.all()
@@ -190,10 +190,10 @@ func TestOneOfTwoMailboxes(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	if e := s.seen(Deferred); len(e) == 0 || e[0].Recipients[0] != "b@example.com" || e[0].MessageID == "" || e[0].Reason != "down" {
+	if e := s.seen(EventDeferred); len(e) == 0 || e[0].Recipients[0] != "b@example.com" || e[0].MessageID == "" || e[0].Reason != "down" {
 		t.Errorf("%+v", e)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 2 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) >= 2 })
 	down.Store(false)
 	waitFor(t, func() bool { return s.Stats().Spool.Messages == 0 })
 	if got := m.all(); len(got) != 2 || got[0].Recipient != "c@example.com" || got[1].Recipient != "b@example.com" {
@@ -213,7 +213,7 @@ func TestRoutesComeDuringAnAttempt(t *testing.T) {
 	var once sync.Once
 	list := routes(t, `[{"name":"x","match":{"recipients":"x@example.com"},"action":{"type":"process"}},{"name":"b","match":{"recipients":"b@example.com"},"action":{"type":"deliver"}}]`)
 	s = start(t, Config{Routes: list, Queue: Queue{Paused: true}}, WithMailbox(m.take), WithHooks(Hooks{OnEvent: func(e Event) {
-		if e.Kind != Deferred {
+		if e.Kind != EventDeferred {
 			return
 		}
 		once.Do(func() {
@@ -261,7 +261,7 @@ func TestProgressThatCannotBeStored(t *testing.T) {
 	if got := c.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) >= 3 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) >= 3 })
 	if n := len(m.all()); n != 1 {
 		t.Errorf("delivered %d times", n)
 	}
@@ -281,7 +281,7 @@ func TestQueueOutlivesTheServer(t *testing.T) {
 	if got := c.send("a@example.net", "b@example.com", hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) == 1 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) == 1 })
 	if err := s.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestGiveUp(t *testing.T) {
 	s := start(t, Config{Queue: Queue{MaxRetries: &never}, Routes: routes(t, fmt.Sprintf(
 		`[{"name":"next","match":{"recipients":"*@example.com"},"action":{"type":"forward","forward":{"host":"127.0.0.1","port":%d,"queue":true}}}]`, testenv.FreePort(t)))})
 	s.dial().hello().send("", "b@example.com", hi)
-	waitFor(t, func() bool { return len(s.seen(Failed)) == 1 })
+	waitFor(t, func() bool { return len(s.seen(EventFailed)) == 1 })
 	waitFor(t, func() bool {
 		for q := range s.Queue(t.Context()) {
 			return q.Recipients[0].State == "failed"

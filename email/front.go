@@ -79,7 +79,7 @@ func (f *front) learn(conn net.Conn) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
-	peer := Peer{Client: client, Local: local}
+	peer := ConnInfo{Client: client, Local: local}
 	conn = peer.wrap(conn)
 	if len(rest) > 0 {
 		conn = &headConn{Conn: conn, head: rest}

@@ -19,8 +19,8 @@ func TestBytesBehindThePROXYHeader(t *testing.T) {
 	c := s.dial()
 	fmt.Fprint(c, "PROXY TCP4 192.0.2.7 203.0.113.9 12345 25\r\nEHLO client.example.net\r\n")
 	c.want("EHLO before the greeting", "554 5.5.1")
-	waitFor(t, func() bool { return len(s.seen(Refused)) > 0 })
-	if e := s.seen(Refused)[0]; e.Client.String() != "192.0.2.7" {
+	waitFor(t, func() bool { return len(s.seen(EventRefused)) > 0 })
+	if e := s.seen(EventRefused)[0]; e.Client.String() != "192.0.2.7" {
 		t.Errorf("it was %v", e.Client)
 	}
 	for _, header := range []string{"PROXY UNKNOWN\r\n", "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"} {
@@ -28,7 +28,7 @@ func TestBytesBehindThePROXYHeader(t *testing.T) {
 		fmt.Fprint(c, header)
 		c.hello()
 	}
-	if e := s.seen(Connected); len(e) < 2 || e[len(e)-1].Client.String() != "127.0.0.1" {
+	if e := s.seen(EventConnected); len(e) < 2 || e[len(e)-1].Client.String() != "127.0.0.1" {
 		t.Errorf("who speaks for himself is %+v", e)
 	}
 }
@@ -81,7 +81,7 @@ func TestRefusedAtThePort(t *testing.T) {
 		t.Errorf("it was told %q", said)
 	}
 	waitFor(t, func() bool { return s.Stats().Refused["blocked"] == 1 })
-	if list := s.seen(Connected); len(list) > 0 {
+	if list := s.seen(EventConnected); len(list) > 0 {
 		t.Errorf("%v was let in", list)
 	}
 }

@@ -32,10 +32,10 @@ func TestHold(t *testing.T) {
 		return got[0]
 	}
 	id := only().ID
-	if err := s.Hold(t.Context(), id, "looks odd"); err != nil {
+	if err := s.Quarantine(t.Context(), id, "looks odd"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Hold(t.Context(), id, ""); err == nil {
+	if err := s.Quarantine(t.Context(), id, ""); err == nil {
 		t.Error("held twice")
 	}
 	if q := only(); q.Quarantine != "looks odd" || s.Stats().Spool.Quarantined != 1 {
@@ -65,7 +65,7 @@ func TestHold(t *testing.T) {
 	if got := strings.Join(kinds, " "); got != "quarantined released delivered" {
 		t.Errorf("timeline: %s", got)
 	}
-	if err := s.Hold(t.Context(), "nothing", ""); err != ErrNotFound {
+	if err := s.Quarantine(t.Context(), "nothing", ""); err != ErrNotFound {
 		t.Error(err)
 	}
 }

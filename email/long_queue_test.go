@@ -54,7 +54,7 @@ func TestMemoryOfALongQueue(t *testing.T) {
 				}
 				if i%2 == 0 {
 					p := &progress{Recipients: []state{{Reply: "450 4.2.1 Not today", Status: "4.2.1", Host: "mx.example.net"}}, Tries: 3, Next: now.Add(time.Hour),
-						Steps: []step{{At: now, Kind: Deferred, Text: "450 4.2.1 Not today", Host: "mx.example.net"}}}
+						Steps: []step{{At: now, Kind: EventDeferred, Text: "450 4.2.1 Not today", Host: "mx.example.net"}}}
 					state, err := p.encode()
 					if err != nil {
 						t.Error(err)

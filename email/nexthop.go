@@ -92,7 +92,7 @@ func (r *run) newHop(host string, port int, auth *Credentials, t *ClientTLS) *ho
 		case auth != nil:
 			mode = StartTLS
 		default:
-			mode = Opportunistic
+			mode = OpportunisticTLS
 		}
 	}
 	switch mode {

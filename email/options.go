@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -25,6 +26,7 @@ type options struct {
 	publisher      DNSPublisher
 	now            func() time.Time
 	listeners      map[string]net.Listener
+	sockets        *sockets.Set
 	dial           DialFunc
 	observers      []func(Event)
 	blocked        func(client netip.Addr) (until time.Time, blocked bool)
@@ -111,6 +113,12 @@ func WithListener(addr string, ln net.Listener) Option {
 		}
 		o.listeners[addr] = ln
 	}
+}
+
+// WithSockets sets where the Server has its sockets from: what is in the set for
+// an address is not bound. What [WithListener] gives goes first.
+func WithSockets(set *sockets.Set) Option {
+	return func(o *options) { o.sockets = set }
 }
 
 // setDefaults fills in what was not given.

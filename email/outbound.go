@@ -299,7 +299,7 @@ func (w *Webhook) kinds() []string {
 	if len(w.Events) > 0 {
 		return w.Events
 	}
-	return []string{Received, Delivered, Deferred, Failed, Delayed, Bounced, Complained, Dropped, Quarantined, Expired}
+	return []string{EventReceived, EventDelivered, EventDeferred, EventFailed, EventDelayed, EventBounced, EventComplained, EventDropped, EventQuarantined, EventExpired}
 }
 
 // isOwn reports whether mail sent to an address would come back to this server.

@@ -330,7 +330,7 @@ func (q *queue) expire(ctx context.Context, e *entry) {
 	}
 	switch {
 	case err == nil:
-		q.r.discarded(e.id, env, e.latest(p), Expired, "kept long enough")
+		q.r.discarded(e.id, env, e.latest(p), EventExpired, "kept long enough")
 	case errors.Is(err, spool.ErrNotFound):
 	case ctx.Err() != nil:
 		return

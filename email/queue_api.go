@@ -136,14 +136,14 @@ func (s *Server) Release(ctx context.Context, id string) error {
 			return fmt.Errorf("email: message %q is not in quarantine", id)
 		}
 		p.Released, p.Since, p.Held = true, s.now().UTC(), ""
-		p.note(step{At: s.now(), Kind: Released})
+		p.note(step{At: s.now(), Kind: EventReleased})
 		return nil
 	})
 }
 
-// Hold puts a message that is on its way into quarantine, for a reason that
+// Quarantine puts a message that is on its way into quarantine, for a reason that
 // [Server.Queue] shows.
-func (s *Server) Hold(ctx context.Context, id, reason string) error {
+func (s *Server) Quarantine(ctx context.Context, id, reason string) error {
 	reason = valueOr(clip(reason), "held by the operator")
 	return s.change(ctx, id, func(env *queued, p *progress) error {
 		switch {
@@ -153,7 +153,7 @@ func (s *Server) Hold(ctx context.Context, id, reason string) error {
 			return fmt.Errorf("email: nothing more is tried with message %q", id)
 		}
 		p.Held = reason
-		p.note(step{At: s.now(), Kind: Quarantined, Text: reason})
+		p.note(step{At: s.now(), Kind: EventQuarantined, Text: reason})
 		return nil
 	})
 }
@@ -222,7 +222,7 @@ func (s *Server) Drop(ctx context.Context, id string) error {
 		return queueError(err)
 	}
 	if readErr == nil {
-		r.discarded(e.id, env, e.latest(p), Dropped, "removed from the queue")
+		r.discarded(e.id, env, e.latest(p), EventDropped, "removed from the queue")
 	}
 	r.queue.forget(e)
 	return nil

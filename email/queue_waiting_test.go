@@ -88,7 +88,7 @@ func TestSendAtOutlivesARestart(t *testing.T) {
 		if n.tried() < 2 {
 			t.Errorf("%d tries", n.tried())
 		}
-		if got := len(a.seen(Failed)) + len(a.seen(Delayed)); got != 0 {
+		if got := len(a.seen(EventFailed)) + len(a.seen(EventDelayed)); got != 0 {
 			t.Errorf("it was late or given up in its first hour")
 		}
 	})
@@ -116,8 +116,8 @@ func TestReleasedMailHasItsTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		if n.tried() < 2 || len(a.seen(Failed)) != 0 {
-			t.Errorf("%d tries, %d given up", n.tried(), len(a.seen(Failed)))
+		if n.tried() < 2 || len(a.seen(EventFailed)) != 0 {
+			t.Errorf("%d tries, %d given up", n.tried(), len(a.seen(EventFailed)))
 		}
 	})
 }
@@ -275,11 +275,11 @@ func TestPutOffMailIsGivenUpInTime(t *testing.T) {
 			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
 		}
 		time.Sleep(50 * time.Minute)
-		if got := len(a.seen(Delayed)); got != 100 {
+		if got := len(a.seen(EventDelayed)); got != 100 {
 			t.Errorf("%d of 100 late after 50 minutes", got)
 		}
 		time.Sleep(40 * time.Minute)
-		if got := len(a.seen(Failed)); got != 100 {
+		if got := len(a.seen(EventFailed)); got != 100 {
 			t.Errorf("%d of 100 given up after 90 minutes", got)
 		}
 	})

@@ -392,7 +392,7 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 			return nil, err
 		}
 		s.r.s.stats.quarantined.Add(1)
-		m.event(Quarantined, m.quarantine)
+		m.event(EventQuarantined, m.quarantine)
 	case m.tx.inSession() != nil:
 		if err := s.askHop(ctx); err != nil { // about those that the content has decided
 			return nil, err
@@ -411,7 +411,7 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 			return nil, s.refuse("next-hop", res.reply)
 		}
 		s.r.s.stats.forwarded.Add(uint64(len(env.Recipients)))
-		m.accepted(Delivered, res.said)
+		m.accepted(EventDelivered, res.said)
 		list := make([]int, len(env.Recipients))
 		for i := range list {
 			list[i] = i
@@ -425,7 +425,7 @@ func (m *incoming) bring(ctx context.Context) (*smtpd.Reply, error) {
 			return nil, err
 		}
 	}
-	m.accepted(Received, "")
+	m.accepted(EventReceived, "")
 	return m.promise(), nil
 }
 
@@ -488,14 +488,14 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 		for n, res := range results {
 			switch {
 			case res.ok:
-				m.s.event(Event{Kind: Delivered, MessageID: string(m.id), From: env.From,
+				m.s.event(Event{Kind: EventDelivered, MessageID: string(m.id), From: env.From,
 					Recipients: []string{env.Recipients[list[n]].Address}, Route: rt.Name, Reason: res.said})
 				continue
 			case refused == nil || refused.permanent:
 				refused = &res // the mildest of them
 			}
 			rest.Recipients = append(rest.Recipients, env.Recipients[list[n]])
-			later = append(later, Event{Kind: Deferred, MessageID: string(m.id), From: env.From,
+			later = append(later, Event{Kind: EventDeferred, MessageID: string(m.id), From: env.From,
 				Recipients: []string{env.Recipients[list[n]].Address}, Route: rt.Name, Reason: res.said})
 		}
 	}
@@ -513,6 +513,6 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 			m.s.event(e)
 		}
 	}
-	m.accepted(Received, "")
+	m.accepted(EventReceived, "")
 	return m.promise(), nil
 }

@@ -39,7 +39,7 @@ func TestMaildir(t *testing.T) {
 	if st.Messages.Accepted != 1 || st.Routes["local"] != 1 || st.Deliveries.Mailboxes != 1 || st.SPF["none"] != 1 || st.Connections.Total != 1 {
 		t.Errorf("%+v", st)
 	}
-	if e := s.seen(Delivered); len(e) != 1 || e[0].MessageID == "" || e[0].ConnID != s.seen(Connected)[0].ConnID {
+	if e := s.seen(EventDelivered); len(e) != 1 || e[0].MessageID == "" || e[0].ConnID != s.seen(EventConnected)[0].ConnID {
 		t.Errorf("%+v", e)
 	}
 }

@@ -133,11 +133,11 @@ func (r *run) takeBack(ctx context.Context, d *delivery, i int) result {
 				return step{}, false
 			}
 			a.State = delivered
-			return step{Kind: Delivered, Text: "its server says that it is delivered"}, true
+			return step{Kind: EventDelivered, Text: "its server says that it is delivered"}, true
 		}, nil)
 	case dsn.Delay:
 		_, err = r.amend(ctx, about, func(*state) (step, bool) {
-			return step{Kind: Delayed, Text: firstDiagnostic(n)}, true
+			return step{Kind: EventDelayed, Text: firstDiagnostic(n)}, true
 		}, nil)
 	}
 	return noted(err, "taken as a notification")
@@ -178,7 +178,7 @@ func (r *run) bounce(ctx context.Context, about bounceaddr.Bounce, n *dsn.Notifi
 			return step{}, false // it has been told before
 		}
 		a.State, a.At, a.Reply, a.Status = bounced, r.s.now(), clip(said), status
-		return step{Kind: Bounced, Text: said, Host: n.ReportingMTA}, true
+		return step{Kind: EventBounced, Text: said, Host: n.ReportingMTA}, true
 	}, func(e *Event) { e.Status, e.Class = status, className(class) })
 	if address != "" {
 		r.s.stats.bounced.Add(1)
@@ -209,7 +209,7 @@ func (r *run) complaint(ctx context.Context, about bounceaddr.Bounce, c *dsn.Com
 		return nil
 	}
 	address, err := r.amend(ctx, about, func(*state) (step, bool) {
-		return step{Kind: Complained, Text: "called " + c.Type + " by its recipient"}, true
+		return step{Kind: EventComplained, Text: "called " + c.Type + " by its recipient"}, true
 	}, func(e *Event) { e.Reason = c.Type })
 	if address != "" {
 		r.s.stats.complaints.Add(1)
@@ -235,6 +235,7 @@ func className(c dsn.Class) string {
 // works while the message is still in the spool for others; the error is that it
 // cannot be had now.
 func (r *run) amend(ctx context.Context, about bounceaddr.Bounce, change func(*state) (step, bool), more func(*Event)) (address string, err error) {
+	var e Event
 	err = r.edit(ctx, about.ID, func(env *queued, p *progress) bool {
 		if about.Recipient < 0 || about.Recipient >= len(p.Recipients) {
 			return false
@@ -246,14 +247,16 @@ func (r *run) amend(ctx context.Context, about bounceaddr.Bounce, change func(*s
 		s.At, s.Recipients = r.s.now(), some(about.Recipient, len(p.Recipients))
 		p.note(s)
 		address = env.Recipients[about.Recipient].Address
-		e := env.event(about.ID, about.Recipient)
+		e = env.event(about.ID, about.Recipient)
 		e.Kind, e.Reason = s.Kind, s.Text
 		if more != nil {
 			more(&e)
 		}
-		r.s.event(e)
 		return true
 	})
+	if e.Kind != "" { // it is noted by now
+		r.s.event(e)
+	}
 	if errors.Is(err, ErrNotFound) {
 		r.s.log.Info("a notification is about a message that is no longer known", "msg_id", about.ID)
 		err = nil

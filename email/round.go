@@ -35,6 +35,7 @@ type round struct {
 	stuck   bool      // no route takes one of the recipients
 	dropped bool      // Stop has cut it short, or what holds it up
 	later   time.Time // when to come back with what was put off without a try
+	events  []Event   // to be told once what they tell is noted
 
 	signing   sync.Once
 	signature []byte
@@ -341,7 +342,6 @@ func atOnce(env *queued, rt *route) int {
 // still under way, perhaps for long, it is made durable.
 func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, out outcome, more bool) {
 	rd.mu.Lock()
-	defer rd.mu.Unlock()
 	for _, s := range out.steps {
 		rd.p.note(s)
 	}
@@ -354,12 +354,24 @@ func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, 
 			continue // says nothing about the recipient
 		}
 		rd.tried, rd.changed = true, true
-		rd.q.r.settle(d, rd.p, list[n], to.route, res)
+		rd.events = append(rd.events, rd.q.r.settle(d, rd.p, list[n], to.route, res))
 	}
+	var noted []Event
 	if rd.changed && (more || rd.left > 1) {
 		rd.q.note(rd.e, rd.p)
 		rd.changed = false
+		noted, rd.events = rd.events, nil
 	}
+	rd.mu.Unlock()
+	rd.q.r.s.tellAll(noted)
+}
+
+// note makes the progress durable, and tells of what has happened: whoever is told
+// finds the state that he is told of. The round has no jobs left.
+func (rd *round) note() {
+	rd.q.note(rd.e, rd.p)
+	rd.q.r.s.tellAll(rd.events)
+	rd.events = nil
 }
 
 // done ends a job, and with the last one the round.
@@ -383,7 +395,7 @@ func (rd *round) finish() {
 		return
 	}
 	if rd.err != nil && rd.changed { // by another job
-		q.note(e, rd.p)
+		rd.note()
 	}
 	switch {
 	case errors.Is(rd.err, spool.ErrNotFound):
@@ -419,7 +431,7 @@ func (rd *round) finish() {
 	if rd.dropped || q.r.ctx.Err() != nil {
 		// Stop has cut it short, which says nothing about those that are left.
 		if rd.changed {
-			q.note(e, p)
+			rd.note()
 		}
 		q.putBack(e, e.next)
 		return
@@ -459,7 +471,7 @@ func (rd *round) finish() {
 		}
 	}
 	if rd.changed {
-		q.note(e, p)
+		rd.note()
 	}
 	e.look = env.look(p)
 	q.putBack(e, next)
@@ -474,15 +486,16 @@ func (rd *round) end() {
 		// It has to be told another time.
 		q.r.s.log.Error("the sender of a message could not be told that it failed", "conn_id", rd.env.ConnID, "msg_id", e.id, "err", err)
 		p.Next = q.r.s.now().Add(defaultRetryDelay)
-		q.note(e, p)
+		rd.note()
 		q.putBack(e, p.Next)
 		return
 	}
 	if p.settled() {
 		q.remove(e, rd.env, p)
+		rd.q.r.s.tellAll(rd.events)
 		return
 	}
-	q.note(e, p)
+	rd.note()
 	q.mu.Lock()
 	e.spent = true
 	q.mu.Unlock()

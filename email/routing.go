@@ -116,7 +116,7 @@ func (s *Server) forwards() []Route {
 	var list []Route
 	for _, d := range s.cfg.Domains {
 		f := d.DNS.Forward
-		if valueOr(d.DNSMode, s.cfg.Defaults.DNSMode) != ForwardMode || f == nil || f.TargetDomain == "" {
+		if valueOr(d.DNSMode, s.cfg.Defaults.DNSMode) != ForwardDNS || f == nil || f.TargetDomain == "" {
 			continue
 		}
 		list = append(list, Route{

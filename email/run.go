@@ -246,7 +246,7 @@ func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 		reason = "tls"
 	}
 	s.stats.reasons.add(reason)
-	s.event(Event{Kind: Refused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: isSecurity(reason)})
+	s.event(Event{Kind: EventRefused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: isSecurity(reason)})
 }
 
 // listen binds the ports.
@@ -260,7 +260,7 @@ func (r *run) listen(ctx context.Context) error {
 		if ln == nil {
 			var lc net.ListenConfig
 			var err error
-			if ln, err = lc.Listen(ctx, "tcp", addr); err != nil {
+			if ln, err = r.s.opts.sockets.Listen(ctx, lc, "tcp", addr); err != nil {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
 			}
 		}
@@ -380,9 +380,9 @@ func (r *run) lasting() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(r.ctx), lastWrites)
 }
 
-// Peer describes a connection that the host has accepted, where the connection
+// ConnInfo describes a connection that the host has accepted, where the connection
 // itself does not. What is zero is as the connection says.
-type Peer struct {
+type ConnInfo struct {
 	// ID is the [Client.ID] to give it.
 	ID string
 	// Client and Local are its two ends.
@@ -393,7 +393,7 @@ type Peer struct {
 // mode ([SMTP], [Submission] or [SMTPS]), and returns when it has ended and is
 // closed. When ctx ends, it is closed. On a connection that is TLS already
 // ([crypto/tls.Conn]), mode [SMTPS] does not begin another one.
-func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode string, peer Peer) error {
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode string, peer ConnInfo) error {
 	r := s.current()
 	if r == nil {
 		conn.Close()
@@ -407,7 +407,7 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode string, peer
 }
 
 // wrap makes conn say what peer knows better.
-func (p *Peer) wrap(conn net.Conn) net.Conn {
+func (p *ConnInfo) wrap(conn net.Conn) net.Conn {
 	if !p.Client.IsValid() && !p.Local.IsValid() {
 		return conn
 	}
@@ -467,6 +467,13 @@ func (s *Server) event(e Event) {
 		tell(e)
 	}
 	s.tellWebhooks(&e)
+}
+
+// tellAll tells of several events, in order.
+func (s *Server) tellAll(list []Event) {
+	for _, e := range list {
+		s.event(e)
+	}
 }
 
 func hopTimeouts() smtpc.Timeouts {

@@ -148,7 +148,7 @@ func (m *incoming) unscanned(f finding) error {
 	s := m.s.r.s
 	s.stats.scanners.add(f.scanner.name + "/error")
 	s.log.Error("a message could not be scanned", "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", f.scanner.name, "on_error", f.scanner.OnError, "err", f.err)
-	if f.scanner.OnError == Accept {
+	if f.scanner.OnError == AcceptMail {
 		return nil
 	}
 	return m.refuse("scanner", 451, 7, 1, "The message could not be scanned, try again later")

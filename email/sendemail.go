@@ -84,7 +84,7 @@ func (s *Server) SendEmail(ctx context.Context, m Email) (id string, err error) 
 		s.stats.routes.add(rcpt.Route)
 	}
 	s.stats.submitted.Add(1)
-	e := Event{Kind: Received, MessageID: string(key), From: env.From, Metadata: env.Metadata}
+	e := Event{Kind: EventReceived, MessageID: string(key), From: env.From, Metadata: env.Metadata}
 	for _, rcpt := range env.Recipients {
 		e.Recipients = append(e.Recipients, rcpt.Address)
 	}

@@ -103,7 +103,7 @@ func TestLimitsCountWhatWasSent(t *testing.T) {
 		if _, err := s.SendEmail(t.Context(), Email{From: "a@example.com", To: []string{"b@example.net"}, Subject: "x", Text: "x"}); err != nil {
 			t.Fatal(err)
 		}
-		waitFor(t, func() bool { return len(s.seen(Deferred)) > 0 })
+		waitFor(t, func() bool { return len(s.seen(EventDeferred)) > 0 })
 		waitFor(t, func() bool { return s.Stats().Quotas[""].Hour == 0 })
 	})
 }
@@ -120,7 +120,7 @@ func TestSuppressionIsNotRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed := func() (list []Event) {
-		for _, e := range s.seen(Failed) {
+		for _, e := range s.seen(EventFailed) {
 			if e.Recipients[0] == "gone@b.example" {
 				list = append(list, e)
 			}

@@ -179,7 +179,7 @@ func TestBrokenTLS(t *testing.T) {
 		"garbage": func(c net.Conn) { io.WriteString(c, strings.Repeat("what?\r\n", 100)) },
 		"silence": func(c net.Conn) { io.Copy(io.Discard, c) },
 	} {
-		for _, rule := range []string{Opportunistic, StartTLS} {
+		for _, rule := range []string{OpportunisticTLS, StartTLS} {
 			t.Run(name+" "+rule, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := &script{conn: func(_ int, c net.Conn) {
@@ -203,7 +203,7 @@ func TestBrokenTLS(t *testing.T) {
 					time.Sleep(30 * time.Minute)
 					got := st.status(id)
 					line := timeline(got)
-					if want := map[string]string{Opportunistic: StatusDelivered, StartTLS: StatusPending}[rule]; got.Status != want {
+					if want := map[string]string{OpportunisticTLS: StatusDelivered, StartTLS: StatusPending}[rule]; got.Status != want {
 						t.Errorf("%+v\n%s", got, line)
 					}
 					if !strings.Contains(line, "TLS") {

@@ -145,7 +145,7 @@ func TestToPostfix(t *testing.T) {
 	s = start(t, cfg, toPorts(map[string]int{"192.0.2.2": port}),
 		WithResolver(resolver(t, "other.example. 60 IN MX 10 mx.other.example.\nmx.other.example. 60 IN A 192.0.2.2")))
 	id = bring(t, s, "user@a.example", sent, "b@other.example")
-	waitFor(t, func() bool { return len(s.seen(Deferred)) > 0 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) > 0 })
 	if st := waitForStatus(t, s, id, StatusPending); !strings.Contains(timeline(st), "certificate is valid for mx.example.com, not mx.other.example") {
 		t.Errorf("%s", timeline(st))
 	}
@@ -264,7 +264,7 @@ plain:
 	cfg.SmartHost.Auth.Password = "wrong"
 	s = start(t, cfg)
 	id := bring(t, s, "user@a.example", sent, "b@example.net")
-	waitFor(t, func() bool { return len(s.seen(Deferred)) > 0 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) > 0 })
 	st = waitForStatus(t, s, id, StatusPending)
 	if line := timeline(st); !strings.Contains(line, "535") || strings.Contains(line, "wrong") {
 		t.Errorf("%s", line)

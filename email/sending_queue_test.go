@@ -111,13 +111,13 @@ func TestDrop(t *testing.T) {
 		conns := s.connections()
 		time.Sleep(6 * 24 * time.Hour)
 		got := st.status(id)
-		if last := got.Timeline[len(got.Timeline)-1]; last.Kind != Dropped || !got.Next.IsZero() || got.Status == StatusPending {
+		if last := got.Timeline[len(got.Timeline)-1]; last.Kind != EventDropped || !got.Next.IsZero() || got.Status == StatusPending {
 			t.Errorf("%+v\n%s", got, timeline(got))
 		}
 		if s.connections() != conns || len(st.inbox.all()) != 0 || st.Stats().Spool.Messages != 0 {
 			t.Errorf("%d connections after it, %d bounces, %+v", s.connections()-conns, len(st.inbox.all()), st.Stats().Spool)
 		}
-		if e := st.seen(Dropped); len(e) != 1 || e[0].MessageID != id {
+		if e := st.seen(EventDropped); len(e) != 1 || e[0].MessageID != id {
 			t.Errorf("%+v", e)
 		}
 	})
@@ -291,7 +291,7 @@ func TestSuppressionOfUsersMail(t *testing.T) {
 	if _, err := fmt.Sscanf(reply, "250 2.0.0 Accepted as %s", &id); err != nil {
 		t.Fatal(reply)
 	}
-	waitFor(t, func() bool { return len(s.seen(Deferred)) == 1 })
+	waitFor(t, func() bool { return len(s.seen(EventDeferred)) == 1 })
 	if err := s.Suppressions().Add(Suppression{Address: "later@b.example", Reason: SuppressedManual}); err != nil {
 		t.Fatal(err)
 	}
@@ -311,5 +311,5 @@ func TestSuppressionOfUsersMail(t *testing.T) {
 	if got := other.data(hi); !strings.HasPrefix(got, "250") {
 		t.Fatal(got)
 	}
-	waitFor(t, func() bool { return len(s.seen(Delivered)) == 3 }) // with the bounce
+	waitFor(t, func() bool { return len(s.seen(EventDelivered)) == 3 }) // with the bounce
 }

@@ -104,7 +104,7 @@ func TestWebhooksTellOfSendEmail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{Delivered, Failed, Received}
+	want := []string{EventDelivered, EventFailed, EventReceived}
 	testenv.WaitFor(t, time.Minute, func() error {
 		if got := kinds(id); !slices.Equal(got, want) {
 			return fmt.Errorf("told of %q", got)
@@ -115,7 +115,7 @@ func TestWebhooksTellOfSendEmail(t *testing.T) {
 		if e.Data.Metadata["order"] != "17" || e.Data.From != "ann@a.example" || e.Data.Kind != e.Type || !e.Timestamp.Equal(e.Data.Time) || e.Timestamp.IsZero() {
 			t.Errorf("%+v", e)
 		}
-		if e.Type == Failed && (e.Data.Recipients[0] != "nobody@b.example" || e.Data.Status != "5.1.1" || e.Data.Class != "hard" || e.Data.Reason != "550 5.1.1 no such user") {
+		if e.Type == EventFailed && (e.Data.Recipients[0] != "nobody@b.example" || e.Data.Status != "5.1.1" || e.Data.Class != "hard" || e.Data.Reason != "550 5.1.1 no such user") {
 			t.Errorf("%+v", e)
 		}
 	}
@@ -135,7 +135,7 @@ func TestWebhooksTellOfSendEmail(t *testing.T) {
 	receive()
 	s = boot()
 	testenv.WaitFor(t, time.Minute, func() error {
-		if got := kinds(id); !slices.Equal(got, []string{Delivered, Received}) {
+		if got := kinds(id); !slices.Equal(got, []string{EventDelivered, EventReceived}) {
 			return fmt.Errorf("told of %q after the restart", got)
 		}
 		return nil

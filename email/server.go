@@ -113,7 +113,7 @@ func (s *Server) Unready() error {
 		}
 	}
 	for i := range s.cfg.Domains {
-		if s.opts.publisher == nil && s.cfg.Mode(&s.cfg.Domains[i]) == InternalDNS {
+		if s.opts.publisher == nil && s.cfg.DNSMode(&s.cfg.Domains[i]) == InternalDNS {
 			check.Field("domains").Index(i).Field("dnsMode").Errorf("internal-dns needs a DNS server of ours: a DNSPublisher")
 		}
 	}

@@ -110,8 +110,8 @@ func TestDeliverToDovecot(t *testing.T) {
 			if got := c.data(hi); !strings.HasPrefix(got, "250 2.0.0") {
 				t.Error(got)
 			}
-			waitFor(t, func() bool { return len(s.seen(Failed)) >= 1 })
-			if e := s.seen(Failed)[0]; e.Recipients[0] != "nobody@example.com" || !strings.Contains(e.Reason, "User doesn't exist") {
+			waitFor(t, func() bool { return len(s.seen(EventFailed)) >= 1 })
+			if e := s.seen(EventFailed)[0]; e.Recipients[0] != "nobody@example.com" || !strings.Contains(e.Reason, "User doesn't exist") {
 				t.Errorf("%+v", e)
 			}
 			if n := len(mailbox(t, filepath.Join(dir, "mail", "b@example.com"))); n != 2 {

@@ -57,7 +57,7 @@ func (r *run) NewSession(ctx context.Context, c *smtpd.Conn) (smtpd.Session, err
 		return nil, err
 	}
 	r.s.stats.open.Add(1)
-	s.event(Event{Kind: Connected})
+	s.event(Event{Kind: EventConnected})
 	return s, nil
 }
 
@@ -99,7 +99,7 @@ func (s *session) blocked() *Reply {
 func (s *session) refuse(reason string, reply *Reply) error {
 	s.r.s.stats.reasons.add(reason)
 	e := s.asks
-	e.Kind, e.Reason, e.Cause, e.Security = Refused, reply.Error(), reason, isSecurity(reason)
+	e.Kind, e.Reason, e.Cause, e.Security = EventRefused, reply.Error(), reason, isSecurity(reason)
 	s.event(e)
 	return reply.wire()
 }
@@ -221,6 +221,9 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 			s.asks.Route = rt.Name
 		}
 		if reply, reason := s.r.mayGo(&f, to, rt, open); reply != nil {
+			if n := len(open); reason == "route" && n > 0 && open[n-1].match(&f) == yes {
+				s.asks.Route = open[n-1].Name // it rejects what the others do not take
+			}
 			return s.refuse(reason, reply)
 		}
 	}

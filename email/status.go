@@ -123,10 +123,11 @@ func (r *run) known(ctx context.Context, id spool.ID) (env *queued, p *progress,
 func (q *queue) nextOf(id spool.ID, p *progress) time.Time {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if e := q.entries[id]; e != nil {
-		return e.next
+	e := q.entries[id]
+	if e == nil || e.busy && p.Next.After(e.next) { // its round is all but over
+		return p.Next
 	}
-	return p.Next
+	return e.next
 }
 
 // pastMessage is what is remembered of a message that has left the spool.

@@ -94,10 +94,10 @@ func TestSubmission(t *testing.T) {
 		}
 	}
 	st := s.Stats()
-	if st.SignIns != 1 || st.SignInFailures != 2 || len(s.seen(SignInFailed)) != 2 {
+	if st.SignIns != 1 || st.SignInFailures != 2 || len(s.seen(EventSignInFailed)) != 2 {
 		t.Errorf("%+v", st)
 	}
-	for _, e := range s.seen(SignInFailed) {
+	for _, e := range s.seen(EventSignInFailed) {
 		if !e.Security || strings.Contains(fmt.Sprint(e), "wrong") {
 			t.Errorf("%+v", e)
 		}
@@ -159,7 +159,7 @@ func TestLimitOfUsers(t *testing.T) {
 	from := func(addr, user, password string) *client {
 		ours, theirs := net.Pipe()
 		done := make(chan error, 1)
-		go func() { done <- s.ServeConn(t.Context(), ours, SMTPS, Peer{Client: mustAddrPort(addr)}) }()
+		go func() { done <- s.ServeConn(t.Context(), ours, SMTPS, ConnInfo{Client: mustAddrPort(addr)}) }()
 		t.Cleanup(func() { theirs.Close(); <-done })
 		theirs.SetDeadline(time.Now().Add(time.Minute))
 		c := (&client{t, theirs, bufio.NewReader(theirs)}).tls().hello()
@@ -174,7 +174,7 @@ func TestLimitOfUsers(t *testing.T) {
 	bob.say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
 	from("192.0.2.2:1", "bob", "hunter2").say("MAIL FROM:<bob@example.com>", "450 4.7.1 Too much mail")
 	from("192.0.2.1:2", "alice@example.com", "wonderland").say("MAIL FROM:<alice@example.com>", "250")
-	if e := s.seen(Refused); len(e) != 2 || e[0].User != "bob" || e[0].From != "bob@example.com" {
+	if e := s.seen(EventRefused); len(e) != 2 || e[0].User != "bob" || e[0].From != "bob@example.com" {
 		t.Errorf("%+v", e)
 	}
 	clk.Advance(2 * time.Minute)
@@ -229,7 +229,7 @@ func TestServeConn(t *testing.T) {
 	ours, theirs := net.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		done <- s.ServeConn(t.Context(), ours, SMTP, Peer{ID: "conn-1", Client: mustAddrPort("192.0.2.7:4321")})
+		done <- s.ServeConn(t.Context(), ours, SMTP, ConnInfo{ID: "conn-1", Client: mustAddrPort("192.0.2.7:4321")})
 	}()
 	theirs.SetDeadline(time.Now().Add(time.Minute))
 	c := (&client{t, theirs, bufio.NewReader(theirs)}).hello()
@@ -247,7 +247,7 @@ func TestServeConn(t *testing.T) {
 		t.Error(s.Addrs())
 	}
 	s.Stop(t.Context())
-	if err := s.ServeConn(t.Context(), ours, SMTP, Peer{}); err != ErrNotRunning {
+	if err := s.ServeConn(t.Context(), ours, SMTP, ConnInfo{}); err != ErrNotRunning {
 		t.Error(err)
 	}
 }

@@ -99,10 +99,10 @@ func (rd *round) tellDelay() bool {
 	for i := range p.Recipients {
 		if a := &p.Recipients[i]; a.State == "" && !a.Delayed {
 			a.Delayed, changed = true, true
-			p.note(step{At: now, Kind: Delayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
+			p.note(step{At: now, Kind: EventDelayed, Recipients: some(i, len(p.Recipients)), Text: "still on its way"})
 			e := env.event(string(rd.e.id), i)
-			e.Kind, e.Reason, e.Status = Delayed, a.Reply, a.Status
-			rd.q.r.s.event(e)
+			e.Kind, e.Reason, e.Status = EventDelayed, a.Reply, a.Status
+			rd.events = append(rd.events, e)
 			if env.tellable() && dsn.Wanted(env.Recipients[i].Notify, dsn.Delayed) {
 				list = append(list, i)
 			}

@@ -211,7 +211,7 @@ func (x *exchange) Next(response []byte) (challenge []byte, done bool, err error
 			}
 			s.client.User = s.user.name
 			s.r.s.stats.signIns.Add(1)
-			s.event(Event{Kind: SignedIn, User: s.user.name})
+			s.event(Event{Kind: EventSignedIn, User: s.user.name})
 		}
 		return challenge, done, nil
 	}
@@ -242,6 +242,6 @@ func (x *exchange) failed(err error) error {
 		reply = &smtpd.Reply{Code: 454, Enhanced: [3]int{4, 7, 0}, Text: "Users cannot be looked up now, try again later"}
 	}
 	x.s.r.s.stats.signInFailures.Add(1)
-	x.s.event(Event{Kind: SignInFailed, User: x.x.Username(), Reason: reply.Error(), Security: security})
+	x.s.event(Event{Kind: EventSignInFailed, User: x.x.Username(), Reason: reply.Error(), Security: security})
 	return reply
 }

@@ -16,7 +16,7 @@ const maxPorts = 100
 func (c *Config) Validate() error {
 	check := conf.NewChecker()
 	check.Field("listenHost").ListenHost(c.ListenHost)
-	validatePorts(check.Field("ports"), c.Ports)
+	c.validatePorts(check.Field("ports"))
 	check.Field("hostname").Domain(c.Hostname)
 	addresses := map[string]int{}
 	for i, ip := range c.PublicIP {
@@ -69,7 +69,8 @@ func (c *Config) Validate() error {
 	return check.Err()
 }
 
-func validatePorts(check *conf.Checker, ports []Port) {
+func (c *Config) validatePorts(check *conf.Checker) {
+	ports := c.Ports
 	if len(ports) == 0 {
 		check.Errorf("missing: give at least one port, such as 25")
 	}
@@ -78,9 +79,16 @@ func validatePorts(check *conf.Checker, ports []Port) {
 		return
 	}
 	first := map[string]int{}
+	free := -1
 	for i, p := range ports {
 		at := check.Index(i)
 		at.ListenPort(p.Port)
+		if p.Port == 0 && c.UseSocketHandler {
+			if free >= 0 {
+				at.Errorf("port 0 is that of ports[%d] already: with useSocketHandler there is one free port; give the others a number", free)
+			}
+			free = i
+		}
 		if p.Mode != "" {
 			at.Field("mode").OneOf(p.Mode, SMTP, Submission, SMTPS)
 		}
@@ -165,7 +173,7 @@ func validateNextHop(check *conf.Checker, port int, auth *Credentials, tls *Clie
 	}
 	at := check.Field("tls")
 	if tls.Mode != "" {
-		at.Field("mode").OneOf(tls.Mode, Opportunistic, StartTLS, ImplicitTLS, NoTLS)
+		at.Field("mode").OneOf(tls.Mode, OpportunisticTLS, StartTLS, ImplicitTLS, NoTLS)
 	}
 	if tls.Mode == NoTLS && (tls.ServerName != "" || tls.CAPath != "" || tls.InsecureSkipVerify) {
 		at.Errorf("mode none has nothing to verify")
@@ -181,7 +189,7 @@ func (s *Scanner) validate(check *conf.Checker) {
 		check.Field("action").OneOf(s.Action, TagMail, QuarantineMail, RejectMail)
 	}
 	if s.OnError != "" {
-		check.Field("onError").OneOf(s.OnError, TempFail, Accept)
+		check.Field("onError").OneOf(s.OnError, TempFailMail, AcceptMail)
 	}
 	check.Field("timeout").Wait(s.Timeout)
 	s.validateBackend(check)

@@ -9,9 +9,9 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
-// Mode returns the DNS mode of a domain of this configuration, with the
+// DNSMode returns the DNS mode of a domain of this configuration, with the
 // defaults applied.
-func (c *Config) Mode(d *Domain) string {
+func (c *Config) DNSMode(d *Domain) string {
 	switch {
 	case d.DNSMode != "":
 		return d.DNSMode
@@ -29,9 +29,9 @@ func (c *Config) validateDomains(check *conf.Checker) {
 		name := strings.ToLower(strings.TrimSuffix(d.Domain, "."))
 		at.Field("domain").Unique(first, name, "domains", i)
 		if d.DNSMode != "" {
-			at.Field("dnsMode").OneOf(d.DNSMode, ForwardMode, InternalDNS, ExternalDNS)
+			at.Field("dnsMode").OneOf(d.DNSMode, ForwardDNS, InternalDNS, ExternalDNS)
 		}
-		d.DNS.validate(at.Field("dns"), c.Mode(d))
+		d.DNS.validate(at.Field("dns"), c.DNSMode(d))
 		d.DKIM.validate(at.Field("dkim"))
 		d.RateLimits.validate(at.Field("rateLimits"))
 		validateDMARC(at.Field("dmarc"), d.DMARC)
@@ -41,7 +41,7 @@ func (c *Config) validateDomains(check *conf.Checker) {
 
 func (d *Defaults) validate(check *conf.Checker) {
 	if d.DNSMode != "" {
-		check.Field("dnsMode").OneOf(d.DNSMode, ForwardMode, InternalDNS, ExternalDNS)
+		check.Field("dnsMode").OneOf(d.DNSMode, ForwardDNS, InternalDNS, ExternalDNS)
 	}
 	d.DKIM.validate(check.Field("dkim"))
 	d.RateLimits.validate(check.Field("rateLimits"))
@@ -88,7 +88,7 @@ func (d *DomainDNS) validate(check *conf.Checker, mode string) {
 	}
 	if f := d.Forward; f != nil {
 		at := check.Field("forward")
-		belongs(at, ForwardMode)
+		belongs(at, ForwardDNS)
 		if f.TargetDomain != "" {
 			at.Field("targetDomain").Host(f.TargetDomain)
 		}

@@ -16,7 +16,7 @@ func (o *Outbound) validate(check *conf.Checker) {
 			at.Field("domain").Domain(strings.TrimPrefix(t.Domain, "."))
 		}
 		at.Field("domain").Unique(first, canonicalDomain(t.Domain), "tls", i)
-		at.Field("mode").OneOf(t.Mode, Opportunistic, StartTLS, DANETLS, NoTLS)
+		at.Field("mode").OneOf(t.Mode, OpportunisticTLS, StartTLS, DANETLS, NoTLS)
 	}
 	check.Field("caPath").Line(o.CAPath)
 	check.Field("mxCacheTimeout").Wait(o.MXCacheTimeout)
@@ -53,6 +53,6 @@ func validateWebhooks(check *conf.Checker, hooks []Webhook) {
 
 // eventKinds are all values of [Event.Kind].
 func eventKinds() []string {
-	return []string{Connected, Refused, SignedIn, SignInFailed, Received, Quarantined, Delivered, Deferred, Failed,
-		Delayed, Bounced, Complained, Released, Dropped, Expired}
+	return []string{EventConnected, EventRefused, EventSignedIn, EventSignInFailed, EventReceived, EventQuarantined, EventDelivered, EventDeferred, EventFailed,
+		EventDelayed, EventBounced, EventComplained, EventReleased, EventDropped, EventExpired}
 }

@@ -2,11 +2,16 @@ package opsapi
 
 import "github.com/dcrouter/dcrouter/internal/conf"
 
-// Secret is a password. It prints as *** wherever it is shown; its Reveal
-// method gives the value.
+// Secret is a password or key: a string, written Secret("..."), that shows as ***
+// wherever it is printed, logged or written as JSON. Its method Reveal() string
+// gives the value.
 type Secret = conf.Secret
 
-// FieldError is a mistake in a configuration, with the path of its field.
+// FieldError is a mistake in a configuration: the path of the field, such as
+// "users[3].password", and what is wrong with it.
+//
+// Its fields are Path string, Msg string and Err error, the cause where there is
+// one beyond the configuration itself, which Unwrap returns.
 type FieldError = conf.FieldError
 
 // Defaults of [Config].

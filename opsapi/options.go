@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -19,6 +20,7 @@ type options struct {
 	log       *slog.Logger
 	store     *storage.Store
 	listener  net.Listener
+	sockets   *sockets.Set
 	tls       *tls.Config
 	now       func() time.Time
 	version   string
@@ -53,6 +55,10 @@ func WithStorage(s *storage.Store) Option { return func(o *options) { o.store = 
 // WithListener makes the Server accept from ln instead of binding its port. The
 // Server closes it.
 func WithListener(ln net.Listener) Option { return func(o *options) { o.listener = ln } }
+
+// WithSockets sets where the Server has its socket from: if the set has one for
+// its address, that is not bound. What [WithListener] gives goes first.
+func WithSockets(set *sockets.Set) Option { return func(o *options) { o.sockets = set } }
 
 // WithTLSConfig makes the Server speak HTTPS. Anywhere but on the loopback
 // address browsers sign in only so, or through a proxy that does.
@@ -113,10 +119,10 @@ func WithDNS(d DNS) Option { return func(o *options) { o.dns = d } }
 // WithCertificates sets who knows about certificates.
 func WithCertificates(c Certificates) Option { return func(o *options) { o.certificates = c } }
 
-// WithSecurityObserver sets who is told of the Server's own security events, such
+// WithObserver sets who is told of the Server's own security events, such
 // as failed attempts to sign in. It is called from several goroutines, and should
 // return soon.
-func WithSecurityObserver(tell func(SecurityEvent)) Option {
+func WithObserver(tell func(SecurityEvent)) Option {
 	return func(o *options) { o.security = tell }
 }
 

@@ -221,7 +221,7 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 		}
 		addr := net.JoinHostPort(host, strconv.Itoa(port))
 		var lc net.ListenConfig
-		ln, err := lc.Listen(ctx, "tcp", addr)
+		ln, err := s.opts.sockets.Listen(ctx, lc, "tcp", addr)
 		if err != nil {
 			return fmt.Errorf("opsapi: cannot listen on %s: %w", addr, err)
 		}

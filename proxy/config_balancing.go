@@ -7,8 +7,9 @@ import (
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
-// Secret is a key or password. However it is printed, it shows ***; its method
-// Reveal gives the value.
+// Secret is a password or key: a string, written Secret("..."), that shows as ***
+// wherever it is printed, logged or written as JSON. Its method Reveal() string
+// gives the value.
 type Secret = conf.Secret
 
 // Sticky keeps a client with its target by a cookie. A client whose target is

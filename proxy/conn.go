@@ -49,6 +49,8 @@ type conn struct {
 	unread atomic.Bool
 	// serving is set while net/http reads or serves a request.
 	serving atomic.Bool
+	// resting is set while net/http waits for the next request.
+	resting atomic.Bool
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 

@@ -165,6 +165,9 @@ func (x *exchange) outgoingHost() string {
 // beforeResponse is called when the head of a response is about to be sent.
 func (x *exchange) beforeResponse(h http.Header) {
 	x.editResponse(h)
+	if x.closable && x.run.leaving.Load() {
+		h.Set("Connection", "close") // which in HTTP/2 becomes GOAWAY
+	}
 	if x.duplex && !x.body.ended.Load() {
 		// Nobody knows what of the body will have been read when the next
 		// request should begin.

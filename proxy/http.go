@@ -51,8 +51,10 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 		c.fresh.Store(false)
 		c.unread.Store(true)
 		c.serving.Store(true)
+		c.resting.Store(false)
 	case http.StateIdle:
 		c.serving.Store(false)
+		c.resting.Store(true)
 		c.unread.Store(false)
 	case http.StateHijacked:
 		r.working.Done() // the handler is still counted
@@ -187,6 +189,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
+	x.closable = req.ProtoMajor < 3 && upgrade == nil && req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
 	x.session = c.begin(rt, func() {
 		cancel()
 		// It may be waiting for a client that does not read.
@@ -285,6 +288,7 @@ type exchange struct {
 
 	hasQuery bool // also if it is empty
 	duplex   bool // the response may begin before the request has ended
+	closable bool // its connection, or that of its stream, can be told to end with it
 }
 
 // serve runs the route's handler, through a compressor if the route has one.

@@ -249,7 +249,9 @@ func (l *fastLane) refuse(no *refusal) verdict {
 }
 
 // closes reports whether the connection ends with this request.
-func (l *fastLane) closes() bool { return l.req.Close || l.run.closing.Load() }
+func (l *fastLane) closes() bool {
+	return l.req.Close || l.run.closing.Load() || l.run.leaving.Load()
+}
 
 // maxSkip is how much of an unwanted body is read to keep a connection; it is
 // net/http's limit.

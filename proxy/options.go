@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+
+	"github.com/dcrouter/dcrouter/sockets"
 )
 
 // An Option gives a [Proxy] what cannot be written as JSON.
@@ -19,6 +21,7 @@ type options struct {
 	tlsChallenge   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	echKeys        func(*tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error)
 	listeners      map[string]net.Listener
+	sockets        *sockets.Set
 	packetConns    map[string]net.PacketConn
 	observe        func(Event)
 	blocked        func(client netip.Addr, port int) bool
@@ -102,4 +105,11 @@ func WithPacketConn(addr string, pc net.PacketConn) Option {
 		}
 		o.packetConns[addr] = pc
 	}
+}
+
+// WithSockets sets where the Proxy has its sockets from: what is in the set for
+// an address is not bound. What [WithListener] and [WithPacketConn]
+// give goes first.
+func WithSockets(set *sockets.Set) Option {
+	return func(o *options) { o.sockets = set }
 }

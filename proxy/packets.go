@@ -16,7 +16,7 @@ func (p *Proxy) listenPacket(ctx context.Context, port, number int) (net.PacketC
 	}
 	addr := p.listenAddr(number)
 	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, "udp", addr)
+	pc, err := p.opts.sockets.ListenPacket(ctx, lc, "udp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}

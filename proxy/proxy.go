@@ -119,20 +119,25 @@ func (p *Proxy) Check() error {
 	return err
 }
 
-// Unavailable names what the routes ask for and this version does not have.
-// Start and UpdateRoutes refuse such routes with the same error.
-func (p *Proxy) Unavailable() error {
+// Unready returns what keeps Start from serving though the configuration is
+// valid: routes with certificate "auto" where there is no source of certificates.
+// Each is a [*FieldError]; UpdateRoutes refuses such routes with the same error.
+func (p *Proxy) Unready() error {
 	p.update.Lock()
 	defer p.update.Unlock()
-	return p.unavailable(p.routes)
+	return p.unready(p.routes)
 }
 
 // Start begins to serve. It returns when all ports are bound; if one cannot
 // be, it takes everything back. ctx limits the start alone. A Proxy that has
-// stopped can be started again.
+// stopped can be started again, and one that [Proxy.Pause] has paused altogether
+// goes on.
 func (p *Proxy) Start(ctx context.Context) error {
 	p.update.Lock()
 	defer p.update.Unlock()
+	if r := p.current(); r != nil && r.leaving.Load() {
+		return r.resume(ctx)
+	}
 	if p.run != nil {
 		select {
 		case <-p.run.stopped:
@@ -140,7 +145,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 			return ErrRunning
 		}
 	}
-	if err := p.unavailable(p.routes); err != nil {
+	if err := p.unready(p.routes); err != nil {
 		return err
 	}
 	a, err := p.assemble(p.routes)
@@ -309,7 +314,7 @@ func (p *Proxy) UpdateRoutes(ctx context.Context, routes []Route) error {
 		p.routes = own
 		return nil
 	}
-	if err := p.unavailable(own); err != nil {
+	if err := p.unready(own); err != nil {
 		return err
 	}
 	a, err := p.assemble(own)

@@ -27,6 +27,7 @@ type run struct {
 
 	lastDate atomic.Pointer[dateText]
 	closing  atomic.Bool // stopping, for those who ask at every request
+	leaving  atomic.Bool // paused: requests are the last ones of their connections
 
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
@@ -45,8 +46,10 @@ type run struct {
 
 	mu        sync.Mutex
 	stopping  bool
+	paused    func(port int) bool // nil: no port is
 	conns     map[*conn]struct{}
-	empty     chan struct{} // closed when stopping and no connection is left
+	settled   bool          // stopping, and nothing is accepted any more
+	empty     chan struct{} // closed when settled and no connection is left
 	sessions  int           // of UDP
 	perIP     map[netip.Addr]int
 	listeners map[int]net.Listener
@@ -84,18 +87,21 @@ func newRun(p *Proxy) *run {
 	return r
 }
 
-// sockets are what ports listen with.
-type sockets struct {
+// boundSockets are what ports listen with.
+type boundSockets struct {
 	listeners map[int]net.Listener
 	packets   map[int]net.PacketConn
 }
 
 // bind opens sockets for the ports of t that lack them. On an error it closes
 // those it opened.
-func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
-	opened = sockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
+func (r *run) bind(ctx context.Context, t *table) (opened boundSockets, err error) {
+	opened = boundSockets{make(map[int]net.Listener), make(map[int]net.PacketConn)}
 	var problems []error
 	for port, p := range t.ports {
+		if r.isPaused(port) {
+			continue
+		}
 		if p.tcp && r.listeners[port] == nil {
 			if ln, err := r.p.listen(ctx, port); err != nil {
 				problems = append(problems, err)
@@ -130,7 +136,7 @@ func (r *run) bind(ctx context.Context, t *table) (opened sockets, err error) {
 			pc.Close()
 		}
 	}
-	return sockets{}, errors.Join(problems...)
+	return boundSockets{}, errors.Join(problems...)
 }
 
 // listen opens the listener of one port, or takes the one that the host gave.
@@ -140,7 +146,7 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 		return ln, nil
 	}
 	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", addr)
+	ln, err := p.opts.sockets.Listen(ctx, lc, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", addr, err)
 	}
@@ -149,7 +155,7 @@ func (p *Proxy) listen(ctx context.Context, port int) (net.Listener, error) {
 
 // listenPacket opens the packet socket of one port. For HTTP/3 its number is
 // that of the listener, with which it takes some luck if any free one will do.
-func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *sockets) (net.PacketConn, error) {
+func (r *run) listenPacket(ctx context.Context, port int, p *portRoutes, opened *boundSockets) (net.PacketConn, error) {
 	number := port
 	for try := 1; ; try++ {
 		if p.quic && port == 0 {
@@ -234,7 +240,7 @@ func (r *run) admit(port int, nc net.Conn) {
 		return
 	}
 	r.mu.Lock()
-	reason := r.full()
+	reason := r.crowded() // Stop may have begun, but this client came before
 	if reason == nil {
 		reason = r.book(c)
 	}
@@ -284,7 +290,7 @@ func (r *run) forget(c *conn) {
 		return
 	}
 	delete(r.conns, c)
-	if r.stopping && len(r.conns) == 0 {
+	if r.settled && len(r.conns) == 0 {
 		close(r.empty)
 	}
 	if c.counted {
@@ -294,10 +300,15 @@ func (r *run) forget(c *conn) {
 
 // full tells why nothing more is taken in, if so. r.mu is held.
 func (r *run) full() *rejection {
-	switch limit := r.p.cfg.MaxConnections; {
-	case r.stopping:
+	if r.stopping {
 		return &r.p.stats.stopping
-	case limit > 0 && len(r.conns)+r.sessions >= limit:
+	}
+	return r.crowded()
+}
+
+// crowded is full as far as the number of connections goes. r.mu is held.
+func (r *run) crowded() *rejection {
+	if limit := r.p.cfg.MaxConnections; limit > 0 && len(r.conns)+r.sessions >= limit {
 		return &r.p.stats.tooMany
 	}
 	return nil
@@ -338,7 +349,7 @@ func (r *run) open() []*conn {
 }
 
 // listen puts opened sockets into service.
-func (r *run) listen(opened sockets) {
+func (r *run) listen(opened boundSockets) {
 	defer r.openQUIC()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -409,9 +420,6 @@ func (r *run) beginStop() bool {
 	}
 	r.stopping = true
 	r.closing.Store(true)
-	if len(r.conns) == 0 {
-		close(r.empty)
-	}
 	for port, ln := range r.listeners {
 		ln.Close()
 		delete(r.listeners, port)
@@ -434,6 +442,10 @@ func (r *run) stop(ctx context.Context) error {
 		q.shut()
 	}
 	r.accepting.Wait()
+	r.settle()
+	if r.leaving.Load() {
+		r.awaitLastRequests(ctx)
+	}
 	for _, c := range r.open() {
 		if l := c.lane.Load(); l != nil {
 			l.wake()
@@ -459,6 +471,16 @@ func (r *run) stop(ctx context.Context) error {
 		return errCut
 	}
 	return nil
+}
+
+// settle notes that no more connections will come.
+func (r *run) settle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settled = true
+	if len(r.conns) == 0 {
+		close(r.empty)
+	}
 }
 
 // closeFresh closes connections that have not asked for anything, once they

@@ -468,7 +468,7 @@ func TestValidateTogether(t *testing.T) {
 }
 
 // What this version reads but cannot do is said at the start, not ignored.
-func TestUnavailable(t *testing.T) {
+func TestUnready(t *testing.T) {
 	for path, change := range map[string]func(*Route){
 		"action.tls.certificate": func(r *Route) { r.Action.TLS = &TLS{Mode: Terminate, Certificate: Certificate{Auto: true}} },
 	} {
@@ -481,14 +481,14 @@ func TestUnavailable(t *testing.T) {
 			continue
 		}
 		wantFields(t, path, p.Start(t.Context()), "routes[1]."+path+": \"auto\" needs a source of certificates")
-		wantFields(t, path, p.Unavailable(), "routes[1]."+path+": \"auto\" needs a source of certificates")
+		wantFields(t, path, p.Unready(), "routes[1]."+path+": \"auto\" needs a source of certificates")
 		if err := p.Stop(t.Context()); err != nil {
 			t.Error(err)
 		}
 		// A disabled route asks for nothing.
 		r.Enabled = new(bool)
 		p, _ = New(Config{ListenHost: "127.0.0.1", Routes: []Route{r}})
-		if err := p.Unavailable(); err != nil {
+		if err := p.Unready(); err != nil {
 			t.Errorf("%s, disabled: %v", path, err)
 		}
 	}

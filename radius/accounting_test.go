@@ -52,7 +52,7 @@ func TestSessionsRadclient(t *testing.T) {
 	store := openStore(t, storage.Memory())
 	var mu sync.Mutex
 	var records []Record
-	s := startServer(t, Config{Clients: []Client{{Name: "local", IP: "127.0.0.1"}}}, WithStorage(store), WithAccounting(func(_ context.Context, r *Record) error {
+	s := startServer(t, Config{Clients: []Client{{Name: "local", IP: "127.0.0.1"}}}, WithStorage(store), WithAccountingSink(func(_ context.Context, r *Record) error {
 		mu.Lock()
 		defer mu.Unlock()
 		records = append(records, *r)
@@ -102,7 +102,7 @@ func TestSessionsRadclient(t *testing.T) {
 // its Stop has no counters.
 func TestCountersDoNotGoBack(t *testing.T) {
 	var last atomic.Pointer[Record]
-	s := startServer(t, Config{}, WithAccounting(func(_ context.Context, r *Record) error {
+	s := startServer(t, Config{}, WithAccountingSink(func(_ context.Context, r *Record) error {
 		last.Store(r)
 		return nil
 	}))
@@ -146,7 +146,7 @@ func TestSessionsAfterAccountingOn(t *testing.T) {
 func TestAccountingOnClosesTheSessionsOfTheNAS(t *testing.T) {
 	store := openStore(t, storage.Memory())
 	var closed atomic.Int32
-	s := startServer(t, Config{}, WithStorage(store), WithAccounting(func(_ context.Context, r *Record) error {
+	s := startServer(t, Config{}, WithStorage(store), WithAccountingSink(func(_ context.Context, r *Record) error {
 		closed.Add(int32(len(r.Closed)))
 		return nil
 	}))
@@ -232,7 +232,7 @@ func TestNoAcknowledgementBeforeItIsStored(t *testing.T) {
 		return memory.Put(ctx, key, value)
 	})
 	var sink atomic.Bool
-	s := startServer(t, Config{}, WithStorage(openStore(t, backend)), WithAccounting(func(context.Context, *Record) error {
+	s := startServer(t, Config{}, WithStorage(openStore(t, backend)), WithAccountingSink(func(context.Context, *Record) error {
 		if sink.Load() {
 			return fail
 		}
@@ -275,7 +275,7 @@ func TestAccountingMistakes(t *testing.T) {
 
 func TestStaleSessions(t *testing.T) {
 	var stale atomic.Int32
-	s := startServer(t, Config{Accounting: Accounting{StaleAfter: 50 * time.Millisecond}}, WithAccounting(func(_ context.Context, r *Record) error {
+	s := startServer(t, Config{Accounting: Accounting{StaleAfter: 50 * time.Millisecond}}, WithAccountingSink(func(_ context.Context, r *Record) error {
 		if r.Status == StatusStale {
 			stale.Add(1)
 		}

@@ -13,8 +13,8 @@ type Event struct {
 	// "badMessageAuthenticator", "badAuthenticator", "missingMessageAuthenticator",
 	// "unsignedProxyState", "tooManyFailures", "unreadablePassword" or "badRadSec".
 	Reason string `json:"reason"`
-	// Text says it in words.
-	Text string `json:"text"`
+	// Detail says it in words.
+	Detail string `json:"detail"`
 	// Client is the name of the client as configured, or "".
 	Client string `json:"client,omitempty"`
 	// Remote is where it came from.
@@ -75,9 +75,9 @@ func (s *Server) drop(d dropped) {
 	if len(s.opts.observers) == 0 || !d.why.isSuspect() || !first && !d.radSec {
 		return
 	}
-	e := Event{Time: now, Reason: d.why.String(), Text: d.why.explain(), Client: name, Remote: d.from, User: d.user, Proven: d.radSec}
+	e := Event{Time: now, Reason: d.why.String(), Detail: d.why.explain(), Client: name, Remote: d.from, User: d.user, Proven: d.radSec}
 	if d.err != nil {
-		e.Text += ": " + d.err.Error()
+		e.Detail += ": " + d.err.Error()
 	}
 	for _, tell := range s.opts.observers {
 		tell(e)

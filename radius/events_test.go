@@ -21,7 +21,7 @@ func TestObserver(t *testing.T) {
 	want := func(reason, client, user string) {
 		t.Helper()
 		e := testenv.Receive(t, events)
-		if e.Reason != reason || e.Client != client || e.User != user || e.Remote.Addr() != loopbackAddr() || e.Proven || e.Text == "" || e.Time.IsZero() {
+		if e.Reason != reason || e.Client != client || e.User != user || e.Remote.Addr() != loopbackAddr() || e.Proven || e.Detail == "" || e.Time.IsZero() {
 			t.Errorf("%+v, want %s of %q about %q", e, reason, client, user)
 		}
 	}

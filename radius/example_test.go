@@ -90,7 +90,7 @@ func ExampleAccountingSink() {
 		}
 		return nil // an error would make the NAS send the record again
 	}
-	s, err := radius.New(radius.Config{Secret: "a long shared secret"}, radius.WithAccounting(bill))
+	s, err := radius.New(radius.Config{Secret: "a long shared secret"}, radius.WithAccountingSink(bill))
 	fmt.Println(s != nil, err)
 	// Output: true <nil>
 }

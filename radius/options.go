@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/dcrouter/dcrouter/sockets"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -21,6 +22,7 @@ type options struct {
 	packetConns    map[string]net.PacketConn
 	listeners      map[string]net.Listener
 	observers      []func(Event)
+	sockets        *sockets.Set
 }
 
 // WithLogger sets the logger. The default discards everything.
@@ -43,8 +45,8 @@ func WithAuthorizer(a Authorizer) Option {
 	return func(o *options) { o.authorize = a }
 }
 
-// WithAccounting sets who is told of accounting records, for billing.
-func WithAccounting(sink AccountingSink) Option {
+// WithAccountingSink sets who is told of accounting records, for billing.
+func WithAccountingSink(sink AccountingSink) Option {
 	return func(o *options) { o.sink = sink }
 }
 
@@ -84,4 +86,11 @@ func WithListener(addr string, ln net.Listener) Option {
 		}
 		o.listeners[addr] = ln
 	}
+}
+
+// WithSockets sets where the Server has its sockets from: what is in the set for
+// an address is not bound. What [WithPacketConn] and
+// [WithListener] give goes first.
+func WithSockets(set *sockets.Set) Option {
+	return func(o *options) { o.sockets = set }
 }

@@ -55,7 +55,7 @@ func (r *Request) readCredentials(secret []byte) error {
 	}
 	r.Method = NoPassword
 	if _, ok := vendorValue(attrs, microsoft, msChapChallenge); ok {
-		r.Method = Unknown
+		r.Method = UnknownMethod
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func (r *run) listenRadSec(ctx context.Context) (*radsec, error) {
 	addr := s.listenAddr(pointedOr(cfg.Port, DefaultRadSecPort))
 	if rs.ln = s.opts.listeners[addr]; rs.ln == nil {
 		var lc net.ListenConfig
-		if rs.ln, err = lc.Listen(ctx, "tcp", addr); err != nil {
+		if rs.ln, err = s.opts.sockets.Listen(ctx, lc, "tcp", addr); err != nil {
 			return nil, cannotListen(addr, err)
 		}
 	}

@@ -66,8 +66,8 @@ const (
 	MSCHAPv2 Method = "mschapv2"
 	// EAPMD5 is CHAP within EAP (RFC 3748 section 5.4).
 	EAPMD5 Method = "eap-md5"
-	// Unknown is one that this package does not know, as MS-CHAP version 1.
-	Unknown Method = "unknown"
+	// UnknownMethod is one that this package does not know, as MS-CHAP version 1.
+	UnknownMethod Method = "unknown"
 )
 
 // Password returns the password, if the request has one that can be read: its

@@ -22,7 +22,7 @@ func (s *Server) listenPacket(ctx context.Context, port int, service service) (*
 	if sock.conn == nil {
 		var lc net.ListenConfig
 		var err error
-		if sock.conn, err = lc.ListenPacket(ctx, "udp", addr); err != nil {
+		if sock.conn, err = s.opts.sockets.ListenPacket(ctx, lc, "udp", addr); err != nil {
 			return nil, cannotListen(addr, err)
 		}
 	}

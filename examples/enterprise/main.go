@@ -56,7 +56,7 @@ func run(ctx context.Context, listen string) error {
 	r, err := dcrouter.New(
 		dcrouter.WithConfig(cfg),
 		// What cannot be JSON is an option: here code that decides about users.
-		dcrouter.WithRADIUS(*cfg.RADIUS, radius.WithAuthorizer(staff)),
+		dcrouter.WithRADIUSOptions(radius.WithAuthorizer(staff)),
 		dcrouter.WithLogger(slog.Default()),
 	)
 	if err != nil {
@@ -65,7 +65,7 @@ func run(ctx context.Context, listen string) error {
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
-	if root := r.LocalRoot(); root != nil {
+	if root := r.LocalCARoot(); root != nil {
 		err = os.WriteFile("enterprise.data/ca.pem", root, 0o644)
 	}
 	help(listen)

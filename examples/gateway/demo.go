@@ -91,7 +91,7 @@ func runDemo() error {
 Ctrl-C ends it. To run your own: go run ./examples/gateway -config FILE
 
 `, d.ports[httpPort], d.ports[httpsPort], d.ports[echoPort])
-	return serve(d.router, log, func(ctx context.Context) error { return d.router.UpdateRoutes(ctx, d.routes()) })
+	return serve(d.router, nil, log, func(ctx context.Context) error { return d.router.UpdateRoutes(ctx, d.routes()) })
 }
 
 func (d *demo) add(name string, ln net.Listener) {

@@ -87,7 +87,13 @@ func (l *logBuffer) String() string {
 // run starts the command and waits for its ready line.
 func run(t *testing.T, args ...string) *gateway {
 	t.Helper()
-	g := &gateway{cmd: exec.Command(build(t), args...), log: new(logBuffer)}
+	return runCommand(t, exec.Command(build(t), args...))
+}
+
+// runCommand is run for a command that ends up as the gateway.
+func runCommand(t *testing.T, cmd *exec.Cmd) *gateway {
+	t.Helper()
+	g := &gateway{cmd: cmd, log: new(logBuffer)}
 	g.cmd.Stderr = g.log
 	stdout, err := g.cmd.StdoutPipe()
 	if err != nil {

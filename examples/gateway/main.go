@@ -7,8 +7,11 @@
 //
 // When everything is bound it prints one line on standard output: "ready " and
 // a JSON object of component to bound addresses. Logs go to standard error.
-// SIGHUP reloads the routes from FILE, and zone files; SIGTERM and SIGINT stop
-// gracefully, a second one at once.
+// SIGHUP reloads the routes from FILE, and zone files; SIGUSR2 starts the program
+// anew, with its file as it is now, and leaves everything to the new process
+// without refusing a connection; SIGTERM and SIGINT stop gracefully, a second
+// one at once. Under systemd it takes sockets from it and tells it how things
+// are; see docs/upgrade.md.
 package main
 
 import (
@@ -79,25 +82,47 @@ func validate(file string) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range dcrouter.FieldErrors(r.Unavailable()) {
+	for _, e := range dcrouter.FieldErrors(r.Unready()) {
 		fmt.Fprintln(os.Stderr, "note: valid, but it cannot be started:", e)
 	}
 	return r.Check()
 }
 
-// runFile runs a configuration file until a signal ends it.
+// runFile runs a configuration file until a signal ends it, or another process
+// goes on with it.
 func runFile(file string) error {
+	path, err := program()
+	if err != nil {
+		return err
+	}
+	old, left, err := inherited()
+	if err != nil {
+		return err
+	}
+	given, err := activation()
+	if err != nil {
+		return err
+	}
 	cfg, err := load(file)
 	if err != nil {
 		return err
 	}
 	log := newLogger()
-	r, err := dcrouter.New(dcrouter.WithConfig(cfg), dcrouter.WithLogger(log))
+	r, err := dcrouter.New(append(given, dcrouter.WithConfig(cfg), dcrouter.WithLogger(log), dcrouter.WithSockets(left...))...)
 	if err != nil {
 		return err
 	}
+	if old != nil {
+		// Whatever is wrong is said before the old process stops anything.
+		if err := errors.Join(r.Unready(), r.Check()); err != nil {
+			return err
+		}
+		if err := old.takeOver(); err != nil {
+			return err
+		}
+	}
 	atStart := beyondRoutes(cfg)
-	return serve(r, log, func(ctx context.Context) error {
+	return serve(r, &succession{old, path}, log, func(ctx context.Context) error {
 		cfg, err := load(file)
 		if err != nil {
 			return err
@@ -132,17 +157,31 @@ func beyondRoutes(cfg dcrouter.Config) string {
 	return text.String()
 }
 
-// serve runs r until a signal ends it. reload is called on SIGHUP.
-func serve(r *dcrouter.Router, log *slog.Logger, reload func(context.Context) error) error {
+// serve runs r until a signal ends it. reload is called on SIGHUP. Without a
+// succession there are no upgrades.
+func serve(r *dcrouter.Router, s *succession, log *slog.Logger, reload func(context.Context) error) error {
 	ctx, stopSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stopSignals()
 	hangups := make(chan os.Signal, 1) // one is enough: it asks for the newest file
 	signal.Notify(hangups, syscall.SIGHUP)
 
+	var upgradeSignals <-chan os.Signal
+	if s != nil {
+		upgradeSignals = upgrades()
+	}
+
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
 	debug.FreeOSMemory() // to start takes more than to run
+	if s != nil && s.old != nil {
+		s.old.say(sayServing) // if it is gone by now, so much the better
+		s.old.Close()
+	}
+	notify("READY=1", fmt.Sprintf("MAINPID=%d", os.Getpid()))
+	inCharge, resign := context.WithCancel(context.Background())
+	defer resign()
+	go watchdog(inCharge, r)
 	ready, err := json.Marshal(r.Addrs())
 	if err == nil {
 		_, err = fmt.Printf("ready %s\n", ready)
@@ -155,7 +194,9 @@ func serve(r *dcrouter.Router, log *slog.Logger, reload func(context.Context) er
 	// keep a signal from ending the process.
 	go func() {
 		for range hangups {
+			notify("RELOADING=1")
 			err := reload(ctx)
+			notify("READY=1")
 			for _, e := range dcrouter.FieldErrors(err) {
 				log.Error("reload failed, nothing has changed", "err", e)
 			}
@@ -164,20 +205,43 @@ func serve(r *dcrouter.Router, log *slog.Logger, reload func(context.Context) er
 			}
 		}
 	}()
-	failed := make(chan error, 1)
-	go func() { failed <- r.Wait() }()
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-		log.Info("stopping", "at most", stopTimeout)
+	for {
+		failed := make(chan error, 1)
+		go func() { failed <- r.Wait() }()
+		select {
+		case err := <-failed:
+			return errors.Join(err, stop(r))
+		case <-ctx.Done():
+			log.Info("stopping", "at most", stopTimeout)
+			notify("STOPPING=1")
+			stopSignals() // a second signal does what it always does
+			return stop(r)
+		case <-upgradeSignals:
+		}
+		err := upgrade(ctx, r, s.program, log)
+		switch {
+		case err == nil:
+			resign()
+			return drain(ctx, r)
+		case errors.Is(err, errLost):
+			return errors.Join(err, stop(r))
+		case ctx.Err() == nil:
+			log.Error("the upgrade failed, and this process goes on", "err", err)
+		}
 	}
-	stopSignals() // a second signal does what it always does
-	return errors.Join(err, stop(r))
 }
 
 // stop stops gracefully, for a time.
 func stop(r *dcrouter.Router) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return r.Stop(ctx)
+}
+
+// drain serves the connections that are left after an upgrade. A signal that ends
+// the process is for them, too.
+func drain(ctx context.Context, r *dcrouter.Router) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	return r.Stop(ctx)
 }

@@ -82,7 +82,7 @@ func run(ctx context.Context, listen string) error {
 		return err
 	}
 	defer r.Stop(context.Background())
-	if err := os.WriteFile("http.data/ca.pem", r.LocalRoot(), 0o644); err != nil {
+	if err := os.WriteFile("http.data/ca.pem", r.LocalCARoot(), 0o644); err != nil {
 		return err
 	}
 	fmt.Printf(help, listen)

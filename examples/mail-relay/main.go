@@ -114,7 +114,7 @@ func relay(port int, hook string, key []byte) email.Config {
 		Webhooks: []email.Webhook{{
 			URL:    "http://" + hook + "/mail",
 			Secret: email.Secret("whsec_" + base64.StdEncoding.EncodeToString(key)),
-			Events: []string{email.Delivered, email.Deferred, email.Failed, email.Bounced, email.Complained},
+			Events: []string{email.EventDelivered, email.EventDeferred, email.EventFailed, email.EventBounced, email.EventComplained},
 		}},
 	}
 }

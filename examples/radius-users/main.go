@@ -56,7 +56,7 @@ func main() {
 	s, err := radius.New(radius.Config{
 		ListenHost: *listen, Port: new(18120), AccountingPort: new(18130),
 		Secret: "a long shared secret",
-	}, radius.WithLogger(slog.Default()), radius.WithStorage(store), radius.WithAuthorizer(authorize), radius.WithAccounting(bill))
+	}, radius.WithLogger(slog.Default()), radius.WithStorage(store), radius.WithAuthorizer(authorize), radius.WithAccountingSink(bill))
 	if err != nil {
 		log.Fatal(err)
 	}

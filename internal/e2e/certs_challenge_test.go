@@ -226,7 +226,7 @@ type elsewhere struct {
 	client http.Client
 }
 
-func (e *elsewhere) Do(r *http.Request) (*http.Response, error) {
+func (e *elsewhere) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Host != "api.cloudflare.com" {
 		return nil, errors.New("not a request for Cloudflare: " + r.URL.Host)
 	}
@@ -260,7 +260,7 @@ func TestCertificatesByCloudflare(t *testing.T) {
 			c.DNS = nil
 			c.DNSChallenge = &dcrouter.DNSChallenge{CloudflareAPIKey: dcrouter.Secret(hoster.token), PropagationTimeout: 1}
 		},
-		opts: []dcrouter.Option{dcrouter.WithCloudflareClient(client)},
+		opts: []dcrouter.Option{dcrouter.WithCloudflareClient(&http.Client{Transport: client})},
 	})
 	roots := g.pebble.Root(t)
 	waitForCertificate(t, port, "deep.down.example.com", roots)

@@ -108,7 +108,7 @@ func TestKeysAreNotShown(t *testing.T) {
 		acme:    proxy.ACME{Email: "ops@example.com", ExternalAccount: &proxy.ACMEExternalAccount{KeyID: "kid-1", MACKey: dcrouter.Secret(mac)}},
 		routes:  []proxy.Route{autoRoute(port, "example.com", "none.example.org")},
 		backend: storage.Dir(folder),
-		opts:    []dcrouter.Option{dcrouter.WithCertificateEvents(func(e dcrouter.CertificateEvent) { fmt.Fprintf(&told, "%+v", e) })},
+		opts:    []dcrouter.Option{dcrouter.WithCertificateObserver(func(e dcrouter.CertificateEvent) { fmt.Fprintf(&told, "%+v", e) })},
 	})
 	waitForCertificate(t, port, "example.com", g.pebble.Root(t))
 	g.waitForState(t, "none.example.org", func(s dcrouter.CertificateState) bool { return s.Failures > 0 })

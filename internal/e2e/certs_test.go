@@ -207,7 +207,7 @@ func TestCertificatesByDNS(t *testing.T) {
 	}
 	g := newGateway(t, setup{
 		routes: []proxy.Route{autoRoute(port, "example.com", "*.example.com")},
-		opts:   []dcrouter.Option{dcrouter.WithCertificateEvents(tell)},
+		opts:   []dcrouter.Option{dcrouter.WithCertificateObserver(tell)},
 	})
 	roots := g.pebble.Root(t)
 	cert := waitForCertificate(t, port, "example.com", roots)

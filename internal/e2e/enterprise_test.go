@@ -82,7 +82,7 @@ func newEnterprise(t *testing.T) *enterprise {
 		t.Fatal(err)
 	}
 	r, err := dcrouter.New(dcrouter.WithConfig(cfg), dcrouter.WithLogger(slog.New(slog.NewTextHandler(e.log, nil))),
-		dcrouter.WithCloudflareClient(&elsewhere{to: to, client: http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}))
+		dcrouter.WithCloudflareClient(&http.Client{Transport: &elsewhere{to: to, client: http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}}))
 	if err != nil {
 		t.Fatal(err)
 	}

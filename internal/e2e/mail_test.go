@@ -211,7 +211,7 @@ func (s *mailSite) bounces(t *testing.T) {
 	for _, e := range st.Timeline {
 		kinds = append(kinds, e.Kind)
 	}
-	if want := []string{"tried", email.Delivered, email.Bounced}; !slices.Equal(kinds, want) {
+	if want := []string{"tried", email.EventDelivered, email.EventBounced}; !slices.Equal(kinds, want) {
 		t.Errorf("the timeline is %+v, want %v", st.Timeline, want)
 	}
 	if entry, ok := s.Email().Suppressions().Check("gone@b.example"); !ok || entry.Reason != email.SuppressedBounce {

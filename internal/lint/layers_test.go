@@ -13,7 +13,7 @@ type layer int
 const (
 	unknown  layer = iota
 	leaf           // internal/*: the standard library and other leaves
-	store          // storage: leaves
+	store          // storage, sockets: leaves
 	protocol       // proxy, email, ...: leaves, storage, own third parties, never each other
 	ops            // opsapi: leaves and storage
 	router         // the root: all of the above
@@ -53,7 +53,7 @@ func place(rel string) (layer, string) {
 	switch top {
 	case "":
 		return router, ""
-	case "storage":
+	case "storage", "sockets":
 		return store, top
 	case "proxy", "email", "dnsserver", "radius":
 		return protocol, top

@@ -83,6 +83,7 @@ var maxModules = map[string]int{
 	"email":     13, // go-proxyproto is one that the proxy has too
 	"dnsserver": 8,
 	"radius":    2,
+	"sockets":   0,
 	"storage":   0,
 	"opsapi":    2, // golang.org/x/crypto, and x/sys for it
 }

@@ -15,7 +15,7 @@ import (
 // noticed otherwise. The bounds leave a sixth of room.
 func maxSize() map[string]float64 {
 	return map[string]float64{
-		"": 28, "proxy": 13, "email": 15.5, "dnsserver": 11, "radius": 7.2, "storage": 3.3, "opsapi": 9,
+		"": 28, "proxy": 13, "email": 15.5, "dnsserver": 11, "radius": 7.2, "storage": 3.3, "sockets": 3.3, "opsapi": 9,
 	}
 }
 
@@ -30,6 +30,9 @@ func leastProgram(rel string) string {
 	switch rel {
 	case "":
 		use = ""
+	case "sockets":
+		return fmt.Sprintf("package main\n\nimport (\n\t\"context\"\n\t\"net\"\n\n\t%q\n)\n\nfunc main() {\n\tvar s sockets.Set\n"+
+			"\tif _, err := s.Listen(context.Background(), net.ListenConfig{}, \"tcp\", \":0\"); err != nil {\n\t\tpanic(err)\n\t}\n\ts.Close()\n}\n", path)
 	case "storage":
 		return fmt.Sprintf("package main\n\nimport (\n\t\"context\"\n\n\t%q\n)\n\nfunc main() {\n\ts, err := storage.Open(context.Background(), storage.Dir(\"data\"))\n"+
 			"\tif err != nil {\n\t\tpanic(err)\n\t}\n\ts.Close()\n}\n", path)

@@ -5,7 +5,11 @@
 // does not hold up one with a single message, and each has as many deliveries at
 // once as it has shown to bear: one more for each row of successes, half as many
 // after a failure of the site itself. A site that fails again and again has a
-// rest, and what is for it is put off without a try.
+// rest, and what is for it is put off without a try. After the rest one delivery
+// shows whether it is back.
+//
+// Deliveries that fail together, as when a server restarts, are one failure: what
+// counts is an attempt that was begun when the failure before it was known.
 //
 // Nothing here knows about mail or waits for a time: what is not due yet is kept
 // by the caller.
@@ -60,8 +64,9 @@ const (
 	// between, earn it a rest.
 	strikes = 3
 	// firstRest is how long that is; each one that follows without a success
-	// between is twice as long, up to mostRest.
-	firstRest = 30 * time.Second
+	// between is twice as long, up to mostRest. It is short, since three refusals
+	// take a server that restarts no more than some milliseconds.
+	firstRest = 5 * time.Second
 	mostRest  = 15 * time.Minute
 	// fairTurn is the turn that goes to jobs without priority first, so that those
 	// with it do not starve them.
@@ -101,6 +106,7 @@ type site struct {
 	active int
 	limit  float64 // of active
 
+	events   int // failures that were counted, ever
 	failures int // in a row
 	rests    int // in a row
 	rest     time.Time
@@ -190,7 +196,7 @@ func (s *Scheduler) work(st *site, j Job) {
 	for j != nil {
 		now := s.cfg.Now()
 		s.mu.Lock()
-		rest, why, closed := st.rest, st.why, s.closed
+		rest, why, closed, known := st.rest, st.why, s.closed, st.events
 		s.mu.Unlock()
 		var o Outcome
 		switch {
@@ -203,7 +209,7 @@ func (s *Scheduler) work(st *site, j Job) {
 		}
 		s.mu.Lock()
 		st.active--
-		s.learn(st, o)
+		s.learn(st, o, known)
 		s.offer(st)
 		s.forget(st)
 		if st, j = s.next(); j == nil {
@@ -241,11 +247,15 @@ func (s *Scheduler) next() (*site, Job) {
 	return nil, nil
 }
 
-// learn fits a site's bound to what it bears.
-func (s *Scheduler) learn(st *site, o Outcome) {
+// learn fits a site's bound to what it bears. known is how many of its failures
+// were known when the attempt was begun.
+func (s *Scheduler) learn(st *site, o Outcome, known int) {
 	switch {
 	case st.name == "":
+	case o.Trouble && known < st.events: // it failed together with others
+		st.why = o.Why
 	case o.Trouble:
+		st.events++
 		st.limit = max(1, st.limit/2)
 		st.why = o.Why
 		if st.failures++; st.failures >= strikes || st.rests > 0 {
@@ -256,6 +266,9 @@ func (s *Scheduler) learn(st *site, o Outcome) {
 			st.limit = 1 // one to see whether it is back
 		}
 	case o.Works:
+		if st.rests > 0 { // it is back
+			st.limit = max(st.limit, float64(s.cfg.FirstJobs))
+		}
 		st.failures, st.rests, st.rest, st.why = 0, 0, time.Time{}, ""
 		if float64(st.active+1) >= st.limit-1 { // it was put to the test
 			st.limit = min(float64(s.cfg.JobsPerSite), st.limit+1/st.limit)

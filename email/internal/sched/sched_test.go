@@ -179,7 +179,7 @@ func TestASiteInTroubleHasARest(t *testing.T) {
 			}
 		}
 		add(100)
-		time.Sleep(10 * time.Second)
+		time.Sleep(firstRest)
 		if a, b := tried.Load(), skipped.Load(); a > 5 || a+b != 100 {
 			t.Errorf("%d tried and %d skipped of 100", a, b)
 		}
@@ -202,6 +202,88 @@ func TestASiteInTroubleHasARest(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := tried.Load(); n != 50 {
 			t.Errorf("%d of 50 tried when it was back", n)
+		}
+		s.Close()
+	})
+}
+
+// Deliveries that fail together, however many, are one failure, and what fails
+// while the site has its rest makes that no longer.
+func TestFailuresOfOneEventCountOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(100)
+		cfg.FirstJobs, cfg.JobsPerSite = 100, 100
+		s := New(cfg)
+		down := Outcome{Trouble: true, Why: "connection reset"}
+		var rested atomic.Int32
+		add := func(n int, o Outcome) {
+			for i := range n {
+				s.Add("site", false, job{
+					run:  func() Outcome { time.Sleep(time.Second + time.Duration(i)*time.Millisecond); return o },
+					skip: func(time.Time, string) { rested.Add(1) },
+				})
+			}
+		}
+		add(20, down)
+		time.Sleep(2 * time.Second)
+		add(5, Outcome{Works: true})
+		time.Sleep(time.Minute)
+		if n := rested.Load(); n > 0 {
+			t.Errorf("a site whose connections broke once has a rest: %d were put off", n)
+		}
+
+		// Three that are one after the other, while others take their time to fail.
+		slow := func(d time.Duration) {
+			s.Add("slow", false, job{run: func() Outcome { time.Sleep(d); return down }})
+		}
+		for _, d := range []time.Duration{30, 31, 32} {
+			slow(d * time.Second)
+		}
+		for range strikes {
+			slow(time.Second)
+			time.Sleep(2 * time.Second)
+		}
+		begin := time.Now()
+		time.Sleep(time.Minute)
+		s.mu.Lock()
+		rest, rests := s.sites["slow"].rest, s.sites["slow"].rests
+		s.mu.Unlock()
+		if rest.Sub(begin) > firstRest || rests != 1 {
+			t.Errorf("%d rests, the last until %v after the failures", rests, rest.Sub(begin))
+		}
+		s.Close()
+	})
+}
+
+// A server that restarts within a second has what waited soon after.
+func TestABlip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(config(100))
+		begin := time.Now()
+		var done, tried atomic.Int32
+		var last atomic.Int64
+		var add func()
+		add = func() {
+			s.Add("site", false, job{
+				run: func() Outcome {
+					if time.Since(begin) < time.Second {
+						tried.Add(1)
+						return Outcome{Trouble: true, Why: "connection refused"}
+					}
+					time.Sleep(10 * time.Millisecond)
+					done.Add(1)
+					last.Store(int64(time.Since(begin)))
+					return Outcome{Works: true}
+				},
+				skip: func(until time.Time, _ string) { time.AfterFunc(time.Until(until), add) },
+			})
+		}
+		for range 200 {
+			add()
+		}
+		time.Sleep(time.Hour)
+		if a, b, d := tried.Load(), done.Load(), time.Duration(last.Load()); a > 2*strikes || a+b != 200 || d > 15*time.Second {
+			t.Errorf("%d failed and %d were delivered, the last after %v", a, b, d)
 		}
 		s.Close()
 	})

@@ -31,6 +31,7 @@ type guard struct {
 	greeted   bool
 	ended     bool   // a reply has ended the connection
 	quit      bool   // it was the client who wanted to end
+	torn      bool   // Shutdown has ended it while it did nothing
 	pending   []byte // a command that has broken off a body
 	dialogue  bool   // AUTH waits for the client
 	path      envelopePath
@@ -263,9 +264,11 @@ func (g *guard) end() {
 }
 
 // lingerTime and lingerBytes bound what is still read of a client that was told
-// to go.
+// to go; lingerIdle is for one that had nothing under way when Shutdown began,
+// which waits for it: enough for a command that crosses the reply.
 const (
 	lingerTime  = 2 * time.Second
+	lingerIdle  = 200 * time.Millisecond
 	lingerBytes = 1 << 20
 )
 
@@ -279,7 +282,11 @@ func (g *guard) linger() {
 	if half, ok := g.raw.(interface{ CloseWrite() error }); ok && g.raw != g.net {
 		_ = half.CloseWrite() // TLS has only said goodbye
 	}
-	if g.wait(time.Now().Add(lingerTime), false) {
+	atMost := lingerTime
+	if g.torn {
+		atMost = lingerIdle
+	}
+	if g.wait(time.Now().Add(atMost), false) {
 		buf := g.in.buf
 		for n := 0; n < lingerBytes; {
 			m, err := g.raw.Read(buf)

@@ -101,6 +101,7 @@ func (g *guard) fill(deadline time.Time, interruptible bool) error {
 		err = io.ErrNoProgress
 	case isTimeout(err):
 		if interrupted {
+			g.torn = len(g.in.pending()) == 0
 			return errInterrupted
 		}
 		return errTimeout

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -116,6 +117,52 @@ func TestShutdown(t *testing.T) {
 	}
 	if err := s.Shutdown(context.Background()); err != nil {
 		t.Errorf("a second Shutdown: %v", err)
+	}
+}
+
+// halfPipe is a pipe with the two directions of TCP; its client never hangs up.
+type halfPipe struct{ net.Conn }
+
+func (halfPipe) CloseWrite() error { return nil }
+
+// A client that has nothing under way does not hold up Shutdown, though it neither
+// answers nor hangs up; after a message there is more patience, so that no reset
+// takes its reply away.
+func TestShutdownWithAnIdleClient(t *testing.T) {
+	for name, want := range map[string]time.Duration{"idle": lingerIdle, "within a message": lingerTime} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := New(Config{Hostname: "mx.example.com"}, &host{}, testLogger(t))
+				if err != nil {
+					t.Fatal(err)
+				}
+				here, there := net.Pipe()
+				go s.ServeConn(t.Context(), halfPipe{there}, Mode{})
+				c := newClient(t, here)
+				c.want("220")
+				begin(c)
+				if name != "idle" {
+					c.ask("DATA", "354")
+				}
+				synctest.Wait()
+				start := time.Now()
+				done := make(chan error, 1)
+				go func() { done <- s.Shutdown(context.Background()) }()
+				synctest.Wait()
+				if name != "idle" {
+					c.send("x\r\n.\r\n")
+					c.want("250 2.0.0 queued")
+				}
+				c.want("421 4.3.2")
+				took(t, start, 0)
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				took(t, start, want)
+				here.Close()
+				time.Sleep(time.Minute)
+			})
+		})
 	}
 }
 

@@ -2,9 +2,9 @@ package proxy
 
 import "github.com/dcrouter/dcrouter/internal/conf"
 
-// unavailable names what routes ask for and nobody has given. It would be wrong
+// unready names what routes ask for and nobody has given. It would be wrong
 // to serve them without it and say nothing.
-func (p *Proxy) unavailable(routes []*Route) error {
+func (p *Proxy) unready(routes []*Route) error {
 	check := conf.NewChecker()
 	for i, r := range routes {
 		if !r.enabled() {

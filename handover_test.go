@@ -1,0 +1,115 @@
+//go:build unix
+
+package dcrouter_test
+
+import (
+	"errors"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/radius"
+)
+
+// A Router leaves its ports and its storage to another one, which serves what has
+// come in between, and has both back if that one fails.
+func TestHandover(t *testing.T) {
+	testenv.Goroutines(t)
+	cfg := dcrouter.Config{Storage: &dcrouter.StorageConfig{FSPath: t.TempDir()}}
+	opts := []dcrouter.Option{dcrouter.WithConfig(cfg), onLoopback(forward("web", 0, backend(t, "x")))}
+	old := start(t, opts...)
+	addr := old.Addrs()["proxy"][0]
+	try := func() {
+		t.Helper()
+		if body, err := fetch(addr); body != "x" || err != nil {
+			t.Errorf("got %q, %v", body, err)
+		}
+	}
+	try()
+	list, err := old.Sockets()
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	next, err := dcrouter.New(append(opts, dcrouter.WithSockets(list...))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Handover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Handover(t.Context()); !errors.Is(err, dcrouter.ErrNotRunning) {
+		t.Errorf("handed over twice: %v", err)
+	}
+	if old.Store() != nil {
+		t.Error("the storage is still to be had")
+	}
+	if err := old.Wait(); err != nil {
+		t.Error(err)
+	}
+	came := make(chan error, 1)
+	go func() {
+		_, err := fetch(addr)
+		came <- err
+	}()
+	if err := next.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := testenv.Receive(t, came); err != nil {
+		t.Errorf("a request that came in between: %v", err)
+	}
+	stop(t, next)
+
+	// As if it had failed.
+	if err := old.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	try()
+	if err := old.Start(t.Context()); !errors.Is(err, dcrouter.ErrRunning) {
+		t.Errorf("started twice: %v", err)
+	}
+	if err := old.Handover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, old)
+	if conn, err := net.Dial("tcp", addr); err == nil {
+		conn.Close()
+		t.Error("the port is open after Stop")
+	}
+}
+
+// Sockets reach whatever wants them; one that nothing wants is a mistake.
+func TestSocketsOfTheHost(t *testing.T) {
+	testenv.Goroutines(t)
+	auth, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, free := auth.LocalAddr().(*net.UDPAddr).Port, 0
+	opts := []dcrouter.Option{
+		dcrouter.WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: &port, AccountingPort: &free, Secret: "0123456789abcdef"}),
+		dcrouter.WithPacketConn("", auth),
+	}
+	r := start(t, opts...)
+	if got := r.Addrs()["radius"][0]; got != auth.LocalAddr().String()+"/udp" {
+		t.Errorf("listens on %s, not on %v", got, auth.LocalAddr())
+	}
+	stop(t, r)
+
+	r, err = dcrouter.New(dcrouter.WithListener("127.0.0.1:1", ln))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "127.0.0.1:1/tcp") {
+		t.Errorf("a listener that nothing wants: %v", err)
+	}
+	stop(t, r)
+	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("it is not closed: %v", err)
+	}
+}
