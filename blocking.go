@@ -45,8 +45,11 @@ type BlockingStats struct {
 func (r *Router) setUpBlocking(o *options) {
 	c := r.config.Blocking
 	if c != nil {
-		b := &blocking{set: blocklist.New(r.config.blocklist()), log: r.log, counts: c.Count, refuses: c.Refuse, reputation: c.Reputation}
+		b := &blocking{log: r.log, counts: c.Count, refuses: c.Refuse, reputation: c.Reputation}
 		b.keeper.blocking = b
+		cfg := r.config.blocklist()
+		cfg.Evicted = b.keeper.remove
+		b.set = blocklist.New(cfg)
 		if r.config.Email != nil && r.config.Email.UseSocketHandler {
 			for _, p := range r.config.Email.Ports {
 				b.mailPorts = append(b.mailPorts, p.Port)

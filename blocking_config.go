@@ -109,6 +109,9 @@ func (c *Config) blocklist() blocklist.Config {
 			}
 		}
 	}
+	if c.Email != nil && c.Email.ProxyProtocol != nil {
+		set.Allow = append(set.Allow, parsePrefixes(c.Email.ProxyProtocol.Accept)...)
+	}
 	if c.Ops != nil {
 		set.Allow = append(set.Allow, parsePrefixes(c.Ops.TrustedProxies)...)
 	}

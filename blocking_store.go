@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 	"sync"
@@ -18,9 +19,9 @@ import (
 // share it do not write over each other's.
 const blocksPrefix = "security/blocks"
 
-// maxPendingBlocks bounds the blocks that wait to be written. What a flood adds
-// beyond them does not outlast a restart.
-const maxPendingBlocks = 10_000
+// maxPendingBlocks bounds the changes that wait to be written, half of which may be
+// blocks. What a flood adds beyond them does not outlast a restart.
+const maxPendingBlocks = 20_000
 
 // blockSweep is how often blocks and counts that are over are forgotten, and
 // writing is tried again that has failed.
@@ -73,7 +74,11 @@ func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
 	if k.pending == nil {
 		k.pending = map[netip.Prefix]*blocklist.Block{}
 	}
-	if _, known := k.pending[p]; !known && len(k.pending) >= maxPendingBlocks {
+	room := maxPendingBlocks
+	if b != nil {
+		room /= 2 // so that what a flood pushes out goes from the storage, too
+	}
+	if _, known := k.pending[p]; !known && len(k.pending) >= room {
 		return
 	}
 	k.pending[p] = b
@@ -83,15 +88,15 @@ func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
 	}
 }
 
-// open reads what is kept.
-func (k *blockKeeper) open(ctx context.Context, store *storage.Store) error {
+// use sets the storage.
+func (k *blockKeeper) use(store *storage.Store) {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.store, k.kick, k.quit = store, make(chan struct{}, 1), make(chan struct{})
 	k.kick <- struct{}{}
-	k.mu.Unlock()
-	return k.load(ctx)
 }
 
+// load reads what is kept.
 func (k *blockKeeper) load(ctx context.Context) error {
 	for key, err := range k.store.List(ctx, blocksPrefix) {
 		if err != nil {
@@ -135,15 +140,24 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 	return nil
 }
 
-// start begins to write, and to follow what other Routers write.
-func (k *blockKeeper) start(context.Context) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	k.cancel = cancel
-	k.working.Go(func() { k.write(ctx) })
+// start reads what is kept, and begins to write and to follow what other Routers
+// write.
+func (k *blockKeeper) start(ctx context.Context) error {
+	writing, cancel := context.WithCancel(context.Background())
+	watching, end := context.WithCancel(writing)
+	var events iter.Seq2[storage.Event, error] // from now on, so that none falls between the two
 	if k.store.Caps().NativeWatch {
-		watching, end := context.WithCancel(ctx)
-		events := k.store.Watch(watching, blocksPrefix)
-		k.working.Go(func() { <-k.quit; end() })
+		events = k.store.Watch(watching, blocksPrefix)
+	}
+	if err := k.load(ctx); err != nil {
+		end()
+		cancel()
+		return err
+	}
+	k.cancel = cancel
+	k.working.Go(func() { k.write(writing) })
+	k.working.Go(func() { <-k.quit; end() })
+	if events != nil {
 		k.working.Go(func() {
 			for event, err := range events {
 				switch {

@@ -343,3 +343,18 @@ func TestBlockedMailBehindTheProxy(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// A balancer in front of the mail ports that speaks for itself, as to see whether
+// they are there, is not blocked for how it does that.
+func TestBalancerOfMailIsNotBlocked(t *testing.T) {
+	r := startRouter(t, loadConfig(t, `{"blocking": {"allowList": ["127.0.0.1"], "events": 1}, "emailConfig": {"listenHost": "127.0.0.1", "ports": [0], "hostname": "mx.example.com",
+		"proxyProtocol": {"accept": ["127.0.0.2"]}, "connections": {"greetDelay": 300}, "routes": [{"action": {"type": "reject"}}]}}`))
+	for _, test := range []struct{ header, want string }{
+		{"PROXY UNKNOWN\r\nQUIT\r\n", "554 5.5.1 "}, {"PROXY UNKNOWN\r\n", "220 "}, // it has spoken too early
+		{"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\nQUIT\r\n", "554 5.5.1 "}, {"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\n", "421 4.7.1 "},
+	} {
+		if line, _ := greeted(t, testenv.Loopback(t, "127.0.0.2"), r.Addrs()["email"][0], test.header); !strings.HasPrefix(line, test.want) {
+			t.Errorf("%q is answered %q, want %q", test.header, line, test.want)
+		}
+	}
+}

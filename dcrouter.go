@@ -324,9 +324,7 @@ func (r *Router) Start(ctx context.Context) error {
 		r.ops.UseStorage(store)
 	}
 	if r.blocking != nil {
-		if err := r.blocking.keeper.open(ctx, store); err != nil {
-			return errors.Join(inSection("blocking", "blocking", err), store.Close())
-		}
+		r.blocking.keeper.use(store)
 	}
 	if r.certs != nil {
 		if err := r.certs.Load(ctx, store); err != nil {

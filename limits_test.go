@@ -36,7 +36,7 @@ func keysOf(t reflect.Type, at string, into map[string]bool) {
 	}
 }
 
-var limitKey = regexp.MustCompile("`((?:[a-zA-Z]+Config|limits|dnsChallenge)\\.[a-zA-Z0-9.]+)`")
+var limitKey = regexp.MustCompile("`((?:[a-zA-Z]+Config|limits|blocking|dnsChallenge)\\.[a-zA-Z0-9.]+)`")
 
 // The document on limits names keys that there are, all those in force, and all
 // that sound like limits.

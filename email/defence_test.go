@@ -2,6 +2,7 @@ package email
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -318,6 +319,45 @@ func TestBlocked(t *testing.T) {
 			if e.Security || e.Cause != "blocked" {
 				t.Errorf("what is blocked already would count again: %+v", e)
 			}
+		}
+	}
+}
+
+// What others have done is not held against a client: that they have taken up all
+// the room, or failed so often that nothing is tried for a while.
+func TestOthersDoings(t *testing.T) {
+	cfg := submission(t, Submission)
+	cfg.Connections.Max = 1
+	s := start(t, cfg, WithMailbox(newMailbox(nil).take))
+	c := s.dial().hello().startTLS()
+	c.say("EHLO client.example.net", "250")
+	s.dial().want("", "421 4.3.2")
+	waitFor(t, func() bool { return len(s.seen(EventRefused)) == 1 })
+	if e := s.seen(EventRefused)[0]; e.Cause != "connections" || e.Security {
+		t.Errorf("who finds no room: %+v", e)
+	}
+	for {
+		fmt.Fprintf(c, "AUTH PLAIN %s\r\n", plain("alice@example.com", "wrong"))
+		if reply := c.reply(); strings.HasPrefix(reply, "454 4.7.0 Too many failures") {
+			break
+		} else if !strings.HasPrefix(reply, "535 ") {
+			t.Fatal(reply)
+		}
+	}
+	all := s.seen(EventSignInFailed)
+	for i, e := range all {
+		if tried := i < len(all)-1; e.Security != tried {
+			t.Errorf("failure %d of %d: %+v", i+1, len(all), e)
+		}
+	}
+}
+
+// Lists hold for clients whose address has a zone.
+func TestAddressWithZone(t *testing.T) {
+	rules := (&Config{Security: Security{IPBlockList: []string{"fe80::/10"}}}).frontRules()
+	for _, a := range []net.Addr{&net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 1}, &net.UDPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0"}} {
+		if addr := addrOf(a); rules.permits(addr) {
+			t.Errorf("%v, of %v, is let in", addr, a)
 		}
 	}
 }

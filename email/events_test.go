@@ -101,7 +101,7 @@ func TestStateComesBeforeEvents(t *testing.T) {
 				var mu sync.Mutex
 				told := map[string]int{}
 				tell := func(e Event) {
-					if e.Kind != Delivered && e.Kind != Deferred && e.Kind != Failed {
+					if e.Kind != EventDelivered && e.Kind != EventDeferred && e.Kind != EventFailed {
 						return
 					}
 					got, err := st.EmailStatus(context.Background(), e.MessageID)
@@ -116,8 +116,8 @@ func TestStateComesBeforeEvents(t *testing.T) {
 						if r.Address != e.Recipients[0] {
 							continue
 						}
-						want := map[string]string{Delivered: StatusDelivered, Deferred: StatusPending, Failed: StatusBounced}[e.Kind]
-						if r.Status != want || r.Reply != e.Reason || e.Kind == Deferred && !got.Next.After(time.Now()) {
+						want := map[string]string{EventDelivered: StatusDelivered, EventDeferred: StatusPending, EventFailed: StatusBounced}[e.Kind]
+						if r.Status != want || r.Reply != e.Reason || e.Kind == EventDeferred && !got.Next.After(time.Now()) {
 							t.Errorf("told of %s: %+v, next %v", e.Kind, r, got.Next)
 						}
 					}

@@ -71,8 +71,8 @@ func (f *front) serve() {
 
 // learn reads the PROXY header.
 func (f *front) learn(conn net.Conn) {
-	defer context.AfterFunc(f.closed, func() { conn.SetReadDeadline(past()) })()
 	conn.SetReadDeadline(time.Now().Add(headerTime))
+	defer context.AfterFunc(f.closed, func() { conn.SetReadDeadline(past()) })()
 	client, local, rest, err := proxyheader.Read(conn)
 	if err != nil || f.closed.Err() != nil {
 		f.refuse(conn, addrOf(conn.RemoteAddr()), "proxy-header")

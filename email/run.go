@@ -234,7 +234,7 @@ func (s *Server) mostRecipients() int {
 func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 	reason := "protocol"
 	switch e {
-	case smtpd.TooManyConnections:
+	case smtpd.TooManyConnections, smtpd.ServerFull:
 		reason = "connections"
 	case smtpd.EarlyTalker:
 		reason = "early-talker"
@@ -246,7 +246,9 @@ func (s *Server) engineEvent(c *smtpd.Conn, e smtpd.Event) {
 		reason = "tls"
 	}
 	s.stats.reasons.add(reason)
-	s.event(Event{Kind: EventRefused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: isSecurity(reason)})
+	// That others have taken up all the room is not the client's doing.
+	security := isSecurity(reason) && e != smtpd.ServerFull
+	s.event(Event{Kind: EventRefused, ConnID: c.ID(), Client: addrOf(c.RemoteAddr()), Reason: string(e), Cause: reason, Security: security})
 }
 
 // listen binds the ports.
@@ -433,14 +435,14 @@ func (c *peerConn) CloseWrite() error    { return closeWrite(c.Conn) }
 // addrOf is the IP address in a; the zero Addr if it has none.
 func addrOf(a net.Addr) netip.Addr {
 	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort().Addr().Unmap()
+		return t.AddrPort().Addr().Unmap().WithZone("") // no network contains one with a zone
 	}
 	host, _, err := net.SplitHostPort(a.String())
 	if err != nil {
 		host = a.String()
 	}
 	addr, _ := netip.ParseAddr(strings.Trim(host, "[]"))
-	return addr.Unmap()
+	return addr.Unmap().WithZone("")
 }
 
 // loggedRecipients bounds the addresses in one line of the log.

@@ -224,6 +224,9 @@ func (x *exchange) failed(err error) error {
 	security := true
 	switch {
 	case errors.As(err, &reply):
+		// Nothing was tried, and who has to wait may do so for what others have done
+		// to the account.
+		security = false
 	case errors.Is(err, sasl.ErrRejected):
 		if x.attempt != nil {
 			x.attempt.Failed()

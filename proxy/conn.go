@@ -47,6 +47,8 @@ type conn struct {
 	// unread is set while net/http reads a request, to tell afterwards
 	// connections that ended in the middle of one.
 	unread atomic.Bool
+	// whole is set where net/http has all of a head.
+	whole atomic.Bool
 	// serving is set while net/http reads or serves a request.
 	serving atomic.Bool
 	// resting is set while net/http waits for the next request.

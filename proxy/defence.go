@@ -10,7 +10,9 @@ import (
 type Event struct {
 	Time time.Time `json:"time"`
 	// Reason is what [Stats.Refused] counts it as: "blocked", "rateLimited",
-	// "badRequest", "badProxyHeader", "tooManyPerIp" or "tooManyResets".
+	// "badRequest", "badProxyHeader", "tooManyPerIp" or "tooManyResets". Of
+	// "badRequest" those are told of that are malformed, not such as are too long or
+	// break off.
 	Reason string `json:"reason"`
 	// ConnID is the connection's correlation id, as in the log.
 	ConnID string `json:"connId,omitempty"`

@@ -161,6 +161,12 @@ func TestBlockedBehindTrustedProxy(t *testing.T) {
 
 // The observer is told of what hints at abuse, by lane, and of nothing else.
 func TestObserver(t *testing.T) {
+	for name, fast := range map[string]bool{"fast lane": true, "net/http": false} {
+		t.Run(name, func(t *testing.T) { testObserver(t, fast) })
+	}
+}
+
+func testObserver(t *testing.T, fast bool) {
 	other := testenv.Loopback(t, "127.0.0.2")
 	_, web := backend(t, says("web"))
 	limited := httpRoute("limited", 0, "l.test", web)
@@ -170,7 +176,7 @@ func TestObserver(t *testing.T) {
 	udp := udpRoute("udp", 0, udpEcho(t).target())
 	udp.Action.Security.IPBlockList = []string{other}
 	events := make(chan Event, 100)
-	p := start(t, Config{Routes: []Route{httpRoute("web", 0, "a.test", web), limited, raw, udp}}, WithObserver(func(e Event) { events <- e }))
+	p := start(t, Config{FastLane: &fast, Routes: []Route{httpRoute("web", 0, "a.test", web), limited, raw, udp}}, WithObserver(func(e Event) { events <- e }))
 	send := func(port int, text string) {
 		c := dialFrom(t, other, addr(t, p, port))
 		io.WriteString(c, text)
@@ -184,7 +190,14 @@ func TestObserver(t *testing.T) {
 	}
 	send(0, "GET / HTTP/1.0\r\nHost: a.test\r\n\r\n")
 	send(0, "GET / HTTP/1.0\r\nHost: nobody.test\r\n\r\n") // a mistake, not an attack
+	send(0, "GET / HTTP/1.1\r\nHost: a.test\r\nCookie: "+strings.Repeat("x", 20<<10)+"\r\n\r\n")
+	broken := dialFrom(t, other, addr(t, p, 0))
+	io.WriteString(broken, "GET / HTTP/1.1\r\nHost: a.t")
+	broken.Close()
+	eventually(t, "both are counted", func() bool { return p.Stats().Refused["badRequest"] == 2 })
 	send(0, "GET / HTTP/1.1\r\nHost : a.test\r\n\r\n")
+	want("badRequest", "", true)
+	send(0, "GET / HTTP/1.0\r\nHost: a test\r\n\r\n") // which net/http refuses
 	want("badRequest", "", true)
 	for range 2 {
 		send(0, "GET / HTTP/1.0\r\nHost: l.test\r\n\r\n")

@@ -39,7 +39,8 @@ type connKey struct{}
 
 var (
 	errSilent     = errors.New("closed without a request")
-	errBadRequest = errors.New("ended in the middle of a request head, or the head was malformed or too long")
+	errBadRequest = errors.New("ended in the middle of a request head, or the head was too long")
+	errMalformed  = errors.New("malformed request head")
 )
 
 // connState finds connections that end in the middle of a request head: a
@@ -63,6 +64,8 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 		switch {
 		case c.fresh.Load():
 			r.reject(c, &r.p.stats.silent, errSilent)
+		case c.unread.Load() && c.whole.Load():
+			r.reject(c, &r.p.stats.badRequest, errMalformed)
 		case c.unread.Load():
 			r.reject(c, &r.p.stats.badRequest, errBadRequest)
 		}

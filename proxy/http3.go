@@ -99,8 +99,12 @@ func (r *run) quicConfig() *quic.Config {
 func (q *quicPort) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	c := newQUICConn(q, info.RemoteAddr)
 	if reason := c.admit(info.AddrVerified); reason != nil {
-		q.run.count(c.conn, reason, errLimit)
-		return nil, errLimit
+		err := errLimit
+		if reason == &q.run.p.stats.blockedAddress {
+			err = errBlockedAddress
+		}
+		q.run.count(c.conn, reason, err)
+		return nil, err
 	}
 	context.AfterFunc(ctx, func() { c.ended(context.Cause(ctx)) })
 	return context.WithValue(ctx, connKey{}, c.conn), nil

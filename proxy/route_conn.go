@@ -217,7 +217,9 @@ func (r *run) count(c *conn, reason *rejection, err error) {
 				"reason", reason.name, "err", err, "not_logged", skipped)
 		}
 	}
-	if r.p.opts.observe != nil {
+	// Heads that end half-way or are too long are accidents more often: networks
+	// fail, and browsers collect cookies.
+	if r.p.opts.observe != nil && err != errBadRequest {
 		r.report(c, reason, nil, nil, err.Error())
 	}
 }

@@ -69,6 +69,7 @@ func (s *strictConn) Read(p []byte) (int, error) {
 // nextHead reads the head of a request.
 func (s *strictConn) nextHead() error {
 	head, ok, err := s.in.Head(s.limit)
+	s.conn.whole.Store(ok && err == nil)
 	if err != nil {
 		s.state = unread // net/http will say that it is too long
 		return nil

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +40,9 @@ type Config struct {
 	// Size is how many blocks, and how many addresses with events, are kept.
 	// Default 100,000.
 	Size int
+	// Evicted is told of each block that has made room for another, while the Set
+	// is locked. Nil is nobody.
+	Evicted func(netip.Prefix)
 	// Now tells the time. Default [time.Now].
 	Now func() time.Time
 }
@@ -262,8 +264,12 @@ func (s *Set) evictBlock(shard *shard, now time.Time) bool {
 	if first.IsZero() {
 		return false // all of them are people's
 	}
+	evicted := shard.blocks[victim].Prefix
 	delete(shard.blocks, victim)
 	s.held.Add(-1)
+	if s.cfg.Evicted != nil {
+		s.cfg.Evicted(evicted)
+	}
 	return true
 }
 
@@ -340,81 +346,4 @@ func (s *Set) changeNetworks(change func(*networks) error) error {
 	}
 	s.networks.Store(next)
 	return nil
-}
-
-// All lists the blocks that hold, those of the configuration first.
-func (s *Set) All() []Block {
-	now := s.now()
-	list := append(s.fixed.list(now), s.networks.Load().list(now)...)
-	for i := range s.shards {
-		shard := &s.shards[i]
-		shard.mu.RLock()
-		for _, b := range shard.blocks {
-			if b.Active(now) {
-				list = append(list, *b)
-			}
-		}
-		shard.mu.RUnlock()
-	}
-	return slices.Clip(list)
-}
-
-// Sweep forgets what is over. It is to be called now and then.
-func (s *Set) Sweep() {
-	now := s.now()
-	over := func(b *Block) bool {
-		end := b.Forget(s.cfg.MaxDuration)
-		return !end.IsZero() && !now.Before(end)
-	}
-	for i := range s.shards {
-		shard := &s.shards[i]
-		shard.mu.Lock()
-		for key, b := range shard.blocks {
-			if over(b) {
-				delete(shard.blocks, key)
-				s.held.Add(-1)
-			}
-		}
-		for key, c := range shard.counts {
-			if c.isOver(now, s.cfg.Within) {
-				delete(shard.counts, key)
-			}
-		}
-		shard.mu.Unlock()
-	}
-	_ = s.changeNetworks(func(n *networks) error { // it cannot fail
-		n.removeIf(over)
-		return nil
-	})
-}
-
-// Memory is how long an address is remembered when its block is over.
-func (s *Set) Memory() time.Duration { return s.cfg.MaxDuration }
-
-// Stats are figures of a [Set].
-type Stats struct {
-	// Active are the blocks that hold now, those of the configuration included.
-	Active int
-	// Counted are the addresses with events that have not led to a block.
-	Counted int
-	// Made counts the blocks that events have led to.
-	Made uint64
-}
-
-// Stats returns how much there is.
-func (s *Set) Stats() Stats {
-	now := s.now()
-	st := Stats{Made: s.made.Load(), Active: len(s.fixed.byKey) + len(s.networks.Load().list(now))}
-	for i := range s.shards {
-		shard := &s.shards[i]
-		shard.mu.RLock()
-		for _, b := range shard.blocks {
-			if b.Active(now) {
-				st.Active++
-			}
-		}
-		st.Counted += len(shard.counts)
-		shard.mu.RUnlock()
-	}
-	return st
 }

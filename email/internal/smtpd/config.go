@@ -75,7 +75,8 @@ type Event string
 
 // Events. A client that ends the connection itself is none.
 const (
-	TooManyConnections Event = "too many connections"
+	TooManyConnections Event = "too many connections" // of this client
+	ServerFull         Event = "no room for more connections"
 	EarlyTalker        Event = "spoke before the greeting"
 	HandshakeFailed    Event = "TLS handshake failed"
 	InjectedBehindTLS  Event = "sent plaintext behind STARTTLS"

@@ -183,9 +183,9 @@ func (endless) Read(p []byte) (int, error) {
 }
 
 func TestMaxConnections(t *testing.T) {
-	for _, change := range []func(*Config){
-		func(c *Config) { c.MaxConnections = 2 },
-		func(c *Config) { c.MaxConnectionsPerIP = 2 },
+	for event, change := range map[Event]func(*Config){
+		ServerFull:         func(c *Config) { c.MaxConnections = 2 },
+		TooManyConnections: func(c *Config) { c.MaxConnectionsPerIP = 2 },
 	} {
 		h := &host{}
 		s := serve(t, h, Mode{}, change)
@@ -194,8 +194,8 @@ func TestMaxConnections(t *testing.T) {
 		second.want("220")
 		third.want("421 4.")
 		third.wantEnd()
-		if !h.saw(TooManyConnections) {
-			t.Error("there is no event")
+		if !h.saw(event) {
+			t.Errorf("there is no event %q", event)
 		}
 		first.ask("QUIT", "221")
 		first.wantEnd()

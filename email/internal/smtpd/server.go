@@ -92,12 +92,13 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, mode Mode) *guard {
 	g := newGuard(ctx, s, conn, mode)
 	ip := clientIP(conn.RemoteAddr())
 	var refusal *Reply
+	why := TooManyConnections
 	s.mu.Lock()
 	switch {
 	case s.stopping:
 		refusal = newReply(421, 4, 3, 2, s.cfg.Hostname+" is shutting down")
 	case s.cfg.MaxConnections > 0 && len(s.guards) >= s.cfg.MaxConnections:
-		refusal = newReply(421, 4, 3, 2, s.cfg.Hostname+" has too many connections, try again later")
+		refusal, why = newReply(421, 4, 3, 2, s.cfg.Hostname+" has too many connections, try again later"), ServerFull
 	case s.cfg.MaxConnectionsPerIP > 0 && s.perIP[ip] >= s.cfg.MaxConnectionsPerIP:
 		refusal = newReply(421, 4, 7, 0, s.cfg.Hostname+" has too many connections from you, try again later")
 	default:
@@ -114,7 +115,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, mode Mode) *guard {
 		return g
 	}
 	if !stopping {
-		g.event(TooManyConnections, nil)
+		g.event(why, nil)
 	}
 	g.refuse(refusal)
 	return nil
