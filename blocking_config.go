@@ -25,7 +25,9 @@ type BlockingConfig struct {
 	// PublicIP, and proxies in front that the configuration trusts.
 	AllowList []string `json:"allowList"`
 	// Count says whose security events count: [CountEmail], [CountProxy],
-	// [CountRADIUS], [CountOps]. The default empty means all.
+	// [CountRADIUS], [CountOps]. The default empty means all. Of mail it is what a
+	// client does itself, such as to fail to sign in or to talk before its turn; not
+	// what it hands on, as anybody can have a large provider do that.
 	Count []string `json:"count"`
 	// Refuse says who refuses: [RefuseProxy], whose ports for mail are a matter of
 	// the mail system, and [RefuseEmail]. The default empty means both. The

@@ -44,6 +44,8 @@ func (r *Router) opsEvent(e opsapi.SecurityEvent) {
 func (r *Router) mailMisdeed(e email.Event) {
 	m := misdeed{by: CountEmail, addr: e.Client, connID: e.ConnID, reason: "email: " + cmp.Or(e.Cause, e.Kind)}
 	switch e.Cause {
+	case "relay", "sender", "authentication", "scanner":
+		return // others can have a server hand on such mail, and would have it blocked
 	case "reputation":
 		if r.blocking == nil || !r.blocking.reputation {
 			return

@@ -50,7 +50,8 @@ type Admin struct {
 	// Username is compared exactly. Required.
 	Username string `json:"username"`
 	// Password is the password itself or its argon2id hash ("$argon2id$...",
-	// PHC string format). Required.
+	// PHC string format). To compare with a hash takes the memory that it asks for,
+	// for minutes: m=7168,t=5,p=1 is as good as more. Required.
 	Password Secret `json:"password"`
 }
 

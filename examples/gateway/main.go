@@ -173,7 +173,7 @@ func serve(r *dcrouter.Router, s *succession, log *slog.Logger, reload func(cont
 	if err := r.Start(ctx); err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // to start takes more than to run, as to hash a password does
+	debug.FreeOSMemory() // to start takes more than to run
 	if s != nil && s.old != nil {
 		s.old.say(sayServing) // if it is gone by now, so much the better
 		s.old.Close()
