@@ -185,12 +185,14 @@ func signal(t *testing.T, pid int, sig syscall.Signal) {
 	}
 }
 
-// ended waits for the end of a process that need not be a child of this one.
+// ended waits for the end of a process that need not be a child of this one, and
+// of all its threads: the last one closes its files.
 func ended(t *testing.T, pid int) {
 	t.Helper()
 	testenv.WaitFor(t, time.Minute, func() error {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || strings.Contains(string(stat), ") Z ") {
+		threads, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") && len(threads) <= 1 {
 			return nil
 		}
 		return errors.New("the process is still there")
