@@ -66,7 +66,7 @@ func serves(t *testing.T, addr string) {
 // Sockets come from systemd, of TCP and UDP. They outlive an upgrade and a crash.
 func TestSocketActivation(t *testing.T) {
 	dig := testenv.Need(t, "dig", "apt-get install bind9-dnsutils")
-	file, _ := everything(t, testenv.FreePort(t), testenv.FreePort(t))
+	file, _ := everything(t, testenv.FreePort(t), testenv.FreePort(t), false)
 	addrs := run(t, "-config", file)
 	addrs.end(t, syscall.SIGTERM)
 	web := addrs.addrs["proxy"][0]
@@ -142,7 +142,7 @@ func TestSocketActivation(t *testing.T) {
 // would wait for ever.
 func TestSocketActivationWithSystemd(t *testing.T) {
 	activate := testenv.Need(t, "systemd-socket-activate", "apt-get install systemd")
-	file, _ := everything(t, testenv.FreePort(t), testenv.FreePort(t))
+	file, _ := everything(t, testenv.FreePort(t), testenv.FreePort(t), false)
 	probe := run(t, "-config", file)
 	probe.end(t, syscall.SIGTERM)
 	web := probe.addrs["proxy"][0]

@@ -27,8 +27,9 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-// everything writes a configuration with all that listens.
-func everything(t *testing.T, web, stream int) (file, data string) {
+// everything writes a configuration with all that listens. Mail has a port of its own,
+// or is behind the proxy.
+func everything(t *testing.T, web, stream int, behindProxy bool) (file, data string) {
 	t.Helper()
 	data = testenv.Folder(t)
 	file = filepath.Join(testenv.Folder(t), "gateway.json")
@@ -36,7 +37,7 @@ func everything(t *testing.T, web, stream int) (file, data string) {
   "smartProxyConfig": {"listenHost": "127.0.0.1", "routes": [
     {"name": "web", "match": {"ports": %d, "protocol": "http"}, "action": {"type": "forward", "targets": {"host": "127.0.0.1", "port": %d}}},
     {"name": "stream", "match": {"ports": %d}, "action": {"type": "forward", "targets": {"host": "127.0.0.1", "port": %d}}}]},
-  "emailConfig": {"hostname": "mx.example.com", "listenHost": "127.0.0.1", "ports": [%d],
+  "emailConfig": {"hostname": "mx.example.com", "listenHost": "127.0.0.1", "useSocketHandler": %t, "ports": [%d],
     "domains": [{"domain": "example.com", "dnsMode": "external-dns"}],
     "routes": [{"match": {"recipients": "*@example.com"}, "action": {"type": "deliver"}}]},
   "dnsServerConfig": {"listenHost": "127.0.0.1", "port": %d, "records": [{"name": "www.example.org", "type": "A", "value": "192.0.2.1"}],
@@ -45,7 +46,7 @@ func everything(t *testing.T, web, stream int) (file, data string) {
     "vlanAssignment": [{"match": {"mac": "aa:bb:cc:*"}, "vlan": 100}], "macAuth": {"enabled": true}},
   "opsServerConfig": {"port": 0, "admin": {"username": "admin", "password": "long enough"}},
   "storage": {"fsPath": %q}
-}`, testenv.FreePort(t), web, testenv.FreePort(t), stream, testenv.FreePort(t), testenv.FreePort(t), testenv.FreePort(t), testenv.FreePort(t), data))
+}`, testenv.FreePort(t), web, testenv.FreePort(t), stream, behindProxy, testenv.FreePort(t), testenv.FreePort(t), testenv.FreePort(t), testenv.FreePort(t), data))
 	return file, data
 }
 
@@ -202,13 +203,18 @@ func ended(t *testing.T, pid int) {
 // TestUpgrade upgrades a gateway again and again under all kinds of load. Nobody
 // may notice more than a pause.
 func TestUpgrade(t *testing.T) {
+	t.Run("mail at its own port", func(t *testing.T) { testUpgrade(t, false) })
+	t.Run("mail behind the proxy", func(t *testing.T) { testUpgrade(t, true) })
+}
+
+func testUpgrade(t *testing.T, behindProxy bool) {
 	const times = 5
 	dig := testenv.Need(t, "dig", "apt-get install bind9-dnsutils")
 	radclient := testenv.Need(t, "radclient", "apt-get install freeradius-utils")
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page") }))
 	defer web.Close()
 	echo := startEcho(t)
-	file, data := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, echo)
+	file, data := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, echo, behindProxy)
 	g := run(t, "-config", file)
 	pids := []int{g.cmd.Process.Pid}
 	defer func() {
@@ -216,7 +222,8 @@ func TestUpgrade(t *testing.T) {
 			syscall.Kill(pid, syscall.SIGKILL) // none but ours: they are ended below in order
 		}
 	}()
-	host, stream, mx := g.addrs["proxy"][0], g.addrs["proxy"][1], g.addrs["email"][0]
+	host, stream := g.addrs["proxy"][0], g.addrs["proxy"][1]
+	mx := append(g.addrs["proxy"], g.addrs["email"]...)[2]
 	dns, _, _ := strings.Cut(g.addrs["dns"][0], "/")
 	_, dnsPort, _ := net.SplitHostPort(dns)
 	radius, _, _ := strings.Cut(g.addrs["radius"][0], "/")
@@ -227,6 +234,12 @@ func TestUpgrade(t *testing.T) {
 	l.keep("HTTP with keep-alive", 10, page(keepAlive, "http://"+host))
 	anew := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	l.keep("HTTP on new connections", 10, page(anew, "http://"+host))
+	var prior http.Protocols
+	prior.SetUnencryptedHTTP2(true)
+	second := &http.Client{Transport: &http.Transport{Protocols: &prior}, Timeout: time.Minute}
+	defer second.CloseIdleConnections()
+	// One that comes too late for a connection is told so, and sent again.
+	l.keep("HTTP/2", 5, post(second, "http://"+host, func() io.Reader { return strings.NewReader("x") }))
 	l.keep("DNS over UDP", 2, command("192.0.2.1", "", dig, "@127.0.0.1", "-p", dnsPort, "+tries=1", "+time=30", "+short", "www.example.org"))
 	l.keep("DNS over TCP", 2, command("192.0.2.1", "", dig, "@127.0.0.1", "-p", dnsPort, "+tcp", "+tries=1", "+time=30", "+short", "www.example.org"))
 	l.keep("RADIUS", 1, command("Access-Accept", "User-Name=aa:bb:cc:00:00:01\nUser-Password=aa:bb:cc:00:00:01\nCalling-Station-Id=aa:bb:cc:00:00:01\nService-Type=Call-Check\n",
@@ -286,10 +299,15 @@ func TestUpgrade(t *testing.T) {
 	ended(t, pids[times])
 }
 
+// page sends requests that no client sends again by itself: POST, with a body that
+// can be read once.
 func page(c *http.Client, url string) func(context.Context) error {
+	return post(c, url, func() io.Reader { return struct{ io.Reader }{strings.NewReader("x")} })
+}
+
+func post(c *http.Client, url string, body func() io.Reader) func(context.Context) error {
 	return func(ctx context.Context) error {
-		// POST with a body: no client sends that again by itself.
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, struct{ io.Reader }{strings.NewReader("x")})
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, body())
 		if err != nil {
 			return err
 		}
@@ -358,7 +376,7 @@ func (c *echoConn) say(t *testing.T, text string) {
 func TestUpgradeFails(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page") }))
 	defer web.Close()
-	file, _ := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, startEcho(t))
+	file, _ := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, startEcho(t), false)
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
