@@ -19,7 +19,7 @@ import (
 // password, once, and what the connection takes.
 func TestMemoryOfIdleGateway(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("what a process uses is read from /proc")
+		testenv.Lacks(t, "what a process uses is read from /proc, which only Linux has")
 	}
 	const limit, more = 40 << 20, 12 << 20 // bytes
 	p := newPlace(t)

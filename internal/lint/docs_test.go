@@ -158,9 +158,6 @@ func TestLinksReportsViolations(t *testing.T) {
 // Programs in the documents compile. What is only a part of one is marked as
 // text of another language, or as none.
 func TestGoInDocs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles")
-	}
 	list, err := pages(root(t))
 	if err != nil {
 		t.Fatal(err)
