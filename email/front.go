@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/internal/proxyheader"
 )
 
@@ -82,7 +83,7 @@ func (f *front) learn(conn net.Conn) {
 	peer := ConnInfo{Client: client, Local: local}
 	conn = peer.wrap(conn)
 	if len(rest) > 0 {
-		conn = &headConn{Conn: conn, head: rest}
+		conn = &netconn.Unread{Conn: conn, Head: rest}
 	}
 	f.admit(conn, addrOf(conn.RemoteAddr()))
 }
@@ -140,23 +141,6 @@ func (f *front) Close() error {
 	return f.Listener.Close()
 }
 
-// headConn gives back first what has come with the PROXY header.
-type headConn struct {
-	net.Conn
-	head []byte
-}
-
-func (c *headConn) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
-
 // countedConn gives back its place at the port when it is closed.
 type countedConn struct {
 	net.Conn
@@ -171,12 +155,4 @@ func (c *countedConn) Close() error {
 	return c.Conn.Close()
 }
 
-func (c *countedConn) CloseWrite() error { return closeWrite(c.Conn) }
-
-// closeWrite ends one direction of a connection.
-func closeWrite(c net.Conn) error {
-	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *countedConn) CloseWrite() error { return netconn.CloseWrite(c.Conn) }

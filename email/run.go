@@ -26,6 +26,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/spool"
 	"github.com/dcrouter/dcrouter/internal/certfile"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // run is a Server between one Start and its Stop.
@@ -430,7 +431,7 @@ type peerConn struct {
 
 func (c *peerConn) RemoteAddr() net.Addr { return c.remote }
 func (c *peerConn) LocalAddr() net.Addr  { return c.local }
-func (c *peerConn) CloseWrite() error    { return closeWrite(c.Conn) }
+func (c *peerConn) CloseWrite() error    { return netconn.CloseWrite(c.Conn) }
 
 // addrOf is the IP address in a; the zero Addr if it has none.
 func addrOf(a net.Addr) netip.Addr {

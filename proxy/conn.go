@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -10,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // conn is a client connection from accept to close. As a net.Conn it gives
@@ -115,7 +116,7 @@ func (c *conn) LocalAddr() net.Addr {
 }
 
 // CloseWrite ends the client's direction, where the connection can do that.
-func (c *conn) CloseWrite() error { return closeWrite(c.Conn) }
+func (c *conn) CloseWrite() error { return netconn.CloseWrite(c.Conn) }
 
 // Close closes the connection and takes it off the books, once.
 func (c *conn) Close() error {
@@ -251,14 +252,6 @@ func clientConn(c net.Conn) *conn {
 		return clientConn(c.NetConn())
 	}
 	return nil
-}
-
-// closeWrite ends one direction of a connection.
-func closeWrite(c net.Conn) error {
-	if w, ok := c.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // addrPort reads an address that a listener or connection reports.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // tcpPair returns the two ends of a connection.
@@ -219,7 +221,7 @@ func TestBareConnections(t *testing.T) {
 	if bare(tcp) != tcp || bare(&conn{Conn: tcp}) != tcp || bare(&conn{Conn: &conn{Conn: tcp}}) != tcp {
 		t.Error("a connection with nothing in between is not found")
 	}
-	for _, c := range []net.Conn{&conn{Conn: tcp, head: []byte("x")}, &headConn{Conn: tcp}, struct{ net.Conn }{tcp}} {
+	for _, c := range []net.Conn{&conn{Conn: tcp, head: []byte("x")}, &netconn.Unread{Conn: tcp}, struct{ net.Conn }{tcp}} {
 		if bare(c) != nil {
 			t.Errorf("%T counts as bare", c)
 		}

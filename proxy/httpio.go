@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // responseWriter counts what is sent, applies the route's edits to the headers
@@ -122,7 +124,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	if n := rw.Reader.Buffered(); n > 0 && w.forwards {
 		head, _ := rw.Reader.Peek(n)
-		c = &headConn{Conn: c, head: bytes.Clone(head)}
+		c = &netconn.Unread{Conn: c, Head: bytes.Clone(head)}
 	}
 	return c, rw, nil
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
@@ -324,7 +325,7 @@ func (l *fastLane) write(b []byte) error {
 // sends: it would be told that the connection is broken, and might never see
 // the answer.
 func (l *fastLane) linger() {
-	if l.req.ContentLength == 0 && len(l.in.Buffered()) == 0 || closeWrite(l.client) != nil {
+	if l.req.ContentLength == 0 && len(l.in.Buffered()) == 0 || netconn.CloseWrite(l.client) != nil {
 		return
 	}
 	l.setRead(time.Now().Add(restOf(l.run.times.Idle)))

@@ -4,6 +4,8 @@ import (
 	"math"
 	"net"
 	"sync/atomic"
+
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // relay moves bytes both ways between a client's connection and a target's.
@@ -50,7 +52,7 @@ func (r *relay) run(f *flow, head []byte) {
 	if err == errParked {
 		return // the lot calls again
 	}
-	if err != nil || closeWrite(f.dst) != nil {
+	if err != nil || netconn.CloseWrite(f.dst) != nil {
 		r.cut()
 	}
 	if r.left.Add(-1) == 0 {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
@@ -469,7 +470,7 @@ type switchedConn struct {
 func (s *switchedConn) Read(p []byte) (int, error) { return s.in.Read(p) }
 
 // CloseWrite passes the end of the client's direction on.
-func (s *switchedConn) CloseWrite() error { return closeWrite(s.Conn) }
+func (s *switchedConn) CloseWrite() error { return netconn.CloseWrite(s.Conn) }
 
 // Close closes the connection. Somebody may be reading, so what has been read
 // ahead is not touched.

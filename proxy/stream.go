@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/netconn"
 )
 
 // stream serves a connection whose bytes are not looked into. client is what
@@ -51,7 +53,7 @@ func (r *run) stream(c *conn, client net.Conn, head []byte, routes *table, rt *r
 	info := c.info(rt)
 	if h := rt.Action.SocketHandler; h != nil {
 		if len(head) > 0 {
-			client = &headConn{Conn: client, head: head}
+			client = &netconn.Unread{Conn: client, Head: head}
 		}
 		defer client.Close()
 		// A cancelled context must end reads and writes too.
@@ -136,24 +138,6 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*entry
 	}
 }
 
-// headConn gives back first what was read ahead.
-type headConn struct {
-	net.Conn
-	head []byte
-}
-
-func (c *headConn) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(b)
-}
-
-// CloseWrite passes the end of one direction on.
-func (c *headConn) CloseWrite() error { return closeWrite(c.Conn) }
-
 // reset closes a connection so that the other side takes it for broken: TCP
 // with a reset, and TLS without the alert that would say that all is well.
 func reset(c net.Conn) {
@@ -167,7 +151,7 @@ func reset(c net.Conn) {
 			c = inner.NetConn()
 		case *conn:
 			c = inner.Conn
-		case *headConn:
+		case *netconn.Unread:
 			c = inner.Conn
 		default:
 			c.Close()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 
+	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
@@ -141,4 +142,4 @@ func (s *strictConn) nextPart(room int) error {
 }
 
 // CloseWrite ends the client's direction, where the connection can do that.
-func (s *strictConn) CloseWrite() error { return closeWrite(s.Conn) }
+func (s *strictConn) CloseWrite() error { return netconn.CloseWrite(s.Conn) }
