@@ -185,6 +185,24 @@ func TestBlockedInOnePlaceRefusedInAll(t *testing.T) {
 	}
 }
 
+// What anybody can have a server hand on, a large provider's for example, does not
+// have it blocked.
+func TestMailThatIsHandedOnDoesNotBlock(t *testing.T) {
+	testenv.Goroutines(t)
+	g := guard(t, storage.Memory(), `{"allowList": ["127.0.0.1"], "events": 2}`)
+	const from = "127.0.0.7"
+	for range 3 {
+		out, _ := swaks(t, g.Addrs()["email"][0], "--local-interface", testenv.Loopback(t, from), "--tls", "--auth", "PLAIN", "--auth-user", "alice@example.com",
+			"--auth-password", "wonderland", "--from", "somebody@example.net", "--to", "bob@example.org")
+		if !strings.Contains(out, "<~* 5") {
+			t.Fatalf("mail in the name of another is taken:\n%s", out)
+		}
+	}
+	if got := g.curl(from); got != served {
+		t.Errorf("who hands on mail that is refused gets %q from the proxy", got)
+	}
+}
+
 // A block ends, and the next one lasts longer.
 func TestBlockExpires(t *testing.T) {
 	g := guard(t, storage.Memory(), `{"allowList": ["127.0.0.1"], "events": 1, "duration": "1s", "maxDuration": "1h"}`)
