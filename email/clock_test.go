@@ -367,16 +367,9 @@ func TestWarmUpOverThirtyDays(t *testing.T) {
 // tried.
 func TestOutboundLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{servers: map[string]*Server{}}
-		dns := hosts{"b.example": "192.0.2.2"}
 		cfg := relay("a.example")
 		cfg.Domains[0].RateLimits.Outbound.MessagesPerHour = 20
-		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
-		defer a.stop()
-		inbox := newMailbox(nil)
-		b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(inbox.take))
-		defer b.stop()
-		n.servers["192.0.2.2"] = b.Server
+		n, a, inbox := limited(t, cfg)
 		for i := range 50 {
 			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
 		}
@@ -394,6 +387,21 @@ func TestOutboundLimits(t *testing.T) {
 			t.Errorf("%d of 50 messages after some hours", got)
 		}
 	})
+}
+
+// limited is a server with limits for what it sends, and the mailboxes of the one
+// that it sends to.
+func limited(t *testing.T, cfg Config) (n *network, a *server, inbox *mailboxes) {
+	t.Helper()
+	n = &network{servers: map[string]*Server{}}
+	dns := hosts{"b.example": "192.0.2.2"}
+	a = inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
+	t.Cleanup(a.stop)
+	inbox = newMailbox(nil)
+	b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(inbox.take))
+	t.Cleanup(b.stop)
+	n.servers["192.0.2.2"] = b.Server
+	return n, a, inbox
 }
 
 // published is hosts with the TXT records that servers want for their domains.

@@ -123,18 +123,25 @@ func TestDrop(t *testing.T) {
 	})
 }
 
+// oneEachSecond is a server that takes a second for a message, and the configuration
+// of one that sends it one at a time, and none before it is told to.
+func oneEachSecond() (*script, Config) {
+	s := &script{answer: func(_ int, command string) string {
+		if command == "." {
+			time.Sleep(time.Second)
+		}
+		return ""
+	}}
+	cfg := relay("a.example")
+	cfg.Queue.Paused = true
+	cfg.Queue.ConcurrencyPerSite = 1
+	return s, cfg
+}
+
 // A pause accepts mail and sends none; what has priority goes first after it.
 func TestPauseAndPriority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{answer: func(_ int, command string) string {
-			if command == "." {
-				time.Sleep(time.Second)
-			}
-			return ""
-		}}
-		cfg := relay("a.example")
-		cfg.Queue.Paused = true
-		cfg.Queue.ConcurrencyPerSite = 1
+		s, cfg := oneEachSecond()
 		st := onStage(t, cfg, s)
 		for i := range 50 {
 			st.post("<user@a.example>", toB, fmt.Sprintf("<u%d@b.example>", i))

@@ -20,15 +20,7 @@ import (
 // earlier.
 func TestPriorityOfRoutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{answer: func(_ int, command string) string {
-			if command == "." {
-				time.Sleep(time.Second)
-			}
-			return ""
-		}}
-		cfg := relay("a.example")
-		cfg.Queue.Paused = true
-		cfg.Queue.ConcurrencyPerSite = 1
+		s, cfg := oneEachSecond()
 		cfg.Routes = append(cfg.Routes, Route{Name: "alerts", Priority: 1, Match: Match{ClientIP: []string{"10.0.0.0/8"}, Recipients: []string{"alert*"}},
 			Action: Action{Type: Process, Process: &ProcessAction{Queue: PriorityQueue}}})
 		st := onStage(t, cfg, s)
@@ -60,16 +52,9 @@ func TestPriorityOfRoutes(t *testing.T) {
 // them goes on the days after.
 func TestOutboundLimitsOfADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{servers: map[string]*Server{}}
-		dns := hosts{"b.example": "192.0.2.2"}
 		cfg := relay("a.example")
 		cfg.RateLimits.Outbound = OutboundLimits{MessagesPerHour: 10, MessagesPerDay: 25}
-		a := inBubble(t, n, cfg, WithResolver(dns), WithMailbox(newMailbox(nil).take))
-		defer a.stop()
-		inbox := newMailbox(nil)
-		b := inBubble(t, n, relay("b.example"), WithResolver(dns), WithMailbox(inbox.take))
-		defer b.stop()
-		n.servers["192.0.2.2"] = b.Server
+		n, a, inbox := limited(t, cfg)
 		for i := range 60 {
 			n.inject(t, a, "10.0.0.1", "user@a.example", fmt.Sprintf("u%d@b.example", i), toB)
 		}
