@@ -98,34 +98,24 @@ func (b *BlockingConfig) set() blocklist.Config {
 // blocklist is what Blocking means, with the other sections.
 func (c *Config) blocklist() blocklist.Config {
 	set := c.Blocking.set()
-	set.Block, set.Allow = parsePrefixes(c.Blocking.BlockList), parsePrefixes(c.Blocking.AllowList)
+	set.Block, set.Allow = conf.ParseCIDRs(c.Blocking.BlockList), conf.ParseCIDRs(c.Blocking.AllowList)
 	if !slices.ContainsFunc(set.Allow, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
-		set.Allow = append(set.Allow, parsePrefixes([]string{"127.0.0.0/8", "::1"})...)
+		set.Allow = append(set.Allow, conf.ParseCIDRs([]string{"127.0.0.0/8", "::1"})...)
 	}
-	set.Allow = append(set.Allow, parsePrefixes(c.PublicIP)...)
+	set.Allow = append(set.Allow, conf.ParseCIDRs(c.PublicIP)...)
 	if c.Proxy != nil {
-		set.Allow = append(set.Allow, parsePrefixes(c.Proxy.TrustedProxies)...)
+		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Proxy.TrustedProxies)...)
 		for i := range c.Proxy.Routes {
 			if p := c.Proxy.Routes[i].Action.ProxyProtocol; p != nil {
-				set.Allow = append(set.Allow, parsePrefixes(p.Accept)...)
+				set.Allow = append(set.Allow, conf.ParseCIDRs(p.Accept)...)
 			}
 		}
 	}
 	if c.Email != nil && c.Email.ProxyProtocol != nil {
-		set.Allow = append(set.Allow, parsePrefixes(c.Email.ProxyProtocol.Accept)...)
+		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Email.ProxyProtocol.Accept)...)
 	}
 	if c.Ops != nil {
-		set.Allow = append(set.Allow, parsePrefixes(c.Ops.TrustedProxies)...)
+		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Ops.TrustedProxies)...)
 	}
 	return set
-}
-
-// parsePrefixes reads lists that have been validated.
-func parsePrefixes(list []string) (all []netip.Prefix) {
-	for _, s := range list {
-		if p, ok := conf.ParseCIDR(s); ok {
-			all = append(all, p)
-		}
-	}
-	return all
 }

@@ -50,22 +50,14 @@ type frontRules struct {
 
 // frontRules returns nil if there are none.
 func (c *Config) frontRules() *frontRules {
-	r := &frontRules{allow: mustPrefixes(c.Security.IPAllowList), block: mustPrefixes(c.Security.IPBlockList), max: int64(c.Security.MaxConnections)}
+	r := &frontRules{allow: conf.ParseCIDRs(c.Security.IPAllowList), block: conf.ParseCIDRs(c.Security.IPBlockList), max: int64(c.Security.MaxConnections)}
 	if c.ProxyProtocol != nil {
-		r.proxies = mustPrefixes(c.ProxyProtocol.Accept)
+		r.proxies = conf.ParseCIDRs(c.ProxyProtocol.Accept)
 	}
 	if len(r.proxies) == 0 && len(r.allow) == 0 && len(r.block) == 0 && r.max == 0 {
 		return nil
 	}
 	return r
-}
-
-func mustPrefixes(list []string) []netip.Prefix {
-	prefixes := make([]netip.Prefix, len(list))
-	for i, s := range list {
-		prefixes[i], _ = conf.ParseCIDR(s) // it has been validated
-	}
-	return prefixes
 }
 
 // permits checks a client's address against the lists.

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/opsapi/internal/password"
 )
@@ -228,7 +229,7 @@ func TestForwardedForOfStrangersIsNotBelieved(t *testing.T) {
 }
 
 func TestClientAddress(t *testing.T) {
-	s := &Server{proxies: parsePrefixes([]string{"10.0.0.0/8", "127.0.0.1"})}
+	s := &Server{proxies: conf.ParseCIDRs([]string{"10.0.0.0/8", "127.0.0.1"})}
 	for _, test := range []struct {
 		remote string
 		fields []string
@@ -463,7 +464,7 @@ func TestOddTokens(t *testing.T) {
 }
 
 func FuzzClientAddress(f *testing.F) {
-	s := &Server{proxies: parsePrefixes([]string{"10.0.0.0/8", "127.0.0.1"})}
+	s := &Server{proxies: conf.ParseCIDRs([]string{"10.0.0.0/8", "127.0.0.1"})}
 	f.Add("127.0.0.1:1", "198.51.100.1, 10.0.0.1", "10.0.0.1")
 	f.Add("[::1%lo]:1", ",", "fe80::1%eth0")
 	f.Fuzz(func(t *testing.T, remote, first, second string) {

@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"strings"
 	"time"
-
-	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // Identity is somebody who has signed in.
@@ -201,16 +199,6 @@ func lockoutKey(addr netip.Addr) string {
 		}
 	}
 	return addr.String()
-}
-
-func parsePrefixes(list []string) []netip.Prefix {
-	var prefixes []netip.Prefix
-	for _, s := range list {
-		if p, ok := conf.ParseCIDR(s); ok {
-			prefixes = append(prefixes, p)
-		}
-	}
-	return prefixes
 }
 
 // maySeeMetrics reports whether a request for metrics is answered.

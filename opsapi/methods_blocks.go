@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/blocklist"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
@@ -106,14 +106,8 @@ func (s *Server) addBlock(ctx context.Context, req blockRequest) (nothing, error
 
 // isAround reports whether to block text would block addr.
 func isAround(text string, addr netip.Addr) bool {
-	p, ok := conf.ParseCIDR(text)
-	if !ok {
-		return false
-	}
-	if p.Addr().Is6() && !strings.Contains(text, "/") {
-		p = netip.PrefixFrom(p.Addr(), 64)
-	}
-	return p.Contains(addr)
+	p, err := blocklist.Parse(text)
+	return err == nil && p.Contains(addr)
 }
 
 func (s *Server) removeBlock(ctx context.Context, req unblockRequest) (nothing, error) {

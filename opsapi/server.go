@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -102,7 +103,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.log = s.log.With("component", "ops")
-	s.proxies = parsePrefixes(cfg.TrustedProxies)
+	s.proxies = conf.ParseCIDRs(cfg.TrustedProxies)
 	s.register()
 	return s, nil
 }

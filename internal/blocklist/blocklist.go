@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/conf"
 )
 
 // Errors of [Set.Put] and [Set.Lift].
@@ -140,15 +142,14 @@ func Around(addr netip.Addr) netip.Prefix {
 // Parse reads what people write: an address, which stands for what Around says,
 // or a network.
 func Parse(text string) (netip.Prefix, error) {
-	if !strings.Contains(text, "/") {
-		addr, err := netip.ParseAddr(text)
-		return Around(addr), err
+	p, ok := conf.ParseCIDR(text)
+	switch {
+	case !ok:
+		return p, errors.New("it is no address or network")
+	case !strings.Contains(text, "/"):
+		p = Around(p.Addr())
 	}
-	p, err := netip.ParsePrefix(text)
-	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), err
+	return p, nil
 }
 
 // isHost reports whether p is what Around returns.

@@ -128,6 +128,17 @@ func ParseCIDR(s string) (netip.Prefix, bool) {
 	return prefix.Masked(), true
 }
 
+// ParseCIDRs reads a list that [Checker.CIDRs] has found nothing wrong with.
+func ParseCIDRs(list []string) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, s := range list {
+		if p, ok := ParseCIDR(s); ok {
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
+}
+
 // Domain wants a host name.
 func (c *Checker) Domain(s string) {
 	switch {
