@@ -52,8 +52,9 @@ type conn struct {
 	whole atomic.Bool
 	// serving is set while net/http reads or serves a request.
 	serving atomic.Bool
-	// resting is set while net/http waits for the next request.
-	resting atomic.Bool
+	// kept is set while the client takes it that the connection of HTTP goes on
+	// after the last response.
+	kept atomic.Bool
 	// fresh is set until the connection has asked for anything.
 	fresh atomic.Bool
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
@@ -52,12 +53,12 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 		c.fresh.Store(false)
 		c.unread.Store(true)
 		c.serving.Store(true)
-		c.resting.Store(false)
 	case http.StateIdle:
 		c.serving.Store(false)
-		c.resting.Store(true)
+		c.kept.Store(true)
 		c.unread.Store(false)
 	case http.StateHijacked:
+		c.kept.Store(false)
 		r.working.Done() // the handler is still counted
 	case http.StateClosed:
 		defer r.working.Done()
@@ -326,6 +327,9 @@ func (x *exchange) scheme() string {
 func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
 	if rec.id != "" {
 		w.Header()[r.p.requestIDHeader] = []string{rec.id}
+	}
+	if !strings.HasPrefix(rec.protocol, "HTTP/3") && !r.keep(rec.conn) {
+		w.Header().Set("Connection", "close")
 	}
 	no.write(w)
 	r.report(rec.conn, no.reason, rec.header, no.route, no.text)

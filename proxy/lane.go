@@ -128,7 +128,7 @@ func (l *fastLane) next(first bool) verdict {
 		case !begun:
 			l.keepRead(times.KeepAlive)
 			l.waiting.Store(true)
-			if r.closing.Load() {
+			if r.waking.Load() {
 				return hangUp
 			}
 		}
@@ -251,7 +251,7 @@ func (l *fastLane) refuse(no *refusal) verdict {
 
 // closes reports whether the connection ends with this request.
 func (l *fastLane) closes() bool {
-	return l.req.Close || l.run.closing.Load() || l.run.leaving.Load()
+	return l.req.Close || l.run.closing.Load() || !l.run.keep(l.conn)
 }
 
 // maxSkip is how much of an unwanted body is read to keep a connection; it is

@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// lastRequest is how long a connection that waits for a request may go on at
-	// Stop after Pause. One that is in use ends with the response to a request, as
-	// it says; to close it while the next request is on its way would lose that.
+	// lastRequest is how long a connection that has not been told that it ends may
+	// go on at Stop after Pause. One that is in use ends with the response to a
+	// request, as it says; to close it while the next request is on its way would
+	// lose that.
 	lastRequest = 5 * time.Second
 	// lastStreams is how long Pause waits for requests over QUIC.
 	lastStreams = 3 * time.Second
@@ -101,16 +102,26 @@ func (r *run) resume(ctx context.Context) error {
 	return nil
 }
 
-// awaitLastRequests waits after a pause until no connection rests between two
-// requests.
+// keep reports whether a connection of HTTP goes on after the response that is
+// about to be sent.
+func (r *run) keep(c *conn) bool {
+	if !c.kept.Load() {
+		c.kept.Store(true) // before the look at the pause: awaitLastRequests looks the other way round
+	}
+	if !r.leaving.Load() {
+		return true
+	}
+	c.kept.Store(false)
+	return false
+}
+
+// awaitLastRequests waits after a pause until no client expects its connection to
+// take another request.
 func (r *run) awaitLastRequests(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastRequest)
 	defer cancel()
 	await(ctx, func() bool {
-		return !slices.ContainsFunc(r.open(), func(c *conn) bool {
-			l := c.lane.Load()
-			return c.resting.Load() || l != nil && l.waiting.Load()
-		})
+		return !slices.ContainsFunc(r.open(), func(c *conn) bool { return c.kept.Load() })
 	})
 }
 

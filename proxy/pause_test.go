@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -73,6 +74,70 @@ func TestPause(t *testing.T) {
 	for _, c := range []*bufio.ReadWriter{old, waits} {
 		if !ask(c).Close {
 			t.Error("a connection does not end at Stop")
+		}
+	}
+	if err := receive(t, stopped); err != nil {
+		t.Error(err)
+	}
+}
+
+// A response that began before a pause has not said that it is the last one of its
+// connection: the request after it is served, though Stop has begun.
+func TestResponseOverPause(t *testing.T) {
+	sameGoroutines(t)
+	goOn := make(chan struct{})
+	slow := func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "begin")
+		http.NewResponseController(w).Flush()
+		if r.URL.Path == "/slow" {
+			<-goOn
+		}
+	}
+	_, web := backend(t, slow)
+	p := newProxy(t, Config{Routes: []Route{httpRoute("fast", 0, "fast.test", web),
+		{Name: "nethttp", Match: Match{Ports: Ports(0), Domains: []string{"nethttp.test"}}, Action: Action{Handler: http.HandlerFunc(slow)}}}})
+	mustStart(t, p)
+	clients := map[string]*bufio.ReadWriter{"fast.test": nil, "nethttp.test": nil, "nowhere.test": nil}
+	ask := func(host, path string) *http.Response {
+		t.Helper()
+		c := clients[host]
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, host)
+		c.Flush()
+		resp, err := http.ReadResponse(c.Reader, nil)
+		if err != nil {
+			t.Fatal(host, err)
+		}
+		return resp
+	}
+	read := func(resp *http.Response) {
+		t.Helper()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			t.Error(err)
+		}
+	}
+	var begun []*http.Response
+	for host := range clients {
+		c := dialTCP(t, addr(t, p, 0))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
+		clients[host] = bufio.NewReadWriter(bufio.NewReader(c), bufio.NewWriter(c))
+		resp := ask(host, "/slow")
+		if resp.Close {
+			t.Errorf("%s: the first response is the last one", host)
+		}
+		begun = append(begun, resp)
+	}
+	p.Pause(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- stopWithin(p, 30*time.Second) }()
+	eventually(t, "Stop has begun", func() bool { return p.current() == nil })
+	close(goOn)
+	for _, resp := range begun {
+		read(resp)
+	}
+	for host := range clients {
+		resp := ask(host, "/")
+		if read(resp); !resp.Close {
+			t.Errorf("%s: the connection does not end at Stop", host)
 		}
 	}
 	if err := receive(t, stopped); err != nil {

@@ -27,6 +27,7 @@ type run struct {
 
 	lastDate atomic.Pointer[dateText]
 	closing  atomic.Bool // stopping, for those who ask at every request
+	waking   atomic.Bool // stopping, and who waits for a request waits in vain
 	leaving  atomic.Bool // paused: requests are the last ones of their connections
 
 	ctx    context.Context // ends when what is left at Stop must go
@@ -446,6 +447,7 @@ func (r *run) stop(ctx context.Context) error {
 	if r.leaving.Load() {
 		r.awaitLastRequests(ctx)
 	}
+	r.waking.Store(true)
 	for _, c := range r.open() {
 		if l := c.lane.Load(); l != nil {
 			l.wake()
