@@ -19,9 +19,9 @@ import (
 // share it do not write over each other's.
 const blocksPrefix = "security/blocks"
 
-// maxPendingBlocks bounds the changes that wait to be written, half of which may be
-// blocks. What a flood adds beyond them does not outlast a restart.
-const maxPendingBlocks = 20_000
+// maxPendingBlocks is how many changes may wait to be written before more blocks
+// join them. What a flood adds beyond them does not outlast a restart.
+const maxPendingBlocks = 10_000
 
 // blockSweep is how often blocks and counts that are over are forgotten, and
 // writing is tried again that has failed.
@@ -35,6 +35,7 @@ type blockKeeper struct {
 	mu      sync.Mutex
 	pending map[netip.Prefix]*blocklist.Block // nil: to be deleted
 	writing netip.Prefix                      // the one that is neither pending nor written
+	stored  map[netip.Prefix]struct{}         // what is in the storage, or may be
 	kick    chan struct{}
 
 	store   *storage.Store
@@ -62,26 +63,31 @@ func blockOfKey(key string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
-// save has a block written.
-func (k *blockKeeper) save(b blocklist.Block) { k.change(b.Prefix, &b) }
-
-// remove has a block deleted.
-func (k *blockKeeper) remove(p netip.Prefix) { k.change(p, nil) }
-
-func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
+// save has a block written. One that a person has made always has room.
+func (k *blockKeeper) save(b blocklist.Block) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.pending == nil {
-		k.pending = map[netip.Prefix]*blocklist.Block{}
+	if _, known := k.pending[b.Prefix]; known || b.Times == 0 || len(k.pending) < maxPendingBlocks {
+		k.pending[b.Prefix] = &b
+		k.wake()
 	}
-	room := maxPendingBlocks
-	if b != nil {
-		room /= 2 // so that what a flood pushes out goes from the storage, too
+}
+
+// remove has a block deleted. There is always room for it, so that what a flood
+// pushes out goes from the storage, too: what is stored is bounded.
+func (k *blockKeeper) remove(p netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, stored := k.stored[p]; stored {
+		k.pending[p] = nil
+		k.wake()
+	} else {
+		delete(k.pending, p)
 	}
-	if _, known := k.pending[p]; !known && len(k.pending) >= room {
-		return
-	}
-	k.pending[p] = b
+}
+
+// wake has changes written; mu is held.
+func (k *blockKeeper) wake() {
 	select {
 	case k.kick <- struct{}{}:
 	default: // it is awake, or will look when it starts
@@ -93,6 +99,10 @@ func (k *blockKeeper) use(store *storage.Store) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.store, k.kick, k.quit = store, make(chan struct{}, 1), make(chan struct{})
+	k.stored = map[netip.Prefix]struct{}{}
+	if k.pending == nil {
+		k.pending = map[netip.Prefix]*blocklist.Block{}
+	}
 	k.kick <- struct{}{}
 }
 
@@ -115,6 +125,13 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 	data, err := k.store.Get(ctx, key)
 	p, ok := blockOfKey(key)
 	k.mu.Lock()
+	switch {
+	case !ok:
+	case err == nil:
+		k.stored[p] = struct{}{}
+	case errors.Is(err, storage.ErrNotFound):
+		delete(k.stored, p)
+	}
 	_, changed := k.pending[p]
 	changed = changed || k.writing == p
 	k.mu.Unlock()
@@ -212,9 +229,15 @@ func (k *blockKeeper) flush(ctx context.Context) {
 		if !ok {
 			return
 		}
+		if b != nil && !k.blocking.set.Holds(p) {
+			b = nil // it was gone before anybody had it saved
+		}
 		err := k.keep(ctx, p, b)
 		k.mu.Lock()
 		k.writing = netip.Prefix{}
+		if b == nil && err == nil {
+			delete(k.stored, p)
+		}
 		if _, newer := k.pending[p]; err != nil && !newer {
 			k.pending[p] = b
 		}
@@ -234,6 +257,9 @@ func (k *blockKeeper) next() (netip.Prefix, *blocklist.Block, bool) {
 	for p, b := range k.pending {
 		delete(k.pending, p)
 		k.writing = p
+		if b != nil {
+			k.stored[p] = struct{}{}
+		}
 		return p, b, true
 	}
 	return netip.Prefix{}, nil, false

@@ -42,9 +42,9 @@ type Config struct {
 	// Size is how many blocks, and how many addresses with events, are kept.
 	// Default 100,000.
 	Size int
-	// Evicted is told of each block that has made room for another, while the Set
-	// is locked. Nil is nobody.
-	Evicted func(netip.Prefix)
+	// Dropped is told of each block that has made room for another, or that Sweep
+	// has forgotten, while the Set is locked. Nil is nobody.
+	Dropped func(netip.Prefix)
 	// Now tells the time. Default [time.Now].
 	Now func() time.Time
 }
@@ -268,10 +268,14 @@ func (s *Set) evictBlock(shard *shard, now time.Time) bool {
 	evicted := shard.blocks[victim].Prefix
 	delete(shard.blocks, victim)
 	s.held.Add(-1)
-	if s.cfg.Evicted != nil {
-		s.cfg.Evicted(evicted)
-	}
+	s.tellOfDrop(evicted)
 	return true
+}
+
+func (s *Set) tellOfDrop(p netip.Prefix) {
+	if s.cfg.Dropped != nil {
+		s.cfg.Dropped(p)
+	}
 }
 
 // Put enters a block that a person has made, or that was kept somewhere. It takes
@@ -335,6 +339,18 @@ func (s *Set) Lift(p netip.Prefix) error {
 		return err
 	}
 	return nil
+}
+
+// Holds reports whether there is a block of p itself, which may be over.
+func (s *Set) Holds(p netip.Prefix) bool {
+	if !isHost(p) {
+		return s.networks.Load().get(p) != nil
+	}
+	key := wordsOf(p.Addr()).host()
+	shard := s.shard(key)
+	shard.mu.RLock()
+	defer shard.mu.RUnlock()
+	return shard.blocks[key] != nil
 }
 
 // changeNetworks replaces the networks by a copy with a change, unless that fails.

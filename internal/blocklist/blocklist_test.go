@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -12,24 +13,6 @@ import (
 	"github.com/dcrouter/dcrouter/internal/blocklist"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
-
-// clock is a time that moves when it is told to.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) time() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 func prefixes(t testing.TB, list ...string) (all []netip.Prefix) {
 	t.Helper()
@@ -48,10 +31,10 @@ func prefix(t testing.TB, text string) netip.Prefix {
 	return p
 }
 
-func newSet(t testing.TB, cfg blocklist.Config) (*blocklist.Set, *clock) {
+func newSet(t testing.TB, cfg blocklist.Config) (*blocklist.Set, *testenv.Clock) {
 	t.Helper()
-	c := &clock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
-	cfg.Now, cfg.Events, cfg.Within, cfg.Duration, cfg.MaxDuration = c.time, 3, 10*time.Minute, time.Hour, 5*time.Hour
+	c := testenv.NewClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	cfg.Now, cfg.Events, cfg.Within, cfg.Duration, cfg.MaxDuration = c.Now, 3, 10*time.Minute, time.Hour, 5*time.Hour
 	return blocklist.New(cfg), c
 }
 
@@ -69,7 +52,7 @@ func TestEventsBlock(t *testing.T) {
 	s, clock := newSet(t, blocklist.Config{})
 	a := addr("192.0.2.1")
 	count(s, a, 2)
-	clock.pass(10 * time.Minute)
+	clock.Advance(10 * time.Minute)
 	if count(s, a, 2); s.Blocked(a) {
 		t.Error("events of another time have counted")
 	}
@@ -85,17 +68,17 @@ func TestEventsBlock(t *testing.T) {
 		if _, again := count(s, a, 100); again || s.Blocked(addr("192.0.2.2")) {
 			t.Error("what is blocked is blocked again, or its neighbour is")
 		}
-		clock.pass(want - time.Second)
+		clock.Advance(want - time.Second)
 		s.Sweep()
 		if !s.Blocked(a) {
 			t.Errorf("the block has ended before %v", want)
 		}
-		if clock.pass(time.Second); s.Blocked(a) {
+		if clock.Advance(time.Second); s.Blocked(a) {
 			t.Errorf("blocked for longer than %v", want)
 		}
 		s.Sweep()
 	}
-	clock.pass(5 * time.Hour)
+	clock.Advance(5 * time.Hour)
 	s.Sweep()
 	count(s, a, 2)
 	if b, ok := count(s, a, 1); !ok || b.Times != 1 {
@@ -111,7 +94,7 @@ func TestCalm(t *testing.T) {
 		for range 50 {
 			s.Count(a, "test", "over the rate", true)
 		}
-		clock.pass(time.Second)
+		clock.Advance(time.Second)
 	}
 	if s.Blocked(a) {
 		t.Error("a crowd of events has counted one by one")
@@ -182,16 +165,16 @@ func TestLists(t *testing.T) {
 func TestPutAndLift(t *testing.T) {
 	s, clock := newSet(t, blocklist.Config{})
 	a := addr("192.0.2.1")
-	if err := s.Put(blocklist.Block{Prefix: prefix(t, "192.0.2.1"), Source: "operator", Reason: "spam", Since: clock.time()}); err != nil {
+	if err := s.Put(blocklist.Block{Prefix: prefix(t, "192.0.2.1"), Source: "operator", Reason: "spam", Since: clock.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put(blocklist.Block{Prefix: prefix(t, "203.0.113.0/24"), Until: clock.time().Add(time.Minute)}); err != nil {
+	if err := s.Put(blocklist.Block{Prefix: prefix(t, "203.0.113.0/24"), Until: clock.Now().Add(time.Minute)}); err != nil {
 		t.Fatal(err)
 	}
 	if st := s.Stats(); st.Active != 2 || len(s.All()) != 2 {
 		t.Errorf("%+v %v", st, s.All())
 	}
-	clock.pass(1000 * time.Hour)
+	clock.Advance(1000 * time.Hour)
 	s.Sweep()
 	if !s.Blocked(a) || s.Blocked(addr("203.0.113.1")) || len(s.All()) != 1 {
 		t.Error(s.All())
@@ -216,13 +199,33 @@ func sequence(n uint32) netip.Addr {
 	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 0x0b000000+n)))
 }
 
+// What is over is held until it is forgotten, which somebody is told of.
+func TestHolds(t *testing.T) {
+	var dropped []netip.Prefix
+	s, clock := newSet(t, blocklist.Config{Dropped: func(p netip.Prefix) { dropped = append(dropped, p) }})
+	host, network := prefix(t, "192.0.2.1"), prefix(t, "198.51.100.0/24")
+	s.Block(host.Addr(), "test", "")
+	if err := s.Put(blocklist.Block{Prefix: network, Until: clock.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	clock.Advance(2 * time.Hour)
+	if !s.Holds(host) || !s.Holds(network) || s.Holds(prefix(t, "198.51.100.0/25")) || s.Holds(prefix(t, "192.0.2.2")) {
+		t.Error("it does not know what it holds")
+	}
+	clock.Advance(4 * time.Hour)
+	s.Sweep()
+	if s.Holds(host) || s.Holds(network) || !slices.Equal(dropped, []netip.Prefix{host, network}) {
+		t.Errorf("dropped %v", dropped)
+	}
+}
+
 // A million forged sources take a bounded place, and neither free the one that
 // comes again and again nor push out what a person has blocked.
 func TestFlood(t *testing.T) {
 	s, clock := newSet(t, blocklist.Config{})
 	culprit, enemy, passing := addr("192.0.2.1"), prefix(t, "192.0.2.2"), prefix(t, "192.0.2.3")
 	count(s, culprit, 2)
-	for _, b := range []blocklist.Block{{Prefix: enemy}, {Prefix: passing, Until: clock.time().Add(time.Minute)}} {
+	for _, b := range []blocklist.Block{{Prefix: enemy}, {Prefix: passing, Until: clock.Now().Add(time.Minute)}} {
 		if err := s.Put(b); err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +262,7 @@ func TestFlood(t *testing.T) {
 	if !s.Blocked(enemy.Addr()) || !s.Blocked(passing.Addr()) {
 		t.Error("the flood has pushed out what a person has blocked")
 	}
-	clock.pass(10 * time.Hour)
+	clock.Advance(10 * time.Hour)
 	s.Sweep()
 	if st := s.Stats(); st.Active != 1 || st.Counted != 0 {
 		t.Errorf("%+v", st)
@@ -278,9 +281,9 @@ func TestConcurrently(t *testing.T) {
 				case 0:
 					_ = s.Lift(blocklist.Around(a))
 				case 1:
-					_ = s.Put(blocklist.Block{Prefix: netip.PrefixFrom(a, 30).Masked(), Until: clock.time().Add(time.Second)})
+					_ = s.Put(blocklist.Block{Prefix: netip.PrefixFrom(a, 30).Masked(), Until: clock.Now().Add(time.Second)})
 				case 2:
-					clock.pass(time.Second)
+					clock.Advance(time.Second)
 					s.Sweep()
 				case 3:
 					s.All()

@@ -27,7 +27,11 @@ func (s *Set) Sweep() {
 	now := s.now()
 	over := func(b *Block) bool {
 		end := b.Forget(s.cfg.MaxDuration)
-		return !end.IsZero() && !now.Before(end)
+		if end.IsZero() || now.Before(end) {
+			return false
+		}
+		s.tellOfDrop(b.Prefix)
+		return true
 	}
 	for i := range s.shards {
 		shard := &s.shards[i]
