@@ -233,8 +233,8 @@ func TestUDPDeadClients(t *testing.T) {
 	burst := udpServer(t, func(b []byte) []byte { return b })
 	p := start(t, Config{Routes: []Route{udpRoute("udp", 0, burst.target())}})
 	stays := dialUDP(t, udpAddr(t, p, 0))
-	for range 50 {
-		c := dialUDP(t, udpAddr(t, p, 0))
+	for n := range 50 {
+		c := dialUDPFrom(t, fmt.Sprintf("127.0.2.%d", n+1), udpAddr(t, p, 0)) // ports come again
 		for range 10 {
 			c.Write([]byte("hello"))
 		}
