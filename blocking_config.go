@@ -8,11 +8,13 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/blocklist"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/proxy"
 )
 
 // BlockingConfig has addresses that misbehave in one place refused in all. An
 // address of IPv6 stands for the /64 around it. Blocks are kept in the storage;
-// Routers that share one share them, if it tells of changes.
+// Routers that share one share them: at once if it tells of changes, else within a
+// minute.
 //
 // Only what an address is proven to have done counts: a datagram can carry any
 // address, and else anybody could have others blocked. So of RADIUS over UDP, of
@@ -22,7 +24,8 @@ type BlockingConfig struct {
 	BlockList []string `json:"blockList"`
 	// AllowList are those that never are, which goes before everything. Loopback
 	// is in it, unless the list names loopback addresses of its own; so are
-	// PublicIP, and proxies in front that the configuration trusts.
+	// PublicIP, and proxies in front that the configuration, or a route in force,
+	// trusts.
 	AllowList []string `json:"allowList"`
 	// Count says whose security events count: [CountEmail], [CountProxy],
 	// [CountRADIUS], [CountOps]. The default empty means all. Of mail it is what a
@@ -98,24 +101,31 @@ func (b *BlockingConfig) set() blocklist.Config {
 // blocklist is what Blocking means, with the other sections.
 func (c *Config) blocklist() blocklist.Config {
 	set := c.Blocking.set()
-	set.Block, set.Allow = conf.ParseCIDRs(c.Blocking.BlockList), conf.ParseCIDRs(c.Blocking.AllowList)
-	if !slices.ContainsFunc(set.Allow, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
-		set.Allow = append(set.Allow, conf.ParseCIDRs([]string{"127.0.0.0/8", "::1"})...)
+	set.Block = conf.ParseCIDRs(c.Blocking.BlockList)
+	return set // what is allowed depends on the routes in force
+}
+
+// neverBlocked are the addresses of whom the configuration trusts to speak for
+// others, with these routes.
+func (c *Config) neverBlocked(routes []proxy.Route) []netip.Prefix {
+	list := conf.ParseCIDRs(c.Blocking.AllowList)
+	if !slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Addr().IsLoopback() }) {
+		list = append(list, conf.ParseCIDRs([]string{"127.0.0.0/8", "::1"})...)
 	}
-	set.Allow = append(set.Allow, conf.ParseCIDRs(c.PublicIP)...)
+	list = append(list, conf.ParseCIDRs(c.PublicIP)...)
 	if c.Proxy != nil {
-		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Proxy.TrustedProxies)...)
-		for i := range c.Proxy.Routes {
-			if p := c.Proxy.Routes[i].Action.ProxyProtocol; p != nil {
-				set.Allow = append(set.Allow, conf.ParseCIDRs(p.Accept)...)
-			}
+		list = append(list, conf.ParseCIDRs(c.Proxy.TrustedProxies)...)
+	}
+	for i := range routes {
+		if p := routes[i].Action.ProxyProtocol; p != nil {
+			list = append(list, conf.ParseCIDRs(p.Accept)...)
 		}
 	}
 	if c.Email != nil && c.Email.ProxyProtocol != nil {
-		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Email.ProxyProtocol.Accept)...)
+		list = append(list, conf.ParseCIDRs(c.Email.ProxyProtocol.Accept)...)
 	}
 	if c.Ops != nil {
-		set.Allow = append(set.Allow, conf.ParseCIDRs(c.Ops.TrustedProxies)...)
+		list = append(list, conf.ParseCIDRs(c.Ops.TrustedProxies)...)
 	}
-	return set
+	return list
 }

@@ -3,10 +3,14 @@ package dcrouter
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/blocklist"
@@ -32,6 +36,18 @@ func (b *haltingBackend) Delete(ctx context.Context, key string) error {
 	return b.Backend.Delete(ctx, key)
 }
 
+// startKeeper begins to keep so many blocks.
+func startKeeper(t *testing.T, store *storage.Store, size int) *blocking {
+	b := &blocking{log: slog.New(slog.DiscardHandler)}
+	b.keeper.blocking = b
+	b.set = blocklist.New(blocklist.Config{Events: 1, Within: time.Minute, Duration: time.Hour, MaxDuration: time.Hour, Size: size, Dropped: b.keeper.remove})
+	b.keeper.use(store)
+	if err := b.keeper.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // Blocks that a flood pushes out do not stay in the storage, however slow that is,
 // and what a person does is not lost in it.
 func TestFloodDoesNotFillTheStorage(t *testing.T) {
@@ -43,13 +59,7 @@ func TestFloodDoesNotFillTheStorage(t *testing.T) {
 	}
 	defer store.Close()
 	const size = 20_480
-	b := &blocking{log: slog.New(slog.DiscardHandler)}
-	b.keeper.blocking = b
-	b.set = blocklist.New(blocklist.Config{Events: 1, Within: time.Minute, Duration: time.Hour, MaxDuration: time.Hour, Size: size, Dropped: b.keeper.remove})
-	b.keeper.use(store)
-	if err := b.keeper.start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	b := startKeeper(t, store, size)
 	next := uint32(0x0b000000)
 	block := func(n int) {
 		for range n {
@@ -118,5 +128,66 @@ func TestFloodDoesNotFillTheStorage(t *testing.T) {
 	defer b.keeper.mu.Unlock()
 	if len(b.keeper.stored) != len(kept) {
 		t.Errorf("%d blocks are taken for stored, %d are", len(b.keeper.stored), len(kept))
+	}
+}
+
+// silentBackend is a storage that does not tell of changes.
+type silentBackend struct{ storage.Backend }
+
+// brokenWatch is a storage that stops to tell of changes, but for the last time
+// that it is asked to.
+type brokenWatch struct {
+	storage.Backend
+	asked atomic.Int32
+}
+
+func (b *brokenWatch) Watch(ctx context.Context, prefix string) (iter.Seq2[storage.Event, error], error) {
+	switch b.asked.Add(1) {
+	case 1:
+		return func(yield func(storage.Event, error) bool) { yield(storage.Event{}, errors.New("connection lost")) }, nil
+	case 2:
+		return nil, errors.New("no connection")
+	}
+	return b.Backend.(storage.Watcher).Watch(ctx, prefix)
+}
+
+// Routers share blocks also where the storage does not tell of changes, or no
+// longer does: within a minute.
+func TestBlocksAreSharedWithoutWatch(t *testing.T) {
+	memory := storage.Memory()
+	for name, backend := range map[string]storage.Backend{"silent": silentBackend{memory}, "broken": &brokenWatch{Backend: memory}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, err := storage.Open(t.Context(), backend)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer store.Close()
+				other, err := storage.Open(t.Context(), silentBackend{memory})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer other.Close()
+				one, two := startKeeper(t, store, 1000), startKeeper(t, other, 1000)
+				addr := netip.MustParseAddr("192.0.2.1")
+				block, _ := two.set.Block(addr, CountProxy, "scan")
+				two.keeper.save(block)
+				time.Sleep(blockSweep + time.Second)
+				if !one.set.Blocked(addr) {
+					t.Error("a block is not shared")
+				}
+				if err := one.set.Lift(block.Prefix); err != nil {
+					t.Error(err)
+				}
+				one.keeper.remove(block.Prefix)
+				time.Sleep(blockSweep + time.Second)
+				if two.set.Blocked(addr) {
+					t.Error("its end is not shared")
+				}
+				if err := errors.Join(one.keeper.stop(t.Context()), two.keeper.stop(t.Context())); err != nil {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }

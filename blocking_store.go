@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -23,8 +24,9 @@ const blocksPrefix = "security/blocks"
 // join them. What a flood adds beyond them does not outlast a restart.
 const maxPendingBlocks = 10_000
 
-// blockSweep is how often blocks and counts that are over are forgotten, and
-// writing is tried again that has failed.
+// blockSweep is how often blocks and counts that are over are forgotten, writing is
+// tried again that has failed, and what other Routers have written is looked for
+// where the storage does not tell.
 const blockSweep = time.Minute
 
 // blockKeeper keeps blocks in the storage: nobody who is refused has to wait for
@@ -106,13 +108,26 @@ func (k *blockKeeper) use(store *storage.Store) {
 	k.kick <- struct{}{}
 }
 
-// load reads what is kept.
+// load reads what is kept, as far as it is news.
 func (k *blockKeeper) load(ctx context.Context) error {
+	k.mu.Lock()
+	missing := maps.Clone(k.stored)
+	k.mu.Unlock()
 	for key, err := range k.store.List(ctx, blocksPrefix) {
 		if err != nil {
 			return err
 		}
+		p, _ := blockOfKey(key)
+		_, known := missing[p]
+		if delete(missing, p); known && k.blocking.set.Blocked(p.Addr()) {
+			continue
+		}
 		if err := k.read(ctx, key); err != nil {
+			return err
+		}
+	}
+	for p := range missing {
+		if err := k.read(ctx, blockKey(p)); err != nil {
 			return err
 		}
 	}
@@ -162,10 +177,7 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 func (k *blockKeeper) start(ctx context.Context) error {
 	writing, cancel := context.WithCancel(context.Background())
 	watching, end := context.WithCancel(writing)
-	var events iter.Seq2[storage.Event, error] // from now on, so that none falls between the two
-	if k.store.Caps().NativeWatch {
-		events = k.store.Watch(watching, blocksPrefix)
-	}
+	events := k.watch(watching) // from now on, so that none falls between the two
 	if err := k.load(ctx); err != nil {
 		end()
 		cancel()
@@ -174,23 +186,44 @@ func (k *blockKeeper) start(ctx context.Context) error {
 	k.cancel = cancel
 	k.working.Go(func() { k.write(writing) })
 	k.working.Go(func() { <-k.quit; end() })
-	if events != nil {
-		k.working.Go(func() {
-			for event, err := range events {
-				switch {
-				case err != nil:
-				case event.Type == storage.EventOverflow:
-					err = k.load(watching)
-				default:
-					err = k.read(watching, event.Key)
-				}
-				if err != nil && watching.Err() == nil {
-					k.blocking.log.Error("the blocks of other Routers cannot be followed", "component", "blocking", "err", err)
-				}
-			}
-		})
-	}
+	k.working.Go(func() { k.follow(watching, events) })
 	return nil
+}
+
+// watch has the storage tell what other Routers write, if it can.
+func (k *blockKeeper) watch(ctx context.Context) iter.Seq2[storage.Event, error] {
+	if !k.store.Caps().NativeWatch {
+		return func(func(storage.Event, error) bool) {}
+	}
+	return k.store.Watch(ctx, blocksPrefix)
+}
+
+// follow takes over what other Routers write, until ctx ends.
+func (k *blockKeeper) follow(ctx context.Context, events iter.Seq2[storage.Event, error]) {
+	failed := func(err error) {
+		if err != nil && ctx.Err() == nil {
+			k.blocking.log.Error("the blocks of other Routers cannot be followed; it is tried again", "component", "blocking", "err", err)
+		}
+	}
+	for {
+		for event, err := range events {
+			switch {
+			case err != nil: // the last one
+			case event.Type == storage.EventOverflow:
+				err = k.load(ctx)
+			default:
+				err = k.read(ctx, event.Key)
+			}
+			failed(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(blockSweep):
+		}
+		events = k.watch(ctx)
+		failed(k.load(ctx))
+	}
 }
 
 // stop writes what is left, until ctx ends.

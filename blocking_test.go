@@ -83,14 +83,20 @@ func (g *guarded) scan(from string, n int) {
 // behindProxy is the answer to a client of the proxy in front.
 func (g *guarded) behindProxy(client, host string) string {
 	g.t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(testenv.Loopback(g.t, "127.0.0.99"))}}
+	return g.behind("127.0.0.99", "TCP4 "+client+" 203.0.113.99 4711 80", host)
+}
+
+// behind is the answer to what a proxy at that address says in its header.
+func (g *guarded) behind(proxy, header, host string) string {
+	g.t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(testenv.Loopback(g.t, proxy))}}
 	c, err := d.DialContext(g.t.Context(), "tcp", strings.Trim(g.web, "htp:/"))
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	fmt.Fprintf(c, "PROXY TCP4 %s 203.0.113.99 4711 80\r\nGET / HTTP/1.0\r\nHost: %s\r\n\r\n", client, host)
+	fmt.Fprintf(c, "PROXY %s\r\nGET / HTTP/1.0\r\nHost: %s\r\n\r\n", header, host)
 	answer, _ := io.ReadAll(c) // a reset is a way to refuse
 	return string(answer)
 }
@@ -232,9 +238,28 @@ func TestBlockingByConfiguration(t *testing.T) {
 				t.Errorf("%q", got)
 			}
 		}
-		for client, want := range map[string]string{"203.0.113.7": "", "203.0.113.8": "HTTP/1.0 200"} {
-			if got := g.behindProxy(client, "a.test"); !strings.HasPrefix(got, want) || (want == "") != (got == "") {
-				t.Errorf("%s gets %q, want %q", client, got, want)
+		// What is so malformed is counted when its connection has been closed.
+		testenv.WaitFor(t, time.Minute, func() error {
+			if got := g.behindProxy("203.0.113.7", "a.test"); got != "" {
+				return fmt.Errorf("who has misbehaved gets %q", got)
+			}
+			return nil
+		})
+		if got := g.behindProxy("203.0.113.8", "a.test"); !strings.HasPrefix(got, "HTTP/1.0 200") {
+			t.Errorf("another client gets %q", got)
+		}
+	})
+	t.Run("proxy in front that comes later", func(t *testing.T) {
+		g := guard(t, storage.Memory(), `{"allowList": ["127.0.0.1"]}`)
+		signIn(t, g.Router).call("addBlock", map[string]any{"address": "127.0.0.98"}, nil)
+		for _, accept := range [][]string{{"127.0.0.99"}, {"127.0.0.98"}, {"127.0.0.99"}} {
+			routes := g.Routes()
+			routes[0].Action.ProxyProtocol.Accept = accept
+			if err := g.UpdateRoutes(t.Context(), routes); err != nil {
+				t.Fatal(err)
+			}
+			if got, served := g.behind("127.0.0.98", "UNKNOWN", "a.test"), accept[0] == "127.0.0.98"; strings.HasPrefix(got, "HTTP/1.0 200") != served {
+				t.Errorf("with %s trusted it gets %q", accept, got)
 			}
 		}
 	})

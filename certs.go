@@ -154,14 +154,11 @@ func (r *Router) answersFor(host getCertificateFunc, name string) (has bool) {
 
 // setCertificateNames tells what to have certificates for, the default one for
 // clients that name no server first.
-func (r *Router) setCertificateNames() {
-	r.naming.Lock()
-	defer r.naming.Unlock()
+func (r *Router) setCertificateNames(routes []proxy.Route) {
 	switch {
 	case r.certs != nil:
-		r.certs.SetNames(r.certificateNames(r.proxy.Routes()))
+		r.certs.SetNames(r.certificateNames(routes))
 	case r.local != nil:
-		routes := r.proxy.Routes()
 		names := r.certificateNames(routes)
 		if slices.ContainsFunc(routes, func(rt proxy.Route) bool { return wantsCertificate(&rt) && len(rt.Match.Domains) == 0 }) {
 			names = append(names, "*") // the route takes any name

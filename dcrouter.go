@@ -48,8 +48,8 @@ type Router struct {
 	records  *mailRecords // nil: no mail domain has its records here
 	policies bool         // of MTA-STS can be served
 
-	onDemand bool       // certificates come at handshakes, too
-	naming   sync.Mutex // held while certs is told the names of routes
+	onDemand  bool       // certificates come at handshakes, too
+	following sync.Mutex // held by followRoutes
 
 	lifecycle sync.Mutex // held by Start
 	mu        sync.Mutex
@@ -142,7 +142,7 @@ func (r *Router) setUp(o *options) error {
 		return r.routesError(given, err)
 	}
 	r.proxy = p
-	r.setCertificateNames()
+	r.followRoutes()
 	if err := r.setUpOps(o); err != nil {
 		return err
 	}
@@ -477,8 +477,19 @@ func (r *Router) Wait() error {
 // dnsDomain, stay. Before Start it sets the routes to start with.
 func (r *Router) UpdateRoutes(ctx context.Context, routes []proxy.Route) error {
 	err := r.proxy.UpdateRoutes(ctx, r.withOwnRoutes(routes))
-	r.setCertificateNames()
+	r.followRoutes()
 	return r.routesError(len(routes), err)
+}
+
+// followRoutes tells what depends on the routes of the proxy that there are others.
+func (r *Router) followRoutes() {
+	r.following.Lock()
+	defer r.following.Unlock()
+	routes := r.proxy.Routes()
+	r.setCertificateNames(routes)
+	if r.blocking != nil {
+		r.blocking.set.SetAllowed(r.config.neverBlocked(routes))
+	}
 }
 
 // Routes returns a copy of the proxy's routes, without those of other sections.

@@ -331,8 +331,8 @@ func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
 	if !strings.HasPrefix(rec.protocol, "HTTP/3") && !r.keep(rec.conn) {
 		w.Header().Set("Connection", "close")
 	}
+	r.report(rec.conn, no.reason, rec.header, no.route, no.text) // before the client can ask again
 	no.write(w)
-	r.report(rec.conn, no.reason, rec.header, no.route, no.text)
 	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
 	if rec.method != http.MethodHead {
 		rec.out = uint64(len(no.message()) + 1) // http.Error ends the line

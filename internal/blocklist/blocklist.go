@@ -87,7 +87,7 @@ type Set struct {
 	cfg    Config
 	now    func() time.Time
 	fixed  *networks // the configuration's
-	allow  *networks
+	allow  atomic.Pointer[networks]
 	odd    uint64 // spreads addresses over shards in a way that nobody knows
 	each   int    // most of a shard
 	shards [shardCount]shard
@@ -107,7 +107,7 @@ type shard struct {
 
 // New makes a Set.
 func New(cfg Config) *Set {
-	s := &Set{cfg: cfg, now: cfg.Now, fixed: newNetworks(), allow: newNetworks(), odd: rand.Uint64() | 1}
+	s := &Set{cfg: cfg, now: cfg.Now, fixed: newNetworks(), odd: rand.Uint64() | 1}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -118,9 +118,7 @@ func New(cfg Config) *Set {
 	for _, p := range cfg.Block {
 		s.fixed.add(&Block{Prefix: p, Source: "configuration", Reason: "on the configuration's list"})
 	}
-	for _, p := range cfg.Allow {
-		s.allow.add(&Block{Prefix: p})
-	}
+	s.SetAllowed(cfg.Allow)
 	s.networks.Store(newNetworks())
 	for i := range s.shards {
 		s.shards[i].blocks, s.shards[i].counts = map[uint64]*Block{}, map[uint64]count{}
@@ -189,7 +187,7 @@ func (s *Set) find(addr netip.Addr) *Block {
 			}
 		}
 	}
-	if b == nil || s.allow.find(w, time.Time{}) != nil {
+	if b == nil || s.allow.Load().find(w, time.Time{}) != nil {
 		return nil
 	}
 	return b
@@ -197,7 +195,17 @@ func (s *Set) find(addr netip.Addr) *Block {
 
 // Allowed reports whether an address is never refused.
 func (s *Set) Allowed(addr netip.Addr) bool {
-	return s.allow.find(wordsOf(addr), time.Time{}) != nil
+	return s.allow.Load().find(wordsOf(addr), time.Time{}) != nil
+}
+
+// SetAllowed replaces the addresses that are never blocked. Blocks of new ones stay,
+// and hold no longer.
+func (s *Set) SetAllowed(list []netip.Prefix) {
+	allow := newNetworks()
+	for _, p := range list {
+		allow.add(&Block{Prefix: p})
+	}
+	s.allow.Store(allow)
 }
 
 // Block blocks an address as if it had had all its events. It reports false if it
@@ -287,7 +295,7 @@ func (s *Set) Put(b Block) error {
 		return errors.New("it is no address or network")
 	case p.Addr().Is6() && p.Bits() < 2*widest, p.Addr().Is4() && p.Bits() < widest:
 		return ErrTooWide
-	case s.allow.covers(p):
+	case s.allow.Load().covers(p):
 		return ErrAllowed
 	}
 	now := s.now()
