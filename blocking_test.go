@@ -72,12 +72,19 @@ func (g *guarded) curlUntil(from, want string) {
 	})
 }
 
-// scan sends requests that are malformed.
+// scan sends requests that are malformed, and waits until they have been counted,
+// which is when their connections are closed.
 func (g *guarded) scan(from string, n int) {
 	g.t.Helper()
 	for range n {
 		g.curl(from, "-H", "Host: a b")
 	}
+	testenv.WaitFor(g.t, time.Minute, func() error {
+		if n := g.Stats().Proxy.ActiveConnections; n > 0 {
+			return fmt.Errorf("%d connections are open", n)
+		}
+		return nil
+	})
 }
 
 // behindProxy is the answer to a client of the proxy in front.
