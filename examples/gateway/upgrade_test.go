@@ -211,7 +211,13 @@ func testUpgrade(t *testing.T, behindProxy bool) {
 	const times = 5
 	dig := testenv.Need(t, "dig", "apt-get install bind9-dnsutils")
 	radclient := testenv.Need(t, "radclient", "apt-get install freeradius-utils")
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page") }))
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "websocket" {
+			echoUpgraded(w)
+			return
+		}
+		io.WriteString(w, "page")
+	}))
 	defer web.Close()
 	echo := startEcho(t)
 	file, data := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, echo, behindProxy)
@@ -262,6 +268,9 @@ func testUpgrade(t *testing.T, behindProxy bool) {
 	})
 	long := dialEcho(t, stream)
 	long.say(t, "before")
+	webSocket := dialEcho(t, host)
+	webSocket.upgrade(t)
+	webSocket.say(t, "before")
 	l.goOn()
 
 	for i := range times {
@@ -271,12 +280,15 @@ func testUpgrade(t *testing.T, behindProxy bool) {
 		}
 		pids = append(pids, g.pid(t, i+1))
 		long.say(t, fmt.Sprint("upgrade ", i))
+		webSocket.say(t, fmt.Sprint("upgrade ", i))
 		l.goOn()
 	}
 	for _, pid := range pids[1:times] {
-		ended(t, pid) // the first one still has the long connection
+		ended(t, pid) // the first one still has the long connections
 	}
 	long.Close()
+	webSocket.say(t, "alone")
+	webSocket.Close()
 	ended(t, pids[0])
 	l.report()
 	for line := range strings.Lines(g.log.String()) {
@@ -361,6 +373,35 @@ func dialEcho(t *testing.T, addr string) *echoConn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return &echoConn{c, bufio.NewReader(c)}
+}
+
+// upgrade makes it a WebSocket's (RFC 6455 section 1.3), in which the echo minds no
+// frames.
+func (c *echoConn) upgrade(t *testing.T) {
+	t.Helper()
+	fmt.Fprintf(c, "GET /socket HTTP/1.1\r\nHost: gateway.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp.Status)
+	}
+}
+
+// echoUpgraded sends back what comes once the connection is a WebSocket's.
+func echoUpgraded(w http.ResponseWriter) {
+	w.Header().Set("Connection", "Upgrade")
+	w.Header().Set("Upgrade", "websocket")
+	w.Header().Set("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	c, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	io.Copy(c, rw)
 }
 
 func (c *echoConn) say(t *testing.T, text string) {
