@@ -29,12 +29,13 @@ type fileLog struct {
 	drafts  draftPool
 
 	wakeWriter, wakeCleaner chan struct{}
+	turn                    chan struct{} // has an element while nobody writes
 	quit                    chan struct{} // closed when the writer is to end
 	cleanerQuit             chan struct{} // and the cleaner
 	done                    chan struct{} // closed when Close has finished
 	writer, cleaner         sync.WaitGroup
 
-	// Only the writer uses these.
+	// Only who has the turn uses these.
 	active    *segment // nil: the next batch begins one
 	before    position // what the next segment says of the one before
 	lastBegun uint64   // number of the last segment
@@ -80,7 +81,7 @@ func openLog(d disk, opts Options) (*fileLog, error) {
 	l := &fileLog{
 		disk: d, log: opts.Logger, options: opts,
 		wakeWriter: make(chan struct{}, 1), wakeCleaner: make(chan struct{}, 1),
-		quit: make(chan struct{}), cleanerQuit: make(chan struct{}), done: make(chan struct{}),
+		turn: make(chan struct{}, 1), quit: make(chan struct{}), cleanerQuit: make(chan struct{}), done: make(chan struct{}),
 		index: make(map[key]entry), adding: make(map[key]bool), reading: make(map[key]*openBody),
 	}
 	l.drafts.memory.max = cmp.Or(opts.DraftMemory, 32<<20)
@@ -93,6 +94,7 @@ func openLog(d disk, opts Options) (*fileLog, error) {
 		}
 		return nil, err
 	}
+	l.turn <- struct{}{}
 	l.writer.Go(l.writeAll)
 	l.cleaner.Go(l.cleanAll)
 	wake(l.wakeCleaner)

@@ -45,7 +45,9 @@ func (r *request) recordSize() int64 {
 	return h.size()
 }
 
-// do hands a request to the writer and returns what became of it.
+// do has a request written and returns what became of it. Where nobody writes, the
+// caller does: to hand over to another goroutine and back costs a lone client as
+// much as all the rest.
 func (l *fileLog) do(ctx context.Context, r *request) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -62,7 +64,15 @@ func (l *fileLog) do(ctx context.Context, r *request) error {
 	}
 	l.pending = append(l.pending, r)
 	l.mu.Unlock()
-	wake(l.wakeWriter)
+	select {
+	case <-l.turn:
+		runtime.Gosched() // others may come just now, too
+		if batch := l.takeBatch(); batch != nil {
+			l.commit(batch)
+		}
+		l.pass()
+	default:
+	}
 	select {
 	case err := <-r.done:
 		return err
@@ -85,27 +95,38 @@ func (l *fileLog) withdraw(r *request) bool {
 	return true
 }
 
-// writeAll is the writer.
+// pass ends the turn of who writes. What has come meanwhile is the writer's.
+func (l *fileLog) pass() {
+	l.turn <- struct{}{}
+	l.mu.Lock()
+	more := len(l.pending) > 0
+	l.mu.Unlock()
+	if more {
+		wake(l.wakeWriter)
+	}
+}
+
+// writeAll is the writer: it writes as long as requests come faster than they can
+// be written.
 func (l *fileLog) writeAll() {
-	for {
-		if batch := l.takeBatch(); batch != nil {
+	for ended := false; !ended; {
+		select {
+		case <-l.wakeWriter:
+		case <-l.quit:
+			ended = true
+		}
+		<-l.turn
+		for batch := l.takeBatch(); batch != nil; batch = l.takeBatch() {
 			l.commit(batch)
 			// Those who were just told often have more to do at once. To let
 			// them go first makes batches half as long again.
 			runtime.Gosched()
-			continue
 		}
-		select {
-		case <-l.wakeWriter:
-		case <-l.quit:
-			if batch := l.takeBatch(); batch != nil {
-				l.commit(batch)
-				continue
-			}
-			l.seal()
-			return
+		if !ended {
+			l.pass()
 		}
 	}
+	l.seal()
 }
 
 // takeBatch takes what waits, as much as is good for one batch.
