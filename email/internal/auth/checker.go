@@ -78,16 +78,29 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 
 	r := Result{hostname: c.Hostname, clientIP: q.ClientIP.Unmap().WithZone("")}
 	var wg sync.WaitGroup
-	wg.Go(func() {
+	beside(&wg, resolver, func(resolver Resolver) {
 		r.SPF = spf.Check(ctx, resolver, spf.Request{
 			IP: q.ClientIP, Helo: q.Helo, MailFrom: q.MailFrom, Hostname: c.Hostname, Now: now(),
 		})
 	})
-	wg.Go(func() { r.IPRev = iprev.Check(ctx, resolver, q.ClientIP) })
+	beside(&wg, resolver, func(resolver Resolver) { r.IPRev = iprev.Check(ctx, resolver, q.ClientIP) })
 	r.checkSignatures(ctx, q, dkim.NewKeys(resolver), now())
 	wg.Wait()
 	r.DMARC = dmarc.Check(ctx, resolver, q.Header, r.identifiers())
 	return r
+}
+
+// beside runs a check beside others that wait for DNS, too. With answers that are
+// remembered there is nothing to wait for, and to begin a goroutine would take
+// longer than the check.
+func beside(wg *sync.WaitGroup, resolver Resolver, check func(Resolver)) {
+	if cache, ok := resolver.(*lookup.Cache); ok {
+		known, missed := cache.Known()
+		if check(known); !missed() {
+			return
+		}
+	}
+	wg.Go(func() { check(resolver) })
 }
 
 func (r *Result) checkSignatures(ctx context.Context, q Request, keys *dkim.Keys, now time.Time) {

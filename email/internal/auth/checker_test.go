@@ -23,6 +23,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/auth/dmarc"
 	"github.com/dcrouter/dcrouter/email/internal/auth/dnstest"
 	"github.com/dcrouter/dcrouter/email/internal/auth/iprev"
+	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/auth/spf"
 	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -131,6 +132,31 @@ func TestCheck(t *testing.T) {
 	q.ClientIP = netip.MustParseAddr("192.0.2.2")
 	if r = c.Check(t.Context(), q); r.DKIM[0].Result != dkim.TempError || r.Temporary() {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestRemembered checks with answers that are remembered, some of them and all.
+func TestRemembered(t *testing.T) {
+	server := dnstest.New(t, dnstest.Zone{
+		"example.com":            {"TXT v=spf1 include:spf.example.com -all"},
+		"spf.example.com":        {"TXT v=spf1 ip4:192.0.2.1"},
+		"_dmarc.example.com":     {"TXT v=DMARC1; p=reject"},
+		"1.2.0.192.in-addr.arpa": {"PTR mail.example.com"},
+		"mail.example.com":       {"A 192.0.2.1", "TXT v=spf1 a -all"},
+	})
+	cache := lookup.NewCache(server.Resolver(), time.Now)
+	if _, err := cache.LookupTXT(t.Context(), "example.com."); err != nil {
+		t.Fatal(err)
+	}
+	c := Checker{Resolver: cache, Hostname: "mx.example.net"}
+	for _, round := range []string{"cold", "warm"} {
+		r := c.Check(t.Context(), request(t, mail))
+		if r.SPF.Code != spf.Pass || r.IPRev.Code != iprev.Pass || r.DMARC.Code != dmarc.Pass {
+			t.Errorf("%s: %+v", round, r)
+		}
+		for _, name := range []string{"example.com", "spf.example.com", "_dmarc.example.com", "1.2.0.192.in-addr.arpa", "mail.example.com"} {
+			server.Set(name, "SERVFAIL")
+		}
 	}
 }
 

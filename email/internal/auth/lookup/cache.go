@@ -25,7 +25,12 @@ const (
 // by several goroutines.
 type Cache struct {
 	resolver Resolver
-	now      func() time.Time
+	*answers
+}
+
+// answers are what is remembered.
+type answers struct {
+	now func() time.Time
 
 	mu         sync.Mutex
 	young, old map[question]answer
@@ -34,8 +39,34 @@ type Cache struct {
 }
 
 // NewCache makes a Cache. now is the clock.
-func NewCache(r Resolver, now func() time.Time) *Cache {
-	return &Cache{resolver: r, now: now}
+func NewCache(r Resolver, now func() time.Time) *Cache { return &Cache{r, &answers{now: now}} }
+
+// Known returns a Cache for one goroutine that knows the same answers and asks
+// nobody: it fails where it would have to, and missed reports whether it has.
+func (c *Cache) Known() (known *Cache, missed func() bool) {
+	nobody := new(nobody)
+	return &Cache{nobody, c.answers}, func() bool { return nobody.asked }
+}
+
+// nobody is a resolver that does not know.
+type nobody struct{ asked bool }
+
+func (n *nobody) fail(name string) error {
+	n.asked = true
+	return &net.DNSError{Err: "not remembered", Name: name, IsTemporary: true}
+}
+
+func (n *nobody) LookupTXT(_ context.Context, name string) ([]string, error) {
+	return nil, n.fail(name)
+}
+func (n *nobody) LookupMX(_ context.Context, name string) ([]*net.MX, error) {
+	return nil, n.fail(name)
+}
+func (n *nobody) LookupIPAddr(_ context.Context, name string) ([]net.IPAddr, error) {
+	return nil, n.fail(name)
+}
+func (n *nobody) LookupAddr(_ context.Context, addr string) ([]string, error) {
+	return nil, n.fail(addr)
 }
 
 type question struct {
@@ -85,7 +116,7 @@ func ask[T any](ctx context.Context, c *Cache, kind rune, name string, resolve f
 	return list, err
 }
 
-func (c *Cache) get(q question) (answer, bool) {
+func (c *answers) get(q question) (answer, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch age := c.now().Sub(c.since); {
@@ -105,7 +136,7 @@ func (c *Cache) get(q question) (answer, bool) {
 	return a, ok
 }
 
-func (c *Cache) put(q question, a answer, size int) {
+func (c *answers) put(q question, a answer, size int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.size+size > cacheBytes {

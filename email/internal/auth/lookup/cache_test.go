@@ -109,3 +109,30 @@ type absent struct{ lookup.Resolver }
 func (absent) LookupTXT(context.Context, string) ([]string, error) {
 	return nil, &net.DNSError{IsNotFound: true}
 }
+
+// What is remembered can be had without asking anybody.
+func TestKnown(t *testing.T) {
+	r := &counting{Resolver: dnstest.New(t, dnstest.Zone{"a.example": {"TXT one", "A 192.0.2.1"}}).Resolver()}
+	c := lookup.NewCache(r, time.Now)
+	ask := func(r lookup.Resolver) string {
+		txt, err := r.LookupTXT(t.Context(), "a.example.")
+		_, absent := r.LookupMX(t.Context(), "a.example.")
+		return fmt.Sprint(txt, err, lookup.NotFound(absent))
+	}
+	known, missed := c.Known()
+	if got := ask(known); !missed() || !strings.Contains(got, "not remembered") || r.n != 0 {
+		t.Errorf("nothing is remembered yet, but there is %s after %d questions", got, r.n)
+	}
+	if got, want := ask(c), "[one] <nil> true"; got != want || r.n != 2 {
+		t.Errorf("%s after %d questions", got, r.n)
+	}
+	known, missed = c.Known()
+	if got, want := ask(known), "[one] <nil> true"; got != want || missed() || r.n != 2 {
+		t.Errorf("%s, missed %t, after %d questions", got, missed(), r.n)
+	}
+	_, err1 := known.LookupIPAddr(t.Context(), "a.example.")
+	_, err2 := known.LookupAddr(t.Context(), "192.0.2.1")
+	if !missed() || err1 == nil || err2 == nil || lookup.NotFound(err1) || lookup.NotFound(err2) || r.n != 2 {
+		t.Errorf("%v, %v, missed %t, after %d questions", err1, err2, missed(), r.n)
+	}
+}
