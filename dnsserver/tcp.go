@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // Queries and answers over a stream have two bytes with their length in front
@@ -84,7 +86,7 @@ type streamConn struct {
 
 // serveConn serves a connection to its end.
 func (r *run) serveConn(nc net.Conn) {
-	c := &streamConn{Conn: nc, run: r, from: asker{addr: addrPort(nc.RemoteAddr()), transport: overTCP}}
+	c := &streamConn{Conn: nonblock.NewConn(nc), run: r, from: asker{addr: addrPort(nc.RemoteAddr()), transport: overTCP}}
 	c.raw = nc
 	secure, _ := nc.(*tls.Conn)
 	if secure != nil {

@@ -3,6 +3,8 @@ package dnsserver
 import (
 	"net"
 	"sync"
+
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // gatherListener gives connections that gather what is written to them.
@@ -16,7 +18,7 @@ func (l gatherListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gatherConn{Conn: nc, s: l.s}, nil
+	return &gatherConn{Conn: nonblock.NewConn(nc), s: l.s}, nil
 }
 
 // gatherConn is the connection below TLS. TLS reads one record at a time, and

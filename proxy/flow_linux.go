@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // rawFlow moves bytes with the system calls themselves where the ends are bare

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/netconn"
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
-	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 // fastLane is the fast way through the proxy: HTTP/1.1 requests that are forwarded

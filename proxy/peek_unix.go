@@ -6,7 +6,7 @@ import (
 	"net"
 	"syscall"
 
-	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // peeker looks at what a connection has received without reading it.

@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
-	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
 )
 
 const (

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // guard is a connection. All of it but what mu protects belongs to the
@@ -21,7 +23,7 @@ type guard struct {
 	unwatch  func() bool   // ends closing of raw by ctx
 	over     chan struct{} // closed at the end
 	raw      net.Conn      // as it came
-	net      net.Conn      // raw, or TLS over it
+	net      net.Conn      // raw at less cost, or TLS over it
 	stage    *stage        // what the machine has as its connection
 	deadline time.Time     // of the session
 
@@ -56,7 +58,7 @@ type transaction struct {
 }
 
 func newGuard(ctx context.Context, s *Server, c net.Conn, mode Mode) *guard {
-	g := &guard{server: s, conn: newConn(ctx, c, mode), raw: c, net: c, over: make(chan struct{})}
+	g := &guard{server: s, conn: newConn(ctx, c, mode), raw: c, net: nonblock.NewConn(c), over: make(chan struct{})}
 	g.in.init()
 	g.deadline = time.Now().Add(s.cfg.SessionTimeout)
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
@@ -279,7 +281,7 @@ func (g *guard) linger() {
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	if half, ok := g.raw.(interface{ CloseWrite() error }); ok && g.raw != g.net {
+	if half, ok := g.raw.(interface{ CloseWrite() error }); ok && g.conn.tls != nil {
 		_ = half.CloseWrite() // TLS has only said goodbye
 	}
 	atMost := lingerTime

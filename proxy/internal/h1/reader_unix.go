@@ -8,7 +8,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/dcrouter/dcrouter/proxy/internal/nonblock"
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // rawReader waits for a TCP connection to become readable before it takes a
