@@ -48,7 +48,7 @@ func (r *Router) setUpBlocking(o *options) {
 		b := &blocking{log: r.log, counts: c.Count, refuses: c.Refuse, reputation: c.Reputation}
 		b.keeper.blocking = b
 		cfg := r.config.blocklist()
-		cfg.Dropped = b.keeper.remove
+		cfg.Evicted = b.keeper.drop
 		b.set = blocklist.New(cfg)
 		if r.config.Email != nil && r.config.Email.UseSocketHandler {
 			for _, p := range r.config.Email.Ports {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"net/netip"
@@ -17,6 +18,9 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
+
+// blockedAddr is an address that is blocked.
+var blockedAddr = netip.MustParseAddr("192.0.2.1")
 
 // haltingBackend is a storage whose writes can be held up.
 type haltingBackend struct {
@@ -40,11 +44,44 @@ func (b *haltingBackend) Delete(ctx context.Context, key string) error {
 func startKeeper(t *testing.T, store *storage.Store, size int) *blocking {
 	b := &blocking{log: slog.New(slog.DiscardHandler)}
 	b.keeper.blocking = b
-	b.set = blocklist.New(blocklist.Config{Events: 1, Within: time.Minute, Duration: time.Hour, MaxDuration: time.Hour, Size: size, Dropped: b.keeper.remove})
+	b.set = blocklist.New(blocklist.Config{Events: 1, Within: time.Minute, Duration: time.Hour, MaxDuration: time.Hour, Size: size, Evicted: b.keeper.drop})
 	b.keeper.use(store)
 	if err := b.keeper.start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return b
+}
+
+func (b *blocking) pending() int {
+	b.keeper.mu.Lock()
+	defer b.keeper.mu.Unlock()
+	return len(b.keeper.pending)
+}
+
+// written waits until all changes are.
+func (b *blocking) written(t *testing.T) {
+	t.Helper()
+	testenv.Await(t, "the storage of blocks", func() {
+		for b.pending() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		b.keeper.io.Lock() // the last one
+		defer b.keeper.io.Unlock()
+	})
+}
+
+// openKeeper begins to keep some blocks in a backend until the test ends.
+func openKeeper(t *testing.T, backend storage.Backend) *blocking {
+	store, err := storage.Open(t.Context(), backend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := startKeeper(t, store, 100_000)
+	t.Cleanup(func() {
+		if err := errors.Join(b.keeper.stop(context.Background()), store.Close()); err != nil {
+			t.Error(err)
+		}
+	})
 	return b
 }
 
@@ -69,39 +106,29 @@ func TestFloodDoesNotFillTheStorage(t *testing.T) {
 			}
 		}
 	}
-	pending := func() int {
-		b.keeper.mu.Lock()
-		defer b.keeper.mu.Unlock()
-		return len(b.keeper.pending)
-	}
-	stored := func() {
-		testenv.Await(t, "the storage of blocks", func() {
-			for pending() > 0 {
-				time.Sleep(time.Millisecond)
-			}
-		})
-	}
 	for next < 0x0b000000+size {
 		block(maxPendingBlocks / 2)
-		stored()
+		b.written(t)
 	}
-	lifted := netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, next-1))), 32)
 	late := netip.MustParsePrefix("192.0.2.2/32") // which another goroutine has pushed out already
 	byHand := blocklist.Block{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Source: "admin", Since: time.Now()}
 
 	backing.halt.Lock()
+	lifted := netip.PrefixFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, next-1))), 32)
+	if err := b.set.Lift(lifted); err != nil {
+		t.Fatal(err)
+	}
+	b.keeper.remove(lifted)
 	block(5 * size)
 	if err := b.set.Put(byHand); err != nil {
 		t.Fatal(err)
 	}
 	b.keeper.save(byHand)
-	_ = b.set.Lift(lifted) // unless it has been pushed out
-	b.keeper.remove(lifted)
-	if n := pending(); n < size/2 || n > maxPendingBlocks+size+1 {
+	if n := b.pending(); n < size/2 || n > maxPendingBlocks+size+1 {
 		t.Errorf("%d changes wait", n)
 	}
 	backing.halt.Unlock()
-	stored()
+	b.written(t)
 	b.keeper.save(blocklist.Block{Prefix: late, Source: CountProxy, Since: time.Now(), Until: time.Now().Add(time.Hour), Times: 1})
 	block(100)
 	if err := b.keeper.stop(t.Context()); err != nil {
@@ -131,8 +158,13 @@ func TestFloodDoesNotFillTheStorage(t *testing.T) {
 	}
 }
 
-// silentBackend is a storage that does not tell of changes.
-type silentBackend struct{ storage.Backend }
+// silentBackend is a storage that Routers share and that does not tell of changes.
+type silentBackend struct {
+	storage.Backend
+	storage.Leaser
+}
+
+func silent(b storage.Backend) silentBackend { return silentBackend{b, b.(storage.Leaser)} }
 
 // brokenWatch is a storage that stops to tell of changes, but for the last time
 // that it is asked to.
@@ -155,25 +187,14 @@ func (b *brokenWatch) Watch(ctx context.Context, prefix string) (iter.Seq2[stora
 // longer does: within a minute.
 func TestBlocksAreSharedWithoutWatch(t *testing.T) {
 	memory := storage.Memory()
-	for name, backend := range map[string]storage.Backend{"silent": silentBackend{memory}, "broken": &brokenWatch{Backend: memory}} {
+	for name, backend := range map[string]storage.Backend{"silent": silent(memory), "broken": &brokenWatch{Backend: memory}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store, err := storage.Open(t.Context(), backend)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer store.Close()
-				other, err := storage.Open(t.Context(), silentBackend{memory})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer other.Close()
-				one, two := startKeeper(t, store, 1000), startKeeper(t, other, 1000)
-				addr := netip.MustParseAddr("192.0.2.1")
-				block, _ := two.set.Block(addr, CountProxy, "scan")
+				one, two := openKeeper(t, backend), openKeeper(t, silent(memory))
+				block, _ := two.set.Block(blockedAddr, CountProxy, "scan")
 				two.keeper.save(block)
 				time.Sleep(blockSweep + time.Second)
-				if !one.set.Blocked(addr) {
+				if !one.set.Blocked(blockedAddr) {
 					t.Error("a block is not shared")
 				}
 				if err := one.set.Lift(block.Prefix); err != nil {
@@ -181,13 +202,101 @@ func TestBlocksAreSharedWithoutWatch(t *testing.T) {
 				}
 				one.keeper.remove(block.Prefix)
 				time.Sleep(blockSweep + time.Second)
-				if two.set.Blocked(addr) {
+				if two.set.Blocked(blockedAddr) {
 					t.Error("its end is not shared")
-				}
-				if err := errors.Join(one.keeper.stop(t.Context()), two.keeper.stop(t.Context())); err != nil {
-					t.Error(err)
 				}
 			})
 		})
 	}
+}
+
+// Of what is over the storage is not told, and what it keeps is not taken for gone
+// because a Router of several has forgotten it, or because it was being written.
+func TestBlocksOutlastTheirSweep(t *testing.T) {
+	t.Run("renewed by another Router", func(t *testing.T) {
+		memory := storage.Memory()
+		synctest.Test(t, func(t *testing.T) {
+			one, two := openKeeper(t, silent(memory)), openKeeper(t, silent(memory))
+			block, _ := two.set.Block(blockedAddr, CountProxy, "scan")
+			two.keeper.save(block)
+			time.Sleep(2*time.Hour - 5*time.Second) // remembered until 5 s from now
+			again, _ := two.set.Block(blockedAddr, CountProxy, "again")
+			two.keeper.save(again)
+			time.Sleep(3 * time.Minute)
+			if again.Times != 2 || !one.set.Blocked(blockedAddr) || !two.set.Blocked(blockedAddr) {
+				t.Errorf("%+v: %t, %t", again, one.set.Blocked(blockedAddr), two.set.Blocked(blockedAddr))
+			}
+		})
+	})
+	t.Run("renewed while many changes wait", func(t *testing.T) {
+		memory := storage.Memory()
+		synctest.Test(t, func(t *testing.T) {
+			b := openKeeper(t, silent(memory))
+			block, _ := b.set.Block(blockedAddr, CountProxy, "scan")
+			b.keeper.save(block)
+			time.Sleep(2*time.Hour - 10*time.Minute)
+			b.keeper.mu.Lock()
+			for i := range maxPendingBlocks {
+				b.keeper.pending[netip.PrefixFrom(netip.AddrFrom4([4]byte{12, 0, byte(i >> 8), byte(i)}), 32)] = nil
+			}
+			b.keeper.mu.Unlock()
+			again, _ := b.set.Block(blockedAddr, CountProxy, "again")
+			b.keeper.save(again)
+			time.Sleep(12 * time.Minute)
+			if !b.set.Blocked(blockedAddr) {
+				t.Error("blocked for an hour, and free after 12 minutes")
+			}
+		})
+	})
+	t.Run("many over at once", func(t *testing.T) {
+		memory := storage.Memory()
+		synctest.Test(t, func(t *testing.T) {
+			b := openKeeper(t, &haltingBackend{Backend: memory}) // which nobody shares
+			const many = maxPendingBlocks / 2
+			for i := range many {
+				block, _ := b.set.Block(netip.AddrFrom4([4]byte{12, 0, byte(i >> 8), byte(i)}), CountProxy, "flood")
+				b.keeper.save(block)
+			}
+			synctest.Wait()
+			time.Sleep(3 * time.Hour)
+			synctest.Wait()
+			b.keeper.mu.Lock()
+			defer b.keeper.mu.Unlock()
+			if len(b.keeper.pending) > 0 || len(b.keeper.stored) > 0 {
+				t.Errorf("%d changes wait, %d blocks are taken for stored", len(b.keeper.pending), len(b.keeper.stored))
+			}
+		})
+	})
+	t.Run("lifted after a look in the middle of its writing", func(t *testing.T) {
+		backing := &haltingBackend{Backend: storage.Memory()}
+		b := openKeeper(t, backing)
+		backing.halt.Lock()
+		block, _ := b.set.Block(blockedAddr, CountProxy, "scan")
+		b.keeper.save(block)
+		testenv.WaitFor(t, time.Minute, func() error {
+			if n := b.pending(); n > 0 {
+				return fmt.Errorf("%d changes wait", n)
+			}
+			return nil
+		})
+		looked := make(chan error, 1)
+		go func() { looked <- b.keeper.load(context.Background()) }()
+		select { // it waits, or is through soon
+		case err := <-looked:
+			looked <- err
+		case <-time.After(100 * time.Millisecond):
+		}
+		backing.halt.Unlock()
+		if err := testenv.Receive(t, looked); err != nil {
+			t.Error(err)
+		}
+		if err := b.set.Lift(block.Prefix); err != nil {
+			t.Fatal(err)
+		}
+		b.keeper.remove(block.Prefix)
+		b.written(t)
+		if err := b.keeper.load(t.Context()); err != nil || b.set.Blocked(blockedAddr) {
+			t.Errorf("lifted, and blocked again by the next look: %v", err)
+		}
+	})
 }

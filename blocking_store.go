@@ -34,9 +34,10 @@ const blockSweep = time.Minute
 type blockKeeper struct {
 	blocking *blocking
 
+	io sync.Mutex // held while one block is read or written, so that the two never cross
+
 	mu      sync.Mutex
 	pending map[netip.Prefix]*blocklist.Block // nil: to be deleted
-	writing netip.Prefix                      // the one that is neither pending nor written
 	stored  map[netip.Prefix]struct{}         // what is in the storage, or may be
 	kick    chan struct{}
 
@@ -65,35 +66,56 @@ func blockOfKey(key string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
-// save has a block written. One that a person has made always has room.
+// save has a block written. One that a person has made always has room, and so has
+// what is stored: what is there would end before its time.
 func (k *blockKeeper) save(b blocklist.Block) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, known := k.pending[b.Prefix]; known || b.Times == 0 || len(k.pending) < maxPendingBlocks {
-		k.pending[b.Prefix] = &b
-		k.wake()
+	_, known := k.pending[b.Prefix]
+	_, stored := k.stored[b.Prefix]
+	if known || stored || b.Times == 0 || len(k.pending) < maxPendingBlocks {
+		k.change(b.Prefix, &b)
 	}
 }
 
-// remove has a block deleted. There is always room for it, so that what a flood
-// pushes out goes from the storage, too: what is stored is bounded.
+// remove has a block deleted that somebody has lifted.
 func (k *blockKeeper) remove(p netip.Prefix) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.change(p, nil)
+}
+
+// drop has a block deleted that has made room for another. What a flood pushes out
+// must go from the storage, too, so there is always room for that: what is stored
+// is bounded.
+func (k *blockKeeper) drop(p netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if _, stored := k.stored[p]; stored {
-		k.pending[p] = nil
-		k.wake()
+		k.change(p, nil)
 	} else {
 		delete(k.pending, p)
 	}
 }
 
-// wake has changes written; mu is held.
-func (k *blockKeeper) wake() {
+// change has a change written; mu is held.
+func (k *blockKeeper) change(p netip.Prefix, b *blocklist.Block) {
+	if k.pending == nil {
+		k.pending = map[netip.Prefix]*blocklist.Block{}
+	}
+	k.pending[p] = b
 	select {
 	case k.kick <- struct{}{}:
 	default: // it is awake, or will look when it starts
 	}
+}
+
+// waiting returns the change of a block that is to be written.
+func (k *blockKeeper) waiting(p netip.Prefix) (b *blocklist.Block, changed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b, changed = k.pending[p]
+	return b, changed
 }
 
 // use sets the storage.
@@ -101,9 +123,8 @@ func (k *blockKeeper) use(store *storage.Store) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.store, k.kick, k.quit = store, make(chan struct{}, 1), make(chan struct{})
-	k.stored = map[netip.Prefix]struct{}{}
-	if k.pending == nil {
-		k.pending = map[netip.Prefix]*blocklist.Block{}
+	if k.stored == nil { // else what has gone meanwhile is missed by load
+		k.stored = map[netip.Prefix]struct{}{}
 	}
 	k.kick <- struct{}{}
 }
@@ -137,39 +158,52 @@ func (k *blockKeeper) load(ctx context.Context) error {
 // read takes over what is kept under a key. What cannot be read is left out: it is
 // no reason not to start.
 func (k *blockKeeper) read(ctx context.Context, key string) error {
-	data, err := k.store.Get(ctx, key)
 	p, ok := blockOfKey(key)
-	k.mu.Lock()
-	switch {
-	case !ok:
-	case err == nil:
-		k.stored[p] = struct{}{}
-	case errors.Is(err, storage.ErrNotFound):
-		delete(k.stored, p)
+	if !ok {
+		return nil
 	}
-	_, changed := k.pending[p]
-	changed = changed || k.writing == p
-	k.mu.Unlock()
-	set := k.blocking.set
-	switch {
-	case !ok || changed: // ours is newer
-		return nil
-	case errors.Is(err, storage.ErrNotFound):
-		_ = set.Lift(p) // another Router has, or it is over
-		return nil
-	case err != nil:
+	k.io.Lock()
+	defer k.io.Unlock()
+	if _, changed := k.waiting(p); changed {
+		return nil // ours is newer
+	}
+	data, err := k.store.Get(ctx, key)
+	gone := errors.Is(err, storage.ErrNotFound)
+	if err != nil && !gone {
 		return err
 	}
+	k.mu.Lock()
+	if gone {
+		delete(k.stored, p)
+	} else {
+		k.stored[p] = struct{}{}
+	}
+	k.mu.Unlock()
+	if gone {
+		_ = k.blocking.set.Lift(p) // another Router has, or it is over
+	} else {
+		k.take(p, key, data)
+	}
+	// If ours has changed meanwhile, that is what holds.
+	if b, changed := k.waiting(p); changed && b == nil {
+		_ = k.blocking.set.Lift(p)
+	} else if changed {
+		_ = k.blocking.set.Put(*b) // as it was
+	}
+	return nil
+}
+
+// take enters what was read.
+func (k *blockKeeper) take(p netip.Prefix, key string, data []byte) {
 	var b keptBlock
 	if err := json.Unmarshal(data, &b); err != nil || b.Address != p {
 		k.blocking.log.Warn("a blocked address that was kept cannot be read", "component", "blocking", "key", key, "err", err)
-		return nil
+		return
 	}
-	err = set.Put(blocklist.Block{Prefix: b.Address, Source: b.Source, Reason: b.Reason, Since: b.Since, Until: b.Until, Times: b.Times})
+	err := k.blocking.set.Put(blocklist.Block{Prefix: b.Address, Source: b.Source, Reason: b.Reason, Since: b.Since, Until: b.Until, Times: b.Times})
 	if err != nil && !errors.Is(err, blocklist.ErrAllowed) {
 		k.blocking.log.Warn("a blocked address that was kept does not hold", "component", "blocking", "address", b.Address.String(), "err", err)
 	}
-	return nil
 }
 
 // start reads what is kept, and begins to write and to follow what other Routers
@@ -198,32 +232,52 @@ func (k *blockKeeper) watch(ctx context.Context) iter.Seq2[storage.Event, error]
 	return k.store.Watch(ctx, blocksPrefix)
 }
 
-// follow takes over what other Routers write, until ctx ends.
+// follow takes over what other Routers write, until ctx ends. A storage whose
+// leases do not reach other processes is not shared with any.
 func (k *blockKeeper) follow(ctx context.Context, events iter.Seq2[storage.Event, error]) {
-	failed := func(err error) {
+	if caps := k.store.Caps(); !caps.NativeWatch && !caps.NativeLeases {
+		return
+	}
+	err := k.hear(ctx, events)
+	for {
 		if err != nil && ctx.Err() == nil {
 			k.blocking.log.Error("the blocks of other Routers cannot be followed; it is tried again", "component", "blocking", "err", err)
-		}
-	}
-	for {
-		for event, err := range events {
-			switch {
-			case err != nil: // the last one
-			case event.Type == storage.EventOverflow:
-				err = k.load(ctx)
-			default:
-				err = k.read(ctx, event.Key)
-			}
-			failed(err)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(blockSweep):
 		}
-		events = k.watch(ctx)
-		failed(k.load(ctx))
+		err = k.catchUp(ctx)
 	}
+}
+
+// catchUp takes over what has been missed, and what is told of from now on.
+func (k *blockKeeper) catchUp(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := k.watch(ctx)
+	if err := k.load(ctx); err != nil {
+		return err
+	}
+	return k.hear(ctx, events)
+}
+
+// hear takes over what is told of until that ends.
+func (k *blockKeeper) hear(ctx context.Context, events iter.Seq2[storage.Event, error]) error {
+	for event, err := range events {
+		switch {
+		case err != nil: // the last one
+		case event.Type == storage.EventOverflow:
+			err = k.load(ctx)
+		default:
+			err = k.read(ctx, event.Key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stop writes what is left, until ctx ends.
@@ -247,7 +301,7 @@ func (k *blockKeeper) write(ctx context.Context) {
 		select {
 		case <-k.kick:
 		case <-ticker.C:
-			k.blocking.set.Sweep()
+			k.sweep()
 		case <-k.quit:
 			k.flush(ctx)
 			return
@@ -256,31 +310,58 @@ func (k *blockKeeper) write(ctx context.Context) {
 	}
 }
 
-func (k *blockKeeper) flush(ctx context.Context) {
-	for {
-		p, b, ok := k.next()
-		if !ok {
-			return
-		}
-		if b != nil && !k.blocking.set.Holds(p) {
-			b = nil // it was gone before anybody had it saved
-		}
-		err := k.keep(ctx, p, b)
-		k.mu.Lock()
-		k.writing = netip.Prefix{}
-		if b == nil && err == nil {
+// sweep forgets what is over. The storage does so by itself.
+func (k *blockKeeper) sweep() {
+	set := k.blocking.set
+	set.Sweep()
+	k.io.Lock()
+	defer k.io.Unlock()
+	k.mu.Lock()
+	stored := maps.Clone(k.stored)
+	k.mu.Unlock()
+	maps.DeleteFunc(stored, func(p netip.Prefix, _ struct{}) bool { return set.Holds(p) })
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for p := range stored {
+		if _, changed := k.pending[p]; !changed {
 			delete(k.stored, p)
 		}
-		if _, newer := k.pending[p]; err != nil && !newer {
-			k.pending[p] = b
-		}
-		waiting := len(k.pending)
-		k.mu.Unlock()
-		if err != nil {
+	}
+}
+
+func (k *blockKeeper) flush(ctx context.Context) {
+	for more, err := true, error(nil); more; {
+		if more, err = k.flushOne(ctx); err != nil {
+			k.mu.Lock()
+			waiting := len(k.pending)
+			k.mu.Unlock()
 			k.blocking.log.Error("blocked addresses cannot be kept; it is tried again", "component", "blocking", "waiting", waiting, "err", err)
 			return
 		}
 	}
+}
+
+// flushOne writes a change, if there is one.
+func (k *blockKeeper) flushOne(ctx context.Context) (more bool, err error) {
+	k.io.Lock()
+	defer k.io.Unlock()
+	p, b, ok := k.next()
+	if !ok {
+		return false, nil
+	}
+	if b != nil && !k.blocking.set.Holds(p) {
+		b = nil // it was gone before anybody had it saved
+	}
+	err = k.keep(ctx, p, b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, newer := k.pending[p]; err != nil && !newer {
+		k.pending[p] = b
+	}
+	if b == nil && err == nil {
+		delete(k.stored, p)
+	}
+	return true, err
 }
 
 // next takes a change that is to be written.
@@ -289,7 +370,6 @@ func (k *blockKeeper) next() (netip.Prefix, *blocklist.Block, bool) {
 	defer k.mu.Unlock()
 	for p, b := range k.pending {
 		delete(k.pending, p)
-		k.writing = p
 		if b != nil {
 			k.stored[p] = struct{}{}
 		}

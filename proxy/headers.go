@@ -165,7 +165,7 @@ func (x *exchange) outgoingHost() string {
 // beforeResponse is called when the head of a response is about to be sent.
 func (x *exchange) beforeResponse(h http.Header) {
 	x.editResponse(h)
-	if x.closable && !x.run.keep(x.conn) {
+	if x.closable && x.writer.status != http.StatusSwitchingProtocols && !x.run.keep(x.conn) {
 		h.Set("Connection", "close") // which in HTTP/2 becomes GOAWAY
 	}
 	if x.duplex && !x.body.ended.Load() {

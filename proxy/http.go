@@ -193,7 +193,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	x := &exchange{run: r, conn: c, version: routes.version, route: rt, id: rec.id, host: req.Host,
 		path: path, matched: canonical, canonical: host, query: rawQuery, hasQuery: hasQuery, trailer: req.Trailer, cancel: cancel}
-	x.closable = req.ProtoMajor < 3 && upgrade == nil && req.Header.Get("Upgrade") == "" && req.Method != http.MethodConnect
+	x.closable = req.ProtoMajor < 3 && upgrade == nil && req.Method != http.MethodConnect
 	x.session = c.begin(rt, func() {
 		cancel()
 		// It may be waiting for a client that does not read.

@@ -251,7 +251,11 @@ func (l *fastLane) refuse(no *refusal) verdict {
 
 // closes reports whether the connection ends with this request.
 func (l *fastLane) closes() bool {
-	return l.req.Close || l.run.closing.Load() || !l.run.keep(l.conn)
+	if l.run.keep(l.conn) && !l.req.Close && !l.run.closing.Load() {
+		return false
+	}
+	l.conn.kept.Store(false)
+	return true
 }
 
 // maxSkip is how much of an unwanted body is read to keep a connection; it is

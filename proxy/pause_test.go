@@ -94,14 +94,18 @@ func TestResponseOverPause(t *testing.T) {
 		}
 	}
 	_, web := backend(t, slow)
-	p := newProxy(t, Config{Routes: []Route{httpRoute("fast", 0, "fast.test", web),
+	p := newProxy(t, Config{Routes: []Route{httpRoute("fast", 0, "fast.test", web), httpRoute("offers", 0, "offers.test", web),
 		{Name: "nethttp", Match: Match{Ports: Ports(0), Domains: []string{"nethttp.test"}}, Action: Action{Handler: http.HandlerFunc(slow)}}}})
 	mustStart(t, p)
-	clients := map[string]*bufio.ReadWriter{"fast.test": nil, "nethttp.test": nil, "nowhere.test": nil}
+	clients := map[string]*bufio.ReadWriter{"fast.test": nil, "offers.test": nil, "nethttp.test": nil, "nowhere.test": nil}
 	ask := func(host, path string) *http.Response {
 		t.Helper()
 		c := clients[host]
-		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, host)
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n", path, host)
+		if host == "offers.test" { // as curl does; nobody takes it up
+			io.WriteString(c, "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n")
+		}
+		io.WriteString(c, "\r\n")
 		c.Flush()
 		resp, err := http.ReadResponse(c.Reader, nil)
 		if err != nil {

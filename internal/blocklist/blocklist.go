@@ -42,9 +42,9 @@ type Config struct {
 	// Size is how many blocks, and how many addresses with events, are kept.
 	// Default 100,000.
 	Size int
-	// Dropped is told of each block that has made room for another, or that Sweep
-	// has forgotten, while the Set is locked. Nil is nobody.
-	Dropped func(netip.Prefix)
+	// Evicted is told of each block that has made room for another, while the Set
+	// is locked. Nil is nobody.
+	Evicted func(netip.Prefix)
 	// Now tells the time. Default [time.Now].
 	Now func() time.Time
 }
@@ -198,8 +198,8 @@ func (s *Set) Allowed(addr netip.Addr) bool {
 	return s.allow.Load().find(wordsOf(addr), time.Time{}) != nil
 }
 
-// SetAllowed replaces the addresses that are never blocked. Blocks of new ones stay,
-// and hold no longer.
+// SetAllowed replaces the addresses that are never blocked. Blocks of new ones do not
+// hold as long as these are among them.
 func (s *Set) SetAllowed(list []netip.Prefix) {
 	allow := newNetworks()
 	for _, p := range list {
@@ -276,14 +276,10 @@ func (s *Set) evictBlock(shard *shard, now time.Time) bool {
 	evicted := shard.blocks[victim].Prefix
 	delete(shard.blocks, victim)
 	s.held.Add(-1)
-	s.tellOfDrop(evicted)
-	return true
-}
-
-func (s *Set) tellOfDrop(p netip.Prefix) {
-	if s.cfg.Dropped != nil {
-		s.cfg.Dropped(p)
+	if s.cfg.Evicted != nil {
+		s.cfg.Evicted(evicted)
 	}
+	return true
 }
 
 // Put enters a block that a person has made, or that was kept somewhere. It takes

@@ -13,7 +13,7 @@ func (s *Set) All() []Block {
 		shard := &s.shards[i]
 		shard.mu.RLock()
 		for _, b := range shard.blocks {
-			if b.Active(now) {
+			if s.holds(b, now) {
 				list = append(list, *b)
 			}
 		}
@@ -22,16 +22,17 @@ func (s *Set) All() []Block {
 	return slices.Clip(list)
 }
 
+// holds reports whether the block of a single address does.
+func (s *Set) holds(b *Block, now time.Time) bool {
+	return b.Active(now) && !s.Allowed(b.Prefix.Addr())
+}
+
 // Sweep forgets what is over. It is to be called now and then.
 func (s *Set) Sweep() {
 	now := s.now()
 	over := func(b *Block) bool {
 		end := b.Forget(s.cfg.MaxDuration)
-		if end.IsZero() || now.Before(end) {
-			return false
-		}
-		s.tellOfDrop(b.Prefix)
-		return true
+		return !end.IsZero() && !now.Before(end)
 	}
 	for i := range s.shards {
 		shard := &s.shards[i]
@@ -76,7 +77,7 @@ func (s *Set) Stats() Stats {
 		shard := &s.shards[i]
 		shard.mu.RLock()
 		for _, b := range shard.blocks {
-			if b.Active(now) {
+			if s.holds(b, now) {
 				st.Active++
 			}
 		}

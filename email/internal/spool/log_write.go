@@ -66,11 +66,7 @@ func (l *fileLog) do(ctx context.Context, r *request) error {
 	l.mu.Unlock()
 	select {
 	case <-l.turn:
-		runtime.Gosched() // others may come just now, too
-		if batch := l.takeBatch(); batch != nil {
-			l.commit(batch)
-		}
-		l.pass()
+		l.lead(r)
 	default:
 	}
 	select {
@@ -82,6 +78,24 @@ func (l *fileLog) do(ctx context.Context, r *request) error {
 		return ctx.Err()
 	}
 	return <-r.done // it is being written
+}
+
+// lead writes a batch, unless what it is for has been written already.
+func (l *fileLog) lead(r *request) {
+	// A panic must not end in a caller that goes on after it: all others would wait
+	// for ever.
+	defer func() {
+		if v := recover(); v != nil {
+			go panic(v)
+		}
+	}()
+	runtime.Gosched() // others may come just now, too
+	if len(r.done) == 0 {
+		if batch := l.takeBatch(); batch != nil {
+			l.commit(batch)
+		}
+	}
+	l.pass()
 }
 
 func (l *fileLog) withdraw(r *request) bool {
