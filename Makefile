@@ -29,11 +29,12 @@ test: fmt vet staticcheck unit ## everything that CI checks
 # Two packages at a time: most tests wait for real servers, but several are about
 # time, so more of them would hurt each other. The two that take longest come
 # first. The tests of HTTP run once more without the fast lane, and those of
-# memory and time alone and without the race detector, which has its own.
+# memory and time alone and without the race detector, which has its own; with it
+# sockets are read by other calls.
 unit: ## all tests, with the race detector and in random order
 	$(call each,$(GO) test -race -shuffle=on -p 2 -timeout $(TIMEOUT) $$([ $$m != . ] || echo ./proxy ./dnsserver) ./...)
 	$(GO) test -race -shuffle=on -timeout $(TIMEOUT) -run 'HTTP[^23]|Headers|Edits|WebSocket|Upgrade|Redirect|Static|Upload|Access|RequestID|Sticky|Retry' ./proxy -args -nethttp
-	$(GO) test -count=1 -timeout $(TIMEOUT) -p 1 -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf' ./internal/conf ./proxy ./dnsserver ./radius ./email/...
+	$(GO) test -count=1 -timeout $(TIMEOUT) -p 1 -run 'Allocat|LookupIsFlat|MillionSessions|MemoryOf|Nonblock' ./internal/conf ./internal/nonblock ./proxy ./dnsserver ./radius ./email/...
 
 fmt: ## list files that gofmt would change, and fail if there are any
 	@files=$$(gofmt -l . | grep -v /testdata/); [ -z "$$files" ] || { echo "gofmt -w wanted on:"; echo "$$files"; exit 1; }

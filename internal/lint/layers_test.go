@@ -41,6 +41,7 @@ var thirdParty = map[string][]string{
 		"github.com/caddyserver/certmagic", "github.com/libdns/cloudflare", "github.com/libdns/libdns",
 		"github.com/mholt/acmez/v3", "go.uber.org/zap", "golang.org/x/crypto", "golang.org/x/net",
 	},
+	"internal/nonblock":    {"golang.org/x/sys"},
 	"internal/proxyheader": {"github.com/pires/go-proxyproto"},
 	"opsapi":               {"golang.org/x/crypto"},
 	"":                     {"github.com/libdns/libdns", "github.com/prometheus/client_golang", "github.com/prometheus/client_model"},

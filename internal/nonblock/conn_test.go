@@ -38,7 +38,7 @@ func pair(t *testing.T) (net.Conn, *net.TCPConn) {
 }
 
 // Much goes both ways at once, more than the sockets take, and ends where it ends.
-func TestConn(t *testing.T) {
+func TestNonblockConn(t *testing.T) {
 	testenv.Goroutines(t)
 	c, peer := pair(t)
 	sent := make([]byte, 8<<20)
@@ -65,7 +65,7 @@ func TestConn(t *testing.T) {
 }
 
 // Deadlines, Close and what the other end does are reported as always.
-func TestConnErrors(t *testing.T) {
+func TestNonblockConnErrors(t *testing.T) {
 	testenv.Goroutines(t)
 	b := make([]byte, 100)
 	c, peer := pair(t)
@@ -110,7 +110,7 @@ func TestConnErrors(t *testing.T) {
 }
 
 // What is no TCP connection is left alone.
-func TestConnOfAnotherKind(t *testing.T) {
+func TestNonblockConnOfAnotherKind(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()

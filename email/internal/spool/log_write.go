@@ -82,11 +82,9 @@ func (l *fileLog) do(ctx context.Context, r *request) error {
 
 // lead writes a batch, unless what it is for has been written already.
 func (l *fileLog) lead(r *request) {
-	// A panic must not end in a caller that goes on after it: all others would wait
-	// for ever.
 	defer func() {
 		if v := recover(); v != nil {
-			go panic(v)
+			go panic(v) // where no caller recovers and goes on: all others would wait for ever
 		}
 	}()
 	runtime.Gosched() // others may come just now, too
