@@ -84,7 +84,9 @@ func (l *fileLog) do(ctx context.Context, r *request) error {
 func (l *fileLog) lead(r *request) {
 	defer func() {
 		if v := recover(); v != nil {
-			go panic(v) // where no caller recovers and goes on: all others would wait for ever
+			// Unreachable but for a mistake here. Who recovers from it, as sessions
+			// of SMTP do, would leave all others waiting for ever.
+			go panic(v)
 		}
 	}()
 	runtime.Gosched() // others may come just now, too
