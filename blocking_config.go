@@ -14,7 +14,7 @@ import (
 // BlockingConfig has addresses that misbehave in one place refused in all. An
 // address of IPv6 stands for the /64 around it. Blocks are kept in the storage;
 // Routers that share one share them: at once if it tells of changes, else within a
-// minute.
+// minute if its leases hold among them.
 //
 // Only what an address is proven to have done counts: a datagram can carry any
 // address, and else anybody could have others blocked. So of RADIUS over UDP, of
@@ -102,7 +102,7 @@ func (b *BlockingConfig) set() blocklist.Config {
 func (c *Config) blocklist() blocklist.Config {
 	set := c.Blocking.set()
 	set.Block = conf.ParseCIDRs(c.Blocking.BlockList)
-	return set // what is allowed depends on the routes in force
+	return set // followRoutes sets what is allowed: it depends on the routes in force
 }
 
 // neverBlocked are the addresses of whom the configuration trusts to speak for

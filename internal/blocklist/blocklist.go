@@ -30,8 +30,8 @@ var (
 
 // Config of a [Set].
 type Config struct {
-	// Block are always blocked, Allow never.
-	Block, Allow []netip.Prefix
+	// Block are always blocked, but for what [Set.SetAllowed] excepts.
+	Block []netip.Prefix
 	// Events within this time, from the first on, block their address.
 	Events int
 	Within time.Duration
@@ -118,7 +118,7 @@ func New(cfg Config) *Set {
 	for _, p := range cfg.Block {
 		s.fixed.add(&Block{Prefix: p, Source: "configuration", Reason: "on the configuration's list"})
 	}
-	s.SetAllowed(cfg.Allow)
+	s.SetAllowed(nil)
 	s.networks.Store(newNetworks())
 	for i := range s.shards {
 		s.shards[i].blocks, s.shards[i].counts = map[uint64]*Block{}, map[uint64]count{}

@@ -128,7 +128,8 @@ func TestIPv6(t *testing.T) {
 
 // Lists come first, and the one of those who are never blocked before all.
 func TestLists(t *testing.T) {
-	s, _ := newSet(t, blocklist.Config{Block: prefixes(t, "198.51.100.0/24", "2001:db8:bad::/48", "203.0.113.9"), Allow: prefixes(t, "198.51.100.7", "192.0.2.0/25")})
+	s, _ := newSet(t, blocklist.Config{Block: prefixes(t, "198.51.100.0/24", "2001:db8:bad::/48", "203.0.113.9")})
+	s.SetAllowed(prefixes(t, "198.51.100.7", "192.0.2.0/25"))
 	for text, want := range map[string]bool{"198.51.100.1": true, "198.51.100.7": false, "2001:db8:bad:1::1": true, "2001:db8::1": false, "203.0.113.9": true, "203.0.113.8": false} {
 		if s.Blocked(addr(text)) != want {
 			t.Errorf("%s: want %t", text, want)
@@ -219,7 +220,8 @@ func TestHolds(t *testing.T) {
 
 // An address that is allowed later is not refused, and not shown as blocked.
 func TestSetAllowed(t *testing.T) {
-	s, _ := newSet(t, blocklist.Config{Allow: prefixes(t, "192.0.2.1")})
+	s, _ := newSet(t, blocklist.Config{})
+	s.SetAllowed(prefixes(t, "192.0.2.1"))
 	if _, ok := s.Block(addr("192.0.2.1"), "test", ""); ok {
 		t.Error("what is allowed is blocked")
 	}
@@ -285,7 +287,8 @@ func TestFlood(t *testing.T) {
 
 // All of it at once, for the race detector.
 func TestConcurrently(t *testing.T) {
-	s, clock := newSet(t, blocklist.Config{Allow: prefixes(t, "11.0.0.1")})
+	s, clock := newSet(t, blocklist.Config{})
+	s.SetAllowed(prefixes(t, "11.0.0.1"))
 	var all sync.WaitGroup
 	for worker := range uint32(4) {
 		all.Go(func() {
@@ -316,7 +319,8 @@ func TestConcurrently(t *testing.T) {
 }
 
 func TestLookupDoesNotAllocate(t *testing.T) {
-	s, _ := newSet(t, blocklist.Config{Block: prefixes(t, "198.51.100.0/24"), Allow: prefixes(t, "127.0.0.0/8")})
+	s, _ := newSet(t, blocklist.Config{Block: prefixes(t, "198.51.100.0/24")})
+	s.SetAllowed(prefixes(t, "127.0.0.0/8"))
 	count(s, addr("192.0.2.1"), 3)
 	for _, text := range []string{"192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1"} {
 		a := addr(text)
@@ -327,8 +331,10 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkBlocked(b *testing.B) {
-	empty, _ := newSet(b, blocklist.Config{Allow: prefixes(b, "127.0.0.0/8", "::1")})
-	full, _ := newSet(b, blocklist.Config{Allow: prefixes(b, "127.0.0.0/8", "::1"), Block: prefixes(b, "198.51.100.0/24", "203.0.113.0/25", "2001:db8:bad::/48")})
+	empty, _ := newSet(b, blocklist.Config{})
+	empty.SetAllowed(prefixes(b, "127.0.0.0/8", "::1"))
+	full, _ := newSet(b, blocklist.Config{Block: prefixes(b, "198.51.100.0/24", "203.0.113.0/25", "2001:db8:bad::/48")})
+	full.SetAllowed(prefixes(b, "127.0.0.0/8", "::1"))
 	for n := range uint32(100_000) {
 		full.Block(sequence(n), "test", "")
 	}

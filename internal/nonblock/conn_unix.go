@@ -12,8 +12,7 @@ import (
 // conn is a TCP connection.
 type conn struct {
 	*net.TCPConn
-	raw syscall.RawConn
-	out io.Writer
+	out *writer
 	try func(fd uintptr) bool // made once: it would be allocated anew each time
 	b   []byte
 	n   int
@@ -23,15 +22,11 @@ type conn struct {
 // NewConn returns a connection that is read from and written to at the least cost.
 // One goroutine at a time may read, and one write.
 func NewConn(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
+	out, ok := NewWriter(c).(*writer)
 	if !ok {
 		return c
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return c
-	}
-	fast := &conn{TCPConn: tcp, raw: raw, out: NewWriter(c)}
+	fast := &conn{TCPConn: c.(*net.TCPConn), out: out}
 	fast.try = fast.recv
 	return fast
 }
@@ -44,7 +39,7 @@ func (c *conn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	c.b, c.n, c.err = b, 0, nil
-	err := c.raw.Read(c.try)
+	err := c.out.raw.Read(c.try)
 	c.b = nil
 	switch {
 	case err != nil:
