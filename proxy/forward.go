@@ -126,6 +126,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body == nil || req.Body == http.NoBody {
 		body = nil
 	}
+	call := newGRPCCall(req.Header)
 	ch := choice{client: info.Client.Addr()}
 	if b.sticky != nil {
 		ch.sticky = b.sticky.read(req.Header)
@@ -143,7 +144,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp, err := x.roundTrip(e, req, body, port)
+		resp, err := x.roundTrip(e, req, body, port, call)
 		if err == nil {
 			if b.sticky != nil {
 				if cookie := b.sticky.setCookie(e, &ch, x.conn.tls != nil); cookie != "" {
@@ -162,6 +163,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			outcome = unreachable
 		case isTimeout(err) || isNetTimeout(err):
 			outcome = timedOut
+		case call.over():
+			err, outcome = errGRPCDeadline, givenUp
 		}
 		e.done(outcome, err)
 		switch {
@@ -180,7 +183,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // roundTrip sends a request to the target of e. If that answers, the place
 // there is given back when the answer has been read.
-func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port int) (*http.Response, error) {
+func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port int, call grpcCall) (*http.Response, error) {
 	t := e.target
 	out := req.Clone(req.Context())
 	out.Trailer = x.trailer // net/http fills it at the end of the body
@@ -225,7 +228,7 @@ func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port i
 	if rw, ok := resp.Body.(io.ReadWriteCloser); ok {
 		resp.Body = &upgradedBody{ReadWriteCloser: rw, timer: timer, done: done, in: &x.in, out: &x.out}
 	} else {
-		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done, ctx: req.Context(), request: x.body, entry: e}
+		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done, ctx: req.Context(), request: x.body, entry: e, resp: resp, call: call}
 	}
 	return resp, nil
 }
@@ -277,6 +280,8 @@ type responseBody struct {
 	ctx     context.Context
 	request *requestBody // nil if there is none
 	entry   *entry
+	resp    *http.Response
+	call    grpcCall
 }
 
 // Read reads a part of the body.
@@ -284,6 +289,10 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.timer.moved()
 	if err != nil && err != io.EOF && b.ctx.Err() == nil && (b.request == nil || !b.request.failed.Load()) {
+		if b.call.over() {
+			endGRPCDeadline(b.resp)
+			return n, io.EOF
+		}
 		b.entry.report(brokeOff, err)
 	}
 	return n, err
@@ -356,6 +365,9 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 		}
 		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+		return
+	case errors.Is(err, errGRPCDeadline):
+		answerGRPCDeadline(w, req)
 		return
 	case errors.Is(err, errNoTarget), errors.Is(err, errBusy):
 		status = http.StatusServiceUnavailable
