@@ -182,7 +182,7 @@ func (r *Router) certificateNames(routes []proxy.Route) []string {
 	if c.Email != nil && c.Email.TLS == nil {
 		names = append(names, c.Email.Hostname)
 	}
-	if c.DNS != nil && (c.DNS.DoT != nil || c.DNS.DoQ != nil) {
+	if c.DNS != nil && (c.DNS.DoT != nil || c.DNS.DoQ != nil || c.DNS.DoH != nil) {
 		names = append(names, c.DNSNSDomains...)
 	}
 	for i := range routes {

@@ -156,7 +156,7 @@ func TestCertificateNames(t *testing.T) {
 	acme := &proxy.ACME{CADirectory: "https://127.0.0.1:1/dir"}
 	cfg := dcrouter.Config{
 		Proxy:     &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{autoRoute("WWW.example.com", "*.example.com"), disabled, passed}, ACME: acme},
-		DNS:       &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), DoT: &dnsserver.EncryptedPort{Port: new(int)}},
+		DNS:       &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), DoH: &dnsserver.EncryptedPort{Port: new(int)}},
 		DNSDomain: "dns.example.com", DoHPort: new(int), DNSNSDomains: []string{"ns1.example.com"}, TLS: &dcrouter.TLSConfig{Domain: "default.example.com"},
 	}
 	r := start(t, dcrouter.WithConfig(cfg))

@@ -114,6 +114,9 @@ func (c *Config) serverBindings(check *conf.Checker) []binding {
 		if d := c.DNS; d != nil && d.DoT != nil {
 			add(check.Field("dnsServerConfig").Field("dot").Field("port"), dnsOwner, "tcp", host, orDefault(d.DoT.Port, dnsserver.DefaultEncryptedPort))
 		}
+		if d := c.DNS; d != nil && d.DoH != nil {
+			add(check.Field("dnsServerConfig").Field("doh").Field("port"), dnsOwner, "tcp", host, orDefault(d.DoH.Port, dnsserver.DefaultHTTPSPort))
+		}
 		if d := c.DNS; d != nil && d.DoQ != nil {
 			add(check.Field("dnsServerConfig").Field("doq").Field("port"), dnsOwner, "udp", host, orDefault(d.DoQ.Port, dnsserver.DefaultEncryptedPort))
 		}

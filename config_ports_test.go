@@ -47,6 +47,7 @@ func TestPortClashes(t *testing.T) {
 		{"DNS and RADIUS", join("dns", "rad"), []string{"radiusConfig.port: udp port 1812 is that of dnsServerConfig.port already"}},
 		{"RADIUS and a route for datagrams", join("udp", "rad"), []string{"radiusConfig.port: udp port 1812 is that of smartProxyConfig.routes[0].match.ports[0] already"}},
 		{"DNS of its own accord", join(`"dnsDomain":"dns.a.b"`, `ops ,"port":53`), []string{"opsServerConfig.port: tcp port 53 is that of dnsDomain already"}},
+		{"DNS over HTTPS and proxy", join("proxy", `"dnsServerConfig":{"doh":{"port":8000}}`), []string{"dnsServerConfig.doh.port: tcp port 8000 is that of smartProxyConfig.routes[0].match.ports[0] already"}},
 		{"DNS for its name", join(`"dnsNsDomains":"ns.a.b"`, `"radiusConfig":{"secret":"s","accountingPort":53}`), []string{"radiusConfig.accountingPort: udp port 53 is that of dnsNsDomains already"}},
 		{"RadSec and ops", join(`rad ,"radSec":{"certificate":"auto","clientCaPath":"ca.pem"}`, `ops ,"port":2083`), []string{"opsServerConfig.port: tcp port 2083 is that of radiusConfig.radSec.port already"}},
 		{"TCP and UDP", join(`"dnsServerConfig":{"port":0}`, `"radiusConfig":{"secret":"s","port":3000}`, "ops"), nil},

@@ -29,20 +29,22 @@ type Config struct {
 	Port *int `json:"port"`
 	// Listen false keeps the server from listening on Port, for one that gets
 	// its queries from a proxy, by [Server.ServeConn] and [Server.ServeHTTP], or
-	// over TLS and QUIC only. The default nil means true.
+	// over TLS, HTTPS and QUIC only. The default nil means true.
 	Listen *bool `json:"listen"`
 	// DoT is DNS over TLS (RFC 7858) on a port of its own. Nil means none.
 	DoT *EncryptedPort `json:"dot"`
 	// DoQ is DNS over QUIC (RFC 9250) on a port of its own. Nil means none.
 	DoQ *EncryptedPort `json:"doq"`
+	// DoH is DNS over HTTPS (RFC 8484) on a port of its own, in HTTP/2 and
+	// HTTP/1.1. What is answered is what [Server.ServeHTTP] says. Nil means none.
+	DoH *EncryptedPort `json:"doh"`
 	// IdleTimeout is how long a connection may stand without a query, over TCP,
-	// TLS and QUIC. When most of MaxConnections are taken it shrinks to a
+	// TLS, HTTPS and QUIC. When most of MaxConnections are taken it shrinks to a
 	// twentieth. The default 0 means 10 s.
 	IdleTimeout time.Duration `json:"idleTimeout"`
-	// MaxConnections is how many connections may be open over TCP, TLS and QUIC
-	// together. When they are, one over TCP or TLS that waits for its client
-	// makes room for a new one. The
-	// default 0 means 4096.
+	// MaxConnections is how many connections may be open over TCP, TLS, HTTPS and
+	// QUIC together. When they are, one over TCP, TLS or HTTPS that waits for its
+	// client makes room for a new one. The default 0 means 4096.
 	MaxConnections int `json:"maxConnections"`
 	// MaxConnectionsPerClient is how many of them one client may have, that is
 	// an address of IPv4 or a /56 of IPv6. The default 0 means 256.

@@ -10,6 +10,9 @@ import (
 // QUIC (RFC 9250 section 4.1.1).
 const DefaultEncryptedPort = 853
 
+// DefaultHTTPSPort is that of DNS over HTTPS (RFC 8484 section 8.1).
+const DefaultHTTPSPort = 443
+
 // Defaults of the limits in [Config].
 const (
 	DefaultIdleTimeout             = 10 * time.Second
@@ -19,11 +22,11 @@ const (
 	DefaultSlip                    = 2
 )
 
-// EncryptedPort is about DNS over TLS or over QUIC, which need a certificate:
+// EncryptedPort is about DNS over TLS, QUIC or HTTPS, which need a certificate:
 // [WithGetCertificate] or [WithTLSConfig].
 type EncryptedPort struct {
 	// Port is the port to listen on, of [Config.ListenHost]. The default nil
-	// means 853; 0 binds any free port.
+	// means 853, for HTTPS 443; 0 binds any free port.
 	Port *int `json:"port"`
 }
 
@@ -52,9 +55,14 @@ func validateListen(check *conf.Checker, c *Config) {
 	}
 	c.DoT.validate(check.Field("dot"))
 	c.DoQ.validate(check.Field("doq"))
+	c.DoH.validate(check.Field("doh"))
 	if port := orDefault(c.Port, DefaultPort); c.listens() && port > 0 {
-		c.DoT.apart(check.Field("dot"), port)
-		c.DoQ.apart(check.Field("doq"), port)
+		c.DoT.apart(check.Field("dot"), port, "port", overTLS)
+		c.DoQ.apart(check.Field("doq"), port, "port", overQUIC)
+		c.DoH.apart(check.Field("doh"), port, "port", overHTTPS)
+	}
+	if c.DoT != nil && c.DoT.port(overTLS) > 0 {
+		c.DoH.apart(check.Field("doh"), c.DoT.port(overTLS), "dot.port", overHTTPS)
 	}
 	check.Field("idleTimeout").Wait(c.IdleTimeout)
 	check.Field("maxConnections").NotNegative(c.MaxConnections)
@@ -73,14 +81,19 @@ func (e *EncryptedPort) validate(check *conf.Checker) {
 	}
 }
 
-// apart wants another port than that of DNS over UDP and TCP.
-func (e *EncryptedPort) apart(check *conf.Checker, port int) {
-	if e != nil && e.port() == port {
-		check.Field("port").Errorf("%d is that of port already", port)
+// apart wants another port than that of field.
+func (e *EncryptedPort) apart(check *conf.Checker, port int, field string, by transport) {
+	if e != nil && e.port(by) == port {
+		check.Field("port").Errorf("%d is that of %s already", port, field)
 	}
 }
 
-func (e *EncryptedPort) port() int { return orDefault(e.Port, DefaultEncryptedPort) }
+func (e *EncryptedPort) port(by transport) int {
+	if by == overHTTPS {
+		return orDefault(e.Port, DefaultHTTPSPort)
+	}
+	return orDefault(e.Port, DefaultEncryptedPort)
+}
 
 // listens reports whether Port is to be bound.
 func (c *Config) listens() bool { return orDefault(c.Listen, true) }

@@ -67,24 +67,22 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 	}
 	in := s.getMessage()
 	defer s.putMessage(in)
-	form := wireType
+	req := webRequest{method: r.Method, path: r.URL.Path, query: r.URL.RawQuery,
+		contentType: r.Header.Get("Content-Type"), accept: r.Header.Get("Accept"), length: r.ContentLength}
 	var err error
-	switch isJSONPath := strings.HasSuffix(r.URL.Path, "/resolve"); {
-	case r.Method == http.MethodPost && !isJSONPath:
-		*in, err = readBody(w, r, *in)
-	case r.Method != http.MethodGet:
-		err = &httpError{http.StatusMethodNotAllowed, "the method must be GET or POST"}
-		if isJSONPath {
-			err = &httpError{http.StatusMethodNotAllowed, "the method must be GET"}
-		}
-	default:
-		*in, form, err = readURL(r, *in, isJSONPath)
-	}
-	if err != nil {
+	if *in, err = req.read(*in); err != nil {
 		return err
 	}
-	if len(*in) < headLen {
-		return &httpError{http.StatusBadRequest, "the message is shorter than its header"}
+	if req.hasBody {
+		// Where the HTTP server can, as a client must not hold the memory for long.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(messageTime))
+		*in, err = readUpTo(r.Body, *in, maxMessage)
+		switch {
+		case errors.Is(err, errTooLong):
+			return errBodyTooLong
+		case err != nil:
+			return &httpError{http.StatusBadRequest, "the message did not come to its end"}
+		}
 	}
 	from := &asker{transport: overHTTPS}
 	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
@@ -93,23 +91,18 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 	out := s.getMessage()
 	defer s.putMessage(out)
 	sc := s.scratches.Get().(*scratch)
-	*out = s.responding(sc, *out, *in, from)
+	var body []byte
+	*out, body, err = s.answerHTTP(sc, *out, *in, from, req.form)
 	s.scratches.Put(sc)
-	if len(*out) < headLen {
-		return &httpError{http.StatusBadRequest, "the message is no query"}
-	}
-	body := *out
-	if form != wireType {
-		if body, err = responseJSON(*out); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	h := w.Header()
-	h.Set("Content-Type", form)
+	h.Set("Content-Type", req.form)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "max-age="+strconv.FormatUint(uint64(freshness(*out)), 10))
+	h.Set("Cache-Control", cacheControl(*out))
 	h.Set("X-Content-Type-Options", "nosniff")
-	if form != wireType {
+	if req.form != wireType {
 		h.Set("Vary", "Accept")
 	}
 	if _, err := w.Write(body); err != nil {
@@ -118,55 +111,87 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// readBody appends the message of a POST to b.
-func readBody(w http.ResponseWriter, r *http.Request, b []byte) ([]byte, error) {
-	if t := r.Header.Get("Content-Type"); t != wireType {
-		if t, _, err := mime.ParseMediaType(t); err != nil || t != wireType {
+// answerHTTP makes the answer to a message, in out, and the body that it is in
+// its form.
+func (s *Server) answerHTTP(sc *scratch, out, in []byte, from *asker, form string) (msg, body []byte, err error) {
+	if len(in) < headLen {
+		return out, nil, &httpError{http.StatusBadRequest, "the message is shorter than its header"}
+	}
+	out = s.responding(sc, out, in, from)
+	if len(out) < headLen {
+		return out, nil, &httpError{http.StatusBadRequest, "the message is no query"}
+	}
+	if form == wireType {
+		return out, out, nil
+	}
+	body, err = responseJSON(out)
+	return out, body, err
+}
+
+func cacheControl(msg []byte) string {
+	return "max-age=" + strconv.FormatUint(uint64(freshness(msg)), 10)
+}
+
+// webRequest is what of a request counts.
+type webRequest struct {
+	method, path, query string // path without escapes, query with them
+	contentType, accept string
+	length              int64 // of the body; -1: not known
+
+	// What read finds.
+	form    string // that the answer is to have
+	hasBody bool   // which is the message
+}
+
+var errBodyTooLong = &httpError{http.StatusRequestEntityTooLarge, "the message is longer than 65535 bytes"}
+
+// read appends the message to b, unless that is the body.
+func (r *webRequest) read(b []byte) (msg []byte, err error) {
+	r.form = wireType
+	isJSONPath := strings.HasSuffix(r.path, "/resolve")
+	switch {
+	case r.method == http.MethodGet:
+		return r.readQuery(b, isJSONPath)
+	case isJSONPath:
+		return b, &httpError{http.StatusMethodNotAllowed, "the method must be GET"}
+	case r.method != http.MethodPost:
+		return b, &httpError{http.StatusMethodNotAllowed, "the method must be GET or POST"}
+	}
+	if r.contentType != wireType {
+		if t, _, err := mime.ParseMediaType(r.contentType); err != nil || t != wireType {
 			return b, &httpError{http.StatusUnsupportedMediaType, "the content type must be " + wireType}
 		}
 	}
-	tooLong := &httpError{http.StatusRequestEntityTooLarge, "the message is longer than 65535 bytes"}
-	if r.ContentLength > maxMessage {
-		return b, tooLong
+	if r.length > maxMessage {
+		return b, errBodyTooLong
 	}
-	// Where the HTTP server can, as a client must not hold the memory for long.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(messageTime))
-	b, err := readUpTo(r.Body, b, maxMessage)
-	switch {
-	case errors.Is(err, errTooLong):
-		return b, tooLong
-	case err != nil:
-		return b, &httpError{http.StatusBadRequest, "the message did not come to its end"}
-	}
+	r.hasBody = true
 	return b, nil
 }
 
-// readURL appends the message of a GET to b, and tells the form that the
-// answer is to have.
-func readURL(r *http.Request, b []byte, isJSONPath bool) ([]byte, string, error) {
-	raw := r.URL.RawQuery
+// readQuery is read for a GET.
+func (r *webRequest) readQuery(b []byte, isJSONPath bool) (msg []byte, err error) {
 	// What clients send: nothing else, and nothing in it to decode.
-	if text, ok := strings.CutPrefix(raw, "dns="); ok && !isJSONPath && !strings.ContainsAny(text, "&%+;") {
-		b, err := decodeQuery(text, b)
-		return b, wireType, err
+	if text, ok := strings.CutPrefix(r.query, "dns="); ok && !isJSONPath && !strings.ContainsAny(text, "&%+;") {
+		return decodeQuery(text, b)
 	}
-	if len(raw) > maxEncodedQuery+4096 {
-		return b, "", &httpError{http.StatusRequestURITooLong, "the URL is too long"}
+	if len(r.query) > maxEncodedQuery+4096 {
+		return b, &httpError{http.StatusRequestURITooLong, "the URL is too long"}
 	}
-	values, err := url.ParseQuery(raw)
+	values, err := url.ParseQuery(r.query)
 	if err != nil {
-		return b, "", &httpError{http.StatusBadRequest, "the parameters in the URL cannot be read"}
+		return b, &httpError{http.StatusBadRequest, "the parameters in the URL cannot be read"}
 	}
 	switch texts := values["dns"]; {
 	case len(texts) == 1 && !isJSONPath:
-		b, err := decodeQuery(texts[0], b)
-		return b, wireType, err
+		return decodeQuery(texts[0], b)
 	case len(texts) > 1:
-		return b, "", &httpError{http.StatusBadRequest, "the parameter dns is there several times"}
+		return b, &httpError{http.StatusBadRequest, "the parameter dns is there several times"}
 	case isJSONPath, values.Has("name"):
-		return readQuestion(values, r.Header.Get("Accept"), b)
+		msg, r.form, err = readQuestion(values, r.accept, b)
+		return msg, err
 	}
-	return b, "", &httpError{http.StatusBadRequest, "the parameter dns is missing"}
+	return b, &httpError{http.StatusBadRequest, "the parameter dns is missing"}
 }
 
 // decodeQuery appends a message in base64url without padding.

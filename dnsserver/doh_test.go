@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"net"
@@ -56,15 +57,29 @@ func response(t testing.TB, query []byte, rcode int, answer, authority string) [
 	return b
 }
 
-func TestHTTPStatus(t *testing.T) {
-	s := startDoH(t)
+// httpRequest is one, and the status that it gets.
+type httpRequest struct {
+	name, method, url, contentType string
+	body                           []byte
+	status                         int
+}
+
+func (r *httpRequest) request() *http.Request {
+	req := httptest.NewRequest(r.method, r.url, bytes.NewReader(r.body))
+	if r.name == "too long, as it turns out" {
+		req.ContentLength = -1
+	}
+	if r.contentType != "" {
+		req.Header.Set("Content-Type", r.contentType)
+	}
+	return req
+}
+
+// httpRequests are good and bad ones.
+func httpRequests(t testing.TB) []httpRequest {
 	query := makeQuery(0, "a.example")
 	long := append(append([]byte{}, query...), make([]byte, maxMessage)...)
-	for _, test := range []struct {
-		name, method, url, contentType string
-		body                           []byte
-		status                         int
-	}{
+	return []httpRequest{
 		{"POST", "POST", "/dns-query", wireType, query, 200},
 		{"POST with a parameter", "POST", "/dns-query", "Application/DNS-Message; x=y", query, 200},
 		{"POST of the longest", "POST", "/dns-query", wireType, long[:maxMessage], 200},
@@ -106,16 +121,15 @@ func TestHTTPStatus(t *testing.T) {
 		{"bad form", "GET", "/resolve?name=a&ct=text/html", "", nil, 400},
 		{"bad subnet", "GET", "/resolve?name=a&edns_client_subnet=x", "", nil, 400},
 		{"name twice", "GET", "/resolve?name=a&name=b", "", nil, 400},
-	} {
-		r := httptest.NewRequest(test.method, test.url, bytes.NewReader(test.body))
-		if test.name == "too long, as it turns out" {
-			r.ContentLength = -1
-		}
-		if test.contentType != "" {
-			r.Header.Set("Content-Type", test.contentType)
-		}
+	}
+}
+
+func TestHTTPStatus(t *testing.T) {
+	s := startDoH(t)
+	query := makeQuery(0, "a.example")
+	for _, test := range httpRequests(t) {
 		w := httptest.NewRecorder()
-		s.ServeHTTP(w, r)
+		s.ServeHTTP(w, test.request())
 		if w.Code != test.status {
 			t.Errorf("%s: %d %.100s", test.name, w.Code, w.Body)
 		}
@@ -222,7 +236,11 @@ func TestJSON(t *testing.T) {
 func TestHTTPPeers(t *testing.T) {
 	testenv.Goroutines(t)
 	certPath, keyPath, _ := testenv.SelfSigned(t)
-	s := startDoH(t)
+	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, Config{Listen: new(bool), DoH: &EncryptedPort{Port: new(int)}}, WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}}))
 	mux := http.NewServeMux()
 	mux.Handle("/dns-query", s)
 	mux.Handle("/resolve", s)
@@ -234,7 +252,13 @@ func TestHTTPPeers(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); web.ServeTLS(ln, certPath, keyPath) }()
 	t.Cleanup(func() { web.Close(); <-done })
-	base := "https://" + ln.Addr().String()
+	for name, at := range map[string]string{"handler": ln.Addr().String(), "own port": addr(t, s, "https")} {
+		t.Run(name, func(t *testing.T) { askHTTPSPeers(t, at, certPath) })
+	}
+}
+
+func askHTTPSPeers(t *testing.T, at, certPath string) {
+	base := "https://" + at
 	query := makeQuery(0, "a.example")
 	body := filepath.Join(testenv.Folder(t), "query")
 	if err := os.WriteFile(body, query, 0o600); err != nil {
@@ -262,7 +286,7 @@ func TestHTTPPeers(t *testing.T) {
 			t.Errorf("%v: %s", err, out)
 		}
 	}
-	host, port := hostPort(t, ln.Addr().String())
+	host, port := hostPort(t, at)
 	for _, how := range []string{"+https", "+https-get"} {
 		out := runClient(t, "kdig", "knot-dnsutils", "@"+host, "-p", port, "+timeout=5", "+tls-ca="+certPath, "+tls-hostname=localhost", how, "a.example")
 		if !strings.Contains(out, "status: REFUSED") {

@@ -78,7 +78,7 @@ func (r *run) bindQUIC(ctx context.Context) error {
 		return nil
 	}
 	host := r.s.cfg.ListenHost
-	addr := net.JoinHostPort(host, strconv.Itoa(doq.port()))
+	addr := net.JoinHostPort(host, strconv.Itoa(doq.port(overQUIC)))
 	var lc net.ListenConfig
 	pc, err := r.s.opts.sockets.ListenPacket(ctx, lc, network("udp", host), addr)
 	if err != nil {

@@ -33,8 +33,8 @@ func WithLogger(log *slog.Logger) Option {
 
 // WithListener makes the Server accept from ln. Where there is a listener or a
 // packet connection of the host's, [Config.Port] is not bound. Each connection
-// is one of DNS over TCP (RFC 7766), or over TLS if ln gives connections of
-// crypto/tls. [Config.MaxConnectionsPerClient] does not hold for clients whose
+// is one of DNS over TCP (RFC 7766), or over TLS or HTTPS if ln gives connections
+// of crypto/tls, as [Server.ServeConn] says. [Config.MaxConnectionsPerClient] does not hold for clients whose
 // address is none of IP. It may be given several times. Stop closes ln.
 func WithListener(ln net.Listener) Option {
 	return func(o *options) { o.listeners = append(o.listeners, ln) }
@@ -55,15 +55,16 @@ func WithSockets(set *sockets.Set) Option {
 	return func(o *options) { o.sockets = set }
 }
 
-// WithTLSConfig sets what DNS over TLS and over QUIC go by. The Server takes a
+// WithTLSConfig sets what DNS over TLS, HTTPS and QUIC go by. The Server takes a
 // copy and sets the application protocols (ALPN) itself, and the oldest version
 // to TLS 1.2 if it is lower. A config that its GetConfigForClient returns is
-// taken as it is, and has to name the protocols: "dot" and "doq".
+// taken as it is, and has to name the protocols: "dot", "h2" and "http/1.1", and
+// "doq".
 func WithTLSConfig(c *tls.Config) Option {
 	return func(o *options) { o.tlsConfig = c }
 }
 
-// WithGetCertificate sets the source of certificates for DNS over TLS and over
+// WithGetCertificate sets the source of certificates for DNS over TLS, HTTPS and
 // QUIC. It has the contract of [tls.Config.GetCertificate], and goes before
 // what [WithTLSConfig] says about certificates.
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {

@@ -100,6 +100,9 @@ func (o *options) check(c *Config) error {
 		if c.DoQ != nil {
 			problems = append(problems, &FieldError{Path: "doq", Msg: missing})
 		}
+		if c.DoH != nil {
+			problems = append(problems, &FieldError{Path: "doh", Msg: missing})
+		}
 	}
 	return errors.Join(problems...)
 }
@@ -209,8 +212,9 @@ func (s *Server) Addrs() []string {
 }
 
 // ServeConn serves a connection that somebody else has accepted, as a proxy,
-// until the client or Stop ends it. It is DNS over TCP (RFC 7766), and over
-// TLS if conn comes from crypto/tls; a handshake that is still to come is made.
+// until the client or Stop ends it. It is DNS over TCP (RFC 7766). If conn comes
+// from crypto/tls it is DNS over TLS, or over HTTPS where the client has asked for
+// "h2" or "http/1.1" by ALPN; a handshake that is still to come is made.
 // Limits hold as for connections of the Server's own. It returns when conn is
 // closed, at once if the Server does not run.
 func (s *Server) ServeConn(conn net.Conn) {
@@ -220,7 +224,7 @@ func (s *Server) ServeConn(conn net.Conn) {
 		return
 	}
 	defer r.working.Done()
-	r.serveConn(conn)
+	r.serveConn(conn, overTCP)
 }
 
 // patience is for how long a connection may stand without a query just now.

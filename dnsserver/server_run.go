@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -34,10 +35,11 @@ type run struct {
 	updates chan struct{}    // dynamic updates under way over them
 	streams []boundListener
 	quic    *quicServer // nil: none
+	http1   *http.Server
 
 	mu       sync.Mutex
 	stopping bool
-	conns    map[*streamConn]struct{}
+	conns    map[*clientConn]struct{}
 
 	stopped chan struct{} // closed when Stop is through
 	stopErr error         // what Stop returns; set before stopped is closed
@@ -54,10 +56,11 @@ type boundListener struct {
 
 func newRun(s *Server) *run {
 	r := &run{
-		s: s, log: s.log, conns: make(map[*streamConn]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
+		s: s, log: s.log, conns: make(map[*clientConn]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
 		stopped: make(chan struct{}), failed: make(chan struct{}),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.http1 = newHTTP1Server(r)
 	var once sync.Once
 	r.fail = func(err error) {
 		once.Do(func() {
@@ -72,7 +75,10 @@ func newRun(s *Server) *run {
 func (r *run) bind(ctx context.Context) error {
 	err := r.bindPlain(ctx)
 	if err == nil {
-		err = r.bindTLS(ctx)
+		err = r.bindTLS(ctx, r.s.cfg.DoT, overTLS, "dot")
+	}
+	if err == nil {
+		err = r.bindTLS(ctx, r.s.cfg.DoH, overHTTPS, "h2", "http/1.1")
 	}
 	if err == nil {
 		err = r.bindQUIC(ctx)
@@ -233,6 +239,7 @@ func (r *run) beginStop() bool {
 	for c := range r.conns {
 		c.hurry()
 	}
+	r.http1.SetKeepAlivesEnabled(false) // it would wait for more requests
 	return true
 }
 
@@ -308,7 +315,7 @@ func (r *run) accept(ln boundListener) {
 		if err == nil {
 			again = retry{}
 			// Also when Stop has begun: who has asked before is answered.
-			r.working.Go(func() { r.serveConn(nc) })
+			r.working.Go(func() { r.serveConn(nc, ln.transport) })
 			continue
 		}
 		if r.closing.Load() {

@@ -2,18 +2,13 @@ package dnsserver
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
 
 // Queries and answers over a stream have two bytes with their length in front
@@ -33,14 +28,6 @@ const (
 	// maxSlow is how many queries of one connection may be under way that take
 	// long, as zone transfers do. Further ones wait, and those behind them.
 	maxSlow = 4
-
-	// messageTime is how long a message may take from its first byte to its
-	// last, writeTime how long a client may take to read what is sent to it.
-	messageTime   = 5 * time.Second
-	handshakeTime = 5 * time.Second
-	writeTime     = 10 * time.Second
-	// firstQuery is what is left of that for a new connection at Stop.
-	firstQuery = 250 * time.Millisecond
 )
 
 // errTooShort ends a connection whose client does not speak DNS.
@@ -50,11 +37,7 @@ var errTooShort = errors.New("a message is shorter than its header")
 // One goroutine reads queries and answers them in line; only those that may
 // take long get one of their own.
 type streamConn struct {
-	net.Conn
-	raw   net.Conn // below TLS
-	run   *run
-	from  asker
-	stats *counters
+	*clientConn
 
 	small      [smallRead]byte
 	in         []byte  // small, or *pooled
@@ -62,165 +45,23 @@ type streamConn struct {
 	start, end int     // of what is in in
 	lastRead   int
 	began      time.Time // when the message that is not complete yet began
-	patient    time.Time // the deadline for reading
 
 	sc  *scratch // both held only while there are queries
 	out *[]byte  // answers that are not written yet
 
-	writing  sync.Mutex // whole messages
-	writable time.Time  // the deadline for writing
+	writing sync.Mutex // whole messages
 
 	slow     chan struct{} // nil until one is
 	slowDone sync.WaitGroup
 	active   atomic.Int32 // slow ones under way
 	ctx      context.Context
 	cancel   context.CancelFunc
-
-	// waitsSince is since when nothing has come that could be answered, in Unix
-	// time in ns; 0 while busy.
-	waitsSince atomic.Int64
-	released   atomic.Bool
-	// asked is set when the client has sent something.
-	asked atomic.Bool
 }
 
-// serveConn serves a connection to its end.
-func (r *run) serveConn(nc net.Conn) {
-	c := &streamConn{Conn: nonblock.NewConn(nc), run: r, from: asker{addr: addrPort(nc.RemoteAddr()), transport: overTCP}}
-	c.raw = nc
-	secure, _ := nc.(*tls.Conn)
-	if secure != nil {
-		c.raw = secure.NetConn()
-	}
-	if _, ok := nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		c.from.transport = overTLS
-	}
-	c.stats = r.s.counters.shard(c.from.transport)
+// serveStream answers queries until the client is through, or breaks the rules.
+func serveStream(conn *clientConn) {
+	c := &streamConn{clientConn: conn}
 	c.in = c.small[:]
-	defer nc.Close()
-	if secure != nil {
-		if g, ok := secure.NetConn().(*gatherConn); ok {
-			defer g.flush() // also where a handshake ends with an alert
-		}
-	}
-	if !r.admit(c) {
-		c.stats.refused.Add(1)
-		return
-	}
-	defer r.forget(c)
-	defer func() {
-		// Code of the host may run in here, as certificate hooks.
-		if v := recover(); v != nil {
-			r.panicked(c.from.addr, v)
-		}
-	}()
-	if secure != nil && !r.handshake(secure) {
-		c.stats.refused.Add(1)
-		return
-	}
-	c.stats.connections.Add(1)
-	c.stats.open.Add(1)
-	defer c.stats.open.Add(-1)
-	c.serve()
-}
-
-// handshake makes the handshake of TLS, unless that is done.
-func (r *run) handshake(c *tls.Conn) bool {
-	ctx, cancel := context.WithTimeout(r.ctx, handshakeTime)
-	defer cancel()
-	err := c.HandshakeContext(ctx)
-	if err != nil && r.mayLog() {
-		r.log.Debug("no TLS with a client", "remote", c.RemoteAddr(), "err", err)
-	}
-	return err == nil
-}
-
-// admit puts a connection on the books if the limits allow it.
-func (r *run) admit(c *streamConn) bool {
-	if !r.takePlace(c.from.addr.Addr()) {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopping {
-		c.hurry() // it had been accepted before
-	}
-	r.conns[c] = struct{}{}
-	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
-	return true
-}
-
-// takePlace takes a place for a connection of a client, if need be that of
-// another one.
-func (r *run) takePlace(addr netip.Addr) bool {
-	v := r.s.limits.take(addr)
-	for v == full {
-		victim := r.idlest()
-		if victim == nil {
-			break
-		}
-		victim.cut()
-		if victim.released.Swap(true) { // it was at its end
-			v = r.s.limits.take(addr)
-		} else {
-			v = r.s.limits.replace(victim.from.addr.Addr(), addr)
-		}
-	}
-	return v == admitted
-}
-
-// idlest takes a connection off the books that waits for its client, be it in
-// the middle of a message or handshake, of several that it meets the one that
-// does so for the longest time.
-func (r *run) idlest() *streamConn {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var victim *streamConn
-	var oldest int64
-	looks := 0
-	for c := range r.conns { // in an order that nobody can foretell
-		if since := c.waitsSince.Load(); since != 0 && (victim == nil || since < oldest) {
-			victim, oldest = c, since
-		}
-		if looks++; looks == 64 {
-			break
-		}
-	}
-	delete(r.conns, victim)
-	return victim
-}
-
-// forget takes a connection off the books.
-func (r *run) forget(c *streamConn) {
-	c.release()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.conns, c)
-}
-
-// release gives the place of a connection back, once.
-func (c *streamConn) release() {
-	if !c.released.Swap(true) {
-		c.run.s.limits.release(c.from.addr.Addr())
-	}
-}
-
-// hurry has the connection end as soon as it has answered what it has read. The
-// first query of a new connection may be on its way.
-func (c *streamConn) hurry() {
-	if c.asked.Load() {
-		c.Conn.SetReadDeadline(time.Unix(1, 0))
-	} else {
-		c.Conn.SetReadDeadline(time.Now().Add(firstQuery))
-	}
-}
-
-// cut ends it at once, without the goodbye of TLS, for which a client would have
-// to make room.
-func (c *streamConn) cut() { c.raw.Close() }
-
-// serve answers queries until the client is through, or breaks the rules.
-func (c *streamConn) serve() {
 	err := c.answerAll()
 	if c.cancel != nil {
 		if !errors.Is(err, io.EOF) && !errors.Is(err, errStopping) {
@@ -303,24 +144,6 @@ func (c *streamConn) fill() error {
 			return err
 		}
 	}
-}
-
-// waitUntil sets the deadline for reading. Setting it costs, so that one that
-// is about right stays.
-func (c *streamConn) waitUntil(until time.Time) error {
-	if off := until.Sub(c.patient); off < 0 || off > time.Until(until)/8 {
-		if err := c.Conn.SetReadDeadline(until); err != nil {
-			return err
-		}
-		c.patient = until
-		if c.run.closing.Load() { // and has set another one just before
-			if c.asked.Load() {
-				return errStopping
-			}
-			c.hurry()
-		}
-	}
-	return nil
 }
 
 // makeRoom sees to it that there is room for what comes next.
@@ -494,11 +317,8 @@ func (c *streamConn) flush() error {
 func (c *streamConn) write(b []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if until := time.Now().Add(writeTime); until.Sub(c.writable) > writeTime/2 {
-		if err := c.Conn.SetWriteDeadline(until); err != nil {
-			return err
-		}
-		c.writable = until
+	if err := c.hasToTake(); err != nil {
+		return err
 	}
 	if _, err := c.Conn.Write(b); err != nil {
 		if c.cancel != nil {

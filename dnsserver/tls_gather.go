@@ -65,6 +65,9 @@ func (c *gatherConn) Write(b []byte) (int, error) {
 
 // flush writes what has been gathered, and has what follows written at once.
 func (c *gatherConn) flush() error {
+	if c == nil {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.direct = true

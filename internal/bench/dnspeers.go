@@ -23,8 +23,7 @@ func oursDNS(gateway string, options ...string) peer {
 		case dnsTLS:
 			cfg.Listen, cfg.Port, cfg.DoT = new(bool), nil, &dnsserver.EncryptedPort{Port: &s.port}
 		case dnsHTTPS:
-			cfg.Listen, cfg.Port = new(bool), nil
-			args = append(args, "-https", loopback(s.port))
+			cfg.Listen, cfg.Port, cfg.DoH = new(bool), nil, &dnsserver.EncryptedPort{Port: &s.port}
 		}
 		conf, err := json.Marshal(cfg)
 		if err != nil {

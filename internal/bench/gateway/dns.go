@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -19,7 +18,6 @@ import (
 type dnsFlags struct {
 	config    string
 	cert, key string // of DNS over TLS and HTTPS
-	https     string // address
 	store     string // folder
 }
 
@@ -57,15 +55,6 @@ func runDNS(ctx context.Context, f dnsFlags, control string) error {
 	}
 	if err := s.Start(ctx); err != nil {
 		return err
-	}
-	if f.https != "" {
-		ln, err := net.Listen("tcp", f.https)
-		if err != nil {
-			return err
-		}
-		web := &http.Server{Handler: s, TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}}, ReadHeaderTimeout: 10 * time.Second}
-		defer web.Close()
-		go web.ServeTLS(ln, "", "")
 	}
 	<-ctx.Done()
 	end, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -28,7 +28,6 @@ func main() {
 	flag.StringVar(&d.config, "dns", "", "JSON `file` with a dnsserver.Config, instead of a proxy's")
 	flag.StringVar(&d.cert, "cert", "", "PEM `file` with the certificate for DNS over TLS and HTTPS")
 	flag.StringVar(&d.key, "key", "", "PEM `file` with its key")
-	flag.StringVar(&d.https, "https", "", "`address` for DNS over HTTPS")
 	flag.StringVar(&d.store, "store", "", "`folder` to keep changes of records in")
 	mail := flag.String("mail", "", "JSON `file` with an email.Config, instead of a proxy's")
 	resolver := flag.String("resolver", "", "`address` of the DNS server that the mail server asks")

@@ -1,0 +1,225 @@
+package dnsserver
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/nonblock"
+)
+
+const (
+	// messageTime is how long a message may take from its first byte to its
+	// last, writeTime how long a client may take to read what is sent to it.
+	messageTime   = 5 * time.Second
+	handshakeTime = 5 * time.Second
+	writeTime     = 10 * time.Second
+	// firstQuery is what is left of that for a new connection at Stop.
+	firstQuery = 250 * time.Millisecond
+)
+
+// clientConn is a connection over TCP that is on the books of a run, whatever is
+// spoken over it.
+type clientConn struct {
+	net.Conn
+	raw      net.Conn    // below TLS
+	gathered *gatherConn // the same, or nil
+	run      *run
+	from     asker
+	stats    *counters
+
+	patient  time.Time // the deadline for reading
+	writable time.Time // the deadline for writing
+
+	// waitsSince is since when nothing has come that could be answered, in Unix
+	// time in ns; 0 while busy.
+	waitsSince atomic.Int64
+	released   atomic.Bool
+	// asked is set when the client has sent something.
+	asked atomic.Bool
+}
+
+// serveConn serves a connection to its end. by is how it came, if that is known
+// before there is TLS; over TLS the client says what it speaks.
+func (r *run) serveConn(nc net.Conn, by transport) {
+	encrypted, _ := nc.(interface{ ConnectionState() tls.ConnectionState })
+	if encrypted != nil && by == overTCP {
+		by = overTLS
+	}
+	c := &clientConn{Conn: nonblock.NewConn(nc), raw: nc, run: r, from: asker{addr: addrPort(nc.RemoteAddr())}, stats: r.s.counters.shard(by)}
+	secure, _ := nc.(*tls.Conn)
+	if secure != nil {
+		c.raw = secure.NetConn()
+		c.gathered, _ = c.raw.(*gatherConn)
+	}
+	defer nc.Close()
+	defer c.gathered.flush() // also where a handshake ends with an alert
+	if !r.admit(c) {
+		c.stats.refused.Add(1)
+		return
+	}
+	defer r.forget(c)
+	defer func() {
+		// Code of the host may run in here, as certificate hooks.
+		if v := recover(); v != nil {
+			r.panicked(c.from.addr, v)
+		}
+	}()
+	if secure != nil && !r.handshake(secure) {
+		c.stats.refused.Add(1)
+		return
+	}
+	serve := serveStream
+	if encrypted != nil {
+		switch protocol := encrypted.ConnectionState().NegotiatedProtocol; {
+		case protocol == "h2":
+			serve, by = serveHTTP2, overHTTPS
+		case protocol == "http/1.1", protocol == "" && by == overHTTPS:
+			serve, by = serveHTTP1, overHTTPS
+		}
+	}
+	c.from.transport, c.stats = by, r.s.counters.shard(by)
+	c.stats.connections.Add(1)
+	c.stats.open.Add(1)
+	defer c.stats.open.Add(-1)
+	serve(c)
+}
+
+// handshake makes the handshake of TLS, unless that is done.
+func (r *run) handshake(c *tls.Conn) bool {
+	ctx, cancel := context.WithTimeout(r.ctx, handshakeTime)
+	defer cancel()
+	err := c.HandshakeContext(ctx)
+	if err != nil && r.mayLog() {
+		r.log.Debug("no TLS with a client", "remote", c.RemoteAddr(), "err", err)
+	}
+	return err == nil
+}
+
+// admit puts a connection on the books if the limits allow it.
+func (r *run) admit(c *clientConn) bool {
+	if !r.takePlace(c.from.addr.Addr()) {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopping {
+		c.hurry() // it had been accepted before
+	}
+	r.conns[c] = struct{}{}
+	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
+	return true
+}
+
+// takePlace takes a place for a connection of a client, if need be that of
+// another one.
+func (r *run) takePlace(addr netip.Addr) bool {
+	v := r.s.limits.take(addr)
+	for v == full {
+		victim := r.idlest()
+		if victim == nil {
+			break
+		}
+		victim.cut()
+		if victim.released.Swap(true) { // it was at its end
+			v = r.s.limits.take(addr)
+		} else {
+			v = r.s.limits.replace(victim.from.addr.Addr(), addr)
+		}
+	}
+	return v == admitted
+}
+
+// idlest takes a connection off the books that waits for its client, be it in
+// the middle of a message or handshake, of several that it meets the one that
+// does so for the longest time.
+func (r *run) idlest() *clientConn {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var victim *clientConn
+	var oldest int64
+	looks := 0
+	for c := range r.conns { // in an order that nobody can foretell
+		if since := c.waitsSince.Load(); since != 0 && (victim == nil || since < oldest) {
+			victim, oldest = c, since
+		}
+		if looks++; looks == 64 {
+			break
+		}
+	}
+	delete(r.conns, victim)
+	return victim
+}
+
+// forget takes a connection off the books.
+func (r *run) forget(c *clientConn) {
+	c.release()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+}
+
+// release gives the place of a connection back, once.
+func (c *clientConn) release() {
+	if !c.released.Swap(true) {
+		c.run.s.limits.release(c.from.addr.Addr())
+	}
+}
+
+// hurry has the connection end as soon as it has answered what it has read. The
+// first query of a new connection may be on its way.
+func (c *clientConn) hurry() {
+	if c.asked.Load() {
+		c.Conn.SetReadDeadline(time.Unix(1, 0))
+	} else {
+		c.Conn.SetReadDeadline(time.Now().Add(firstQuery))
+	}
+}
+
+// cut ends it at once, without the goodbye of TLS, for which a client would have
+// to make room.
+func (c *clientConn) cut() { c.raw.Close() }
+
+// waitUntil sets the deadline for reading. Setting it costs, so that one that
+// is about right stays.
+func (c *clientConn) waitUntil(until time.Time) error {
+	if off := until.Sub(c.patient); off < 0 || off > time.Until(until)/8 {
+		if err := c.Conn.SetReadDeadline(until); err != nil {
+			return err
+		}
+		c.patient = until
+		if c.run.closing.Load() { // and has set another one just before
+			if c.asked.Load() {
+				return errStopping
+			}
+			c.hurry()
+		}
+	}
+	return nil
+}
+
+// hasToTake sets the deadline for writing. The same goes for it.
+func (c *clientConn) hasToTake() error {
+	until := time.Now().Add(writeTime)
+	if until.Sub(c.writable) <= writeTime/2 {
+		return nil
+	}
+	c.writable = until
+	return c.Conn.SetWriteDeadline(until)
+}
+
+// linger leaves a client that has been told that it is over a moment to take
+// that in. Else what it has sent since would have the system throw away what it
+// has not read.
+func (c *clientConn) linger() {
+	if secure, ok := c.Conn.(*tls.Conn); ok {
+		c.gathered.flush() // CloseWrite leaves no time for writing
+		secure.CloseWrite()
+	}
+	c.raw.SetReadDeadline(time.Now().Add(firstQuery))
+	io.Copy(io.Discard, c.raw)
+}
