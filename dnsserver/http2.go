@@ -113,13 +113,15 @@ func (c *http2Conn) serve() error {
 			}
 			err = c.take(f)
 		}
-		var wrong http2.StreamError
-		if errors.As(err, &wrong) {
-			c.last = max(c.last, wrong.StreamID)
-			err = c.reset(wrong.StreamID, wrong.Code)
-		}
 		if err != nil {
-			return err
+			var wrong http2.StreamError
+			if !errors.As(err, &wrong) {
+				return err
+			}
+			c.last = max(c.last, wrong.StreamID)
+			if err := c.reset(wrong.StreamID, wrong.Code); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -86,14 +86,14 @@ func plainDNS(network string, port int) exchange {
 }
 
 // overHTTPS asks by RFC 8484.
-func overHTTPS(client *http.Client) exchange {
+func overHTTPS(client *http.Client, host string) exchange {
 	return func(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 		q.Id = 0
 		text, err := q.Pack()
 		if err != nil {
 			return nil, err
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://dns."+zone+"/dns-query", bytes.NewReader(text))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+host+"/dns-query", bytes.NewReader(text))
 		if err != nil {
 			return nil, err
 		}

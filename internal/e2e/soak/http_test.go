@@ -25,21 +25,21 @@ func (w *world) client(port int, keep, http2 bool) *http.Client {
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, port) },
 		DisableKeepAlives: !keep, ForceAttemptHTTP2: http2, MaxIdleConnsPerHost: 20,
 	}
-	if port == w.secure {
-		transport.DialTLSContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return w.dialTLS(ctx, addr, http2) }
+	if port == w.secure || port == w.doh {
+		transport.DialTLSContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return w.dialTLS(ctx, port, addr, http2) }
 	}
 	w.t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{Transport: transport, Timeout: requestTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-// dialTLS connects to the port for TLS, verifies the certificate as of now, and
+// dialTLS connects to a port for TLS, verifies the certificate as of now, and
 // notes which one it is.
-func (w *world) dialTLS(ctx context.Context, addr string, http2 bool) (net.Conn, error) {
+func (w *world) dialTLS(ctx context.Context, port int, addr string, http2 bool) (net.Conn, error) {
 	name, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
 	}
-	c, err := dial(ctx, w.secure)
+	c, err := dial(ctx, port)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func (w *world) shake(ctx context.Context, name string) error {
 		}
 		return err
 	}
-	c, err := w.dialTLS(ctx, net.JoinHostPort(name, "443"), rand.IntN(2) == 0)
+	c, err := w.dialTLS(ctx, w.secure, net.JoinHostPort(name, "443"), rand.IntN(2) == 0)
 	if err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ func (w *world) webSocket(ctx context.Context, secure bool, echoes int) (err err
 	host := "plain.test"
 	if secure {
 		host = "www." + zone
-		c, err = w.dialTLS(ctx, net.JoinHostPort(host, "443"), false)
+		c, err = w.dialTLS(ctx, w.secure, net.JoinHostPort(host, "443"), false)
 	} else {
 		c, err = dial(ctx, w.web)
 	}

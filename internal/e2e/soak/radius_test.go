@@ -78,6 +78,12 @@ func ask(ctx context.Context, port int, p *layeh.Packet, want layeh.Code) (*laye
 
 // device asks about a device and checks the VLAN.
 func (w *world) device(ctx context.Context) error {
+	return w.asksOf(ctx, secret, func(ctx context.Context, p *layeh.Packet) (*layeh.Packet, error) {
+		return ask(ctx, w.auth, p, layeh.CodeAccessAccept)
+	})
+}
+
+func (w *world) asksOf(ctx context.Context, secret string, ask func(context.Context, *layeh.Packet) (*layeh.Packet, error)) error {
 	prefix, vlan := "aa:bb:cc:00", "7"
 	switch rand.IntN(3) {
 	case 0:
@@ -90,7 +96,7 @@ func (w *world) device(ctx context.Context) error {
 	_ = rfc2865.UserName_SetString(p, mac)
 	_ = rfc2865.UserPassword_SetString(p, mac)
 	_ = rfc2865.CallingStationID_SetString(p, mac)
-	answer, err := ask(ctx, w.auth, p, layeh.CodeAccessAccept)
+	answer, err := ask(ctx, p)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,8 @@ type load struct {
 func (w *world) loads(mail *mailBook, streams context.Context) []load {
 	keep, fresh := w.client(w.web, true, false), w.client(w.web, false, false)
 	tlsKeep, tlsFresh, h2, h2Fresh := w.client(w.secure, true, false), w.client(w.secure, false, false), w.client(w.secure, true, true), w.client(w.secure, false, true)
-	doh := overHTTPS(w.client(w.secure, true, true))
+	doh, ownDoH := overHTTPS(w.client(w.secure, true, true), "dns."+zone), overHTTPS(w.client(w.doh, true, true), nameServer)
+	h3 := w.http3Client()
 	ops := w.client(w.ops, true, false)
 	stable, mortals := w.stable[0].name, []string{w.mortal[0].name, w.mortal[1].name}
 	asks := func(client *http.Client, url string, want ...string) func(context.Context) error {
@@ -52,6 +53,8 @@ func (w *world) loads(mail *mailBook, streams context.Context) []load {
 		{"HTTP/2, new connections", 1, 300 * ms, asks(h2Fresh, "https://www."+zone+"/", stable), nil},
 		{"HTTP/2, uploads", 1, 300 * ms, func(ctx context.Context) error { return upload(ctx, h2, "https://api."+zone+"/upload") }, nil},
 		{"HTTP/2, downloads", 1, 500 * ms, func(ctx context.Context) error { return download(ctx, h2, "https://www."+zone+"/big") }, nil},
+		{"HTTP/3", 2, 100 * ms, asks(h3, "https://www."+zone+"/", stable), nil},
+		{"HTTP/3, uploads", 1, 500 * ms, func(ctx context.Context) error { return upload(ctx, h3, "https://api."+zone+"/upload") }, nil},
 		{"WebSocket, open all the time", 2, 100 * ms, func(context.Context) error { return w.webSocket(streams, false, 1e9) }, always},
 		{"WebSocket, over TLS", 2, 100 * ms, func(ctx context.Context) error { return w.webSocket(ctx, true, 20) }, nil},
 		{"TCP, open all the time", 2, 100 * ms, func(context.Context) error { return stream(streams, w.stream, 1e9) }, always},
@@ -64,8 +67,12 @@ func (w *world) loads(mail *mailBook, streams context.Context) []load {
 		{"SMTP, submitted", 1, 400 * ms, func(ctx context.Context) error { return w.submitted(ctx, mail, "ID@far.test") }, nil},
 		{"DNS over UDP", 4, 50 * ms, func(ctx context.Context) error { return w.records.query(ctx, plainDNS("udp", w.dns)) }, nil},
 		{"DNS over TCP", 1, 100 * ms, func(ctx context.Context) error { return w.records.query(ctx, plainDNS("tcp", w.dns)) }, nil},
-		{"DNS over HTTPS", 1, 100 * ms, func(ctx context.Context) error { return w.records.query(ctx, doh) }, nil},
+		{"DNS over HTTPS, by the proxy", 1, 100 * ms, func(ctx context.Context) error { return w.records.query(ctx, doh) }, nil},
+		{"DNS over HTTPS", 1, 100 * ms, func(ctx context.Context) error { return w.records.query(ctx, ownDoH) }, nil},
+		{"DNS over TLS", 1, 200 * ms, func(ctx context.Context) error { return w.records.query(ctx, w.overTLS) }, nil},
+		{"DNS over QUIC", 1, 200 * ms, func(ctx context.Context) error { return w.records.query(ctx, w.overQUIC) }, nil},
 		{"RADIUS, devices", 1, 100 * ms, w.device, nil},
+		{"RADIUS over TLS, devices", 1, 300 * ms, w.deviceOverTLS, nil},
 		{"RADIUS, accounting (3 records)", 1, 200 * ms, w.session, nil},
 		{"RADIUS, users of a home server", 1, 200 * ms, w.roamer, []string{"kill home"}},
 		{"handshakes", 1, 200 * ms, func(ctx context.Context) error { return w.shake(ctx, names[rand.IntN(len(names))]) }, nil},

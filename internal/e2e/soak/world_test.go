@@ -3,6 +3,7 @@ package soak
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,9 @@ type world struct {
 	pebble *testenv.Pebble
 
 	// Ports of the gateway.
-	web, secure, stream, fragile, drain, smtp, submission, dns, auth, acct, ops, control int
+	web, secure, stream, fragile, drain, smtp, submission, dns, dot, doq, doh, auth, acct, radSec, ops, control int
+
+	switchCert tls.Certificate // of the client of RadSec
 
 	stable  []*backend
 	mortal  []*mortal
@@ -67,7 +70,7 @@ type world struct {
 func newWorld(t *testing.T, b *book, validity time.Duration) *world {
 	t.Helper()
 	w := &world{book: b, t: t, roots: x509.NewCertPool(), serials: &serialBook{seen: map[string]map[string]bool{}}}
-	for _, port := range []*int{&w.web, &w.secure, &w.stream, &w.fragile, &w.drain, &w.smtp, &w.submission, &w.dns, &w.auth, &w.acct, &w.ops, &w.control} {
+	for _, port := range []*int{&w.web, &w.secure, &w.stream, &w.fragile, &w.drain, &w.smtp, &w.submission, &w.dns, &w.dot, &w.doq, &w.doh, &w.auth, &w.acct, &w.radSec, &w.ops, &w.control} {
 		*port = testenv.FreePort(t)
 	}
 	w.binary = filepath.Join(testenv.Folder(t), "node")
@@ -87,7 +90,13 @@ func newWorld(t *testing.T, b *book, validity time.Duration) *world {
 	w.pebble = testenv.StartPebble(t, testenv.PebbleOpts{DNS: address(w.dns), Validity: validity})
 	w.trust()
 
+	cert, key, _ := testenv.SelfSigned(t)
+	var err error
+	if w.switchCert, err = tls.LoadX509KeyPair(cert, key); err != nil {
+		t.Fatal(err)
+	}
 	cfg := w.config(filepath.Join(testenv.Folder(t), "state"))
+	cfg.RADIUS.RadSec = &radius.RadSec{Port: &w.radSec, Certificate: radius.Certificate{Auto: true}, ClientCAPath: cert}
 	w.path = filepath.Join(testenv.Folder(t), "config.json")
 	f, err := os.Create(w.path)
 	if err != nil {
@@ -121,11 +130,12 @@ func (w *world) config(folder string) dcrouter.Config {
 		return email.Action{Type: email.Forward, Forward: &email.ForwardAction{Host: host, Port: w.sink.port, Queue: queue}}
 	}
 	return dcrouter.Config{
-		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: w.routes.list(),
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: w.routes.list(), HTTP3: proxy.HTTP3{Enabled: true},
 			Timeouts: proxy.Timeouts{Drain: drainTime, UDPIdle: 5 * time.Second},
 			ACME:     &proxy.ACME{CADirectory: w.pebble.Directory, CARootPath: w.pebble.CAPath, RetryInterval: time.Second}},
 		DNSDomain: "dns." + zone, DoHPort: &w.secure, DNSNSDomains: []string{"ns." + zone}, PublicIP: []string{"127.0.0.1"},
-		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: &w.dns, Records: append(records, w.records.first()...),
+		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: &w.dns,
+			DoT: &dnsserver.EncryptedPort{Port: &w.dot}, DoQ: &dnsserver.EncryptedPort{Port: &w.doq}, DoH: &dnsserver.EncryptedPort{Port: &w.doh}, Records: append(records, w.records.first()...),
 			Zones: []dnsserver.Zone{
 				{Name: zone, AllowTransfer: []string{"127.0.0.1"}, Notify: []dnsserver.Peer{{Addr: address(w.second.port)}}, DNSSEC: new(dnsserver.DNSSEC)},
 				{Name: "sender.test", AllowTransfer: []string{"127.0.0.1"}},
