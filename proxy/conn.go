@@ -26,6 +26,9 @@ type conn struct {
 	head     []byte // read and not yet given back
 
 	read func([]byte) (int, error) // replaces the connection's, if not nil
+	// direct is the connection once net/http has it, with cheaper reads and
+	// writes.
+	direct net.Conn
 
 	proxied bool // the peer is a proxy whose PROXY header comes first
 	counted bool // for its client's address; run.mu guards it
@@ -97,7 +100,18 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.read != nil {
 		return c.read(b)
 	}
+	if c.direct != nil {
+		return c.direct.Read(b)
+	}
 	return c.Conn.Read(b)
+}
+
+// Write writes to the connection.
+func (c *conn) Write(b []byte) (int, error) {
+	if c.direct != nil {
+		return c.direct.Write(b)
+	}
+	return c.Conn.Write(b)
 }
 
 // RemoteAddr is the client's address, as far as it is known.

@@ -185,8 +185,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // there is given back when the answer has been read.
 func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port int, call grpcCall) (*http.Response, error) {
 	t := e.target
-	out := req.Clone(req.Context())
-	out.Trailer = x.trailer // net/http fills it at the end of the body
+	out := req.WithContext(req.Context()) // shallow: what follows changes no fields
+	out.Trailer = x.trailer               // net/http fills it at the end of the body
 	if body != nil {
 		out.Body = body
 		// A target that takes no more of the body. The client's own limit gets

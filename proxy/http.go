@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dcrouter/dcrouter/internal/nonblock"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
 
@@ -119,6 +120,7 @@ func (r *run) queueHTTP2(c *conn, stream net.Conn) {
 
 // queueHTTP hands a connection to net/http for good.
 func (r *run) queueHTTP(c *conn, stream net.Conn) {
+	c.direct = nonblock.NewConn(c.Conn)
 	stream.SetDeadline(time.Time{})
 	r.working.Add(1) // until connState hears of its end
 	if !r.queue.push(stream) {
