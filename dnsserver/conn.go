@@ -3,9 +3,11 @@ package dnsserver
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -18,9 +20,15 @@ const (
 	messageTime   = 5 * time.Second
 	handshakeTime = 5 * time.Second
 	writeTime     = 10 * time.Second
-	// firstQuery is what is left of that for a new connection at Stop.
+	// firstQuery is what a new connection has at Stop until its first query has
+	// to be there, and lingering what a client has to take a goodbye in.
 	firstQuery = 250 * time.Millisecond
+	lingering  = 250 * time.Millisecond
 )
+
+// errNotTaken ends a connection whose client does not read what is sent to it.
+// It is no error of a deadline: those are about what does not come.
+var errNotTaken = errors.New("the client does not take what is sent to it")
 
 // clientConn is a connection over TCP that is on the books of a run, whatever is
 // spoken over it.
@@ -39,8 +47,10 @@ type clientConn struct {
 	// time in ns; 0 while busy.
 	waitsSince atomic.Int64
 	released   atomic.Bool
-	// asked is set when the client has sent something.
+	// asked is set when the client has begun to ask.
 	asked atomic.Bool
+	// asking is set while net/http has a request.
+	asking atomic.Bool
 }
 
 // serveConn serves a connection to its end. by is how it came, if that is known
@@ -173,9 +183,11 @@ func (c *clientConn) release() {
 // hurry has the connection end as soon as it has answered what it has read. The
 // first query of a new connection may be on its way.
 func (c *clientConn) hurry() {
-	if c.asked.Load() {
+	switch {
+	case c.asking.Load(): // it comes by here again
+	case c.asked.Load():
 		c.Conn.SetReadDeadline(time.Unix(1, 0))
-	} else {
+	default:
 		c.Conn.SetReadDeadline(time.Now().Add(firstQuery))
 	}
 }
@@ -202,14 +214,23 @@ func (c *clientConn) waitUntil(until time.Time) error {
 	return nil
 }
 
-// hasToTake sets the deadline for writing. The same goes for it.
-func (c *clientConn) hasToTake() error {
-	until := time.Now().Add(writeTime)
-	if until.Sub(c.writable) <= writeTime/2 {
-		return nil
+// send writes to the client, which has to take it. The deadline for that is set
+// with as little care. Whoever reads may be at it at the same time.
+func (c *clientConn) send(b []byte) error {
+	now := time.Now()
+	if until := now.Add(writeTime); until.Sub(c.writable) > writeTime/2 {
+		if err := c.Conn.SetWriteDeadline(until); err != nil {
+			return err
+		}
+		c.writable = until
 	}
-	c.writable = until
-	return c.Conn.SetWriteDeadline(until)
+	before := c.waitsSince.Swap(now.UnixNano())
+	_, err := c.Conn.Write(b)
+	c.waitsSince.CompareAndSwap(now.UnixNano(), before)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errNotTaken
+	}
+	return err
 }
 
 // linger leaves a client that has been told that it is over a moment to take
@@ -220,6 +241,6 @@ func (c *clientConn) linger() {
 		c.gathered.flush() // CloseWrite leaves no time for writing
 		secure.CloseWrite()
 	}
-	c.raw.SetReadDeadline(time.Now().Add(firstQuery))
+	c.raw.SetReadDeadline(time.Now().Add(lingering))
 	io.Copy(io.Discard, c.raw)
 }

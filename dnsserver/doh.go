@@ -42,9 +42,20 @@ func (e *httpError) Error() string { return e.text }
 // It answers 503 while the Server does not run. Clients are known by
 // RemoteAddr. TLS, and limits of connections, are the HTTP server's.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var err error
+	if s.current() == nil {
+		err = &httpError{http.StatusServiceUnavailable, "the DNS server does not run"}
+	}
+	s.serveHTTP(w, r, err)
+}
+
+// serveHTTP answers a request, with err if that is not nil.
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, err error) {
 	stats := s.counters.shard(overHTTPS)
 	stats.queries.Add(1)
-	err := s.serveHTTP(w, r)
+	if err == nil {
+		err = s.tryHTTP(w, r)
+	}
 	if err == nil {
 		stats.responses.Add(1)
 		return
@@ -61,10 +72,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, problem.text, problem.status)
 }
 
-func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
-	if s.current() == nil {
-		return &httpError{http.StatusServiceUnavailable, "the DNS server does not run"}
-	}
+func (s *Server) tryHTTP(w http.ResponseWriter, r *http.Request) error {
 	in := s.getMessage()
 	defer s.putMessage(in)
 	req := webRequest{method: r.Method, path: r.URL.Path, query: r.URL.RawQuery,
@@ -84,10 +92,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 			return &httpError{http.StatusBadRequest, "the message did not come to its end"}
 		}
 	}
-	from := &asker{transport: overHTTPS}
-	if addr, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		from.addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	}
+	from := &asker{addr: addrPortOf(r.RemoteAddr), transport: overHTTPS}
 	out := s.getMessage()
 	defer s.putMessage(out)
 	sc := s.scratches.Get().(*scratch)
@@ -109,6 +114,12 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) error {
 		return &httpError{}
 	}
 	return nil
+}
+
+// addrPortOf is not valid if there is no IP address in text.
+func addrPortOf(text string) netip.AddrPort {
+	addr, _ := netip.ParseAddrPort(text)
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 }
 
 // answerHTTP makes the answer to a message, in out, and the body that it is in

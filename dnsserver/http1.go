@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,7 +14,7 @@ func newHTTP1Server(r *run) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:        r.s,
+		Handler:        http.HandlerFunc(r.serveHTTP1),
 		ReadTimeout:    messageTime,
 		WriteTimeout:   writeTime,
 		IdleTimeout:    r.s.cfg.idleTimeout(),
@@ -24,10 +25,25 @@ func newHTTP1Server(r *run) *http.Server {
 	}
 }
 
-// http1Conn is a connection, in the hands of net/http.
+// serveHTTP1 answers a request, also while the run stops.
+func (r *run) serveHTTP1(w http.ResponseWriter, req *http.Request) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.panicked(addrPortOf(req.RemoteAddr), v)
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	if r.closing.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	r.s.serveHTTP(w, req, nil)
+}
+
+// http1Conn is a connection in the hands of net/http.
 type http1Conn struct {
 	net.Conn
 	client *clientConn
+	idle   bool // it begins to wait for a request
 	given  bool
 	over   chan struct{} // closed when net/http is through with it
 }
@@ -43,15 +59,44 @@ func (c *http1Conn) note(state http.ConnState) {
 	switch state {
 	case http.StateActive:
 		c.client.asked.Store(true)
-		c.client.waitsSince.Store(0)
+		c.client.asking.Store(true)
 	case http.StateIdle:
-		c.client.waitsSince.Store(time.Now().UnixNano())
+		c.client.asking.Store(false)
+		c.idle = true
 	case http.StateClosed:
 		close(c.over)
 	}
 }
 
-// Close closes the connection, after what has been gathered for it.
+// Read reads from the client, which is waited for.
+func (c *http1Conn) Read(b []byte) (int, error) {
+	c.client.waitsSince.Store(time.Now().UnixNano())
+	defer c.client.waitsSince.Store(0)
+	return c.Conn.Read(b)
+}
+
+// SetReadDeadline sets what net/http thinks right, unless there is less patience.
+func (c *http1Conn) SetReadDeadline(t time.Time) error {
+	if c.idle && !t.IsZero() {
+		t, c.idle = time.Now().Add(c.client.run.s.patience()), false
+	}
+	err := c.Conn.SetReadDeadline(t)
+	if c.client.run.closing.Load() {
+		c.client.hurry()
+	}
+	return err
+}
+
+// CloseWrite says goodbye after what has been gathered.
+func (c *http1Conn) CloseWrite() error {
+	c.client.gathered.flush()
+	if secure, ok := c.Conn.(*tls.Conn); ok {
+		return secure.CloseWrite()
+	}
+	return nil
+}
+
+// Close closes the connection, after the same.
 func (c *http1Conn) Close() error {
 	c.client.gathered.flush()
 	return c.Conn.Close()

@@ -207,6 +207,14 @@ func TestHTTP2Violations(t *testing.T) {
 			h.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, EndHeaders: true, EndStream: true})
 		}, connection(http2.ErrCodeCompression)},
 		{"a dependency on itself", func(h *frames) { h.WritePriority(1, http2.PriorityParam{StreamDep: 1}) }, connection(http2.ErrCodeProtocol)},
+		{"padding without its length", func(h *frames) {
+			h.head(1, false, "POST", "/dns-query", "content-type", wireType)
+			h.WriteRawFrame(http2.FrameData, http2.FlagDataPadded, 1, nil)
+		}, connection(http2.ErrCodeFrameSize)},
+		{"more after headers in error", func(h *frames) {
+			h.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersPadded, 1, []byte{200, 0x82})
+			h.WriteContinuation(1, false, query)
+		}, connection(http2.ErrCodeProtocol)},
 		{"a window for no request", func(h *frames) { h.WriteWindowUpdate(1, 1) }, connection(http2.ErrCodeProtocol)},
 		{"a reset of no request", func(h *frames) { h.WriteRSTStream(1, http2.ErrCodeCancel) }, connection(http2.ErrCodeProtocol)},
 	} {
@@ -301,7 +309,7 @@ func TestHTTP2LongBody(t *testing.T) {
 	// What they have taken of the window is given back: far more than that comes.
 	h.WriteData(3, false, make([]byte, 100)) // too late
 	id := uint32(5)
-	for range 3 * bodiesWindow / maxMessage {
+	for range 3 * receiveWindow / maxMessage {
 		h.head(id, false, "POST", "/dns-query", "content-type", wireType)
 		long := append(makeQuery(1, "a.example"), make([]byte, maxMessage)...)[:maxMessage]
 		for part := range slices.Chunk(long, frameSize) {
@@ -313,6 +321,85 @@ func TestHTTP2LongBody(t *testing.T) {
 			t.Fatalf("%d: %+v, %v", id, got[id], err)
 		}
 		id += 2
+	}
+}
+
+// Many bodies at once do not wait for each other for ever: some have to be sent
+// again.
+func TestHTTP2ManyBodies(t *testing.T) {
+	testenv.Goroutines(t)
+	s, client := startHTTPS(t, Config{}, nil)
+	h := dialHTTP2(t, s, client)
+	long := append(makeQuery(1, "a.example"), make([]byte, 16000)...)[:16000]
+	var ids []uint32
+	for id := uint32(1); id < 60; id += 2 {
+		ids = append(ids, id)
+		h.head(id, false, "POST", "/dns-query", "content-type", wireType)
+	}
+	go func() {
+		for at := 0; at < len(long); at += 1000 {
+			for _, id := range ids {
+				h.WriteData(id, at+1000 == len(long), long[at:at+1000]) // also where that has been refused
+			}
+		}
+	}()
+	answered := 0
+	got, err := h.until(all(ids...))
+	for _, id := range ids {
+		switch r := got[id]; {
+		case r.status() == "200":
+			answered++
+		case r == nil || r.reset == nil || *r.reset != http2.ErrCodeRefusedStream:
+			t.Errorf("%d: %+v", id, r)
+		}
+	}
+	if err != nil || answered < maxBodies/16000 {
+		t.Errorf("%d answered, %v", answered, err)
+	}
+}
+
+// What is still on its way for a request that was broken off is no error.
+func TestHTTP2LateFrames(t *testing.T) {
+	testenv.Goroutines(t)
+	s, client := startHTTPS(t, Config{}, nil)
+	h := dialHTTP2(t, s, client)
+	h.head(1, false, "POST", "/dns-query", "content-type", wireType, "content-length", "65536")
+	h.WriteData(1, false, make([]byte, 100))
+	h.WriteWindowUpdate(1, 100)
+	h.block.Reset()
+	h.enc.WriteField(hpack.HeaderField{Name: "checksum", Value: "1"})
+	h.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: h.block.Bytes(), EndHeaders: true, EndStream: true})
+	h.get(3, makeQuery(1, "a.example"))
+	if got, err := h.until(all(1, 3)); err != nil || got[1].status() != "413" || got[3].status() != "200" {
+		t.Errorf("%+v, %+v, %v", got[1], got[3], err)
+	}
+}
+
+// Each request is counted once, whatever becomes of it.
+func TestHTTP2Counters(t *testing.T) {
+	testenv.Goroutines(t)
+	s, client := startHTTPS(t, Config{}, nil)
+	h := dialHTTP2(t, s, client, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	for id := uint32(1); id < 8; id += 2 {
+		h.get(id, makeQuery(1, "a.example")) // the answer is held
+	}
+	for id := uint32(9); id < 16; id += 2 {
+		h.head(id, false, "POST", "/dns-query", "content-type", wireType)
+	}
+	h.WriteRSTStream(1, http2.ErrCodeCancel)
+	h.WriteRSTStream(9, http2.ErrCodeCancel)
+	h.WriteWindowUpdate(3, 1<<31-1)
+	h.WriteWindowUpdate(3, 1<<31-1)
+	h.WriteWindowUpdate(11, 1<<31-1)
+	h.WriteWindowUpdate(11, 1<<31-1)
+	h.WriteWindowUpdate(5, 1000)
+	if _, err := h.until(all(3, 5, 11)); err != nil {
+		t.Fatal(err)
+	}
+	h.Conn.Close()
+	waitUntil(t, "the end", func() bool { return s.counters.snapshot().HTTPS.OpenConnections == 0 })
+	if st := s.counters.snapshot().HTTPS; st.Queries != 8 || st.Responses != 4 || st.Dropped != 4 {
+		t.Errorf("%+v", st)
 	}
 }
 
@@ -350,15 +437,26 @@ func TestHTTP2SlowClients(t *testing.T) {
 	}
 	wg.Go(func() {
 		h := dialHTTP2(t, s, client)
-		began := time.Now()
-		h.head(1, false, "POST", "/dns-query", "content-type", wireType)
-		h.get(3, makeQuery(1, "a.example"))
-		got, err := h.until(all(1, 3))
-		if took := time.Since(began); err != nil || got[1].reset == nil || *got[1].reset != http2.ErrCodeCancel || took < messageTime-500*time.Millisecond || took > messageTime+3*time.Second {
-			t.Errorf("%+v, %v after %v", got[1], err, took)
+		query := makeQuery(1, "a.example")
+		post := func(id uint32) {
+			h.head(id, false, "POST", "/dns-query", "content-type", wireType)
+			h.WriteData(id, false, query[:5])
 		}
-		if got[3].status() != "200" {
-			t.Errorf("%+v", got[3])
+		began := time.Now()
+		post(1)
+		time.Sleep(50 * time.Millisecond)
+		post(3) // stands still, while the deadline is that of 1
+		time.Sleep(time.Second)
+		h.WriteData(1, true, query[5:])
+		time.Sleep(messageTime - 500*time.Millisecond - time.Since(began))
+		post(5)
+		got, err := h.until(all(1, 3))
+		if took := time.Since(began); err != nil || got[3].reset == nil || *got[3].reset != http2.ErrCodeCancel || took < messageTime-500*time.Millisecond || took > messageTime+3*time.Second {
+			t.Errorf("%+v, %v after %v", got[3], err, took)
+		}
+		h.WriteData(5, true, query[5:])
+		if later, err := h.until(all(5)); got[1].status() != "200" || err != nil || later[5].status() != "200" {
+			t.Errorf("others: %+v, %+v, %v", got[1], later[5], err)
 		}
 	})
 	wg.Wait()
@@ -369,12 +467,12 @@ func FuzzHTTP2(f *testing.F) {
 	s := startDoH(f)
 	var b bytes.Buffer
 	h := &frames{Framer: http2.NewFramer(&b, nil)}
-	h.enc = hpack.NewEncoder(&h.block)
 	add := func(frames func()) {
 		b.Reset()
+		h.enc = hpack.NewEncoder(&h.block)
 		h.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 20})
 		frames()
-		f.Add(b.Bytes())
+		f.Add(bytes.Clone(b.Bytes()))
 	}
 	query := makeQuery(1, "a.example")
 	add(func() { h.get(1, query); h.WriteWindowUpdate(1, 100); h.WriteWindowUpdate(0, 100) })

@@ -176,6 +176,145 @@ func TestStopEndsHTTPS(t *testing.T) {
 	testenv.Receive(t, stopped)
 }
 
+// A new connection has its first query answered at Stop, but does not hold it up.
+func TestStopMeetsNewHTTPS(t *testing.T) {
+	testenv.Goroutines(t)
+	for _, protocol := range []string{"h2", "http/1.1"} {
+		for _, shaken := range []bool{true, false} { // the handshake is through at Stop
+			s, client := startHTTPS(t, Config{}, nil)
+			client.NextProtos = []string{protocol}
+			c := tls.Client(dial(t, "tcp", addr(t, s, "https")), client)
+			waitUntil(t, "the connection", func() bool { return s.limits.open.Load() == 1 })
+			if shaken {
+				if err := c.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stopped := make(chan time.Duration, 1)
+			go func() {
+				began := time.Now()
+				stop(t, s)
+				stopped <- time.Since(began)
+			}()
+			waitUntil(t, "Stop", func() bool { return s.current() == nil })
+			query := makeQuery(1, "a.example")
+			switch {
+			case !shaken:
+				if err := c.Handshake(); err != nil {
+					t.Errorf("%s: %v", protocol, err)
+				}
+			case protocol == "h2":
+				io.WriteString(c, http2.ClientPreface)
+				h := newFrames(c)
+				h.WriteSettings()
+				h.get(1, query)
+				if got, err := h.until(all(1)); err != nil || got[1].status() != "200" {
+					t.Errorf("%+v, %v", got[1], err)
+				}
+			default:
+				fmt.Fprintf(c, "GET /dns-query?dns=%s HTTP/1.1\r\nhost: a\r\n\r\n", encode(query))
+				if answer, err := io.ReadAll(c); !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") || !strings.Contains(string(answer), "\r\nConnection: close\r\n") {
+					t.Errorf("%q, %v", answer, err)
+				}
+			}
+			if took := testenv.Receive(t, stopped); took > 3*time.Second {
+				t.Errorf("%s, shaken %v: Stop took %v", protocol, shaken, took)
+			}
+			c.Close()
+		}
+	}
+}
+
+// Clients that wait for themselves make room for others, whatever they do.
+func TestHeldHTTPSMakesRoom(t *testing.T) {
+	testenv.Goroutines(t)
+	long := func(_ *scratch, dst, query []byte, _ *asker) []byte {
+		return append(append(append(dst, query[:2]...), 0x80), make([]byte, 60000)...)
+	}
+	for name, hold := range map[string]func(c net.Conn){
+		"a body in HTTP/2": func(c net.Conn) {
+			io.WriteString(c, http2.ClientPreface)
+			h := newFrames(c)
+			h.WriteSettings()
+			h.head(1, false, "POST", "/dns-query", "content-type", wireType)
+		},
+		"answers in HTTP/2": func(c net.Conn) { // that nobody reads
+			io.WriteString(c, http2.ClientPreface)
+			h := newFrames(c)
+			h.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+			h.WriteWindowUpdate(0, 1<<30)
+			for id := uint32(1); id < 1000; id += 2 {
+				h.get(id, makeQuery(1, "a.example"))
+			}
+		},
+		"a body in HTTP/1.1": func(c net.Conn) {
+			fmt.Fprintf(c, "POST /dns-query HTTP/1.1\r\nhost: a\r\ncontent-type: %s\r\ncontent-length: 100\r\n\r\n", wireType)
+		},
+	} {
+		s, client := startHTTPS(t, Config{MaxConnections: 2}, func(s *Server) { s.responding = long })
+		client.NextProtos = []string{"h2"}
+		if strings.HasSuffix(name, "1.1") {
+			client.NextProtos = []string{"http/1.1"}
+		}
+		for range 2 {
+			raw := dial(t, "tcp", addr(t, s, "https"))
+			raw.(*net.TCPConn).SetReadBuffer(4096)
+			c := tls.Client(raw, client)
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			hold(c)
+		}
+		looks := 0
+		waitUntil(t, "that the server waits for them", func() bool {
+			r := s.current()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for c := range r.conns {
+				if c.waitsSince.Load() == 0 {
+					looks = 0
+				}
+			}
+			looks++
+			return looks > 20 && s.counters.snapshot().HTTPS.Queries >= 2
+		})
+		for range 3 {
+			c := tls.Client(dial(t, "tcp", addr(t, s, "https")), client)
+			if err := c.Handshake(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			c.Close()
+		}
+	}
+}
+
+// Stop does not wait for clients that do not even take the goodbye.
+func TestStopWithoutGoodbye(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, client, _ := certificate(t)
+	s := newServer(t, Config{Listen: new(bool)}, cert)
+	mustStart(t, s)
+	settings := s.opts.tlsFor("http/1.1")
+	client.NextProtos = []string{"http/1.1"}
+	for range 3 {
+		a, b := net.Pipe() // nothing is written that is not read
+		defer b.Close()
+		go s.ServeConn(tls.Server(a, settings))
+		c := tls.Client(b, client)
+		fmt.Fprintf(c, "GET /resolve?name=a.example HTTP/1.1\r\nhost: a\r\n\r\n")
+		if _, err := c.Read(make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	s.Stop(ctx)
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("Stop took %v", took)
+	}
+}
+
 // Stop does not wait beyond its time for who reads nothing.
 func TestStopCutsHTTPS(t *testing.T) {
 	testenv.Goroutines(t)

@@ -239,7 +239,6 @@ func (r *run) beginStop() bool {
 	for c := range r.conns {
 		c.hurry()
 	}
-	r.http1.SetKeepAlivesEnabled(false) // it would wait for more requests
 	return true
 }
 

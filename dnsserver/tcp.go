@@ -317,10 +317,7 @@ func (c *streamConn) flush() error {
 func (c *streamConn) write(b []byte) error {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := c.hasToTake(); err != nil {
-		return err
-	}
-	if _, err := c.Conn.Write(b); err != nil {
+	if err := c.send(b); err != nil {
 		if c.cancel != nil {
 			c.cut()
 		}

@@ -1,7 +1,9 @@
 package dnsserver
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/dcrouter/dcrouter/internal/nonblock"
@@ -82,5 +84,8 @@ func (c *gatherConn) flushLocked() error {
 	c.out = nil
 	_, err := c.Conn.Write(*out)
 	c.s.putMessage(out)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errNotTaken // also to who reads
+	}
 	return err
 }

@@ -129,3 +129,18 @@ func TestTLSAlertsArrive(t *testing.T) {
 	wantAnswer(t, msg, query)
 	wantClosed(t, c, 5*time.Second)
 }
+
+// Who reads hears that the client takes nothing, and not that it sends nothing.
+func TestGatherDeadline(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	c := &gatherConn{Conn: a, s: startDoH(t)}
+	a.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err != errNotTaken {
+		t.Errorf("%v", err)
+	}
+}
