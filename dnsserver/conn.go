@@ -185,10 +185,14 @@ func (c *clientConn) release() {
 func (c *clientConn) hurry() {
 	switch {
 	case c.asking.Load(): // it comes by here again
+		return
 	case c.asked.Load():
 		c.Conn.SetReadDeadline(time.Unix(1, 0))
 	default:
 		c.Conn.SetReadDeadline(time.Now().Add(firstQuery))
+	}
+	if c.asking.Load() { // and has set its deadline just before
+		c.Conn.SetReadDeadline(time.Now().Add(messageTime))
 	}
 }
 
@@ -228,6 +232,7 @@ func (c *clientConn) send(b []byte) error {
 	_, err := c.Conn.Write(b)
 	c.waitsSince.CompareAndSwap(now.UnixNano(), before)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.cut() // TLS would try to say goodbye
 		return errNotTaken
 	}
 	return err

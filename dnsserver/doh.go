@@ -53,14 +53,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, err error) {
 	stats := s.counters.shard(overHTTPS)
 	stats.queries.Add(1)
+	outcome := &stats.dropped // also of a panic
+	defer func() { outcome.Add(1) }()
 	if err == nil {
 		err = s.tryHTTP(w, r)
 	}
 	if err == nil {
-		stats.responses.Add(1)
+		outcome = &stats.responses
 		return
 	}
-	stats.dropped.Add(1)
 	problem := &httpError{http.StatusInternalServerError, "internal error"}
 	errors.As(err, &problem)
 	switch problem.status {

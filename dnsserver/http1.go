@@ -43,7 +43,8 @@ func (r *run) serveHTTP1(w http.ResponseWriter, req *http.Request) {
 type http1Conn struct {
 	net.Conn
 	client *clientConn
-	idle   bool // it begins to wait for a request
+	idle   bool      // it begins to wait for a request
+	since  time.Time // when it began to read it
 	given  bool
 	over   chan struct{} // closed when net/http is through with it
 }
@@ -62,17 +63,39 @@ func (c *http1Conn) note(state http.ConnState) {
 		c.client.asking.Store(true)
 	case http.StateIdle:
 		c.client.asking.Store(false)
-		c.idle = true
+		c.idle, c.since = true, time.Time{}
 	case http.StateClosed:
 		close(c.over)
 	}
 }
 
-// Read reads from the client, which is waited for.
+// Read reads from the client, which is waited for, unless net/http looks for its
+// end while it is answered. Then it reads a single byte.
 func (c *http1Conn) Read(b []byte) (int, error) {
-	c.client.waitsSince.Store(time.Now().UnixNano())
-	defer c.client.waitsSince.Store(0)
+	if len(b) == 1 && c.client.asking.Load() {
+		return c.Conn.Read(b)
+	}
+	if c.since.IsZero() {
+		c.since = time.Now()
+	}
+	mark := c.since.UnixNano()
+	c.client.waitsSince.Store(mark)
+	defer c.client.waitsSince.CompareAndSwap(mark, 0)
 	return c.Conn.Read(b)
+}
+
+// Write writes to the client, which has to take it.
+func (c *http1Conn) Write(b []byte) (n int, err error) {
+	c.waitFor(func() { n, err = c.Conn.Write(b) })
+	return n, err
+}
+
+// waitFor does what may have to wait for the client.
+func (c *http1Conn) waitFor(do func()) {
+	mark := time.Now().UnixNano()
+	before := c.client.waitsSince.Swap(mark)
+	defer c.client.waitsSince.CompareAndSwap(mark, before)
+	do()
 }
 
 // SetReadDeadline sets what net/http thinks right, unless there is less patience.
@@ -89,7 +112,7 @@ func (c *http1Conn) SetReadDeadline(t time.Time) error {
 
 // CloseWrite says goodbye after what has been gathered.
 func (c *http1Conn) CloseWrite() error {
-	c.client.gathered.flush()
+	c.waitFor(func() { c.client.gathered.flush() })
 	if secure, ok := c.Conn.(*tls.Conn); ok {
 		return secure.CloseWrite()
 	}
@@ -98,7 +121,7 @@ func (c *http1Conn) CloseWrite() error {
 
 // Close closes the connection, after the same.
 func (c *http1Conn) Close() error {
-	c.client.gathered.flush()
+	c.waitFor(func() { c.client.gathered.flush() })
 	return c.Conn.Close()
 }
 

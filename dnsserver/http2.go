@@ -61,6 +61,8 @@ type http2Conn struct {
 	busy    bool                    // there has been one since the last Read
 	leaving bool                    // goodbye has been said
 
+	answering bool // an answer is being made
+
 	window  int64          // what may be sent
 	initial int64          // the same, of a new stream
 	unsent  int64          // bytes of answers that wait
@@ -81,7 +83,21 @@ func serveHTTP2(conn *clientConn) {
 	c.framer.SetMaxReadFrameSize(frameSize)
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.framer.MaxHeaderListSize = maxHeaderList
+	defer c.end()
 	c.part(c.serve())
+}
+
+// end gives everything back, also after a panic, when what made the answer stays
+// out of use.
+func (c *http2Conn) end() {
+	for _, st := range c.streams {
+		c.abandon(st)
+	}
+	if c.answering {
+		c.conn.stats.dropped.Add(1)
+		return
+	}
+	c.rest()
 }
 
 func (c *http2Conn) serve() error {
@@ -131,12 +147,6 @@ func (c *http2Conn) greet() error {
 
 // part ends the connection, and tells a client that has not done so itself why.
 func (c *http2Conn) part(err error) {
-	defer func() {
-		for _, st := range c.streams {
-			c.abandon(st)
-		}
-		c.rest()
-	}()
 	code := http2.ErrCodeNo
 	var broken http2.ConnectionError
 	switch {

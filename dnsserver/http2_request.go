@@ -115,6 +115,7 @@ func (c *http2Conn) complete(st *http2Stream) error {
 		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeProtocol}
 	}
 	delete(c.streams, st.id)
+	c.busy = true
 	defer c.dropBody(st)
 	if st.problem != nil {
 		return c.refuse(st, true, st.problem)
@@ -133,7 +134,9 @@ func (c *http2Conn) respond(st *http2Stream) error {
 	}
 	var body []byte
 	var err error
+	c.answering = true
 	*c.msg, body, err = s.answerHTTP(c.sc, (*c.msg)[:0], *st.body, &c.conn.from, st.req.form)
+	c.answering = false
 	if err != nil {
 		return c.refuse(st, true, err)
 	}

@@ -247,6 +247,11 @@ func TestHeldHTTPSMakesRoom(t *testing.T) {
 				h.get(id, makeQuery(1, "a.example"))
 			}
 		},
+		"answers in HTTP/1.1": func(c net.Conn) {
+			for range 1000 {
+				fmt.Fprintf(c, "GET /dns-query?dns=%s HTTP/1.1\r\nhost: a\r\n\r\n", encode(makeQuery(1, "a.example")))
+			}
+		},
 		"a body in HTTP/1.1": func(c net.Conn) {
 			fmt.Fprintf(c, "POST /dns-query HTTP/1.1\r\nhost: a\r\ncontent-type: %s\r\ncontent-length: 100\r\n\r\n", wireType)
 		},
@@ -349,9 +354,19 @@ func TestHTTPSPanic(t *testing.T) {
 		}
 	})
 	h := dialHTTP2(t, s, client)
-	h.get(1, makeQuery(99, "a.example"))
+	h.head(3, false, "POST", "/dns-query", "content-type", wireType)
+	h.get(5, makeQuery(99, "a.example"))
 	if got, err := h.until(noMore); len(got) > 0 || err == nil {
 		t.Errorf("%+v, %v", got[1], err)
+	}
+	older := tls.Client(dial(t, "tcp", addr(t, s, "https")), client)
+	fmt.Fprintf(older, "GET /dns-query?dns=%s HTTP/1.1\r\nhost: a\r\n\r\n", encode(makeQuery(99, "a.example")))
+	if answer, err := io.ReadAll(older); len(answer) > 0 {
+		t.Errorf("%q, %v", answer, err)
+	}
+	waitUntil(t, "the end", func() bool { return s.counters.snapshot().HTTPS.OpenConnections == 0 })
+	if st := s.counters.snapshot().HTTPS; st.Queries != 3 || st.Dropped != 3 {
+		t.Errorf("%+v", st)
 	}
 	h = dialHTTP2(t, s, client)
 	h.get(1, makeQuery(1, "a.example"))

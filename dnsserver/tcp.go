@@ -120,14 +120,15 @@ func (c *streamConn) fill() error {
 			}
 			since, until = c.began, c.began.Add(messageTime)
 		}
+		mark := since.UnixNano()
 		if c.active.Load() == 0 {
-			c.waitsSince.Store(since.UnixNano())
+			c.waitsSince.Store(mark)
 		}
 		if err := c.waitUntil(until); err != nil {
 			return err
 		}
 		n, err := c.Conn.Read(c.in[c.end:])
-		c.waitsSince.Store(0)
+		c.waitsSince.CompareAndSwap(mark, 0) // a write may wait
 		if n > 0 {
 			c.asked.Store(true)
 			c.end += n

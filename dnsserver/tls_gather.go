@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/dcrouter/dcrouter/internal/nonblock"
 )
@@ -31,9 +33,22 @@ type gatherConn struct {
 	net.Conn
 	s *Server
 
+	until atomic.Int64 // the deadline for writing, in Unix time in ns
+
 	mu     sync.Mutex
 	out    *[]byte // nil: nothing
 	direct bool    // nothing is gathered: somebody reads, or nobody will any more
+}
+
+// SetWriteDeadline sets the deadline for what is written at once. What has been
+// gathered has one of its own: it may be written much later.
+func (c *gatherConn) SetWriteDeadline(t time.Time) error {
+	c.until.Store(t.UnixNano())
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *gatherConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.Conn.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 func (c *gatherConn) Read(b []byte) (int, error) {
@@ -82,10 +97,17 @@ func (c *gatherConn) flushLocked() error {
 	}
 	out := c.out
 	c.out = nil
+	now := time.Now()
+	if left := time.Duration(c.until.Load() - now.UnixNano()); left < writeTime/2 || left > writeTime {
+		if err := c.SetWriteDeadline(now.Add(writeTime)); err != nil {
+			return err
+		}
+	}
 	_, err := c.Conn.Write(*out)
 	c.s.putMessage(out)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errNotTaken // also to who reads
+		c.Conn.Close() // TLS would try to say goodbye
+		return errNotTaken
 	}
 	return err
 }

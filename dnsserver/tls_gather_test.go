@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"bytes"
 	"crypto/tls"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -136,11 +137,28 @@ func TestGatherDeadline(t *testing.T) {
 	defer a.Close()
 	defer b.Close()
 	c := &gatherConn{Conn: a, s: startDoH(t)}
+	c.until.Store(time.Now().Add(writeTime - time.Second).UnixNano()) // so that it is left alone
 	a.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Read(make([]byte, 1)); err != errNotTaken {
 		t.Errorf("%v", err)
+	}
+	// What has been gathered has its time, whatever was set before.
+	for _, deadline := range []time.Time{{}, time.Unix(1, 0), time.Now().Add(time.Hour)} {
+		a, b := net.Pipe()
+		defer a.Close()
+		defer b.Close()
+		go io.Copy(io.Discard, b)
+		c := &gatherConn{Conn: a, s: c.s}
+		c.SetWriteDeadline(deadline)
+		c.Write([]byte("hello"))
+		if err := c.flush(); err != nil {
+			t.Errorf("%v: %v", deadline, err)
+		}
+		if left := time.Until(time.Unix(0, c.until.Load())); left < writeTime/2 || left > writeTime {
+			t.Errorf("%v: %v are left", deadline, left)
+		}
 	}
 }

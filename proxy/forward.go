@@ -289,11 +289,12 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.timer.moved()
 	if err != nil && err != io.EOF && b.ctx.Err() == nil && (b.request == nil || !b.request.failed.Load()) {
-		if b.call.over() {
-			endGRPCDeadline(b.resp)
+		switch {
+		case !b.call.over():
+			b.entry.report(brokeOff, err)
+		case b.call.end(b.resp):
 			return n, io.EOF
 		}
-		b.entry.report(brokeOff, err)
 	}
 	return n, err
 }

@@ -15,6 +15,7 @@ import (
 // has time without end.
 type grpcCall struct {
 	deadline time.Time
+	web      bool // gRPC-Web, which has its trailer in the body
 }
 
 // newGRPCCall looks at a request that is about to be sent: its client's time
@@ -22,7 +23,7 @@ type grpcCall struct {
 func newGRPCCall(h http.Header) grpcCall {
 	if isGRPC(h) {
 		if limit, ok := parseGRPCTimeout(h.Get("Grpc-Timeout")); ok {
-			return grpcCall{time.Now().Add(limit)}
+			return grpcCall{time.Now().Add(limit), strings.HasPrefix(h.Get("Content-Type"), "application/grpc-web")}
 		}
 	}
 	return grpcCall{}
@@ -55,12 +56,17 @@ func answerGRPCDeadline(w http.ResponseWriter, req *http.Request) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// endGRPCDeadline ends a response that was broken off.
-func endGRPCDeadline(resp *http.Response) {
+// end ends a response that was broken off, where it can: the end of a body whose
+// length was said, or that has gRPC-Web's trailer in it, is missed.
+func (c grpcCall) end(resp *http.Response) (ended bool) {
+	if c.web || resp.ContentLength >= 0 {
+		return false
+	}
 	if resp.Trailer == nil {
 		resp.Trailer = make(http.Header)
 	}
 	setGRPCDeadline(resp.Trailer)
+	return true
 }
 
 // parseGRPCTimeout parses what grpc-timeout holds: up to eight digits and a

@@ -37,13 +37,14 @@ func TestGRPCDeadline(t *testing.T) {
 	id := uint32(1)
 	for _, test := range []struct {
 		kind, timeout string
-		over          bool
+		over, ends    bool
 	}{
-		{"application/grpc", "10m", true},
-		{"application/grpc+proto", "10000u", true},
-		{"application/grpc", "10S", false},
-		{"application/grpc", "", false},
-		{"text/plain", "10m", false},
+		{"application/grpc", "10m", true, true},
+		{"application/grpc+proto", "10000u", true, true},
+		{"application/grpc-web+proto", "10m", true, false}, // whose trailer is in the body
+		{"application/grpc", "10S", false, false},
+		{"application/grpc", "", false, false},
+		{"text/plain", "10m", false, false},
 	} {
 		for _, body := range []string{"", "x"} {
 			before := p.Stats().Targets[0].Failures
@@ -62,7 +63,7 @@ func TestGRPCDeadline(t *testing.T) {
 				if got.head[":status"] != "502" {
 					t.Errorf("%+v: %v, want 502", test, got)
 				}
-			case !test.over:
+			case body != "" && !test.ends:
 				if got.reset == nil {
 					t.Errorf("%+v: %v, want a reset", test, got)
 				}
