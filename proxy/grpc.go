@@ -72,16 +72,28 @@ func (c grpcCall) end(resp *http.Response) (ended bool) {
 // parseGRPCTimeout parses what grpc-timeout holds: up to eight digits and a
 // unit.
 func parseGRPCTimeout(s string) (time.Duration, bool) {
-	units := map[byte]time.Duration{
-		'H': time.Hour, 'M': time.Minute, 'S': time.Second,
-		'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond,
-	}
 	if len(s) < 2 || len(s) > 9 {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(s[:len(s)-1], 10, 64)
-	unit, ok := units[s[len(s)-1]]
-	if err != nil || !ok {
+	if err != nil {
+		return 0, false
+	}
+	var unit time.Duration
+	switch s[len(s)-1] {
+	case 'H':
+		unit = time.Hour
+	case 'M':
+		unit = time.Minute
+	case 'S':
+		unit = time.Second
+	case 'm':
+		unit = time.Millisecond
+	case 'u':
+		unit = time.Microsecond
+	case 'n':
+		unit = time.Nanosecond
+	default:
 		return 0, false
 	}
 	const longest = 1000 * time.Hour // beyond it nobody waits

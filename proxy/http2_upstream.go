@@ -155,11 +155,13 @@ func (g *dialGate) pass(ctx context.Context) (through func()) {
 // sendHTTP2 is sendHTTP1 for a target that speaks HTTP/2.
 func (t *target) sendHTTP2(x *exchange, req *http.Request, key poolKey) (*http.Response, error) {
 	host := key.serverName
-	req.URL.Scheme = "https"
+	to := *req.URL // which all attempts share
+	to.Scheme = "https"
 	if t.key.protocol == H2C {
-		req.URL.Scheme, host = "http", t.key.host
+		to.Scheme, host = "http", t.key.host
 	}
-	req.URL.Host = net.JoinHostPort(host, strconv.Itoa(key.port))
+	to.Host = net.JoinHostPort(host, strconv.Itoa(key.port))
+	req.URL = &to
 	if req.Body != nil && req.Body != http.NoBody {
 		body := &replayBody{src: req.Body, interrupt: x.body.interrupt}
 		// http.Transport does not look at the context while it reads.
