@@ -29,6 +29,13 @@ type httpError struct {
 
 func (e *httpError) Error() string { return e.text }
 
+// httpProblem is what a client is told of an error.
+func httpProblem(err error) *httpError {
+	problem := &httpError{http.StatusInternalServerError, "internal error"}
+	errors.As(err, &problem)
+	return problem
+}
+
 // ServeHTTP answers DNS over HTTPS, on any server and at any path:
 //
 //   - messages by RFC 8484, as the body of a POST or as ?dns= of a GET, the
@@ -62,8 +69,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request, err error) {
 		outcome = &stats.responses
 		return
 	}
-	problem := &httpError{http.StatusInternalServerError, "internal error"}
-	errors.As(err, &problem)
+	problem := httpProblem(err)
 	switch problem.status {
 	case 0:
 		return // the client is gone

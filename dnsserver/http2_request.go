@@ -2,7 +2,6 @@ package dnsserver
 
 import (
 	"cmp"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,7 +26,6 @@ type http2Stream struct {
 	problem error   // with it, to be told at its end
 	body    *[]byte // the message
 	got     int64   // bytes of a body
-	kept    int64   // what of them is in body
 	used    int64   // of its window: got, and padding
 }
 
@@ -95,12 +93,11 @@ func (c *http2Conn) data(f *http2.DataFrame) error {
 	case st.got > maxMessage:
 		c.remove(st)
 		return c.refuse(st, f.StreamEnded(), errBodyTooLong)
-	case st.req.hasBody && st.problem == nil:
+	case st.req.hasBody:
 		if c.bodies+int64(len(part)) > maxBodies {
 			return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeRefusedStream}
 		}
 		c.bodies += int64(len(part))
-		st.kept += int64(len(part))
 		*st.body = append(*st.body, part...)
 	}
 	if f.StreamEnded() {
@@ -163,8 +160,7 @@ func (c *http2Conn) respond(st *http2Stream) error {
 // client does not let the explanation be sent it has to do without.
 func (c *http2Conn) refuse(st *http2Stream, ended bool, err error) error {
 	c.conn.stats.dropped.Add(1)
-	problem := &httpError{http.StatusInternalServerError, "internal error"}
-	errors.As(err, &problem)
+	problem := httpProblem(err)
 	text := problem.text + "\n"
 	if min(st.window, c.window) < int64(len(text)) {
 		text = ""
@@ -275,7 +271,9 @@ func (c *http2Conn) remove(st *http2Stream) {
 
 func (c *http2Conn) dropBody(st *http2Stream) {
 	if st.body != nil {
-		c.bodies -= st.kept
+		if st.req.hasBody {
+			c.bodies -= int64(len(*st.body))
+		}
 		c.conn.run.s.putMessage(st.body)
 		st.body = nil
 	}
