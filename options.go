@@ -131,9 +131,8 @@ func WithLogger(log *slog.Logger) Option {
 }
 
 // WithGetCertificate sets a source of certificates for routes with certificate
-// "auto", for dnsDomain, for DNS over TLS, QUIC and HTTPS, for RadSec, and for mail where
-// its section names none; see
-// [proxy.WithGetCertificate]. Where the configuration turns automatic
+// "auto", for dnsDomain, for DNS over TLS, QUIC and HTTPS, for RadSec, and for
+// mail where its section names none; see [proxy.WithGetCertificate]. Where the configuration turns automatic
 // certificates on, they are for the names for which this func has none, nil or
 // an error. It is also asked without a connection, whether it has one for a
 // name.

@@ -133,7 +133,7 @@ func (w *world) config(folder string) dcrouter.Config {
 		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: w.routes.list(), HTTP3: proxy.HTTP3{Enabled: true},
 			Timeouts: proxy.Timeouts{Drain: drainTime, UDPIdle: 5 * time.Second},
 			ACME:     &proxy.ACME{CADirectory: w.pebble.Directory, CARootPath: w.pebble.CAPath, RetryInterval: time.Second}},
-		DNSDomain: "dns." + zone, DoHPort: &w.secure, DNSNSDomains: []string{"ns." + zone}, PublicIP: []string{"127.0.0.1"},
+		DNSDomain: "dns." + zone, DoHPort: &w.secure, DNSNSDomains: []string{nameServer}, PublicIP: []string{"127.0.0.1"},
 		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: &w.dns,
 			DoT: &dnsserver.EncryptedPort{Port: &w.dot}, DoQ: &dnsserver.EncryptedPort{Port: &w.doq}, DoH: &dnsserver.EncryptedPort{Port: &w.doh}, Records: append(records, w.records.first()...),
 			Zones: []dnsserver.Zone{
