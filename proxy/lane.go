@@ -36,7 +36,7 @@ type fastLane struct {
 	choice   choice
 	broke    error // why the target did not send all of its response
 	upload   upload
-	bodyRead bool // the request's body is read, or there is none
+	bodyRead atomic.Bool // the request's body has been taken from the client, or there is none
 	watch    watch
 	relayed  atomic.Int64 // bytes of responses read
 

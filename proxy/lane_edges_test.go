@@ -2,10 +2,14 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -65,4 +69,50 @@ func TestTargetThatDropsAnUpload(t *testing.T) {
 	if resp.StatusCode != 502 || targetStats(p, target).Failures != 1 {
 		t.Errorf("%s, %d failures", resp.Status, targetStats(p, target).Failures)
 	}
+}
+
+// A target may answer in the moment in which it gets the end of a body. That is
+// no early answer, and the client's connection stays.
+func TestUploadsKeepTheirConnections(t *testing.T) {
+	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	})
+	p := start(t, oneRoute(forwardTo(target)))
+	// With more threads than processors they are interrupted where it hurts.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8 * runtime.NumCPU()))
+	sizes := []int{1, 5000, 100_000, spliceFrom + 100_000} // the kernel moves the last one
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			c := wireDial(t, addr(t, p, 0))
+			r := bufio.NewReader(c)
+			for i := range 200 {
+				size := sizes[i/2%len(sizes)]
+				body := bytes.Repeat([]byte("b"), size)
+				if i%2 == 0 {
+					fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n", size)
+				} else {
+					io.WriteString(c, "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+					body = fmt.Appendf(nil, "%x\r\n%s\r\n0\r\n\r\n", size, body)
+				}
+				runtime.Gosched() // the body comes apart from the head
+				if _, err := c.Write(body); err != nil {
+					t.Error(err)
+					return
+				}
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					t.Errorf("request %d: %v", i, err)
+					return
+				}
+				got, err := io.ReadAll(resp.Body)
+				if want := fmt.Sprint(size, nil); err != nil || string(got) != want || resp.Close {
+					t.Errorf("request %d: got %q, %v, close %v; want %q", i, got, err, resp.Close, want)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
 }

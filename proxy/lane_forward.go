@@ -17,7 +17,7 @@ import (
 // targets until one answers, as long as nothing can have been done twice.
 func (l *fastLane) forward() verdict {
 	x, b := &l.exchange, l.exchange.route.balancer
-	l.bodyRead = l.req.ContentLength == 0
+	l.bodyRead.Store(l.req.ContentLength == 0)
 	l.choice = choice{client: l.conn.client.Addr(), tried: l.choice.tried[:0]}
 	if b.sticky != nil {
 		l.choice.sticky = b.sticky.read(&l.req.Fields)
@@ -166,7 +166,7 @@ func (l *fastLane) send(up *upstreamConn) (sent bool, err error) {
 	switch {
 	case whole:
 		l.in.Discard(int(length))
-		l.bodyRead = true
+		l.bodyRead.Store(true)
 		l.exchange.in.Add(uint64(length))
 	case length != 0:
 		l.upload.start(l, up)
@@ -286,7 +286,7 @@ func (l *fastLane) fail(err error) verdict {
 		fields = fields.Set("Alt-Svc", x.conn.altSvc)
 	}
 	fields = x.route.responseEdits.applyTo(fields, x)
-	if !l.bodyRead {
+	if !l.bodyRead.Load() {
 		close = true // as with an early response
 		fields = fields.Set("Connection", "close")
 	}

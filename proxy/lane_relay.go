@@ -15,8 +15,7 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	hasBody := resp.HasBody(l.req.Method)
 	// The client may not be through with its body. Nobody knows what of it will
 	// have been read when the next request should begin.
-	early := l.upload.sending()
-	early = early || !l.bodyRead // in this order: the upload writes bodyRead until it is done
+	early := !l.bodyRead.Load()
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
@@ -43,13 +42,10 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	pool.Put(buffer)
 
 	l.watch.end(l)
-	whole := err == nil && !early && l.upload.end(l, up)
+	whole := l.upload.end(l, up) && err == nil
 	l.conn.use(nil)
 	up.settled = hasBody && l.req.ContentLength == 0
 	up.release(whole && !resp.Close && length != h1.UntilClose)
-	if early {
-		l.upload.end(l, up)
-	}
 	if l.broke != nil && !l.watch.gone.Load() && !l.upload.clientErr.Load() && !l.conn.closed.Load() {
 		e.report(brokeOff, l.broke)
 	}
@@ -185,18 +181,19 @@ func (l *fastLane) splice(up *upstreamConn, body *h1.Body) error {
 	up.readDeadline(time.Time{})
 	l.writeBy = time.Time{}
 	l.client.SetWriteDeadline(l.writeBy)
-	err := l.moveRest(l.client, up.Conn, body, &l.exchange.out)
+	err := l.moveRest(l.client, up.Conn, body, body.Length(), &l.exchange.out)
 	if err != nil && !isWriteError(err) {
 		l.broke = err
 	}
 	return err
 }
 
-// moveRest moves what is left of a body of known length between connections.
-func (l *fastLane) moveRest(dst, src net.Conn, body *h1.Body, count *byteCount) error {
+// moveRest moves n bytes of what is left of a body of known length between
+// connections.
+func (l *fastLane) moveRest(dst, src net.Conn, body *h1.Body, n int64, count *byteCount) error {
 	l.conn.watch(&l.session, l.session.cancel, nil)
 	defer l.conn.unwatch(&l.session)
-	n, err := l.run.moveN(dst, src, body.Length(), count, &l.session.moved)
+	n, err := l.run.moveN(dst, src, n, count, &l.session.moved)
 	body.Took(n)
 	return err
 }

@@ -35,9 +35,9 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	body := h1.NewBody(l.in, l.req.ContentLength)
 	for {
 		if body.Length() >= spliceFrom && !body.Ready() && bare(l.client) != nil && bare(up.Conn) != nil {
-			err := u.splice(l, up, &body)
-			l.bodyRead = body.Done()
-			return err
+			if err := u.splice(l, up, &body); err != nil {
+				return err
+			}
 		}
 		l.keepRead(idle)
 		if u.stopped.Load() {
@@ -51,6 +51,11 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 		if err != nil && err != io.EOF {
 			u.blameClient(up)
 			return err
+		}
+		if body.Done() {
+			// Before the target gets the end: it may answer at once, and the
+			// connection to the client is as good for the next request as any.
+			l.bodyRead.Store(true)
 		}
 		if n > 0 {
 			l.exchange.in.Add(uint64(n))
@@ -69,7 +74,6 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 			}
 		}
 		if body.Done() {
-			l.bodyRead = true // whoever looks waits for done
 			break
 		}
 	}
@@ -80,14 +84,15 @@ func (u *upload) send(l *fastLane, up *upstreamConn) error {
 	return nil
 }
 
-// splice moves the rest of the body past us, as the lane does with responses.
+// splice moves the rest of the body past us, as the lane does with responses,
+// but for its last byte: see bodyRead.
 func (u *upload) splice(l *fastLane, up *upstreamConn, body *h1.Body) error {
 	l.setRead(time.Time{})
 	up.writeDeadline(time.Time{})
 	if u.stopped.Load() {
 		return errClientBody // end may have come before the deadlines were lifted
 	}
-	err := l.moveRest(up.Conn, l.client, body, &l.exchange.in)
+	err := l.moveRest(up.Conn, l.client, body, body.Length()-1, &l.exchange.in)
 	if err != nil && !isWriteError(err) {
 		u.blameClient(up)
 	}
@@ -124,9 +129,10 @@ func (u *upload) end(l *fastLane, up *upstreamConn) bool {
 	if u.sending() {
 		u.stopped.Store(true)
 		l.client.SetReadDeadline(time.Unix(1, 0))
-		up.Conn.SetWriteDeadline(time.Unix(1, 0)) // not remembered: nobody uses it again
+		up.Conn.SetWriteDeadline(time.Unix(1, 0))
 		<-u.done
 		l.setRead(time.Time{})
+		up.Conn.SetWriteDeadline(up.writeBy)
 	}
 	return u.whole
 }
