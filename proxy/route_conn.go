@@ -143,8 +143,9 @@ func (r *run) serveTLS(c *conn) {
 	case ok:
 		config = chosen.config(hello.protocols)
 	default:
+		r.count(c, &r.p.stats.unknownName, errUnknownName) // before the client can look
 		c.Conn.Write(unrecognizedName())
-		r.reject(c, &r.p.stats.unknownName, errUnknownName)
+		c.Close()
 		return
 	}
 	tc := tls.Server(c, config)
