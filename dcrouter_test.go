@@ -43,7 +43,9 @@ func start(t testing.TB, opts ...dcrouter.Option) *dcrouter.Router {
 
 func stop(t testing.TB, r *dcrouter.Router) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	// Mail waits for an RSA key that is being made, which takes a busy machine
+	// with the race detector on seconds.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := r.Stop(ctx); err != nil {
 		t.Error("stop:", err)
