@@ -261,7 +261,7 @@ func (r *run) listen(ctx context.Context) error {
 		addr := net.JoinHostPort(r.s.cfg.ListenHost, strconv.Itoa(p.Port))
 		ln := r.s.opts.listeners[addr]
 		if ln == nil {
-			var lc net.ListenConfig
+			lc := net.ListenConfig{KeepAlive: -1} // whoever is silent is out before it would matter
 			var err error
 			if ln, err = r.s.opts.sockets.Listen(ctx, lc, "tcp", addr); err != nil {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)

@@ -43,11 +43,13 @@ type guard struct {
 
 	messages, commands, errors int
 
+	writeBy time.Time // deadline of raw, as it was set
+
 	mu      sync.Mutex
-	stopped bool        // by Shutdown
-	idle    bool        // waits for a command
-	watch   watch       // for the end of the connection
-	timer   *time.Timer // starts the watch
+	stopped bool      // by Shutdown
+	idle    bool      // waits for a command
+	watch   watch     // for the end of the connection
+	readBy  time.Time // deadline of raw, as it was set
 }
 
 // transaction is what one message needs.
@@ -150,7 +152,7 @@ func (g *guard) flush() error {
 	if len(g.out) == 0 {
 		return nil
 	}
-	g.raw.SetWriteDeadline(time.Now().Add(g.server.cfg.CommandTimeout))
+	keep(&g.writeBy, time.Now().Add(g.server.cfg.CommandTimeout), g.raw.SetWriteDeadline)
 	_, err := g.net.Write(g.out)
 	if g.out = g.out[:0]; cap(g.out) > keepOut {
 		g.out = nil
@@ -170,8 +172,18 @@ func (g *guard) wait(deadline time.Time, interruptible bool) bool {
 		return false
 	}
 	g.idle = interruptible
-	g.raw.SetReadDeadline(deadline)
+	keep(&g.readBy, deadline, g.raw.SetReadDeadline)
 	return true
+}
+
+// keep sets a deadline, or leaves one that ends the wait at most an eighth of it
+// too early: to set one costs as much as a small write. Who cares waits again.
+func keep(set *time.Time, by time.Time, setDeadline func(time.Time) error) {
+	now := time.Now()
+	if early := by.Sub(*set); early < 0 || early > by.Sub(now)/8 || !set.After(now) {
+		*set = by
+		setDeadline(by)
+	}
 }
 
 func (g *guard) waited() (interrupted bool) {
@@ -188,8 +200,14 @@ func (g *guard) interrupt() {
 	defer g.mu.Unlock()
 	g.stopped = true
 	if g.idle {
-		g.raw.SetReadDeadline(past())
+		g.breakOff()
 	}
+}
+
+// breakOff ends reading, with mu held.
+func (g *guard) breakOff() {
+	g.readBy = past()
+	g.raw.SetReadDeadline(g.readBy)
 }
 
 func past() time.Time { return time.Unix(1, 0) }
@@ -253,6 +271,7 @@ func (g *guard) end() {
 	if g.session != nil {
 		_ = g.call("Close", func() error { g.session.Close(); return nil })
 	}
+	g.endWatch()
 	if g.ended && !g.quit && g.in.err == nil {
 		g.linger()
 	}

@@ -34,7 +34,7 @@ func (g *guard) handshake() bool {
 	deadline := time.Now().Add(g.server.cfg.HandshakeTimeout)
 	err := errInterrupted
 	if g.wait(deadline, true) {
-		g.raw.SetWriteDeadline(deadline)
+		keep(&g.writeBy, deadline, g.raw.SetWriteDeadline)
 		err = conn.HandshakeContext(g.ctx)
 		if g.waited() {
 			err = errInterrupted

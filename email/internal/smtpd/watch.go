@@ -8,8 +8,11 @@ import (
 // watch notices that a client hangs up while the session works, so that the
 // session need not go on. It costs a goroutine only where the work takes long.
 type watch struct {
-	armed bool          // the session works
-	done  chan struct{} // closed when the watching goroutine ends, nil without one
+	armed   bool // the session works
+	since   time.Time
+	timer   *time.Timer   // begins the watch; it is not stopped for work that is done, but looks again
+	running bool          // the timer
+	done    chan struct{} // closed when the watching goroutine ends, nil without one
 }
 
 const watchAfter = 500 * time.Millisecond
@@ -19,24 +22,36 @@ var errHungUp = errors.New("the client has closed the connection")
 func (g *guard) startWatch() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.watch.armed = true
-	if g.timer == nil {
-		g.timer = time.AfterFunc(watchAfter, g.watchClient)
-	} else {
-		g.timer.Reset(watchAfter)
+	w := &g.watch
+	w.armed, w.since = true, time.Now()
+	switch {
+	case w.timer == nil:
+		w.timer = time.AfterFunc(watchAfter, g.watchClient)
+	case !w.running:
+		w.timer.Reset(watchAfter)
 	}
+	w.running = true
 }
 
 // watchClient reads ahead, no more than there is room for.
 func (g *guard) watchClient() {
 	g.mu.Lock()
-	if !g.watch.armed || g.watch.done != nil || g.in.err != nil {
+	w := &g.watch
+	w.running = false
+	if !w.armed || w.done != nil || g.in.err != nil {
+		g.mu.Unlock()
+		return
+	}
+	if rest := watchAfter - time.Since(w.since); rest > 0 {
+		w.running = true
+		w.timer.Reset(rest)
 		g.mu.Unlock()
 		return
 	}
 	done := make(chan struct{})
-	g.watch.done = done
-	g.raw.SetReadDeadline(time.Time{})
+	w.done = done
+	g.readBy = time.Time{}
+	g.raw.SetReadDeadline(g.readBy)
 	g.mu.Unlock()
 	defer close(done)
 
@@ -57,12 +72,20 @@ func (g *guard) watchClient() {
 	}
 }
 
+// endWatch is called when there is no more work to come.
+func (g *guard) endWatch() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.watch.timer != nil {
+		g.watch.timer.Stop()
+	}
+}
+
 func (g *guard) stopWatch() {
 	g.mu.Lock()
-	g.timer.Stop()
 	done := g.watch.done
 	if g.watch.armed = false; done != nil {
-		g.raw.SetReadDeadline(past())
+		g.breakOff()
 	}
 	g.mu.Unlock()
 	if done != nil {

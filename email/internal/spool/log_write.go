@@ -89,7 +89,9 @@ func (l *fileLog) lead(r *request) {
 			go panic(v)
 		}
 	}()
-	runtime.Gosched() // others may come just now, too
+	if l.drafts.open.Load() > 0 {
+		runtime.Gosched() // others may come just now, too
+	}
 	if len(r.done) == 0 {
 		if batch := l.takeBatch(); batch != nil {
 			l.commit(batch)
