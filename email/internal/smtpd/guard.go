@@ -271,7 +271,6 @@ func (g *guard) end() {
 	if g.session != nil {
 		_ = g.call("Close", func() error { g.session.Close(); return nil })
 	}
-	g.endWatch()
 	if g.ended && !g.quit && g.in.err == nil {
 		g.linger()
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/emersion/go-smtp"
 )
@@ -32,6 +33,8 @@ type Server struct {
 	guards    map[*guard]struct{}
 	perIP     ipCounts
 	idle      chan struct{} // closed once stopping and without connections
+	watcher   *time.Timer   // looks at the connections
+	watching  bool          // it is set
 }
 
 // New makes a server. It does no I/O; errors are about cfg.
@@ -104,6 +107,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, mode Mode) *guard {
 	default:
 		s.guards[g] = struct{}{}
 		s.perIP.add(ip)
+		s.keepWatch()
 		if !s.started {
 			s.started = true
 			s.serving.Go(func() { _ = s.machine.Serve(stageListener{s}) })
@@ -208,6 +212,9 @@ func (s *Server) finish() error {
 	case <-s.done:
 	default:
 		close(s.done)
+	}
+	if s.watcher != nil {
+		s.watcher.Stop()
 	}
 	s.mu.Unlock()
 	s.serving.Wait()

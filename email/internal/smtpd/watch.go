@@ -6,55 +6,65 @@ import (
 )
 
 // watch notices that a client hangs up while the session works, so that the
-// session need not go on. It costs a goroutine only where the work takes long.
+// session need not go on. It costs a goroutine only where the work takes long, and
+// one timer for all connections: to begin and end one for each command would be
+// among the most that a command costs.
 type watch struct {
-	armed   bool // the session works
-	since   time.Time
-	timer   *time.Timer   // begins the watch; it is not stopped for work that is done, but looks again
-	running bool          // the timer
-	done    chan struct{} // closed when the watching goroutine ends, nil without one
+	armed bool // the session works
+	since time.Time
+	done  chan struct{} // closed when the watching goroutine ends, nil without one
 }
 
 const watchAfter = 500 * time.Millisecond
 
 var errHungUp = errors.New("the client has closed the connection")
 
-func (g *guard) startWatch() {
+// keepWatch has all connections looked at from now on, as long as there are any.
+// It is called with mu held.
+func (s *Server) keepWatch() {
+	switch {
+	case s.watcher == nil:
+		s.watcher = time.AfterFunc(watchAfter, s.lookAround)
+	case !s.watching:
+		s.watcher.Reset(watchAfter)
+	}
+	s.watching = true
+}
+
+func (s *Server) lookAround() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for g := range s.guards {
+		g.look()
+	}
+	if s.watching = len(s.guards) > 0; s.watching {
+		s.watcher.Reset(watchAfter)
+	}
+}
+
+// look begins to watch the client if the session has worked for long.
+func (g *guard) look() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	w := &g.watch
-	w.armed, w.since = true, time.Now()
-	switch {
-	case w.timer == nil:
-		w.timer = time.AfterFunc(watchAfter, g.watchClient)
-	case !w.running:
-		w.timer.Reset(watchAfter)
+	if !w.armed || w.done != nil || g.in.err != nil || time.Since(w.since) < watchAfter {
+		return
 	}
-	w.running = true
+	w.done = make(chan struct{})
+	g.readBy = time.Time{}
+	g.raw.SetReadDeadline(g.readBy)
+	go g.watchClient(w.done)
+}
+
+func (g *guard) startWatch() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.watch.armed, g.watch.since = true, time.Now()
 }
 
 // watchClient reads ahead, no more than there is room for.
-func (g *guard) watchClient() {
-	g.mu.Lock()
-	w := &g.watch
-	w.running = false
-	if !w.armed || w.done != nil || g.in.err != nil {
-		g.mu.Unlock()
-		return
-	}
-	if rest := watchAfter - time.Since(w.since); rest > 0 {
-		w.running = true
-		w.timer.Reset(rest)
-		g.mu.Unlock()
-		return
-	}
-	done := make(chan struct{})
-	w.done = done
-	g.readBy = time.Time{}
-	g.raw.SetReadDeadline(g.readBy)
-	g.mu.Unlock()
+func (g *guard) watchClient(done chan struct{}) {
 	defer close(done)
-
 	for {
 		room := g.in.room()
 		if len(room) == 0 {
@@ -69,15 +79,6 @@ func (g *guard) watchClient() {
 		if err != nil {
 			return
 		}
-	}
-}
-
-// endWatch is called when there is no more work to come.
-func (g *guard) endWatch() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.watch.timer != nil {
-		g.watch.timer.Stop()
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"iter"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 const (
@@ -27,6 +29,7 @@ type fileLog struct {
 	log     *slog.Logger
 	options Options // with the defaults filled in
 	drafts  draftPool
+	ample   atomic.Int64 // until when there is room without asking, in nanoseconds since 1970
 
 	wakeWriter, wakeCleaner chan struct{}
 	turn                    chan struct{} // has an element while nobody writes
@@ -121,9 +124,16 @@ func (l *fileLog) room() error {
 	if l.options.Headroom < 0 {
 		return nil
 	}
+	now := time.Now()
+	if now.UnixNano() < l.ample.Load() {
+		return nil // to ask costs as much as a write
+	}
 	free, err := l.disk.free()
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
+	}
+	if free/2 >= l.options.Headroom {
+		l.ample.Store(now.Add(100 * time.Millisecond).UnixNano())
 	}
 	if free < l.options.Headroom {
 		return fmt.Errorf("%w: the disk has %d bytes left, fewer than the headroom of %d", ErrFull, free, l.options.Headroom)

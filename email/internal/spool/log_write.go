@@ -250,6 +250,7 @@ func (l *fileLog) begin(size int64) (*segment, error) {
 	}
 	l.mu.Unlock()
 	if err := l.createSegment(seg, spare); err != nil {
+		l.ample.Store(0)
 		return nil, fmt.Errorf("beginning a segment: %w", full(err))
 	}
 	l.mu.Lock()
@@ -293,6 +294,7 @@ func (l *fileLog) fail(w *batchWriter, err error) {
 	seg := w.seg
 	l.log.Error("the spool could not be written", "segment", seg.name(), "offset", w.start, "messages", len(w.written), "err", err)
 	l.active = nil
+	l.ample.Store(0)
 	l.mu.Lock()
 	l.stats.WriteErrors++
 	seg.failed = true
