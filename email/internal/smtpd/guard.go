@@ -43,13 +43,12 @@ type guard struct {
 
 	messages, commands, errors int
 
-	writeBy time.Time // deadline of raw, as it was set
-
 	mu      sync.Mutex
-	stopped bool      // by Shutdown
-	idle    bool      // waits for a command
-	watch   watch     // for the end of the connection
-	readBy  time.Time // deadline of raw, as it was set
+	stopped bool  // by Shutdown
+	idle    bool  // waits for a command
+	watch   watch // for the end of the connection
+	reading deadline
+	writing deadline
 }
 
 // transaction is what one message needs.
@@ -152,8 +151,13 @@ func (g *guard) flush() error {
 	if len(g.out) == 0 {
 		return nil
 	}
-	keep(&g.writeBy, time.Now().Add(g.server.cfg.CommandTimeout), g.raw.SetWriteDeadline)
+	g.mu.Lock()
+	g.writing.begin(time.Now().Add(g.server.cfg.CommandTimeout), g.raw.SetWriteDeadline)
+	g.mu.Unlock()
 	_, err := g.net.Write(g.out)
+	g.mu.Lock()
+	g.writing.end()
+	g.mu.Unlock()
 	if g.out = g.out[:0]; cap(g.out) > keepOut {
 		g.out = nil
 	}
@@ -172,23 +176,14 @@ func (g *guard) wait(deadline time.Time, interruptible bool) bool {
 		return false
 	}
 	g.idle = interruptible
-	keep(&g.readBy, deadline, g.raw.SetReadDeadline)
+	g.reading.begin(deadline, g.raw.SetReadDeadline)
 	return true
-}
-
-// keep sets a deadline, or leaves one that ends the wait at most an eighth of it
-// too early: to set one costs as much as a small write. Who cares waits again.
-func keep(set *time.Time, by time.Time, setDeadline func(time.Time) error) {
-	now := time.Now()
-	if early := by.Sub(*set); early < 0 || early > by.Sub(now)/8 || !set.After(now) {
-		*set = by
-		setDeadline(by)
-	}
 }
 
 func (g *guard) waited() (interrupted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.reading.end()
 	interrupted = g.idle && g.stopped
 	g.idle = false
 	return interrupted
@@ -200,17 +195,9 @@ func (g *guard) interrupt() {
 	defer g.mu.Unlock()
 	g.stopped = true
 	if g.idle {
-		g.breakOff()
+		g.reading.put(past(), g.raw.SetReadDeadline)
 	}
 }
-
-// breakOff ends reading, with mu held.
-func (g *guard) breakOff() {
-	g.readBy = past()
-	g.raw.SetReadDeadline(g.readBy)
-}
-
-func past() time.Time { return time.Unix(1, 0) }
 
 // call runs code of the session. What it panics with ends the connection only.
 func (g *guard) call(what string, f func() error) (err error) {

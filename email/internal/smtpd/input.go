@@ -88,29 +88,26 @@ func (g *guard) fill(deadline time.Time, interruptible bool) error {
 	if err := g.flush(); err != nil {
 		return err
 	}
-	for {
-		if !g.wait(deadline, interruptible) {
-			return errInterrupted
-		}
-		n, err := g.net.Read(g.in.room())
-		interrupted := g.waited()
-		g.in.w += n
-		switch {
-		case n > 0:
-			return nil
-		case err == nil:
-			err = io.ErrNoProgress
-		case isTimeout(err) && interrupted:
+	if !g.wait(deadline, interruptible) {
+		return errInterrupted
+	}
+	n, err := g.net.Read(g.in.room())
+	interrupted := g.waited()
+	g.in.w += n
+	switch {
+	case n > 0:
+		return nil
+	case err == nil:
+		err = io.ErrNoProgress
+	case isTimeout(err):
+		if interrupted {
 			g.torn = len(g.in.pending()) == 0
 			return errInterrupted
-		case isTimeout(err) && time.Now().Before(deadline):
-			continue // it was the deadline of an earlier wait
-		case isTimeout(err):
-			return errTimeout
 		}
-		g.in.err = err
-		return err
+		return errTimeout
 	}
+	g.in.err = err
+	return err
 }
 
 // readLine reads a line of up to limit octets and returns it with its line end.

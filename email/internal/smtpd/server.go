@@ -33,8 +33,8 @@ type Server struct {
 	guards    map[*guard]struct{}
 	perIP     ipCounts
 	idle      chan struct{} // closed once stopping and without connections
-	watcher   *time.Timer   // looks at the connections
-	watching  bool          // it is set
+	looker    *time.Timer   // see lookAround
+	looking   bool          // looker is set
 }
 
 // New makes a server. It does no I/O; errors are about cfg.
@@ -107,7 +107,7 @@ func (s *Server) admit(ctx context.Context, conn net.Conn, mode Mode) *guard {
 	default:
 		s.guards[g] = struct{}{}
 		s.perIP.add(ip)
-		s.keepWatch()
+		s.keepLooking()
 		if !s.started {
 			s.started = true
 			s.serving.Go(func() { _ = s.machine.Serve(stageListener{s}) })
@@ -213,8 +213,8 @@ func (s *Server) finish() error {
 	default:
 		close(s.done)
 	}
-	if s.watcher != nil {
-		s.watcher.Stop()
+	if s.looker != nil {
+		s.looker.Stop()
 	}
 	s.mu.Unlock()
 	s.serving.Wait()

@@ -6,9 +6,7 @@ import (
 )
 
 // watch notices that a client hangs up while the session works, so that the
-// session need not go on. It costs a goroutine only where the work takes long, and
-// one timer for all connections: to begin and end one for each command would be
-// among the most that a command costs.
+// session need not go on. It costs a goroutine only where the work takes long.
 type watch struct {
 	armed bool // the session works
 	since time.Time
@@ -19,40 +17,14 @@ const watchAfter = 500 * time.Millisecond
 
 var errHungUp = errors.New("the client has closed the connection")
 
-// keepWatch has all connections looked at from now on, as long as there are any.
-// It is called with mu held.
-func (s *Server) keepWatch() {
-	switch {
-	case s.watcher == nil:
-		s.watcher = time.AfterFunc(watchAfter, s.lookAround)
-	case !s.watching:
-		s.watcher.Reset(watchAfter)
-	}
-	s.watching = true
-}
-
-func (s *Server) lookAround() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for g := range s.guards {
-		g.look()
-	}
-	if s.watching = len(s.guards) > 0; s.watching {
-		s.watcher.Reset(watchAfter)
-	}
-}
-
-// look begins to watch the client if the session has worked for long.
-func (g *guard) look() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// beginWatch is called with mu held, now and then while the session may be working.
+func (g *guard) beginWatch() {
 	w := &g.watch
 	if !w.armed || w.done != nil || g.in.err != nil || time.Since(w.since) < watchAfter {
 		return
 	}
 	w.done = make(chan struct{})
-	g.readBy = time.Time{}
-	g.raw.SetReadDeadline(g.readBy)
+	g.reading.put(time.Time{}, g.raw.SetReadDeadline)
 	go g.watchClient(w.done)
 }
 
@@ -86,7 +58,7 @@ func (g *guard) stopWatch() {
 	g.mu.Lock()
 	done := g.watch.done
 	if g.watch.armed = false; done != nil {
-		g.breakOff()
+		g.reading.put(past(), g.raw.SetReadDeadline)
 	}
 	g.mu.Unlock()
 	if done != nil {
