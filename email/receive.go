@@ -124,7 +124,11 @@ func (m *incoming) refuse(reason string, code, subject, detail int, text string)
 // read reads the header section.
 func (m *incoming) read(context.Context) error {
 	var err error
-	m.header, m.headerSize, err = message.ReadHeader(bufio.NewReader(io.NewSectionReader(m.body, 0, m.body.Size())), maxHeader)
+	in := m.s.r.readers.Get().(*bufio.Reader)
+	in.Reset(io.NewSectionReader(m.body, 0, m.body.Size()))
+	m.header, m.headerSize, err = message.ReadHeader(in, maxHeader)
+	in.Reset(nil) // or it would keep the message
+	m.s.r.readers.Put(in)
 	switch {
 	case errors.Is(err, message.ErrHeaderTooLarge):
 		return m.refuse("content", 554, 6, 0, fmt.Sprintf("The header is larger than %d bytes", maxHeader))

@@ -1,6 +1,7 @@
 package email
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,6 +48,7 @@ type run struct {
 	greylist   *greylist.List     // nil without
 	domains    *domains
 	buffers    sync.Pool // of *[]byte, to copy contents with
+	readers    sync.Pool // of *bufio.Reader, for header sections
 
 	outbound
 
@@ -82,6 +84,7 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 		failed:  make(chan struct{}),
 	}
 	r.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
+	r.readers.New = func() any { return bufio.NewReader(nil) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -461,7 +464,15 @@ func (s *Server) event(e Event) {
 		attrs = append(attrs, slog.String("from", e.From), slog.Any("to", e.Recipients[:min(len(e.Recipients), loggedRecipients)]),
 			slog.Int("recipients", len(e.Recipients)), slog.String("route", e.Route))
 	}
-	attrs = append(attrs, slog.String("user", e.User), slog.String("reason", e.Reason), slog.Bool("security", e.Security))
+	if e.User != "" {
+		attrs = append(attrs, slog.String("user", e.User))
+	}
+	if e.Reason != "" {
+		attrs = append(attrs, slog.String("reason", e.Reason))
+	}
+	if e.Security {
+		attrs = append(attrs, slog.Bool("security", true))
+	}
 	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
