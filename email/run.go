@@ -264,7 +264,7 @@ func (r *run) listen(ctx context.Context) error {
 		addr := net.JoinHostPort(r.s.cfg.ListenHost, strconv.Itoa(p.Port))
 		ln := r.s.opts.listeners[addr]
 		if ln == nil {
-			lc := net.ListenConfig{KeepAlive: -1} // whoever is silent is out before it would matter
+			var lc net.ListenConfig
 			var err error
 			if ln, err = r.s.opts.sockets.Listen(ctx, lc, "tcp", addr); err != nil {
 				return fmt.Errorf("email: cannot listen on %s: %w", addr, err)
@@ -455,6 +455,10 @@ const loggedRecipients = 10
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
+	level := slog.LevelInfo
+	if e.Kind == EventConnected {
+		level = slog.LevelDebug // whatever comes of it names the client, too
+	}
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
 	if e.MessageID != "" {
@@ -473,7 +477,7 @@ func (s *Server) event(e Event) {
 	if e.Security {
 		attrs = append(attrs, slog.Bool("security", true))
 	}
-	s.log.LogAttrs(context.Background(), slog.LevelInfo, "mail "+e.Kind, attrs...)
+	s.log.LogAttrs(context.Background(), level, "mail "+e.Kind, attrs...)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		hook(e)
 	}

@@ -84,8 +84,9 @@ func TestUploadsKeepTheirConnections(t *testing.T) {
 	sizes := []int{1, 5000, 100_000, spliceFrom + 100_000} // the kernel moves the last one
 	var clients sync.WaitGroup
 	for range 8 {
+		c := wireDial(t, addr(t, p, 0))
+		c.SetDeadline(time.Now().Add(2 * time.Minute))
 		clients.Go(func() {
-			c := wireDial(t, addr(t, p, 0))
 			r := bufio.NewReader(c)
 			for i := range 200 {
 				size := sizes[i/2%len(sizes)]

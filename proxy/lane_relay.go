@@ -138,10 +138,16 @@ func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamCon
 // readBody reads a part of the response's body. While the target lets it wait
 // it looks whether the client is still there.
 func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, error) {
+	idle := l.run.times.Idle
+	still := time.Now() // since when nothing moves
 	for {
-		if l.watch.on() || l.upload.sending() {
-			keep(&up.readBy, l.run.times.Idle, up.Conn.SetReadDeadline)
-		} else {
+		switch {
+		case l.watch.on():
+			keep(&up.readBy, idle, up.Conn.SetReadDeadline)
+		case l.upload.sending():
+			// It may be through in a moment, and the client wants to be watched then.
+			keep(&up.readBy, min(time.Second, restOf(idle)), up.Conn.SetReadDeadline)
+		default:
 			up.keepPatience(time.Now())
 		}
 		sent := l.upload.moved.Load() + int64(l.session.moved.Load())
@@ -157,11 +163,11 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 			l.broke = err
 			return n, err
 		case l.upload.moved.Load()+int64(l.session.moved.Load()) != sent:
-			// The exchange moves in the other direction.
-		case l.watch.on() || l.upload.sending():
+			still = time.Now() // the exchange moves in the other direction
+		case l.watch.on(), idle > 0 && time.Since(still) >= idle-idle/8:
 			l.broke = err
 			return n, err
-		default:
+		case !l.upload.sending():
 			l.watch.start(l, func() { up.Conn.Close() })
 		}
 	}

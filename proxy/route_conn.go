@@ -120,8 +120,9 @@ func (r *run) serveTLS(c *conn) {
 	}
 	host, ok := canonicalHost(hello.serverName)
 	if !ok {
+		r.count(c, &r.p.stats.badTLS, errUnknownName) // before the client can look
 		c.Conn.Write(unrecognizedName())
-		r.reject(c, &r.p.stats.badTLS, errUnknownName)
+		c.Close()
 		return
 	}
 	c.serverName = host
@@ -143,7 +144,7 @@ func (r *run) serveTLS(c *conn) {
 	case ok:
 		config = chosen.config(hello.protocols)
 	default:
-		r.count(c, &r.p.stats.unknownName, errUnknownName) // before the client can look
+		r.count(c, &r.p.stats.unknownName, errUnknownName)
 		c.Conn.Write(unrecognizedName())
 		c.Close()
 		return

@@ -116,9 +116,11 @@ var doors sync.Map
 // programs.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	// A program started meanwhile would have a copy of the socket for a moment.
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
+	if runtime.GOOS == "linux" { // others take it for each socket
+		// A program started meanwhile would have a copy of the socket for a moment.
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
+	}
 	for range 1000 {
 		port := firstPort + portSlot()*slotPorts + (portStart+int(portCount.Add(1)))%slotPorts
 		addr := fmt.Sprintf("127.0.0.1:%d", port)

@@ -177,6 +177,7 @@ func (g *guard) wait(deadline time.Time, interruptible bool) bool {
 	}
 	g.idle = interruptible
 	g.reading.begin(deadline, g.raw.SetReadDeadline)
+	g.writing.begin(deadline, g.raw.SetWriteDeadline) // TLS answers some of what it reads
 	return true
 }
 
@@ -184,6 +185,7 @@ func (g *guard) waited() (interrupted bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reading.end()
+	g.writing.end()
 	interrupted = g.idle && g.stopped
 	g.idle = false
 	return interrupted
@@ -195,7 +197,7 @@ func (g *guard) interrupt() {
 	defer g.mu.Unlock()
 	g.stopped = true
 	if g.idle {
-		g.reading.put(past(), g.raw.SetReadDeadline)
+		g.reading.begin(past(), g.raw.SetReadDeadline)
 	}
 }
 

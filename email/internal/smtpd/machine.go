@@ -87,7 +87,7 @@ func (s *stage) Read(p []byte) (int, error) {
 
 // Write takes a line of a reply from go-smtp, which writes them one by one.
 func (s *stage) Write(p []byte) (int, error) {
-	if s.mute {
+	if s.mute { // the greeting, or a reply after which it changes nothing
 		growStack()
 	}
 	s.line = append(s.line, p...)
@@ -110,9 +110,9 @@ func (s *stage) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// growStack is called at the beginning of go-smtp's goroutine. A session needs
-// more of the stack than Go gives at first; to grow it later, from deep within
-// and several times, costs more than all that the session does for a command.
+// growStack is called when go-smtp's goroutine begins. A session needs more of the
+// stack than Go gives at first; to grow it later, from deep within and several
+// times, costs more than all that the session does for a command.
 //
 //go:noinline
 func growStack() {

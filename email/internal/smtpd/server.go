@@ -84,6 +84,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, mode Mode) error {
 // The end of ctx ends it at once. The client's address is conn's RemoteAddr. If
 // conn has a method ConnectionState, as one of crypto/tls has, its TLS is known.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn, mode Mode) {
+	conn.SetDeadline(time.Time{}) // what it has is not known to a deadline
 	if g := s.admit(ctx, conn, mode); g != nil {
 		s.hand(g.stage)
 		<-g.over

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,6 +243,86 @@ func TestWriteTimeout(t *testing.T) {
 		time.Sleep(6 * time.Minute) // and the greeting is not read
 		if rest, err := io.ReadAll(c.r); len(rest) > 0 {
 			t.Errorf("got %q, %v", rest, err)
+		}
+	})
+}
+
+// A client that does not go on with a handshake, for longer than the server looks
+// ahead.
+func TestLongHandshakeTimeout(t *testing.T) {
+	h := &host{}
+	inBubble(t, h, Mode{ImplicitTLS: true}, func(c *Config) {
+		c.TLS, c.HandshakeTimeout = &tls.Config{}, time.Minute
+	}, func(t *testing.T, s *Server, c *client) {
+		start := time.Now()
+		io.ReadAll(c.r)
+		took(t, start, time.Minute)
+	})
+	if !h.saw(HandshakeFailed) {
+		t.Error("there is no event")
+	}
+}
+
+// answeringConn writes while it reads, as TLS does to answer a change of keys, and
+// the client takes in none of it.
+type answeringConn struct {
+	net.Conn
+	greeted bool
+}
+
+func (c *answeringConn) Write(p []byte) (int, error) {
+	if !c.greeted {
+		c.greeted = true
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *answeringConn) Read([]byte) (int, error) {
+	_, err := c.Conn.Write([]byte("my new keys"))
+	return 0, err
+}
+
+func TestWriteTimeoutWhileReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Hostname: "mx.example.com"}, &host{}, testLogger(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := net.Pipe()
+		defer here.Close()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		s.ServeConn(ctx, &answeringConn{Conn: there}, Mode{})
+		if d := time.Since(start); d < 5*time.Minute || d > 11*time.Minute {
+			t.Errorf("took %v", d)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Who has set a deadline to look at the connection first need not take it back.
+func TestDeadlineOfTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Hostname: "mx.example.com"}, &host{}, testLogger(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := net.Pipe()
+		there.SetDeadline(time.Now().Add(10 * time.Second))
+		var serving sync.WaitGroup
+		serving.Go(func() { s.ServeConn(t.Context(), there, Mode{}) })
+		c := &client{t, here, bufio.NewReader(here)}
+		c.want("220")
+		time.Sleep(time.Minute)
+		c.ask("NOOP", "250")
+		here.Close()
+		serving.Wait()
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }

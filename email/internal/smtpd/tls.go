@@ -34,13 +34,7 @@ func (g *guard) handshake() bool {
 	deadline := time.Now().Add(g.server.cfg.HandshakeTimeout)
 	err := errInterrupted
 	if g.wait(deadline, true) {
-		g.mu.Lock()
-		g.writing.begin(deadline, g.raw.SetWriteDeadline)
-		g.mu.Unlock()
 		err = conn.HandshakeContext(g.ctx)
-		g.mu.Lock()
-		g.writing.end()
-		g.mu.Unlock()
 		if g.waited() {
 			err = errInterrupted
 		}

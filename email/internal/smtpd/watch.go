@@ -25,6 +25,7 @@ func (g *guard) beginWatch() {
 	}
 	w.done = make(chan struct{})
 	g.reading.put(time.Time{}, g.raw.SetReadDeadline)
+	g.writing.begin(time.Now().Add(g.server.cfg.CommandTimeout), g.raw.SetWriteDeadline) // as in wait
 	go g.watchClient(w.done)
 }
 
@@ -65,6 +66,7 @@ func (g *guard) stopWatch() {
 		<-done
 		g.mu.Lock()
 		g.watch.done = nil
+		g.writing.end()
 		g.mu.Unlock()
 	}
 }

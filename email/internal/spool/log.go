@@ -25,11 +25,13 @@ const (
 
 // fileLog is the store that [OpenLog] returns.
 type fileLog struct {
-	disk    disk
-	log     *slog.Logger
-	options Options // with the defaults filled in
-	drafts  draftPool
-	ample   atomic.Int64 // until when there is room without asking, in nanoseconds since 1970
+	disk     disk
+	log      *slog.Logger
+	options  Options // with the defaults filled in
+	drafts   draftPool
+	opened   time.Time
+	ample    atomic.Int64  // until when there is room without asking, in nanoseconds since opened
+	askEvery time.Duration // how often the disk is asked while it has ample room
 
 	wakeWriter, wakeCleaner chan struct{}
 	turn                    chan struct{} // has an element while nobody writes
@@ -82,7 +84,7 @@ func openLog(d disk, opts Options) (*fileLog, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &fileLog{
-		disk: d, log: opts.Logger, options: opts,
+		disk: d, log: opts.Logger, options: opts, opened: time.Now(), askEvery: 100 * time.Millisecond,
 		wakeWriter: make(chan struct{}, 1), wakeCleaner: make(chan struct{}, 1),
 		turn: make(chan struct{}, 1), quit: make(chan struct{}), cleanerQuit: make(chan struct{}), done: make(chan struct{}),
 		index: make(map[key]entry), adding: make(map[key]bool), reading: make(map[key]*openBody),
@@ -124,8 +126,7 @@ func (l *fileLog) room() error {
 	if l.options.Headroom < 0 {
 		return nil
 	}
-	now := time.Now()
-	if now.UnixNano() < l.ample.Load() {
+	if int64(time.Since(l.opened)) < l.ample.Load() {
 		return nil // to ask costs as much as a write
 	}
 	free, err := l.disk.free()
@@ -133,7 +134,7 @@ func (l *fileLog) room() error {
 		return fmt.Errorf("spool: %w", err)
 	}
 	if free/2 >= l.options.Headroom {
-		l.ample.Store(now.Add(100 * time.Millisecond).UnixNano())
+		l.ample.Store(int64(time.Since(l.opened) + l.askEvery))
 	}
 	if free < l.options.Headroom {
 		return fmt.Errorf("%w: the disk has %d bytes left, fewer than the headroom of %d", ErrFull, free, l.options.Headroom)

@@ -6,11 +6,78 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
+
+// roomyDisk says itself how much room it has.
+type roomyDisk struct {
+	*simDisk
+	left, asked atomic.Int64
+	full        atomic.Bool // there is none for a segment either
+}
+
+func (d *roomyDisk) create(name string) (file, error) {
+	if d.full.Load() {
+		return nil, syscall.ENOSPC
+	}
+	return d.simDisk.create(name)
+}
+
+func (d *roomyDisk) free() (int64, error) {
+	d.asked.Add(1)
+	return d.left.Load(), nil
+}
+
+// The disk is asked for each message only where room is short.
+func TestRoomIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &roomyDisk{simDisk: newSimDisk()}
+		d.left.Store(10 << 20)
+		s, err := openLog(d, Options{Headroom: 1 << 20, SegmentSize: minSegmentSize})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close(t.Context())
+		want := func(asked int64, err error) {
+			t.Helper()
+			before := d.asked.Load()
+			for range 10 {
+				draft, got := s.Draft(t.Context())
+				if got == nil {
+					draft.Discard()
+				}
+				if !errors.Is(got, err) {
+					t.Errorf("got %v, want %v", got, err)
+				}
+			}
+			if n := d.asked.Load() - before; n != asked {
+				t.Errorf("asked %d times, want %d", n, asked)
+			}
+		}
+		time.Sleep(time.Second)
+		want(1, nil)
+		d.left.Store(3 << 19) // less than twice the headroom
+		want(0, nil)
+		time.Sleep(time.Second)
+		want(10, nil)
+		d.left.Store(1 << 19)
+		want(10, ErrFull)
+		d.left.Store(10 << 20)
+		want(1, nil)
+		d.left.Store(0)
+		d.full.Store(true)
+		if err := add(s, NewID(time.Now()), nil, []byte("hello")); !errors.Is(err, ErrFull) {
+			t.Errorf("a message without room: %v", err)
+		}
+		want(10, ErrFull) // at once
+	})
+}
 
 // TestFull has a small file system of its own.
 func TestFull(t *testing.T) {
@@ -22,6 +89,7 @@ func TestFull(t *testing.T) {
 	mount(t, folder, 8<<20)
 	const segment = 1 << 20
 	s := openTestLog(t, folder, Options{SegmentSize: segment, Headroom: 2 << 20})
+	s.askEvery = 0
 	var all []ID
 	var err error
 	for range 1000 {
