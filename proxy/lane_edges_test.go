@@ -117,3 +117,39 @@ func TestUploadsKeepTheirConnections(t *testing.T) {
 	}
 	clients.Wait()
 }
+
+// A client that hangs up is noticed also where the response began in the moment in
+// which its upload ended, and is silent.
+func TestHangUpAfterAnUpload(t *testing.T) {
+	told := make(chan struct{}, 400)
+	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		told <- struct{}{}
+	})
+	p := start(t, oneRoute(forwardTo(target)))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8 * runtime.NumCPU())) // as above
+	var clients sync.WaitGroup
+	for range cap(told) {
+		c := wireDial(t, addr(t, p, 0))
+		clients.Go(func() {
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n")
+			runtime.Gosched()
+			io.WriteString(c, "hello")
+			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Error(err)
+			}
+			c.Close()
+		})
+	}
+	clients.Wait()
+	for i := range cap(told) {
+		select {
+		case <-told:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d of %d targets are told", i, cap(told))
+		}
+	}
+}
