@@ -455,9 +455,23 @@ const loggedRecipients = 10
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
 	e.Time = s.now()
+	s.logEvent(&e)
+	if hook := s.opts.hooks.OnEvent; hook != nil {
+		hook(e)
+	}
+	for _, tell := range s.opts.observers {
+		tell(e)
+	}
+	s.tellWebhooks(&e)
+}
+
+func (s *Server) logEvent(e *Event) {
 	level := slog.LevelInfo
 	if e.Kind == EventConnected {
 		level = slog.LevelDebug // whatever comes of it names the client, too
+	}
+	if !s.log.Enabled(context.Background(), level) {
+		return
 	}
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs, slog.String("conn_id", e.ConnID), slog.Any("remote", e.Client))
@@ -478,13 +492,6 @@ func (s *Server) event(e Event) {
 		attrs = append(attrs, slog.Bool("security", true))
 	}
 	s.log.LogAttrs(context.Background(), level, "mail "+e.Kind, attrs...)
-	if hook := s.opts.hooks.OnEvent; hook != nil {
-		hook(e)
-	}
-	for _, tell := range s.opts.observers {
-		tell(e)
-	}
-	s.tellWebhooks(&e)
 }
 
 func hopTimeouts() smtpc.Timeouts {
