@@ -127,7 +127,7 @@ func TestDeliverToDovecot(t *testing.T) {
 func startPostfix(t *testing.T, more string) (dir string, port int) {
 	t.Helper()
 	needRoot(t)
-	program := testenv.Need(t, "postfix", "apt-get install postfix")
+	testenv.Need(t, "postfix", "apt-get install postfix")
 	dir = testenv.Folder(t)
 	owner, err := osuser.Lookup("postfix")
 	if err != nil {
@@ -188,7 +188,7 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 `, port))
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Timeout: time.Minute}, program, "-c", filepath.Join(dir, "conf"), "start-fg")
+	testenv.StartPostfix(t, dir, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	return dir, port
 }
 

@@ -90,7 +90,7 @@ func startHop(t *testing.T) (*nextHop, int) {
 // startPostfix starts a Postfix that sends everything to the next hop.
 func startPostfix(t *testing.T, hop int) (port int) {
 	t.Helper()
-	program := testenv.Need(t, "postfix", "apt-get install postfix")
+	testenv.Need(t, "postfix", "apt-get install postfix")
 	if os.Getuid() != 0 {
 		testenv.Lacks(t, "Postfix only starts as root")
 	}
@@ -152,7 +152,7 @@ postlog unix-dgram n - n - 1 postlogd
 			t.Fatal(err)
 		}
 	}
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: fmt.Sprintf("127.0.0.1:%d", port), Timeout: time.Minute}, program, "-c", filepath.Join(dir, "conf"), "start-fg")
+	testenv.StartPostfix(t, dir, fmt.Sprintf("127.0.0.1:%d", port))
 	return port
 }
 

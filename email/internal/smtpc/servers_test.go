@@ -196,7 +196,7 @@ func TestDovecotLMTP(t *testing.T) {
 func startPostfix(t *testing.T, d *dovecot, cert, key string) *postfix {
 	t.Helper()
 	needRoot(t)
-	program := testenv.Need(t, "postfix", "apt-get install postfix")
+	testenv.Need(t, "postfix", "apt-get install postfix")
 	dir := testenv.Folder(t)
 	owner, err := user.Lookup("postfix")
 	if err != nil {
@@ -275,7 +275,7 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 postlog unix-dgram n - n - 1 postlogd
 `, smtp, smtps, plain, login))
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: p.smtp, Timeout: time.Minute}, program, "-c", filepath.Join(dir, "conf"), "start-fg")
+	testenv.StartPostfix(t, dir, p.smtp)
 	return p
 }
 

@@ -126,7 +126,7 @@ func startPostfix(t testing.TB, chains ...*chain) (addrs []string) {
 	if os.Getuid() != 0 {
 		testenv.Lacks(t, "Postfix has to be started by root")
 	}
-	program := testenv.Need(t, "postfix", "apt-get install postfix")
+	testenv.Need(t, "postfix", "apt-get install postfix")
 	owner, err := user.Lookup("postfix")
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ postlog unix-dgram n - n - 1 postlogd
 			t.Fatal(err)
 		}
 	}
-	testenv.Start(t, testenv.Opts{Dir: dir, Ready: addrs[0], Timeout: time.Minute}, program, "-c", filepath.Join(dir, "conf"), "start-fg")
+	testenv.StartPostfix(t, dir, addrs[0])
 	return addrs
 }
 
