@@ -187,8 +187,26 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		r.p.setRequestID(req.Header, rec.id)
 	}
 
-	ctx, cancel := context.WithCancel(req.Context())
+	var body *requestBody
+	parent := req.Context()
+	if req.Body != nil && req.Body != http.NoBody {
+		body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle}
+		if req.ProtoMajor == 1 {
+			parent = context.WithoutCancel(parent)
+		}
+	}
+	ctx, cancel := context.WithCancel(parent)
 	defer cancel()
+	if parent != req.Context() {
+		// net/http ends the context where reading fails: also if it is us who end
+		// that, because the target has answered and wants no more.
+		stop := context.AfterFunc(req.Context(), func() {
+			if !body.quit.Load() {
+				cancel()
+			}
+		})
+		defer stop()
+	}
 	if upgrade != nil {
 		stop := context.AfterFunc(ctx, upgrade.reset)
 		defer stop()
@@ -227,8 +245,8 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		ctx = context.WithValue(ctx, connInfoKey{}, info)
 	}
 	req = req.WithContext(context.WithValue(ctx, exchangeKey{}, x))
-	if req.Body != nil && req.Body != http.NoBody {
-		x.body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle, bytes: &x.in}
+	if body != nil {
+		x.body, body.bytes = body, &x.in
 		if req.ProtoMajor > 1 {
 			x.body.stall = newIdleTimer(r.times.Idle, func() { x.body.setDeadline(time.Unix(1, 0)) })
 			x.body.stall.rest()

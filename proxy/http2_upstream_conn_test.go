@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bufio"
 	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -127,4 +129,38 @@ func TestUpstreamHTTP2ColdStart(t *testing.T) {
 		})
 	}
 	waitAll(t, &running)
+}
+
+// The answer to a client that has not ended its upload is not lost, however fast
+// the target ends the stream behind it.
+func TestUpstreamHTTP2EarlyAnswerIsWhole(t *testing.T) {
+	files, _ := tlsFiles(t, "a.test")
+	a := h2Backend(t, H2C, files, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+		io.WriteString(w, "too large")
+	})
+	_, addrs := h2Front(t, nil, files, a)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(8 * runtime.NumCPU())) // as in TestUploadsKeepTheirConnections
+	var clients sync.WaitGroup
+	for range 8 {
+		var conns []net.Conn
+		for range 50 {
+			conns = append(conns, wireDial(t, addrs["http1"]))
+		}
+		clients.Go(func() {
+			for _, c := range conns {
+				io.WriteString(c, "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if body, err := io.ReadAll(resp.Body); resp.StatusCode != 413 || string(body) != "too large" || err != nil {
+					t.Errorf("%d %q, %v", resp.StatusCode, body, err)
+				}
+				c.Close()
+			}
+		})
+	}
+	clients.Wait()
 }
