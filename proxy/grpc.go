@@ -75,27 +75,13 @@ func parseGRPCTimeout(s string) (time.Duration, bool) {
 	if len(s) < 2 || len(s) > 9 {
 		return 0, false
 	}
+	units := [...]time.Duration{time.Hour, time.Minute, time.Second, time.Millisecond, time.Microsecond, time.Nanosecond}
 	n, err := strconv.ParseUint(s[:len(s)-1], 10, 64)
-	if err != nil {
+	i := strings.IndexByte("HMSmun", s[len(s)-1])
+	if err != nil || i < 0 {
 		return 0, false
 	}
-	var unit time.Duration
-	switch s[len(s)-1] {
-	case 'H':
-		unit = time.Hour
-	case 'M':
-		unit = time.Minute
-	case 'S':
-		unit = time.Second
-	case 'm':
-		unit = time.Millisecond
-	case 'u':
-		unit = time.Microsecond
-	case 'n':
-		unit = time.Nanosecond
-	default:
-		return 0, false
-	}
+	unit := units[i]
 	const longest = 1000 * time.Hour // beyond it nobody waits
 	return min(time.Duration(n), longest/unit) * unit, true
 }
