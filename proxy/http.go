@@ -188,25 +188,11 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 
 	var body *requestBody
-	parent := req.Context()
 	if req.Body != nil && req.Body != http.NoBody {
 		body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle}
-		if req.ProtoMajor == 1 {
-			parent = context.WithoutCancel(parent)
-		}
 	}
-	ctx, cancel := context.WithCancel(parent)
+	ctx, cancel := body.context(req)
 	defer cancel()
-	if parent != req.Context() {
-		// net/http ends the context where reading fails: also if it is us who end
-		// that, because the target has answered and wants no more.
-		stop := context.AfterFunc(req.Context(), func() {
-			if !body.quit.Load() {
-				cancel()
-			}
-		})
-		defer stop()
-	}
 	if upgrade != nil {
 		stop := context.AfterFunc(ctx, upgrade.reset)
 		defer stop()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -168,6 +169,25 @@ type requestBody struct {
 	// connection with its deadlines belongs to the next request then.
 	mu     sync.Mutex
 	writer http.ResponseWriter // nil once the body is done with
+}
+
+// context is that of the exchange, which ends with the request's. In HTTP/1
+// net/http ends that when reading fails, also if it is interrupt that makes it
+// fail: the answer is still to be passed on then. b is nil without a body.
+func (b *requestBody) context(req *http.Request) (context.Context, context.CancelFunc) {
+	if b == nil || req.ProtoMajor > 1 {
+		return context.WithCancel(req.Context())
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
+	stop := context.AfterFunc(req.Context(), func() {
+		if !b.quit.Load() {
+			cancel()
+		}
+	})
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 // Read reads a part of the body.

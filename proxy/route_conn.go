@@ -120,9 +120,7 @@ func (r *run) serveTLS(c *conn) {
 	}
 	host, ok := canonicalHost(hello.serverName)
 	if !ok {
-		r.count(c, &r.p.stats.badTLS, errUnknownName) // before the client can look
-		c.Conn.Write(unrecognizedName())
-		c.Close()
+		r.rejectName(c, &r.p.stats.badTLS)
 		return
 	}
 	c.serverName = host
@@ -144,9 +142,7 @@ func (r *run) serveTLS(c *conn) {
 	case ok:
 		config = chosen.config(hello.protocols)
 	default:
-		r.count(c, &r.p.stats.unknownName, errUnknownName)
-		c.Conn.Write(unrecognizedName())
-		c.Close()
+		r.rejectName(c, &r.p.stats.unknownName)
 		return
 	}
 	tc := tls.Server(c, config)
@@ -207,6 +203,14 @@ func (r *run) routeContext() (context.Context, context.CancelFunc) {
 // these, so they are logged at debug level only and not without limit.
 func (r *run) reject(c *conn, reason *rejection, err error) {
 	r.count(c, reason, err)
+	c.Close()
+}
+
+// rejectName rejects a connection for its server name, and says so. It counts
+// before the client can know.
+func (r *run) rejectName(c *conn, reason *rejection) {
+	r.count(c, reason, errUnknownName)
+	c.Conn.Write(unrecognizedName())
 	c.Close()
 }
 
