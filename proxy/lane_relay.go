@@ -138,17 +138,20 @@ func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamCon
 // readBody reads a part of the response's body. While the target lets it wait
 // it looks whether the client is still there.
 func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, error) {
-	idle := l.run.times.Idle
+	idle, step := l.run.times.Idle, time.Second
+	if idle > 0 {
+		step = min(step, idle)
+	}
 	still := time.Now() // since when nothing moves
-	for {
+	for now := still; ; now = time.Now() {
 		switch {
 		case l.watch.on():
 			keep(&up.readBy, idle, up.Conn.SetReadDeadline)
 		case l.upload.sending():
 			// It may be through in a moment, and the client wants to be watched then.
-			keep(&up.readBy, min(time.Second, restOf(idle)), up.Conn.SetReadDeadline)
+			keep(&up.readBy, step, up.Conn.SetReadDeadline)
 		default:
-			up.keepPatience(time.Now())
+			up.keepPatience(now)
 		}
 		sent := l.upload.moved.Load() + int64(l.session.moved.Load())
 		n, err := body.Read(p)

@@ -132,7 +132,7 @@ func (u *upload) end(l *fastLane, up *upstreamConn) bool {
 		up.Conn.SetWriteDeadline(time.Unix(1, 0))
 		<-u.done
 		l.setRead(time.Time{})
-		up.Conn.SetWriteDeadline(up.writeBy)
+		up.Conn.SetWriteDeadline(up.writeBy) // if all was sent, it may be used again
 	}
 	return u.whole
 }
