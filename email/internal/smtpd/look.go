@@ -20,6 +20,7 @@ func (s *Server) keepLooking() {
 	s.looking = true
 }
 
+// lookAround looks at all connections, and again later while there are any.
 func (s *Server) lookAround() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
