@@ -53,7 +53,7 @@ func newForwarder(p *Proxy) http.Handler {
 		}
 		if x.body != nil && req.ProtoMajor == 1 {
 			// A target may answer before it has read the whole body.
-			x.duplex = http.NewResponseController(w).EnableFullDuplex() == nil
+			_ = x.writer.EnableFullDuplex()
 		}
 		x.writer.forwards = true
 		proxy.ServeHTTP(w, req)

@@ -168,9 +168,7 @@ func (x *exchange) beforeResponse(h http.Header) {
 	if x.closable && x.writer.status != http.StatusSwitchingProtocols && !x.run.keep(x.conn) {
 		h.Set("Connection", "close") // which in HTTP/2 becomes GOAWAY
 	}
-	if x.duplex && !x.body.ended.Load() {
-		// Nobody knows what of the body will have been read when the next
-		// request should begin.
+	if x.writer.mayLeaveBody() {
 		h.Set("Connection", "close")
 	}
 }

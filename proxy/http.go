@@ -150,18 +150,19 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		defer upgrade.end()
 		w, req = upgrade, upgrade.req
 	}
+	body := newRequestBody(w, req, r.times.Idle)
 	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
 		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
 	defer func() { r.p.access.write(&rec) }()
 	path, rawQuery, hasQuery, pathOK := requestTarget(req)
 	rec.path, rec.query = path, rawQuery
 	if protocol != "" && upgrade == nil {
-		r.refuse(w, &rec, refusal{reason: &r.p.stats.badRequest, status: http.StatusNotImplemented, text: "no such protocol on a stream"})
+		r.refuse(w, body, &rec, refusal{reason: &r.p.stats.badRequest, status: http.StatusNotImplemented, text: "no such protocol on a stream"})
 		return
 	}
 	host, ok := canonicalHost(req.Host)
 	if !ok {
-		r.refuse(w, &rec, badRequest(&r.p.stats, "malformed Host"))
+		r.refuse(w, body, &rec, badRequest(&r.p.stats, "malformed Host"))
 		return
 	}
 	pathOK = pathOK && h1.IsToken(req.Method) // HTTP/2 lets anything through
@@ -170,7 +171,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		canonical, pathOK = canonicalPath(path)
 	}
 	if !pathOK {
-		r.refuse(w, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
+		r.refuse(w, body, &rec, badRequest(&r.p.stats, "ambiguous or unsupported request target"))
 		return
 	}
 	if protocol == "" && r.isHTTPChallenge(c, req.Method, canonical) && r.answersChallenge(w, req, c, &rec) {
@@ -179,7 +180,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	routes, rt, no := r.decide(c, &query{client: c.client.Addr(), host: host, http: true,
 		method: req.Method, path: canonical, rawQuery: rawQuery, rawHost: req.Host, header: req.Header})
 	if no.status != 0 {
-		r.refuse(w, &rec, no)
+		r.refuse(w, body, &rec, no)
 		return
 	}
 	defer rt.release()
@@ -187,10 +188,6 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		r.p.setRequestID(req.Header, rec.id)
 	}
 
-	var body *requestBody
-	if req.Body != nil && req.Body != http.NoBody {
-		body = &requestBody{ReadCloser: req.Body, writer: w, idle: r.times.Idle}
-	}
 	ctx, cancel := body.context(req)
 	defer cancel()
 	if upgrade != nil {
@@ -215,6 +212,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
+		x.writer.body = body
 	} else {
 		x.writer.stall = newIdleTimer(r.times.Idle, func() { x.writer.setDeadline(time.Unix(1, 0)) })
 		x.writer.stall.rest()
@@ -251,7 +249,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if x.writer.hijacked {
 		return // the connection is the handler's
 	}
-	if x.duplex && !x.body.ended.Load() {
+	if x.writer.mayLeaveBody() {
 		// net/http reads what is left of the body, and clears the deadline that
 		// finish sets if it has to interrupt the transport's reading first.
 		time.AfterFunc(x.body.rest(), func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -297,7 +295,6 @@ type exchange struct {
 	problem   error
 
 	hasQuery bool // also if it is empty
-	duplex   bool // the response may begin before the request has ended
 	closable bool // its connection, or that of its stream, can be told to end with it
 }
 
@@ -330,7 +327,7 @@ func (x *exchange) scheme() string {
 }
 
 // refuse answers a request that no route takes.
-func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
+func (r *run) refuse(w http.ResponseWriter, body *requestBody, rec *accessRecord, no refusal) {
 	if rec.id != "" {
 		w.Header()[r.p.requestIDHeader] = []string{rec.id}
 	}
@@ -338,6 +335,9 @@ func (r *run) refuse(w http.ResponseWriter, rec *accessRecord, no refusal) {
 		w.Header().Set("Connection", "close")
 	}
 	r.report(rec.conn, no.reason, rec.header, no.route, no.text) // before the client can ask again
+	if strings.HasPrefix(rec.protocol, "HTTP/1") {
+		(&responseWriter{ResponseWriter: w, idle: r.times.Idle, writeBy: &rec.conn.writeBy, body: body}).before()
+	}
 	no.write(w)
 	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false
 	if rec.method != http.MethodHead {

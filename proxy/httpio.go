@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -36,6 +37,9 @@ type responseWriter struct {
 	flushHead bool
 	hijacked  bool // the connection is the handler's
 	broken    bool // something could not be sent
+
+	body   *requestBody // that net/http may have to read before it sends; nil if there is none, and in HTTP/2
+	duplex bool         // it does not: the response may begin before the request has ended
 }
 
 // WriteHeader sends the head of the response.
@@ -72,6 +76,25 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// EnableFullDuplex is for http.ResponseController. It fails once the response has
+// begun: the head has to say that the connection ends with it if not all of the
+// body is read.
+func (w *responseWriter) EnableFullDuplex() error {
+	if w.status != 0 && w.body != nil {
+		return errors.New("proxy: full duplex has to be enabled before the response begins")
+	}
+	err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
+	w.duplex = err == nil
+	return err
+}
+
+// mayLeaveBody reports whether the client has to be told that the connection ends
+// with the response: nobody knows what of the body will have been read when the
+// next request should begin.
+func (w *responseWriter) mayLeaveBody() bool {
+	return w.duplex && w.body != nil && !w.body.ended.Load()
+}
+
 // Unwrap gives http.ResponseController the rest of the connection's abilities.
 func (w *responseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
@@ -90,13 +113,22 @@ func (w *responseWriter) FlushError() error {
 
 // before and after surround what may wait for the client.
 func (w *responseWriter) before() {
-	if w.writeBy != nil {
-		*w.writeBy = extend(*w.writeBy, w.idle, w.setDeadline)
+	var more time.Duration
+	if w.body != nil && !w.duplex {
+		more = w.body.beforeDiscard()
+	}
+	if w.writeBy != nil && w.idle > 0 {
+		*w.writeBy = extend(*w.writeBy, w.idle+more, w.setDeadline)
 	}
 	w.stall.moved()
 }
 
-func (w *responseWriter) after() { w.stall.rest() }
+func (w *responseWriter) after() {
+	if w.body != nil && !w.duplex {
+		w.body.afterDiscard()
+	}
+	w.stall.rest()
+}
 
 // end gives what net/http has not sent yet a limit. The handler is about to
 // return.
@@ -165,10 +197,21 @@ type requestBody struct {
 	readBy time.Time
 	stall  *idleTimer // instead of that, as in responseWriter
 
+	follow func() // ends the exchange if the request has ended; nil in HTTP/2
+
 	// A transport may go on reading when the handler has returned, and the
 	// connection with its deadlines belongs to the next request then.
-	mu     sync.Mutex
-	writer http.ResponseWriter // nil once the body is done with
+	mu      sync.Mutex
+	writer  http.ResponseWriter // nil once the body is done with
+	reading bool                // Read has begun
+}
+
+// newRequestBody returns nil for a request without one.
+func newRequestBody(w http.ResponseWriter, req *http.Request, idle time.Duration) *requestBody {
+	if req.Body == nil || req.Body == http.NoBody {
+		return nil
+	}
+	return &requestBody{ReadCloser: req.Body, writer: w, idle: idle}
 }
 
 // context is that of the exchange, which ends with the request's. In HTTP/1
@@ -179,11 +222,12 @@ func (b *requestBody) context(req *http.Request) (context.Context, context.Cance
 		return context.WithCancel(req.Context())
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
-	stop := context.AfterFunc(req.Context(), func() {
-		if !b.quit.Load() {
+	b.follow = func() {
+		if !b.quit.Load() && req.Context().Err() != nil {
 			cancel()
 		}
-	})
+	}
+	stop := context.AfterFunc(req.Context(), b.follow)
 	return ctx, func() {
 		stop()
 		cancel()
@@ -194,6 +238,7 @@ func (b *requestBody) context(req *http.Request) (context.Context, context.Cance
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	done := b.writer == nil
+	b.reading = !done
 	b.mu.Unlock()
 	if done {
 		return 0, http.ErrBodyReadAfterClose
@@ -211,18 +256,30 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.timer.Load().moved()
 	b.stall.rest()
 	b.bytes.Add(uint64(n))
-	switch {
-	case err == io.EOF:
-		b.ended.Store(true)
-		if b.stall == nil {
-			// net/http goes on reading to notice when the client leaves. After an
-			// error the deadline stays: net/http would wait for the rest without.
-			b.setDeadline(time.Time{})
-		}
-	case err != nil && !b.quit.Load():
+	b.hasRead(err)
+	if err != nil && err != io.EOF && !b.quit.Load() {
 		b.failed.Store(true)
+		if b.follow != nil {
+			b.follow() // it follows by itself, but who reads is to know now
+		}
 	}
 	return n, err
+}
+
+// hasRead notes how a Read has ended.
+func (b *requestBody) hasRead(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.reading = false
+	if err != io.EOF || b.quit.Load() || b.writer == nil {
+		return // after interrupt the connection is of no use any more, so the body does not count as read
+	}
+	b.ended.Store(true)
+	if b.stall == nil {
+		// net/http goes on reading to notice when the client leaves. After an
+		// error the deadline stays: net/http would wait for the rest without.
+		b.deadline(time.Time{})
+	}
 }
 
 // share replaces the body's own limit by one for both directions.
@@ -233,10 +290,45 @@ func (b *requestBody) share(timer *idleTimer) {
 	}
 }
 
-// interrupt ends a Read that waits for the client. Nobody wants the rest.
+// interrupt ends a Read that waits for the client. Nobody wants the rest. Behind
+// the end of the body it is net/http that reads, for the next request.
 func (b *requestBody) interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.writer == nil || b.ended.Load() {
+		return
+	}
 	b.quit.Store(true)
-	b.setDeadline(time.Unix(1, 0))
+	b.deadline(time.Unix(1, 0))
+}
+
+// beforeDiscard and afterDiscard surround what sends over HTTP/1. Before the head
+// of a response net/http reads what the handler has left of the body, for which the
+// client gets a moment, as it does behind the handler. How long that may take is
+// returned.
+func (b *requestBody) beforeDiscard() time.Duration {
+	if b.ended.Load() {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.writer == nil || b.reading {
+		return 0
+	}
+	b.readBy = time.Time{}
+	b.deadline(time.Now().Add(b.rest()))
+	return b.rest()
+}
+
+func (b *requestBody) afterDiscard() {
+	if b.ended.Load() {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.writer != nil && !b.reading {
+		b.deadline(time.Time{})
+	}
 }
 
 // Close ends the use of the body.
@@ -251,6 +343,11 @@ func (b *requestBody) setDeadline(by time.Time) error {
 	if b.writer == nil {
 		return nil
 	}
+	return b.deadline(by)
+}
+
+// deadline is setDeadline for who has locked.
+func (b *requestBody) deadline(by time.Time) error {
 	if b.quit.Load() {
 		by = time.Unix(1, 0) // or a Read that has been woken might go on to wait
 	}
