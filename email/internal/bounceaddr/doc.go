@@ -49,6 +49,10 @@ type Config struct {
 	// to a day longer: addresses tell the day only. Default 14 days for VERP, 21
 	// for SRS.
 	MaxAge time.Duration
+	// HashLength is how many characters of the hash SRS addresses have, and need to
+	// be taken back, 4 to 27. Default 10. With 4, as libsrs2 and postsrsd have by
+	// default, one is found by a million attempts, and then takes anybody's mail.
+	HashLength int
 	// Now is the clock. Nil means [time.Now].
 	Now func() time.Time
 }

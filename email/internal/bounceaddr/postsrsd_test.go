@@ -42,8 +42,8 @@ func TestPostsrsd(t *testing.T) {
 		return forward, reverse
 	}
 	// The real clock, as it is postsrsd's.
-	ours := newSRS(t, "first.example", Config{Secrets: [][]byte{secret("a"), secret("b")}})
-	rotated := newSRS(t, "first.example", Config{Secrets: [][]byte{secret("b")}})
+	ours := newSRS(t, "first.example", Config{Secrets: [][]byte{secret("a"), secret("b")}, HashLength: 4})
+	rotated := newSRS(t, "first.example", Config{Secrets: [][]byte{secret("b")}, HashLength: 4})
 	forward, reverse := server("first.example")
 
 	for _, sender := range []string{"bob@example.com", "Bob.Smith=x+y@Example.COM", "SRS0=AAAA=AA=example.com=bob@other.example", "SRS0+AAAA=AA=example.com=bob@other.example", "SRS1=AAAA=other.example==AAAA=AA=example.com=bob@third.example"} {

@@ -12,7 +12,11 @@ import (
 )
 
 const (
-	srsHash = 4 // characters of a hash, by convention and libsrs2's default
+	// srsHash is how many characters of a hash are enough that nobody finds one by
+	// trying: an address of ours takes anybody's mail to whom it names. Letters count
+	// in any case, so that each is worth 5 bits.
+	srsHash = 10
+	maxHash = 27 // all of it
 	// srsPeriod is after how many days a time stamp of two characters comes again.
 	srsPeriod = 1 << 10
 	srsDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -35,6 +39,12 @@ func NewSRS(domain string, cfg Config) (*SRS, error) {
 	}
 	if domain, err = addr.ParseDomain(domain); err != nil {
 		return nil, fmt.Errorf("bounceaddr: the domain %q for SRS: %w", domain, err)
+	}
+	switch {
+	case cfg.HashLength == 0:
+		cfg.HashLength = srsHash
+	case cfg.HashLength < 4 || cfg.HashLength > maxHash:
+		return nil, fmt.Errorf("bounceaddr: a hash of %d characters, not of 4 to %d", cfg.HashLength, maxHash)
 	}
 	return &SRS{cfg: cfg, domain: domain}, nil
 }
@@ -65,9 +75,9 @@ func (s *SRS) Forward(sender string) (string, error) {
 	case kind == 1 && isSRS1:
 		// The address of the first forwarder stays, and we take the place of the one
 		// before us: bounces need not go through all of them.
-		local = srs1(secret, host, opaque)
+		local = s.srs1(secret, host, opaque)
 	case kind == 0 && strings.Count(rest[1:], "=") >= 3: // hash=stamp=domain=local
-		local = srs1(secret, a.Domain, rest)
+		local = s.srs1(secret, a.Domain, rest)
 	default:
 		local = s.srs0(secret, a)
 	}
@@ -132,13 +142,13 @@ func original(local, domain string) (string, error) {
 func (s *SRS) srs0(secret []byte, a addr.Address) string {
 	day := s.cfg.today() % srsPeriod
 	stamp := srsDigits[day>>5:day>>5+1] + srsDigits[day&31:day&31+1]
-	return "SRS0=" + srsMAC(secret, srsHash, stamp, a.Domain, a.Local) + "=" + stamp + "=" + a.Domain + "=" + a.Local
+	return "SRS0=" + srsMAC(secret, s.cfg.HashLength, stamp, a.Domain, a.Local) + "=" + stamp + "=" + a.Domain + "=" + a.Local
 }
 
 // srs1 makes an address of the forwarder's host and what follows SRS0 in its
 // local part, with the separator.
-func srs1(secret []byte, host, opaque string) string {
-	return "SRS1=" + srsMAC(secret, srsHash, host, opaque) + "=" + host + "=" + opaque
+func (s *SRS) srs1(secret []byte, host, opaque string) string {
+	return "SRS1=" + srsMAC(secret, s.cfg.HashLength, host, opaque) + "=" + host + "=" + opaque
 }
 
 // srsKind returns 0 or 1 for SRS0 and SRS1 with what follows that, from its
@@ -176,7 +186,7 @@ func cutSRS1(rest string) (hash, host, opaque string, ok bool) {
 }
 
 func (s *SRS) signed(hash string, parts ...string) bool {
-	if len(hash) < srsHash || len(hash) > 27 {
+	if len(hash) < s.cfg.HashLength || len(hash) > maxHash {
 		return false
 	}
 	// Letters of any case: some servers on the way change them.

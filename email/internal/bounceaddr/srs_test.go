@@ -164,3 +164,35 @@ func FuzzSRS(f *testing.F) {
 		}
 	})
 }
+
+// An address with a hash that can be found by trying is not taken, though it is the
+// beginning of the right one.
+func TestSRSHashLength(t *testing.T) {
+	c := newClock()
+	cfg := c.config(secret("a"))
+	sure := newSRS(t, "first.example", cfg)
+	cfg.HashLength = 4
+	weak := newSRS(t, "first.example", cfg)
+	for _, sender := range []string{"bob@example.com", "SRS0=AAAA=AA=example.com=bob@other.example"} {
+		short, err := weak.Forward(sender)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := sure.Reverse(short); err != ErrForged {
+			t.Errorf("%s: %s, %v", short, back, err)
+		}
+		long, err := sure.Forward(sender)
+		if err != nil || len(long) != len(short)+srsHash-4 {
+			t.Errorf("%s, %v", long, err)
+		}
+		if _, err := weak.Reverse(long); err != nil {
+			t.Errorf("%s: %v", long, err)
+		}
+	}
+	for _, n := range []int{-1, 3, 28} {
+		cfg.HashLength = n
+		if _, err := NewSRS("first.example", cfg); err == nil {
+			t.Errorf("a hash of %d characters is taken", n)
+		}
+	}
+}
