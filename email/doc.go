@@ -66,7 +66,9 @@
 //
 // The sender is told of a failure (RFC 3464), of a delay once, and of a success
 // where that was asked for (NOTIFY, RFC 3461), unless there is no sender, or SPF
-// says that it is forged: then somebody else would be told.
+// says that it is forged: then somebody else would be told. Where neither SPF nor
+// DMARC vouches for a stranger's sender, failures are told with the header only,
+// and successes are not.
 //
 // Mail of our domains is signed by DKIM with the keys that are in use at the time
 // of the attempt; keys are made, published and rotated by the server ([DKIM],

@@ -74,6 +74,25 @@ const (
 	bounceNowhere = "nowhere"
 )
 
+// tellLess is for mail that may be somebody else's than its sender's. Failures have
+// to be told all the same, but a bounce with all of it would be a way to send mail
+// through us, and of a success nobody needs to hear.
+func (q *queued) tellLess() {
+	if q.Ret == "FULL" {
+		q.Ret = "HDRS"
+	}
+	for i := range q.Recipients {
+		r := &q.Recipients[i]
+		if len(r.Notify) == 0 {
+			continue
+		}
+		r.Notify = slices.DeleteFunc(slices.Clone(r.Notify), func(n string) bool { return strings.EqualFold(n, "SUCCESS") })
+		if len(r.Notify) == 0 {
+			r.Notify = []string{"NEVER"} // to say nothing asks for failures
+		}
+	}
+}
+
 // recipient is one of a message in the spool.
 type recipient struct {
 	Address string `json:"address"`

@@ -275,7 +275,7 @@ func (r *run) sign(ctx context.Context, d *delivery, rt *route) ([]byte, error) 
 // our signature.
 func (r *run) vouches(env *queued, rt *route) bool {
 	// The route may not be what it was when it took the message.
-	return env.Own || env.User != "" || rt.trusts && slices.ContainsFunc(rt.clients, func(p netip.Prefix) bool { return p.Contains(env.ClientAddr) })
+	return env.Own || env.User != "" || rt.lets(env.ClientAddr)
 }
 
 func (r *run) signature(ctx context.Context, d *delivery) ([]byte, error) {

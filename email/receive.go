@@ -184,8 +184,12 @@ func (m *incoming) authenticate(ctx context.Context) error {
 	m.s.r.s.countAuth(&res)
 	env.Prefix = append(env.Prefix, res.Field()...)
 	env.Authentication = unfold(res.Value())
-	if (res.SPF.Code == spf.Fail || res.SPF.Code == spf.SoftFail) && res.DMARC.Code != dmarc.Pass {
+	switch {
+	case res.SPF.Code == spf.Pass, res.DMARC.Code == dmarc.Pass, m.tx.routes.knows(s.client.Addr):
+	case res.SPF.Code == spf.Fail, res.SPF.Code == spf.SoftFail:
 		env.Bounces = bounceNowhere
+	default:
+		env.tellLess()
 	}
 	return nil
 }

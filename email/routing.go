@@ -111,6 +111,16 @@ const (
 // one that is no longer there.
 func (t *routeTable) named(name string) *route { return t.byName[name] }
 
+// lets reports whether the route's clientIp lets a client relay.
+func (r *route) lets(client netip.Addr) bool {
+	return r.trusts && slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
+// knows reports whether a client is one of those whom some route lets relay.
+func (t *routeTable) knows(client netip.Addr) bool {
+	return slices.ContainsFunc(t.routes, func(r *route) bool { return r.lets(client) })
+}
+
 // forwards are the routes of domains that have a server to forward to.
 func (s *Server) forwards() []Route {
 	var list []Route

@@ -219,3 +219,45 @@ func TestFailureIsToldAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// A stranger whom nobody vouches for can have somebody told of a failure, but not of a
+// success, and not send that one the message.
+func TestStrangersTellLittle(t *testing.T) {
+	for client, want := range map[string][]string{"10.0.0.1": {"delivered", "failed"}, "192.0.2.9": {"failed"}} {
+		synctest.Test(t, func(t *testing.T) {
+			st := onStage(t, relay("a.example"), nil)
+			st.inbox.decide = func(d *Delivery) error {
+				if strings.HasPrefix(d.Recipient, "nobody@") {
+					return &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such user"}
+				}
+				return nil
+			}
+			c := dialPipe(t, st.server, client)
+			c.say("MAIL FROM:<user@a.example> RET=FULL", "250")
+			for _, to := range []string{"bob", "nobody"} {
+				c.say("RCPT TO:<"+to+"@a.example> NOTIFY=SUCCESS,FAILURE", "250")
+			}
+			if got := c.data(toB); !strings.HasPrefix(got, "250") {
+				t.Fatal(got)
+			}
+			c.say("QUIT", "221")
+			time.Sleep(time.Hour)
+			var told []string
+			for _, m := range st.inbox.all() {
+				if m.From != "" {
+					continue // the message itself
+				}
+				action := strings.TrimPrefix(fieldsOf(m.content)[1], "Action: ")
+				told = append(told, action)
+				known := client == "10.0.0.1"
+				if whole := strings.Contains(m.content, "\r\nHello."); whole != (known && action == "failed") {
+					t.Errorf("%s is told %q:\n%s", client, action, m.content)
+				}
+			}
+			slices.Sort(told)
+			if !slices.Equal(told, want) {
+				t.Errorf("%s: the sender is told of %q, want %q", client, told, want)
+			}
+		})
+	}
+}
