@@ -513,7 +513,10 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	if len(rest.Recipients) > 0 {
 		schedule := m.s.r.queue.schedule()
 		delay := schedule.delay(1)
-		if err := m.s.r.queue.add(ctx, m.id, &rest, m.draft, delay); err != nil {
+		// A client that leaves now would send all of it again.
+		lasting, cancel := m.s.r.lasting()
+		defer cancel()
+		if err := m.s.r.queue.add(lasting, m.id, &rest, m.draft, delay); err != nil {
 			return nil, m.s.storageError(err)
 		}
 		for _, e := range later {
