@@ -32,6 +32,7 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 		length = 0
 	}
 	body := h1.NewBody(up.in, length)
+	up.settled = hasBody && l.req.ContentLength == 0
 	switch {
 	case err != nil:
 	case length >= 0:
@@ -44,7 +45,6 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	l.watch.end(l)
 	whole := l.upload.end(l, up) && err == nil
 	l.conn.use(nil)
-	up.settled = hasBody && l.req.ContentLength == 0
 	up.release(whole && !resp.Close && length != h1.UntilClose)
 	if l.broke != nil && !l.watch.gone.Load() && !l.upload.clientErr.Load() && !l.conn.closed.Load() {
 		e.report(brokeOff, l.broke)
@@ -187,6 +187,7 @@ func (l *fastLane) splice(up *upstreamConn, body *h1.Body) error {
 	if !l.watch.on() {
 		l.watch.start(l, func() { up.Conn.Close() })
 	}
+	up.settled = false // nobody sees what comes behind the body
 	up.readDeadline(time.Time{})
 	l.writeBy = time.Time{}
 	l.client.SetWriteDeadline(l.writeBy)

@@ -36,7 +36,8 @@ type upstreamConn struct {
 	key    poolKey
 	reused bool
 	// settled is set where nothing should be on its way any more: after an answer
-	// with a body, which tells its end, to a request without one.
+	// with a body, which tells its end, to a request without one. The last read was
+	// for more than that.
 	settled bool
 
 	idleSince       time.Time
@@ -185,6 +186,9 @@ func (c *upstreamConn) quiet() bool {
 	if len(c.in.Buffered()) > 0 {
 		return false
 	}
+	if c.peek.isTLS && c.holds() {
+		return false
+	}
 	if c.settled && time.Since(c.idleSince) < justNow {
 		return true
 	}
@@ -201,6 +205,13 @@ func (c *upstreamConn) quiet() bool {
 		return err != nil && isTimeout(err) && len(c.in.Buffered()) == 0
 	}
 	return false
+}
+
+// holds reports whether TLS has read something that nobody has asked for yet, which
+// a look at the socket does not show.
+func (c *upstreamConn) holds() bool {
+	c.readDeadline(time.Unix(1, 0))
+	return !isTimeout(c.in.Fill())
 }
 
 // release ends the use of a connection for one exchange. It is kept for the

@@ -109,6 +109,13 @@ func (b *Body) read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 	}
+	if b.length != Chunked && int64(len(p)) >= b.left && len(b.r.Buffered()) == 0 {
+		// Read so that more than the body is noticed: a server that sends that has
+		// lost count, and what comes would be taken for its next answer.
+		if err := b.r.read(); err != nil {
+			return 0, err
+		}
+	}
 	if int64(len(p)) > b.left {
 		p = p[:b.left]
 	}

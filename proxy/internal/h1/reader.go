@@ -96,11 +96,23 @@ func (r *Reader) Fill() error {
 			return nil
 		}
 	}
+	return r.read()
+}
+
+// read is Fill for who has a buffer in hand anyway. It takes what one read gives:
+// with TLS, where another one would wait, too.
+func (r *Reader) read() error {
+	if r.raw.usable() {
+		return r.raw.fill(r)
+	}
 	r.acquire()
 	n, err := r.conn.Read(r.buf[r.w:])
 	r.w += n
 	if n > 0 {
 		return nil
+	}
+	if r.r == r.w {
+		r.release()
 	}
 	return noProgress(err)
 }
