@@ -150,6 +150,9 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		defer upgrade.end()
 		w, req = upgrade, upgrade.req
 	}
+	if req.ProtoMajor == 1 {
+		c.writeBy = time.Time{} // net/http has cleared it behind the request before
+	}
 	body := newRequestBody(w, req, r.times.Idle)
 	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
 		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
@@ -209,6 +212,7 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.ProtoMajor >= 2 {
 		defer r.noteReset(x, req)
 	}
+	returned := false
 	if req.ProtoMajor == 1 {
 		x.writer.writeBy = &c.writeBy
 		x.writer.before()
@@ -234,11 +238,14 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		if req.ProtoMajor > 1 {
 			x.body.stall = newIdleTimer(r.times.Idle, func() { x.body.setDeadline(time.Unix(1, 0)) })
 			x.body.stall.rest()
+			defer func() { x.body.finish(x.body.rest()) }()
+		} else {
+			defer func() { x.writer.leave(returned, c.Conn) }()
 		}
-		defer func() { x.body.finish(x.writer.hijacked) }()
 		req.Body = x.body
 	}
 	x.serve(req)
+	returned = true
 	if x.writer.status == 0 {
 		x.writer.WriteHeader(http.StatusOK) // as net/http would, but with the route's edits
 	}
@@ -248,11 +255,6 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 	rec.aborted = x.writer.broken
 	if x.writer.hijacked {
 		return // the connection is the handler's
-	}
-	if x.writer.mayLeaveBody() {
-		// net/http reads what is left of the body, and clears the deadline that
-		// finish sets if it has to interrupt the transport's reading first.
-		time.AfterFunc(x.body.rest(), func() { c.Conn.SetReadDeadline(time.Unix(1, 0)) })
 	}
 	x.writer.end()
 }
@@ -336,7 +338,7 @@ func (r *run) refuse(w http.ResponseWriter, body *requestBody, rec *accessRecord
 	}
 	r.report(rec.conn, no.reason, rec.header, no.route, no.text) // before the client can ask again
 	if strings.HasPrefix(rec.protocol, "HTTP/1") {
-		(&responseWriter{ResponseWriter: w, idle: r.times.Idle, writeBy: &rec.conn.writeBy, body: body}).before()
+		(&responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: new(byteCount), writeBy: &rec.conn.writeBy, body: body}).before()
 	}
 	no.write(w)
 	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false

@@ -38,9 +38,17 @@ type responseWriter struct {
 	hijacked  bool // the connection is the handler's
 	broken    bool // something could not be sent
 
-	body   *requestBody // that net/http may have to read before it sends; nil if there is none, and in HTTP/2
-	duplex bool         // it does not: the response may begin before the request has ended
+	// body is what net/http reads before it sends the head, as far as the handler has
+	// left it; nil if there is none, and in HTTP/2. In full duplex the response may
+	// begin before the request has ended.
+	body    *requestBody
+	duplex  bool
+	flushed bool
+	waits   bool // between before and after, for the body
 }
+
+// headWaits is how many bytes of a body net/http keeps back, and with them the head.
+const headWaits = 2 << 10
 
 // WriteHeader sends the head of the response.
 func (w *responseWriter) WriteHeader(status int) {
@@ -68,6 +76,20 @@ func (w *responseWriter) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
+	first := 0
+	if room := headWaits - int(min(w.bytes.own.Load(), headWaits)); w.mayWait() && len(b) > room+1 {
+		// With this the head goes, and the limit for the body is over: a client may
+		// take long to read the rest.
+		var err error
+		if first, err = w.write(b[:room+1]); err != nil {
+			return first, err
+		}
+	}
+	n, err := w.write(b[first:])
+	return first + n, err
+}
+
+func (w *responseWriter) write(b []byte) (int, error) {
 	w.before()
 	n, err := w.ResponseWriter.Write(b)
 	w.after()
@@ -108,13 +130,43 @@ func (w *responseWriter) FlushError() error {
 	}
 	w.before()
 	defer w.after()
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	w.flushed = w.flushed || w.status != 0
+	return err
+}
+
+// leave is called before the handler returns, or has panicked. What is left of the
+// body is net/http's now.
+func (w *responseWriter) leave(returned bool, conn net.Conn) {
+	b := w.body
+	limit := b.rest()
+	switch {
+	case w.hijacked:
+		limit = 0 // the connection is the handler's
+	case w.mayWait():
+		limit = b.discardTime()
+	case returned && !w.duplex:
+		// The body may have been read to its end, and the rest of the response still
+		// waits for the client.
+		limit += max(w.idle, 0)
+	}
+	b.finish(limit)
+	if !w.hijacked && !b.ended.Load() && (w.duplex || !returned) {
+		// net/http clears the deadline if it has to interrupt somebody's reading. The
+		// connection ends with this request.
+		time.AfterFunc(limit, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	}
+}
+
+// mayWait reports whether net/http may read the body when something is written.
+func (w *responseWriter) mayWait() bool {
+	return w.body != nil && !w.duplex && !w.flushed && w.bytes.own.Load() <= headWaits && !w.body.ended.Load()
 }
 
 // before and after surround what may wait for the client.
 func (w *responseWriter) before() {
 	var more time.Duration
-	if w.body != nil && !w.duplex {
+	if w.waits = w.mayWait(); w.waits {
 		more = w.body.beforeDiscard()
 	}
 	if w.writeBy != nil && w.idle > 0 {
@@ -124,7 +176,7 @@ func (w *responseWriter) before() {
 }
 
 func (w *responseWriter) after() {
-	if w.body != nil && !w.duplex {
+	if w.waits {
 		w.body.afterDiscard()
 	}
 	w.stall.rest()
@@ -302,38 +354,32 @@ func (b *requestBody) interrupt() {
 	b.deadline(time.Unix(1, 0))
 }
 
-// beforeDiscard and afterDiscard surround what sends over HTTP/1. Before the head
-// of a response net/http reads what the handler has left of the body, for which the
-// client gets a moment, as it does behind the handler. How long that may take is
-// returned.
+// beforeDiscard and afterDiscard surround what may send the head of a response over
+// HTTP/1: net/http reads up to 256 KiB of what the handler has left of the body
+// before. How long that may take is returned.
 func (b *requestBody) beforeDiscard() time.Duration {
-	if b.ended.Load() {
-		return 0
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.writer == nil || b.reading {
 		return 0
 	}
-	b.readBy = time.Time{}
-	b.deadline(time.Now().Add(b.rest()))
-	return b.rest()
+	limit := b.discardTime()
+	b.deadline(time.Now().Add(limit))
+	return limit
 }
 
 func (b *requestBody) afterDiscard() {
-	if b.ended.Load() {
-		return
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.writer != nil && !b.reading {
+		b.readBy = time.Time{}
 		b.deadline(time.Time{})
 	}
 }
 
 // Close ends the use of the body.
 func (b *requestBody) Close() error {
-	b.finish(false)
+	b.finish(b.rest())
 	return b.ReadCloser.Close()
 }
 
@@ -355,20 +401,30 @@ func (b *requestBody) deadline(by time.Time) error {
 }
 
 // finish is called before the handler returns. net/http reads what is left of
-// the body then, for which the client gets a moment, unless the connection is
-// the handler's now.
-func (b *requestBody) finish(hijacked bool) {
+// the body then, for which the client gets that long.
+func (b *requestBody) finish(limit time.Duration) {
 	b.stall.stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.writer != nil && !b.ended.Load() && !hijacked {
-		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(b.rest()))
+	if b.writer != nil && !b.ended.Load() && limit > 0 {
+		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(limit))
 	}
 	b.writer = nil
 }
 
-// rest is the time for a client to send the rest of a body that nobody wants.
+// rest is the time for a client to send the rest of a body that nobody wants and no
+// answer waits for.
 func (b *requestBody) rest() time.Duration { return restOf(b.idle) }
+
+// discardTime is what it gets where the answer waits: enough for 256 KiB by a slow
+// link.
+func (b *requestBody) discardTime() time.Duration {
+	const most = 30 * time.Second
+	if b.idle > 0 {
+		return min(most, b.idle)
+	}
+	return most
+}
 
 func restOf(idle time.Duration) time.Duration {
 	const moment = 5 * time.Second

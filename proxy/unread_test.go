@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -206,5 +209,121 @@ func TestEarlyAnswerAtTheEndOfAnUpload(t *testing.T) {
 	clients.Wait()
 	if dead.Load() > 0 || lost.Load() > 0 || kept.Load() == 0 {
 		t.Errorf("%d connections are kept, %d of them dead; %d answers are lost", kept.Load(), dead.Load(), lost.Load())
+	}
+}
+
+// Who does not read has a limit at each response on a connection.
+func TestHTTPSlowReaderOfALaterResponse(t *testing.T) {
+	t.Parallel()
+	ended := make(chan error, 1)
+	write := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/big" {
+			io.WriteString(w, "small")
+			return
+		}
+		_, err := w.Write(make([]byte, 64<<20))
+		select {
+		case ended <- err:
+		default:
+		}
+	}
+	_, target := backend(t, write)
+	cfg := Config{Timeouts: Timeouts{Idle: 500 * time.Millisecond}, Routes: []Route{handlerRoute("handles", Match{Domains: []string{"handles.test"}}), httpRoute("forwards", 0, "forwards.test", target)}}
+	cfg.Routes[0].Action.Handler = http.HandlerFunc(write)
+	p := startBare(t, cfg)
+	for _, host := range []string{"handles.test", "forwards.test"} {
+		c := wireDial(t, addr(t, p, 0))
+		fmt.Fprintf(c, "GET http://%s/small HTTP/1.1\r\nHost: %[1]s\r\n\r\n", host) // not for the fast lane
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		fmt.Fprintf(c, "GET http://%s/big HTTP/1.1\r\nHost: %[1]s\r\n\r\n", host)
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Errorf("%s: all of it was sent to a client that does not read", host)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: a client that does not read is waited for", host)
+		}
+	}
+}
+
+// A handler that gives up while somebody still reads the request's body leaves nobody
+// waiting for the rest.
+func TestHTTPGivenUpWhileReading(t *testing.T) {
+	t.Parallel()
+	breaks := wireServer(t, func(c net.Conn) {
+		wireHead(bufio.NewReader(c))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+	})
+	reading := make(chan struct{})
+	cfg := Config{Timeouts: Timeouts{Idle: 500 * time.Millisecond}, Routes: []Route{handlerRoute("handles", Match{Domains: []string{"handles.test"}}), httpRoute("forwards", 0, "forwards.test", breaks)}}
+	cfg.Routes[0].Action.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		go func() {
+			r.Body.Read(make([]byte, 1))
+			close(reading)
+			io.Copy(io.Discard, r.Body)
+		}()
+		<-reading
+		panic(http.ErrAbortHandler)
+	})
+	p := startBare(t, cfg)
+	for _, host := range []string{"handles.test", "forwards.test"} {
+		c := wireDial(t, addr(t, p, 0))
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		fmt.Fprintf(c, "POST http://%s/ HTTP/1.1\r\nHost: %[1]s\r\nContent-Length: 100\r\n\r\nx", host)
+		if _, err := io.ReadAll(c); isTimeout(err) {
+			t.Errorf("%s: the connection stays open", host)
+		}
+	}
+}
+
+// deadlinesSeen is a response that notes the deadline for reading at each write.
+type deadlinesSeen struct {
+	http.ResponseWriter
+	by    time.Time
+	armed []bool
+	sizes []int
+}
+
+func (d *deadlinesSeen) SetReadDeadline(by time.Time) error { d.by = by; return nil }
+func (d *deadlinesSeen) Header() http.Header                { return http.Header{} }
+func (d *deadlinesSeen) WriteHeader(int)                    {}
+func (d *deadlinesSeen) Flush()                             {}
+func (d *deadlinesSeen) Write(b []byte) (int, error) {
+	d.armed, d.sizes = append(d.armed, !d.by.IsZero()), append(d.sizes, len(b))
+	return len(b), nil
+}
+
+// The limit for a body that nobody reads is not for a client that takes long to read
+// the answer: it holds up to the write that sends the head, and no longer.
+func TestUnreadBodyLimitEndsWithTheHead(t *testing.T) {
+	count := func() *byteCount { return &byteCount{route: new(atomic.Uint64)} }
+	for name, test := range map[string]struct {
+		write func(*responseWriter)
+		armed []bool
+		sizes []int
+	}{
+		"one large":       {func(w *responseWriter) { w.Write(make([]byte, 9000)) }, []bool{true, false}, []int{2049, 9000 - 2049}},
+		"small and large": {func(w *responseWriter) { w.Write(make([]byte, 48)); w.Write(make([]byte, 9000)) }, []bool{true, true, false}, []int{48, 2001, 6999}},
+		"flushed":         {func(w *responseWriter) { w.Flush(); w.Write(make([]byte, 48)) }, []bool{false}, []int{48}},
+		"full duplex":     {func(w *responseWriter) { w.duplex = true; w.Write(make([]byte, 9000)) }, []bool{false}, []int{9000}},
+	} {
+		d := new(deadlinesSeen)
+		b := &requestBody{ReadCloser: io.NopCloser(strings.NewReader("body")), writer: d, idle: time.Hour, bytes: count()}
+		w := &responseWriter{ResponseWriter: d, idle: time.Hour, bytes: count(), edit: func(http.Header) {}, body: b}
+		test.write(w)
+		if !slices.Equal(d.armed, test.armed) || !slices.Equal(d.sizes, test.sizes) || !d.by.IsZero() {
+			t.Errorf("%s: limits %v at writes of %d bytes, and %v behind", name, d.armed, d.sizes, d.by)
+		}
+		b.readBy = time.Now().Add(time.Hour) // as a Read that has just ended beside a write
+		b.afterDiscard()
+		b.Read(make([]byte, 1))
+		if d.by.IsZero() {
+			t.Errorf("%s: a Read has no limit any more", name)
+		}
 	}
 }
