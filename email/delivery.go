@@ -90,6 +90,11 @@ func (s *Server) hookResult(err error, log ...any) result {
 		return refusal(r)
 	}
 	s.log.Error("a hook failed", append(log, "err", err)...)
+	return localError(err)
+}
+
+// localError puts off what failed through no fault of the mail.
+func localError(err error) result {
 	res := refusal(&Reply{Code: 451, Enhanced: [3]int{4, 3, 0}, Text: "Local error, try again later"})
 	res.said = err.Error()
 	return res
@@ -252,7 +257,10 @@ func (r *run) deliverHere(ctx context.Context, d *delivery, rt *route, i int) re
 		m.Recipients = []string{rcpt}
 		ctx, cancel := context.WithTimeout(ctx, hookTimeout)
 		defer cancel()
-		return r.s.hookResult(r.s.opts.mailbox(ctx, &Delivery{Message: m, Recipient: rcpt}), "conn_id", d.env.ConnID, "msg_id", d.id, "hook", "mailbox")
+		log := []any{"conn_id", d.env.ConnID, "msg_id", d.id, "hook", "mailbox"}
+		return r.s.hookResult(r.s.guarded("the mailbox", func() error {
+			return r.s.opts.mailbox(ctx, &Delivery{Message: m, Recipient: rcpt})
+		}, log...), log...)
 	}
 	local, domain, _ := cutAddress(rcpt)
 	if a, err := addr.Parse(rcpt); err == nil {

@@ -80,7 +80,7 @@ func (c *domains) publish(ctx context.Context, domain string, list []keys.Key) e
 	for _, r := range records.Wanted(c.s.recordSettings(d.Domain, list)) {
 		out = append(out, publicRecord(r))
 	}
-	return c.s.opts.publisher.Publish(ctx, domain, out)
+	return c.s.guarded("the DNS publisher", func() error { return c.s.opts.publisher.Publish(ctx, domain, out) }, "domain", domain)
 }
 
 // sees looks for the record of a key.

@@ -17,7 +17,8 @@ import (
 //
 // An error refuses: a [*Reply] with that reply, any other with 451, so that
 // nothing passes where a hook fails. The text of other errors is logged and not
-// shown to the client.
+// shown to the client. A hook that panics ends the connection, with 421; one that
+// is merely told of something changes nothing by that.
 type Hooks struct {
 	// OnConnect is asked about each connection before the greeting.
 	OnConnect func(ctx context.Context, c *Client) error
@@ -106,7 +107,7 @@ type Delivery struct {
 
 // A Mailbox takes mail into mailboxes. When it returns nil it has the message
 // for good. An error is taken as in [Hooks]: a [*Reply] with 5xx refuses the
-// mail, any other error has it tried again later.
+// mail, any other error has it tried again later, and so does a panic.
 //
 // It may be called from several goroutines, and twice with the same message and
 // recipient, if the process ends before it is noted that it took it.

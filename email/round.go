@@ -115,7 +115,10 @@ type mxLookup struct{ *job }
 
 func (l mxLookup) Run() sched.Outcome {
 	q := l.round.q
-	l.mx, l.mxErr = q.r.mx.Lookup(q.r.ctx, l.to.domain)
+	l.mxErr = q.r.s.guarded("looking up mail servers", func() (err error) {
+		l.mx, err = q.r.mx.Lookup(q.r.ctx, l.to.domain)
+		return err
+	}, "domain", l.to.domain)
 	q.sites.Add(l.mx.Site, l.first(), l.job)
 	return sched.Outcome{Works: true}
 }
@@ -127,7 +130,9 @@ type expiry struct {
 }
 
 func (x expiry) Run() sched.Outcome {
-	x.q.expire(x.q.r.ctx, x.e)
+	if x.q.r.s.guarded("removing a message", func() error { x.q.expire(x.q.r.ctx, x.e); return nil }, "msg_id", x.e.id) != nil {
+		x.q.forget(x.e) // until a restart, as where it cannot be removed
+	}
 	return sched.Outcome{}
 }
 func (x expiry) Skip(time.Time, string) {}
@@ -208,8 +213,21 @@ func (rd *round) open() (*io.SectionReader, error) {
 	return rd.body.SectionReader, nil
 }
 
-// recipients are those of a place that are still to get the message.
-func (rd *round) recipients(to place) []int {
+// fail keeps the message from being handled in this round.
+func (rd *round) fail(err error) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	rd.err = err
+}
+
+// recipients reads the message, and finds those of a place that are still to get
+// it.
+func (rd *round) recipients(ctx context.Context, to place) ([]int, error) {
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	if err := rd.load(ctx); err != nil {
+		return nil, err
+	}
 	var list []int
 	for i := range rd.env.Recipients {
 		rcpt := &rd.env.Recipients[i]
@@ -217,11 +235,11 @@ func (rd *round) recipients(to place) []int {
 			list = append(list, i)
 		}
 	}
-	return list
+	return list, nil
 }
 
 // Run makes the attempt.
-func (j *job) Run() sched.Outcome {
+func (j *job) Run() (site sched.Outcome) {
 	rd := j.round
 	if rd.q.holds(rd) {
 		j.Drop()
@@ -231,14 +249,15 @@ func (j *job) Run() sched.Outcome {
 	if !rd.q.claim(rd.e) {
 		return sched.Outcome{}
 	}
-	ctx := rd.q.r.ctx
-	rd.mu.Lock()
-	err := rd.load(ctx)
-	var list []int
-	if err == nil {
-		list = rd.recipients(j.to)
+	if err := rd.q.r.s.guarded("a delivery", func() error { site = j.attempt(); return nil }, "msg_id", rd.e.id); err != nil {
+		rd.fail(err)
 	}
-	rd.mu.Unlock()
+	return site
+}
+
+func (j *job) attempt() sched.Outcome {
+	rd, ctx := j.round, j.round.q.r.ctx
+	list, err := rd.recipients(ctx, j.to)
 	if err != nil || len(list) == 0 {
 		return sched.Outcome{}
 	}
@@ -261,9 +280,7 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 	for _, i := range list {
 		rt, err := rd.q.r.routeOf(rd.table, d, i)
 		if err != nil {
-			rd.mu.Lock()
-			rd.err = err
-			rd.mu.Unlock()
+			rd.fail(err)
 			return sched.Outcome{}
 		}
 		if rt == nil && d.env.Own && d.env.From == "" {
@@ -293,15 +310,17 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 // bring takes the message to some recipients, and notes how that went.
 func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list []int) (site sched.Outcome) {
 	if err := d.load(); err != nil {
-		rd.mu.Lock()
-		rd.err = err
-		rd.mu.Unlock()
+		rd.fail(err)
 		return sched.Outcome{}
 	}
 	for len(list) > 0 {
 		some := list[:min(len(list), atOnce(d.env, to.route))]
 		list = list[len(some):]
-		out := rd.q.r.deliver(ctx, d, to, j, some)
+		var out outcome
+		err := rd.q.r.s.guarded("a delivery", func() error { out = rd.q.r.deliver(ctx, d, to, j, some); return nil }, "conn_id", d.env.ConnID, "msg_id", d.id)
+		if err != nil {
+			out = all(localError(err), some)
+		}
 		if out.site.Trouble && len(list) > 0 { // the others would have the same
 			some = append(some[:len(some):len(some)], list...)
 			out.results = append(out.results, slices.Repeat([]result{troubled(out.site)}, len(list))...)
@@ -341,7 +360,9 @@ func atOnce(env *queued, rt *route) int {
 // record notes what came of an attempt. If there are more to come, or others are
 // still under way, perhaps for long, it is made durable.
 func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, out outcome, more bool) {
+	defer rd.announce() // without mu
 	rd.mu.Lock()
+	defer rd.mu.Unlock()
 	for _, s := range out.steps {
 		rd.p.note(s)
 	}
@@ -360,8 +381,6 @@ func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, 
 		rd.q.note(rd.e, rd.p)
 		rd.changed = false
 	}
-	rd.mu.Unlock()
-	rd.announce()
 }
 
 // announce tells of what has happened. Whoever is told finds it in the status of
@@ -385,8 +404,14 @@ func (rd *round) done() {
 	rd.left--
 	last := rd.left == 0
 	rd.mu.Unlock()
-	if last {
-		rd.finish()
+	if !last {
+		return
+	}
+	if rd.q.r.s.guarded("the end of a delivery", func() error { rd.finish(); return nil }, "msg_id", rd.e.id) != nil {
+		if rd.changed { // or who has the message would get it again
+			rd.q.note(rd.e, rd.p)
+		}
+		rd.q.putBack(rd.e, rd.q.r.s.now().Add(maxRetryDelay))
 	}
 }
 
@@ -407,7 +432,7 @@ func (rd *round) finish() {
 		q.forget(e)
 		return
 	case rd.err != nil && !rd.dropped && q.r.ctx.Err() == nil:
-		q.r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", e.id, "err", rd.err)
+		q.r.s.log.Error("a message in the spool cannot be handled; it is left there", "msg_id", e.id, "err", rd.err)
 		q.putBack(e, now.Add(maxRetryDelay))
 		return
 	case rd.env == nil && (rd.dropped || q.r.ctx.Err() != nil):

@@ -457,12 +457,17 @@ func (s *Server) event(e Event) {
 	e.Time = s.now()
 	s.logEvent(&e)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
-		hook(e)
+		s.tell(hook, e)
 	}
 	for _, tell := range s.opts.observers {
-		tell(e)
+		s.tell(tell, e)
 	}
 	s.tellWebhooks(&e)
+}
+
+// tell tells the host. A panic of it changes nothing of what has happened.
+func (s *Server) tell(tell func(Event), e Event) {
+	_ = s.guarded("an observer", func() error { tell(e); return nil }, "conn_id", e.ConnID, "msg_id", e.MessageID)
 }
 
 func (s *Server) logEvent(e *Event) {

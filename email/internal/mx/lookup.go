@@ -143,6 +143,13 @@ func (r *Resolver) begin(name string) (a answer, f *flight, mine bool) {
 
 // fly does a lookup and tells all who wait for it.
 func (r *Resolver) fly(ctx context.Context, name string, f *flight) answer {
+	f.abandoned = true // if the host's resolver panics
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.flights, name)
+		close(f.done)
+	}()
 	bounded, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	a := answer{}
@@ -162,8 +169,6 @@ func (r *Resolver) fly(ctx context.Context, name string, f *flight) answer {
 	if !f.abandoned {
 		r.keep(name, a)
 	}
-	delete(r.flights, name)
-	close(f.done)
 	return a
 }
 
