@@ -130,8 +130,8 @@ type ProcessAction struct {
 // user that the route takes: let Match.Recipients, or a hook, say who there is.
 type DeliverAction struct {
 	// Maildir is the folder of the recipient's mailbox. {domain} and {user}
-	// stand for the parts of the address; {user} must be there, and without
-	// {domain} users of the same name share a mailbox.
+	// stand for the parts of the address, in lower case; {user} must be there, and
+	// without {domain} users of the same name share a mailbox.
 	Maildir string `json:"maildir"`
 	// LMTP is a server that delivers (RFC 2033): host:port, or the path of a
 	// Unix socket.

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/dcrouter/dcrouter/email/internal/deliver"
+	"github.com/dcrouter/dcrouter/internal/glob"
 )
 
 // maildirs are the mailboxes of routes with the action Deliver.
@@ -28,7 +30,9 @@ func newMaildirs(s *Server) (*maildirs, error) {
 	return m, err
 }
 
-// deliver puts a message into a mailbox.
+// deliver puts a message into a mailbox. Case makes no other mailbox of a local
+// part, as it makes no other route (RFC 5321 section 2.4 has mail servers in front
+// keep it, and leaves it to the last one what it means).
 func (m *maildirs) deliver(ctx context.Context, rt *route, user, domain string, content *io.SectionReader) error {
 	template := m.base
 	if d := rt.Action.Deliver; d != nil && d.Maildir != "" {
@@ -41,7 +45,7 @@ func (m *maildirs) deliver(ctx context.Context, rt *route, user, domain string, 
 	if err != nil {
 		return err
 	}
-	_, err = box.Deliver(ctx, user, domain, nil, content)
+	_, err = box.Deliver(ctx, strings.ToLower(glob.Fold(user)), domain, nil, content)
 	return err
 }
 

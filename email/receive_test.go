@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,6 +42,41 @@ func TestMaildir(t *testing.T) {
 	}
 	if e := s.seen(EventDelivered); len(e) != 1 || e[0].MessageID == "" || e[0].ConnID != s.seen(EventConnected)[0].ConnID {
 		t.Errorf("%+v", e)
+	}
+}
+
+// Upper and lower case make no two Maildirs of an address. Other servers, and the
+// host, get it as it came.
+func TestMaildirOfAnyCase(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, Config{DataPath: dir, Routes: []Route{
+		{Name: "local", Match: Match{Recipients: []string{"bob@example.com", "sören@example.com"}}, Action: Action{Type: Deliver}}}})
+	c := s.dial().hello()
+	for _, to := range []string{"bob@example.com", "Bob@Example.com", `"BOB"@EXAMPLE.COM`} {
+		if got := c.send("a@example.net", to, hi); !strings.HasPrefix(got, "250 2.0.0") {
+			t.Error(to, got)
+		}
+	}
+	c.say("MAIL FROM:<a@example.net> SMTPUTF8", "250")
+	c.say("RCPT TO:<SÖREN@example.com>", "250")
+	if got := c.data(hi); !strings.HasPrefix(got, "250 2.0.0") {
+		t.Error(got)
+	}
+	for name, want := range map[string]int{"bob": 3, "s%c3%b6ren": 1} {
+		if got := mailbox(t, filepath.Join(dir, "mail/example.com", name)); len(got) != want {
+			t.Errorf("%s has %d messages", name, len(got))
+		}
+	}
+	folders, err := os.ReadDir(filepath.Join(dir, "mail/example.com"))
+	if err != nil || len(folders) != 2 {
+		t.Errorf("%v, %v", folders, err)
+	}
+
+	m := newMailbox(nil)
+	s = start(t, Config{Routes: toMailboxes}, WithMailbox(m.take))
+	s.dial().hello().send("a@example.net", "Bob@example.com", hi)
+	if got := m.all(); len(got) != 1 || got[0].Recipient != "Bob@example.com" {
+		t.Errorf("%+v", got)
 	}
 }
 
