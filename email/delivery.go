@@ -185,16 +185,16 @@ func (r *run) discarded(id spool.ID, env *queued, p *progress, kind, said string
 }
 
 // routeOf finds the route of a recipient of a message in the spool: the one that
-// took it, as it is now, or else the one that would take it now.
+// took it, as it is now, or else the one that would take it now. It is nil where
+// there is none, or none by which the mail may leave.
 func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {
-	rcpt := &d.env.Recipients[i]
-	if rt := t.named(rcpt.Route); rt != nil {
+	if rt := t.named(d.env.Recipients[i].Route); rt != nil && r.mayStill(rt, d.env, i) {
 		return rt, nil
 	}
 	if err := d.load(); err != nil {
 		return nil, err
 	}
-	f := &facts{client: d.env.ClientAddr, authenticated: d.env.User != "" || d.env.Own, sender: d.env.From, recipient: rcpt.Address}
+	f := d.env.facts(i)
 	var err error
 	if f.content, err = t.contentOf(d.body); err != nil {
 		return nil, err
@@ -203,6 +203,17 @@ func (r *run) routeOf(t *routeTable, d *delivery, i int) (*route, error) {
 		return rt, nil
 	}
 	return nil, nil
+}
+
+// facts are what the envelope tells of a recipient's mail.
+func (q *queued) facts(i int) *facts {
+	return &facts{client: q.ClientAddr, authenticated: q.User != "" || q.Own, sender: q.From, recipient: q.Recipients[i].Address}
+}
+
+// mayStill reports whether mail that a route has taken may leave by it as it is
+// now: it may have been one that delivers.
+func (r *run) mayStill(rt *route, env *queued, i int) bool {
+	return rt.Name == outgoing || rt.mayRelay(env.facts(i), r.s.isOurs)
 }
 
 func (r *run) smartHost() *SmartHost {

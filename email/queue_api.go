@@ -32,7 +32,8 @@ type QueuedMessage struct {
 	Next    time.Time `json:"next"`
 	// Tries is how often it was tried.
 	Tries int `json:"tries"`
-	// Stuck is set for one that no route takes any more: it waits for other routes.
+	// Stuck is set for one that no route takes any more, or none by which it may
+	// leave: it waits for other routes.
 	Stuck bool `json:"stuck,omitempty"`
 	// Quarantine says why it is held back, or is "".
 	Quarantine string `json:"quarantine,omitempty"`

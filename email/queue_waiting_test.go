@@ -3,6 +3,7 @@ package email
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -107,7 +108,7 @@ func TestReleasedMailHasItsTime(t *testing.T) {
 		}
 		d.Write([]byte(toB))
 		id := spool.NewID(time.Now())
-		env := &queued{From: "user@a.example", Recipients: []recipient{{Address: "user@b.example", Route: "out"}}, Arrived: time.Now(), Quarantine: "test"}
+		env := &queued{From: "user@a.example", ClientAddr: netip.MustParseAddr("10.0.0.1"), Recipients: []recipient{{Address: "user@b.example", Route: "out"}}, Arrived: time.Now(), Quarantine: "test"}
 		if err := r.queue.add(t.Context(), id, env, d, 0); err != nil {
 			t.Fatal(err)
 		}

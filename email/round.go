@@ -267,10 +267,10 @@ func (j *job) attempt() sched.Outcome {
 			j.mx = now // it may have waited for hours
 		}
 	}
-	if j.to.route != nil {
-		return rd.bring(ctx, d, j.to, j, list)
+	if j.to.route == nil || slices.ContainsFunc(list, func(i int) bool { return !rd.q.r.mayStill(j.to.route, d.env, i) }) {
+		return rd.bringByContent(ctx, d, list)
 	}
-	return rd.bringByContent(ctx, d, list)
+	return rd.bring(ctx, d, j.to, j, list)
 }
 
 // bringByContent takes the message to recipients whose routes have to be found

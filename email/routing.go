@@ -232,7 +232,7 @@ func (t *routeTable) decide(f *facts) (r *route, open []*route) {
 func (r *route) match(f *facts) verdict {
 	m := &r.Match
 	if m.Authenticated != nil && *m.Authenticated != f.authenticated ||
-		len(r.clients) > 0 && !slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(f.client) }) ||
+		len(r.clients) > 0 && !r.matchClient(f) ||
 		len(r.senders) > 0 && !matchAny(r.senders, f.sender) ||
 		len(r.recipients) > 0 && !matchAny(r.recipients, f.recipient) {
 		return no
@@ -260,6 +260,10 @@ func (r *route) match(f *facts) verdict {
 	return yes
 }
 
+func (r *route) matchClient(f *facts) bool {
+	return slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(f.client) })
+}
+
 func matchAny(patterns []glob.Pattern, s string) bool {
 	return slices.ContainsFunc(patterns, func(p glob.Pattern) bool { return p.Match(s) })
 }
@@ -276,13 +280,14 @@ func (c *content) hasHeader(name string, p *glob.Pattern) bool {
 
 // mayRelay reports whether mail may leave through the route: for who signed in,
 // for clients that the route names, or to domains that are ours or that it
-// names. Whatever else a route matches would make an open relay.
+// names. Whatever else a route matches would make an open relay. Mail in the queue
+// may have been taken by what the route was before, so nothing is taken for matched.
 func (r *route) mayRelay(f *facts, ours func(domain string) bool) bool {
 	switch r.Action.Type {
 	case Reject, Deliver, takesBack:
 		return true
 	}
-	if f.authenticated || r.trusts || r.namesDomain {
+	if f.authenticated || r.trusts && r.matchClient(f) || r.namesDomain && matchAny(r.recipients, f.recipient) {
 		return true
 	}
 	_, domain, _ := cutAddress(f.recipient)

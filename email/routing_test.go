@@ -125,6 +125,8 @@ func TestMayRelay(t *testing.T) {
 	client := facts{client: netip.MustParseAddr("203.0.113.9"), recipient: "x@elsewhere.example"}
 	signedIn := client
 	signedIn.authenticated = true
+	subdomain := client
+	subdomain.recipient = "x@sub.elsewhere.example"
 	ourRecipient := client
 	ourRecipient.recipient = "x@example.com"
 	for _, test := range []struct {
@@ -139,7 +141,9 @@ func TestMayRelay(t *testing.T) {
 		{`{"recipients":"/@elsewhere.example$/"}`, "forward", client, false},
 		{`{"recipients":["*@elsewhere.example","*"]}`, "forward", client, false},
 		{`{"recipients":"*@elsewhere.example"}`, "forward", client, true},
-		{`{"recipients":"*@*.elsewhere.example"}`, "forward", client, true},
+		{`{"recipients":"*@*.elsewhere.example"}`, "forward", subdomain, true},
+		{`{"recipients":"*@another.example"}`, "forward", client, false}, // as it does not match
+		{`{"clientIp":"198.51.100.0/24"}`, "forward", client, false},
 		{`{"senders":"*@example.com"}`, "forward", client, false}, // anybody can say that
 		{`{"clientIp":"203.0.113.0/24"}`, "forward", client, true},
 		{`{"clientIp":["203.0.113.0/24","0.0.0.0/0"]}`, "forward", client, false},

@@ -264,6 +264,66 @@ func TestRoutesChangeWhileMailWaits(t *testing.T) {
 	})
 }
 
+// What a route has taken to deliver does not leave by it when it becomes one that
+// sends on, unless the mail may: else it would be a way around what new mail is
+// asked.
+func TestQueuedMailIsNotRelayed(t *testing.T) {
+	for action, leaves := range map[string]bool{
+		`"action":{"type":"process"}`: false,
+		`"action":{"type":"forward","forward":{"host":"192.0.2.2","queue":true}}`: false,
+		`"match":{"clientIp":"10.0.0.0/8"},"action":{"type":"process"}`:           false,
+		`"match":{"recipients":"*@another.example"},"action":{"type":"process"}`:  false,
+		`"match":{"clientIp":"203.0.113.0/24"},"action":{"type":"process"}`:       true,
+		`"match":{"recipients":"*@b.example"},"action":{"type":"process"}`:        true,
+		`"match":{"recipients":"*@a.example"},"action":{"type":"deliver"}`:        true, // into the mailbox
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &script{}
+			cfg := relay("a.example")
+			cfg.Routes = routes(t, `[{"name":"in","action":{"type":"deliver"}}]`)
+			st := onStage(t, cfg, s)
+			var open atomic.Bool
+			st.inbox.decide = func(d *Delivery) error {
+				if d.Recipient == "x@b.example" && !open.Load() {
+					return &Reply{Code: 450, Text: "later"}
+				}
+				return nil
+			}
+			c := dialPipe(t, st.server, "203.0.113.5")
+			c.say("MAIL FROM:<a@c.example>", "250")
+			c.say("RCPT TO:<user@a.example>", "250")
+			c.say("RCPT TO:<x@b.example>", "250")
+			if got := c.data(toB); !strings.HasPrefix(got, "250") {
+				t.Fatal(got)
+			}
+			c.Close()
+			if err := st.UpdateRoutes(t.Context(), routes(t, `[{"name":"in",`+action+`}]`)); err != nil {
+				t.Fatal(err)
+			}
+			open.Store(true)
+			time.Sleep(time.Hour)
+			if got := len(s.got()) + len(st.inbox.all()) - 1; (got == 1) != leaves {
+				t.Errorf("%s: %q", action, s.got())
+			}
+			if leaves {
+				return
+			}
+			for m, err := range st.Queue(t.Context()) {
+				if err != nil || !m.Stuck {
+					t.Errorf("%s: %+v, %v", action, m, err)
+				}
+			}
+			if err := st.UpdateRoutes(t.Context(), cfg.Routes); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if got := st.inbox.all(); len(got) != 2 || st.Stats().Spool.Messages != 0 {
+				t.Errorf("%s, and delivering again: %d messages", action, len(got))
+			}
+		})
+	}
+}
+
 // Users cannot send to who is on the suppression list, and are told at once; what
 // waits for one who gets onto it meanwhile fails. Mail from elsewhere is not ours
 // to suppress.

@@ -35,7 +35,9 @@ func (s *Server) Routes() []Route { return cloneRoutes(s.routes.Load().given) }
 
 // UpdateRoutes replaces all routes, or on an error none. Messages whose sender
 // has been taken (MAIL) go by the routes that were in force then; the next ones
-// go by the new ones. With a storage they outlast a restart, until New is given
+// go by the new ones. What waits in the queue goes by the route of the same name,
+// if new mail like it might leave by that, else by one that takes it now, or stays
+// until there is one ([QueuedMessage.Stuck]). With a storage they outlast a restart, until New is given
 // other routes than it was given before. Secrets that are *** keep their value.
 func (s *Server) UpdateRoutes(ctx context.Context, routes []Route) error {
 	s.routesMu.Lock()
