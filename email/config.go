@@ -170,7 +170,8 @@ type RateLimits struct {
 // are about mail to it; connections and signed in users are no domain's, and
 // their limits are the server's alone.
 type InboundLimits struct {
-	// MessagesPerMinute is over all clients.
+	// MessagesPerMinute is over all clients. A message counts when its first
+	// recipient is accepted, to a domain when the first one there is.
 	MessagesPerMinute int `json:"messagesPerMinute"`
 	// ConnectionsPerIP is how many connections one address may have open.
 	ConnectionsPerIP int `json:"connectionsPerIp"`

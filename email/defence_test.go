@@ -2,6 +2,7 @@ package email
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -32,9 +33,11 @@ func TestLimits(t *testing.T) {
 		{"messages", InboundLimits{MessagesPerMinute: 2}, InboundLimits{}, func(_ *server, c *client) {
 			c.send("a@example.net", "b@example.com", hi)
 			c.send("a@example.net", "b@example.com", hi)
-			c.say("MAIL FROM:<a@example.net>", "450 4.7.1 Too much mail, try again in ")
-			clk.Advance(2 * time.Minute)
 			c.say("MAIL FROM:<a@example.net>", "250")
+			c.say("RCPT TO:<b@example.com>", "450 4.7.1 Too much mail, try again in ")
+			clk.Advance(2 * time.Minute)
+			c.say("RCPT TO:<b@example.com>", "250")
+			c.say("RCPT TO:<c@example.com>", "250")
 		}},
 		{"messages of an address", InboundLimits{MessagesPerMinutePerIP: 1}, InboundLimits{}, func(_ *server, c *client) {
 			c.send("a@example.net", "b@example.com", hi)
@@ -82,6 +85,50 @@ func TestLimits(t *testing.T) {
 				Routes:  []Route{{Name: "all", Action: Action{Type: Deliver}}}}, WithMailbox(newMailbox(nil).take), WithClock(clk.Now))
 			test.do(s, s.dial().hello())
 		})
+	}
+}
+
+// What comes to nothing does not use up the limits that all clients share.
+func TestSharedLimitsCountAcceptedMail(t *testing.T) {
+	clk := newClock()
+	next := start(t, Config{Routes: routes(t, `[
+		{"name":"no","priority":1,"match":{"recipients":"no@*"},"action":{"type":"reject"}},
+		{"name":"rest","action":{"type":"deliver"}}]`)})
+	one := RateLimits{Inbound: InboundLimits{MessagesPerMinute: 1}}
+	for _, cfg := range []Config{
+		{RateLimits: one, Domains: []Domain{{Domain: "example.com"}}},
+		{Domains: []Domain{{Domain: "example.com", RateLimits: one}}},
+		{RateLimits: one, Domains: []Domain{{Domain: "example.com", RateLimits: one}}},
+	} {
+		cfg.Greylisting = &Greylisting{}
+		cfg.Routes = routes(t, `[`+forwardTo(t, next, "")+`]`)
+		s := start(t, cfg, WithClock(clk.Now), WithHooks(Hooks{OnRcpt: func(_ context.Context, _ *Envelope, rcpt string) error {
+			if rcpt == "hook@example.com" {
+				return &Reply{Code: 550}
+			}
+			return nil
+		}}))
+		c := s.dial().hello()
+		for range 2 {
+			for _, rcpt := range []string{"no", "hook", "b"} { // by the next server, the hook, and for now not at all
+				c.say("MAIL FROM:<a@example.net>", "250")
+				c.say("RCPT TO:<x@elsewhere.example>", "550")
+				c.say("RCPT TO:<"+rcpt+"@example.com>", "450 4.7.1 Greylisted")
+				c.say("RSET", "250")
+			}
+		}
+		clk.Advance(2 * time.Minute)
+		for range 2 {
+			c.say("MAIL FROM:<a@example.net>", "250")
+			c.say("RCPT TO:<no@example.com>", "550")
+			c.say("RCPT TO:<hook@example.com>", "550")
+			c.say("RSET", "250")
+		}
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<b@example.com>", "250")
+		other := s.dial().hello()
+		other.say("MAIL FROM:<a@example.net>", "250")
+		other.say("RCPT TO:<b@example.com>", "450 4.7.1 Too much mail")
 	}
 }
 

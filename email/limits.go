@@ -56,22 +56,53 @@ func (s *Server) limitsOf(domain string) InboundLimits {
 	}
 }
 
-// message counts a message, or says how long to wait.
+// message counts a message among those of its client, or says how long to wait.
 func (l *limits) message(client netip.Addr, user string) (wait time.Duration) {
 	if user != "" {
 		if ok, wait := l.perUser.Allow(user, 1); !ok {
 			return wait
 		}
 	}
-	if ok, wait := l.perIP.Allow(limit.HostKey(client), 1); !ok {
-		return wait
-	}
-	_, wait = l.all.Allow("", 1)
+	_, wait = l.perIP.Allow(limit.HostKey(client), 1)
 	return wait
 }
 
-// limitDomain counts the message, once, and the connection among those to a
-// domain.
+// countShared counts the message, once, in the limits that all clients share: over
+// all, and to a domain if the client is not trusted. It is for a recipient that
+// everything else accepts: who could use these up with less would keep out others.
+// uncount is for one that is not accepted after all.
+func (s *session) countShared(domain string, trusted bool) (uncount func(), wait time.Duration) {
+	tx, l := s.tx, s.r.limits
+	name := canonicalDomain(domain)
+	d, limited := l.domains[name]
+	overAll, toDomain := len(tx.env.Recipients) == 0, limited && !trusted && !tx.domains[name]
+	if overAll {
+		if ok, wait := l.all.Allow("", 1); !ok {
+			return nil, wait
+		}
+	}
+	if toDomain {
+		if ok, wait := d.all.Allow("", 1); !ok {
+			if overAll {
+				l.all.Refund("", 1)
+			}
+			return nil, wait
+		}
+		tx.domains[name] = true
+	}
+	return func() {
+		if overAll {
+			l.all.Refund("", 1)
+		}
+		if toDomain {
+			d.all.Refund("", 1)
+			tx.domains[name] = false
+		}
+	}, 0
+}
+
+// limitDomain counts the message, once, and the connection among those of the
+// client to a domain.
 func (s *session) limitDomain(domain string, in *InboundLimits) *Reply {
 	name := canonicalDomain(domain)
 	if _, counted := s.leave[name]; !counted && in.ConnectionsPerIP > 0 {
@@ -85,19 +116,15 @@ func (s *session) limitDomain(domain string, in *InboundLimits) *Reply {
 		s.leave[name] = leave
 	}
 	d, limited := s.r.limits.domains[name]
-	if !limited || s.tx.domains[name] {
+	if _, counted := s.tx.domains[name]; !limited || counted {
 		return nil
 	}
-	ok, wait := d.perIP.Allow(limit.HostKey(s.client.Addr), 1)
-	if ok {
-		ok, wait = d.all.Allow("", 1)
-	}
-	if !ok {
+	if ok, wait := d.perIP.Allow(limit.HostKey(s.client.Addr), 1); !ok {
 		return tooMuch(wait)
 	}
 	if s.tx.domains == nil {
 		s.tx.domains = make(map[string]bool)
 	}
-	s.tx.domains[name] = true
+	s.tx.domains[name] = false
 	return nil
 }

@@ -38,7 +38,8 @@ type transaction struct {
 	draft *spool.Draft
 	// content is what routes have looked at of the message, nil before.
 	content *content
-	// domains are those whose limits have counted the message.
+	// domains are those whose limits of the client have counted the message; true
+	// if that of all clients has, too.
 	domains map[string]bool
 }
 
@@ -250,6 +251,10 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 			return s.refuse("hook", res.reply)
 		}
 	}
+	uncount, wait := s.countShared(to.Domain, trusted)
+	if wait > 0 {
+		return s.refuse("rate", tooMuch(wait))
+	}
 	add := recipient{Address: rcpt, Notify: o.Notify}
 	if o.Original != "" {
 		add.ORCPT = strings.ToLower(o.OriginalType) + ";" + o.Original
@@ -262,6 +267,7 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 	if err := s.askHop(ctx); err != nil {
 		tx.env.Recipients = tx.env.Recipients[:len(tx.env.Recipients)-1]
 		tx.taken = tx.taken[:len(tx.taken)-1]
+		uncount()
 		return err
 	}
 	return nil
