@@ -164,19 +164,24 @@ func (t *Throttle) Begin(addr netip.Addr, account string) (a *Attempt, wait time
 // Failed says that the password was wrong.
 func (a *Attempt) Failed() { a.once.Do(func() {}) }
 
-// Succeeded says that it was right: the account's failures are forgotten, and
-// of the host's those for this account. Those for others stay, or else whoever
-// has one account could try all others from there.
+// Succeeded says that it was right: the host's failures for this account are
+// forgotten. Its failures for others stay, or else whoever has one account could
+// try all others from there; and so do those of others for the account, or else
+// they could guess on whenever its owner signs in. The owner does not need it:
+// the host is known from here on.
 func (a *Attempt) Succeeded() {
 	a.once.Do(func() {
 		t := a.t
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if host, pair := t.hosts.get(a.key.host), t.pairs.get(a.key); host != nil && pair != nil {
+		pair := t.pairs.get(a.key)
+		if host := t.hosts.get(a.key.host); host != nil && pair != nil {
 			host.takeBack(pair.count, a.hostUntil)
 		}
+		if acct := t.accounts.get(a.key.account); acct != nil && pair != nil && !a.own {
+			acct.takeBack(pair.count, a.accountUntil)
+		}
 		t.pairs.remove(a.key)
-		t.accounts.remove(a.key.account)
 		*t.known.obtain(a.key) = t.cfg.Now()
 	})
 }
