@@ -32,7 +32,8 @@ type Config struct {
 	// longest ago are forgotten first.
 	MaxEntries int
 	// MaxWaiting bounds the deliveries that wait for one network; default 1,000.
-	// Beyond it, the network's oldest are forgotten.
+	// Beyond it, the network's oldest are forgotten. For an IPv6 /48, which one
+	// customer may have, it is a tenth of MaxEntries.
 	MaxWaiting int
 	// Store keeps the list. Nil means that it is forgotten with the List.
 	Store *storage.Store
@@ -84,7 +85,7 @@ type List struct {
 	// waiting has the deliveries that have not come through, by the time when
 	// they were first seen, and known the rest by the time when they were last.
 	waiting, known list.List // of *entry
-	// perNet counts the waiting ones.
+	// perNet counts the waiting ones of a network, and of an IPv6 /48.
 	perNet map[key]*list.List // of *entry
 	dirty  [shards]bool
 
@@ -98,13 +99,15 @@ type key [16]byte
 type entry struct {
 	key    key
 	net    key // a delivery's network; zero for a network, and for what was loaded
+	wide   key // an IPv6 delivery's /48; zero for others, and for what was loaded
 	first  time.Time
 	last   time.Time
 	passes uint32 // how often it came through; of a network, how many deliveries did
 
 	order   *list.Element // in waiting or known
 	inOrder *list.List
-	ofNet   *list.Element // in perNet
+	ofNet   *list.Element // in perNet, as ofWide
+	ofWide  *list.Element
 }
 
 // Decision is what to do with a recipient.
@@ -134,7 +137,7 @@ func (l *List) Check(addr netip.Addr, sender, recipient string) Decision {
 	e := l.entries[delivery]
 	switch {
 	case e == nil:
-		l.add(&entry{key: delivery, net: network, first: now, last: now})
+		l.add(&entry{key: delivery, net: network, wide: wideKey(addr), first: now, last: now})
 		return Decision{RetryAfter: l.cfg.Delay, Reason: "new"}
 	case e.passes > 0:
 		e.passes++
@@ -180,8 +183,9 @@ func (l *List) seen(e *entry, now time.Time) {
 // add enters e, and makes room for it first.
 func (l *List) add(e *entry) {
 	if e.passes == 0 {
-		if of := l.perNet[e.net]; of != nil && of.Len() >= l.cfg.MaxWaiting {
-			l.remove(of.Front().Value.(*entry))
+		l.makeRoom(e.net, l.cfg.MaxWaiting)
+		if e.wide != (key{}) {
+			l.makeRoom(e.wide, max(1, l.cfg.MaxEntries/10))
 		}
 	}
 	if len(l.entries) >= l.cfg.MaxEntries {
@@ -195,28 +199,47 @@ func (l *List) add(e *entry) {
 	e.inOrder = &l.known
 	if e.passes == 0 {
 		e.inOrder = &l.waiting
-		of := l.perNet[e.net]
-		if of == nil {
-			of = list.New()
-			l.perNet[e.net] = of
+		e.ofNet = l.count(e.net, e)
+		if e.wide != (key{}) {
+			e.ofWide = l.count(e.wide, e)
 		}
-		e.ofNet = of.PushBack(e)
 	}
 	e.order = e.inOrder.PushBack(e)
 	l.touch(e.key)
 }
 
+// makeRoom forgets a network's oldest if as many as may be wait.
+func (l *List) makeRoom(net key, most int) {
+	if of := l.perNet[net]; of != nil && of.Len() >= most {
+		l.remove(of.Front().Value.(*entry))
+	}
+}
+
+func (l *List) count(net key, e *entry) *list.Element {
+	of := l.perNet[net]
+	if of == nil {
+		of = list.New()
+		l.perNet[net] = of
+	}
+	return of.PushBack(e)
+}
+
+func (l *List) uncount(net key, el *list.Element) {
+	if el == nil {
+		return
+	}
+	of := l.perNet[net]
+	if of.Remove(el); of.Len() == 0 {
+		delete(l.perNet, net)
+	}
+}
+
 func (l *List) remove(e *entry) {
 	delete(l.entries, e.key)
 	e.inOrder.Remove(e.order)
-	if e.ofNet != nil {
-		of := l.perNet[e.net]
-		of.Remove(e.ofNet)
-		e.ofNet = nil
-		if of.Len() == 0 {
-			delete(l.perNet, e.net)
-		}
-	}
+	l.uncount(e.net, e.ofNet)
+	l.uncount(e.wide, e.ofWide)
+	e.ofNet, e.ofWide = nil, nil
 	l.touch(e.key)
 }
 
@@ -239,6 +262,16 @@ func networkKey(addr netip.Addr) key {
 		bits = 64
 	}
 	p, _ := addr.Prefix(bits) // the zero Addr gives the zero Prefix
+	return hash("network", p.String())
+}
+
+// wideKey stands for the /48 of an IPv6 client; it is zero for others.
+func wideKey(addr netip.Addr) key {
+	addr = addr.Unmap().WithZone("")
+	if !addr.Is6() {
+		return key{}
+	}
+	p, _ := addr.Prefix(48)
 	return hash("network", p.String())
 }
 

@@ -133,6 +133,16 @@ func TestFlood(t *testing.T) {
 	}
 	c.Advance(time.Hour)
 	want(t, waits(), true, "retried")
+	other := func() Decision { return l.Check(addr("2001:db8:1::1"), "a@x.test", "b@y.test") }
+	other()
+	for i := range 10_000 { // from one customer's many networks
+		l.Check(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 2, byte(i >> 8), byte(i), 15: 1}), "a@x.test", "b@y.test")
+	}
+	if n := l.Len(); n != 4+100+1+100 { // of them, and their networks, and both floods
+		t.Errorf("%d are held", n)
+	}
+	c.Advance(time.Hour)
+	want(t, other(), true, "retried")
 	for i := range 10_000 { // from everywhere
 		l.Check(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), "a@x.test", "b@y.test")
 	}
