@@ -1,12 +1,15 @@
 package email
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/email/internal/scan"
 )
 
@@ -90,8 +93,12 @@ func (m *incoming) scan(ctx context.Context) error {
 	if !wanted {
 		return nil
 	}
+	content, header, err := m.shown()
+	if err != nil {
+		return m.s.storageError(err)
+	}
 	var tags []byte
-	for _, f := range m.findings(ctx) {
+	for _, f := range m.findings(ctx, content, header) {
 		switch {
 		case f.err != nil:
 			if err := m.unscanned(f); err != nil {
@@ -115,11 +122,20 @@ func (m *incoming) scan(ctx context.Context) error {
 	return nil
 }
 
-func (m *incoming) findings(ctx context.Context) []finding {
+// shown is what scanners see of the message: what will be delivered, but for what
+// they add themselves. So they find our trace fields in it, and no forged ones.
+func (m *incoming) shown() (*io.SectionReader, message.Header, error) {
+	content := m.tx.env.content(m.body, nil)
+	r := bufio.NewReader(io.NewSectionReader(content, 0, content.Size()))
+	header, _, err := message.ReadHeader(r, maxHeader+len(m.tx.env.Prefix))
+	return content, header, err
+}
+
+func (m *incoming) findings(ctx context.Context, content *io.SectionReader, header message.Header) []finding {
 	r, env := m.s.r, &m.tx.env
 	shown := scan.Message{
 		ID: string(m.id), ClientIP: m.s.client.Addr, Helo: m.s.client.Helo, MailFrom: env.From, User: m.s.client.User,
-		Hostname: r.s.cfg.Hostname, AuthResults: env.Authentication, Received: env.Arrived, Header: m.header, Data: m.body,
+		Hostname: r.s.cfg.Hostname, AuthResults: env.Authentication, Received: env.Arrived, Header: header, Data: content,
 	}
 	if m.auth != nil {
 		shown.ClientName = m.auth.IPRev.Name

@@ -88,7 +88,7 @@ type files struct {
 func eachFile(ctx context.Context, msg *io.SectionReader, limits ArchiveLimits, visit func(file) error) error {
 	src := &readErrors{r: msg}
 	a := &files{ctx: ctx, limits: limits.withDefaults(), visit: visit}
-	err := message.Walk(io.NewSectionReader(src, 0, msg.Size()), message.Limits{}, func(p *message.Part) error {
+	err := message.Walk(io.NewSectionReader(src, 0, msg.Size()), walkLimits(), func(p *message.Part) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -19,12 +19,14 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/message"
 )
 
+const niceHeader = "From: Ann <ann@example.com>\nTo: bob@example.org\nSubject: hello\n" +
+	"Date: Mon, 02 Mar 2026 10:00:00 +0000\nMessage-ID: <1@example.com>\n"
+
 // newMessage makes a message of a header, or of one that nobody minds, and a body.
 func newMessage(t testing.TB, header, body string) Message {
 	t.Helper()
 	if header == "" {
-		header = "From: Ann <ann@example.com>\nTo: bob@example.org\nSubject: hello\n" +
-			"Date: Mon, 02 Mar 2026 10:00:00 +0000\nMessage-ID: <1@example.com>\n"
+		header = niceHeader
 	}
 	return rawMessage(t, []byte(strings.ReplaceAll(header+"\n"+body, "\n", "\r\n")))
 }

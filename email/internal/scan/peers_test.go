@@ -101,7 +101,8 @@ func TestSpamAssassin(t *testing.T) {
 		"-L", "-x", "--nouser-config", "--syslog=stderr", "--siteconfigpath=/etc/spamassassin",
 		fmt.Sprintf("--listen=127.0.0.1:%d", addr), "--max-children=1", "--min-children=1", "-r", filepath.Join(dir, "pid"))
 	s := NewSpamd(Backend{Address: fmt.Sprintf("127.0.0.1:%d", addr)}, 0)
-	clean := scan(t, s, newMessage(t, "", "Hello Bob,\n\nnothing to see here, and so on.\n"))
+	ours := "Received: from client.example.com (client.example.com [192.0.2.7])\n\tby mail.example.org with ESMTP id abc123;\n\tMon, 02 Mar 2026 10:01:00 +0000\n"
+	clean := scan(t, s, newMessage(t, ours+niceHeader, "Hello Bob,\n\nnothing to see here, and so on.\n"))
 	if clean.Bad || clean.Threshold != 5 || slices.Contains(clean.Details, "NO_RECEIVED") {
 		t.Errorf("clean: %+v", clean)
 	}

@@ -36,7 +36,8 @@ type Message struct {
 	Received time.Time
 	// Header is the header section of Data.
 	Header message.Header
-	// Data is the message as it came, header and body, with CRLF line endings.
+	// Data is the message as it will be delivered, header and body, with CRLF line
+	// endings. It begins with the server's own Received and Authentication-Results.
 	Data *io.SectionReader
 }
 
@@ -144,6 +145,10 @@ type Scanner interface {
 	// a [*BackendError].
 	Scan(context.Context, Message) (Verdict, error)
 }
+
+// walkLimits has room for the server's own fields in front of a header that is as
+// long as the server lets in.
+func walkLimits() message.Limits { return message.Limits{HeaderBytes: 128 << 10} }
 
 const (
 	maxDetails   = 100 // of a verdict

@@ -208,7 +208,7 @@ const (
 func (t *spamTally) content(ctx context.Context) error {
 	left := int64(maxTextTotal)
 	plain, html := false, false
-	err := message.Walk(t.m.Data, message.Limits{}, func(p *message.Part) error {
+	err := message.Walk(t.m.Data, walkLimits(), func(p *message.Part) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -34,12 +34,16 @@ const (
 	maxSpamdAnswer = 64 << 10
 )
 
-// Scan sends the first 512 KiB of the message, with a Received field in front that
-// tells where it came from, as spamd learns it from there.
+// Scan sends the first 512 KiB of the message. Of a user's it tells in a Received
+// field in front where it came from, as spamd learns it from there, and the
+// message's own does not say where users are.
 func (s *Spamd) Scan(ctx context.Context, m Message) (Verdict, error) {
 	v := Verdict{Kind: Spam}
 	err := s.backend.talk(ctx, "spamd", func(conn net.Conn) error {
-		trace := traceFields(m)
+		trace := ""
+		if m.User != "" {
+			trace = traceField(m)
+		}
 		size := min(m.Data.Size(), spamdMaxSize)
 		head := fmt.Sprintf("SYMBOLS SPAMC/1.5\r\nContent-length: %d\r\n\r\n%s", int64(len(trace))+size, trace)
 		_, sendErr := io.Copy(conn, io.MultiReader(strings.NewReader(head), io.NewSectionReader(m.Data, 0, size)))
@@ -112,13 +116,8 @@ func parseScore(s string) (float64, error) {
 	return f, err
 }
 
-// traceFields is what a scanner needs to see in front that reads the client from
-// the message.
-func traceFields(m Message) string {
-	var b strings.Builder
-	if m.AuthResults != "" {
-		fmt.Fprintf(&b, "Authentication-Results: %s\r\n", line(m.AuthResults, 4<<10))
-	}
+// traceField tells where a user's message came from.
+func traceField(m Message) string {
 	name, ip := m.ClientName, "127.0.0.1"
 	if name == "" {
 		name = "unknown"
@@ -129,17 +128,13 @@ func traceFields(m Message) string {
 			ip = "IPv6:" + ip
 		}
 	}
-	with := "ESMTP"
-	if m.User != "" {
-		with = "ESMTPA" // RFC 3848
-	}
 	received := m.Received
 	if received.IsZero() {
 		received = time.Unix(0, 0)
 	}
-	fmt.Fprintf(&b, "Received: from %s (%s [%s])\r\n\tby %s with %s id %s;\r\n\t%s\r\n", word(m.Helo), word(name), ip,
-		word(m.Hostname), with, word(m.ID), received.Format(time.RFC1123Z))
-	return b.String()
+	// ESMTPA is of users (RFC 3848).
+	return fmt.Sprintf("Received: from %s (%s [%s])\r\n\tby %s with ESMTPA id %s;\r\n\t%s\r\n", word(m.Helo), word(name), ip,
+		word(m.Hostname), word(m.ID), received.Format(time.RFC1123Z))
 }
 
 // word makes a word of a field of what a client said.
