@@ -32,7 +32,12 @@ const (
 	SpamAssassinBackend = "spamassassin"
 	// ClamAVBackend speaks clamd's INSTREAM.
 	ClamAVBackend = "clamav"
-	// MilterBackend speaks the milter protocol, version 6.
+	// MilterBackend speaks the milter protocol, version 6. The filter is asked when
+	// all of a message has come, so that one that refuses a recipient refuses the
+	// message for all: it is bad, and the reply names the recipient. Fields that the
+	// filter adds to the header, changes or removes are as it says in what is
+	// delivered. A message of which it wants to change anything else counts as one
+	// that could not be scanned.
 	MilterBackend = "milter"
 )
 

@@ -98,6 +98,7 @@ func (m *incoming) scan(ctx context.Context) error {
 		return m.s.storageError(err)
 	}
 	var tags []byte
+	var changes []scan.Change
 	for _, f := range m.findings(ctx, content, header) {
 		switch {
 		case f.err != nil:
@@ -110,14 +111,16 @@ func (m *incoming) scan(ctx context.Context) error {
 			}
 		case f.verdict.Action == scan.Greylist || f.verdict.Action == scan.SoftReject:
 			m.s.r.s.stats.scanners.add(f.scanner.name + "/deferred")
-			return m.refuse("scanner", 451, 7, 1, replyText(&f.verdict, "Try again later"))
+			return m.refuseAs(&f.verdict, 451, "Try again later")
 		default:
 			m.s.r.s.stats.scanners.add(f.scanner.name + "/clean")
 		}
 		if f.err == nil {
 			tags = f.appendTags(tags)
+			changes = append(changes, f.verdict.Changes...)
 		}
 	}
+	m.change(header, changes)
 	m.tx.env.Prefix = append(tags, m.tx.env.Prefix...)
 	return nil
 }
@@ -187,7 +190,7 @@ func (m *incoming) found(ctx context.Context, f finding) error {
 		if f.scanner.Quarantine {
 			m.keepCopy(ctx, f.scanner.Type+": "+what)
 		}
-		return m.refuse("scanner", 554, 7, 1, replyText(&f.verdict, "The message was refused: "+what))
+		return m.refuseAs(&f.verdict, 554, "The message was refused: "+what)
 	}
 	return nil
 }
@@ -202,12 +205,20 @@ func (m *incoming) keepCopy(ctx context.Context, why string) {
 	}
 }
 
-// replyText is what a backend wants to have said, or else text.
-func replyText(v *scan.Verdict, text string) string {
+// refuseAs refuses the message with the reply that a backend wants, or else with
+// code and text.
+func (m *incoming) refuseAs(v *scan.Verdict, code int, text string) error {
+	reply := &Reply{Code: code, Enhanced: [3]int{code / 100, 7, 1}, Text: text}
 	if v.Reply != "" {
-		return v.Reply
+		reply.Text = v.Reply
 	}
-	return text
+	if v.Code/100 == code/100 {
+		reply.Code = v.Code
+	}
+	if v.Enhanced[0] == code/100 {
+		reply.Enhanced = v.Enhanced
+	}
+	return m.s.refuse("scanner", reply)
 }
 
 // appendTags writes the header fields for a message that passes.

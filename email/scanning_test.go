@@ -141,3 +141,71 @@ func TestScanOfLongHeader(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A recipient that a milter refuses does not get the message, and neither does
+// anyone else, as the client can be told but one thing.
+func TestMilterRefusesRecipient(t *testing.T) {
+	m := startMilter(t, func(packet string) []string {
+		switch {
+		case strings.HasPrefix(packet, "R<refused@"):
+			return []string{"y550 5.1.1 no such user\x00"}
+		case strings.HasPrefix(packet, "R<later@"):
+			return []string{"y450 4.2.1 not now\x00"}
+		}
+		return nil
+	})
+	s, box := scanned(t, m.scanner(RejectMail))
+	for _, test := range []struct{ other, want string }{
+		{"refused@example.com", "550 5.1.1 <refused@example.com>: no such user"},
+		{"later@example.com", "450 4.2.1 not now"},
+		{"other@example.com", "250"},
+	} {
+		c := s.dial().hello()
+		c.say("MAIL FROM:<a@example.net>", "250")
+		c.say("RCPT TO:<ok@example.com>", "250")
+		c.say("RCPT TO:<"+test.other+">", "250")
+		if got := c.data(hi); !strings.HasPrefix(got, test.want) {
+			t.Errorf("%s: %q, want %s", test.other, got, test.want)
+		}
+	}
+	waitFor(t, func() bool { return len(box.all()) >= 2 && s.Stats().Spool == SpoolStats{} })
+	for _, got := range box.all() {
+		if got.Recipient != "ok@example.com" && got.Recipient != "other@example.com" || len(box.all()) != 2 {
+			t.Errorf("%s has the message, one of %d", got.Recipient, len(box.all()))
+		}
+	}
+}
+
+// What a milter wants to have changed in the header is, in fields of ours and of
+// the sender, beside a forged one that is left out.
+func TestMilterChangesHeader(t *testing.T) {
+	m := startMilter(t, func(packet string) []string {
+		if packet != "E" {
+			return nil
+		}
+		change := func(index byte, name, value string) string {
+			return "m\x00\x00\x00" + string(rune(index)) + name + "\x00" + value + "\x00"
+		}
+		return []string{"hX-New\x00new\x00", change(2, "x-evil", ""), change(1, "X-Evil", "tamed"), change(1, "Subject", "[odd] hi"), change(1, "Authentication-Results", ""),
+			change(1, "X-None", ""), change(9, "X-Added", "added"), change(1, "X-Last", ""), "c"}
+	})
+	s, box := scanned(t, m.scanner(RejectMail))
+	forged := "Authentication-Results: mx.example.com; dkim=pass header.d=bank.example\r\n"
+	sent := "X-Evil: one\r\n" + forged + "x-evil: two,\r\n folded\r\n" + strings.Replace(hi, "\r\n\r\n", "\r\nX-Evil: three\r\nX-Last: yes\r\n\r\n", 1)
+	if got := s.dial().hello().send("a@example.net", "b@example.com", sent); !strings.HasPrefix(got, "250") {
+		t.Fatal(got)
+	}
+	waitFor(t, func() bool { return len(box.all()) == 1 })
+	got := box.all()[0].content
+	_, got, _ = strings.Cut(got, "X-New: ") // behind what the next hop has put in front
+	got, _, _ = strings.Cut(got, "Received: ")
+	if want := "new\r\nX-Spam-Score: 0.0\r\nX-Spam-Status: No, score=0.0 required=0.0\r\nX-Added: added\r\nX-Evil: tamed\r\nSubject: [odd] hi\r\n"; got != want {
+		t.Errorf("in front:\n%s\nwant\n%s", got, want)
+	}
+	_, got, _ = strings.Cut(box.all()[0].content, "for <b@example.com>;\r\n")
+	_, got, _ = strings.Cut(got, "for <b@example.com>;\r\n") // of the server that scans
+	_, got, _ = strings.Cut(got, "\r\n")
+	if want := "From: a@example.net\r\nTo: b@example.com\r\nDate: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@example.net>\r\nX-Evil: three\r\n\r\nHello.\r\n"; got != want {
+		t.Errorf("behind:\n%s\nwant\n%s", got, want)
+	}
+}

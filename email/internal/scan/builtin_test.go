@@ -359,10 +359,13 @@ func FuzzAnswers(f *testing.F) {
 		}{bytes.NewReader(b), io.Discard}), m: m, v: &list[3]}
 		talk.run()
 		for _, v := range list {
-			for _, s := range append(v.Details, v.Name, v.Reply, v.Subject) {
+			for _, s := range append(v.Details, v.Name, v.Reply) {
 				if strings.ContainsAny(s, "\r\n\x00") || len(s) > 1010 {
 					t.Errorf("%q", s)
 				}
+			}
+			for _, c := range v.Changes {
+				v.Headers = append(v.Headers, c.Field)
 			}
 			for _, h := range v.Headers {
 				if strings.ContainsAny(h.Name, "\r\n\x00: ") || strings.ContainsAny(strings.ReplaceAll(h.Value, "\r\n\t", ""), "\r\n\x00") {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -242,9 +243,28 @@ func TestRspamdAnswers(t *testing.T) {
 		"symbols":{"A":{"score":1},"B":{"score":6.25,"options":["x"]},"C":{"score":-1}},"messages":{"smtp_message":"go\r\naway"},
 		"milter":{"add_headers":{"X-Spam":"yes","X-B":{"value":"one\r\n two\nthree","order":1},"X-C":[{"value":"1"},"2"],"Bad Name":"x","X-E":{"value":7}}}}`), 0)
 	want := Verdict{Bad: true, Score: 7.25, Threshold: 15, Name: "B", Details: []string{"B(6.25)", "A(1.00)", "C(-1.00)"}, Action: RewriteSubject,
-		Reply: "go away", Subject: "[SPAM] hello", Headers: []Field{{"X-B", "one\r\n\ttwo\r\n\tthree"}, {"X-C", "1"}, {"X-C", "2"}, {"X-E", ""}, {"X-Spam", "yes"}}}
+		Reply: "go away", Changes: []Change{{Field{"Subject", "[SPAM] hello"}, 1}}, Headers: []Field{{"X-B", "one\r\n\ttwo\r\n\tthree"}, {"X-C", "1"}, {"X-C", "2"}, {"X-E", ""}, {"X-Spam", "yes"}}}
 	if err != nil || !reflect.DeepEqual(v, want) {
 		t.Errorf("%v\ngot  %+v\nwant %+v", err, v, want)
+	}
+	v = Verdict{}
+	v.setRspamd([]byte(`{"score":3,"action":"rewrite subject","subject":"Spam? =?utf-8?q?J=C3=B6rg?= `+strings.Repeat("ö", 30)+`"}`), 0)
+	if len(v.Changes) != 1 {
+		t.Fatalf("%+v", v)
+	}
+	f := message.Field{Raw: []byte("Subject: " + v.Changes[0].Value)}
+	if got := message.DecodeHeader(f.Value()); got != "Spam? Jörg "+strings.Repeat("ö", 30) || strings.ContainsAny(f.Value(), "\"ö") {
+		t.Errorf("%q, of %s", got, f.Raw)
+	}
+	for l := range strings.Lines(string(f.Raw)) {
+		if len(l) > 90 {
+			t.Errorf("%q is a long line", l)
+		}
+	}
+	v = Verdict{}
+	v.setRspamd([]byte(`{"score":3,"action":"rewrite subject","subject":"Spam"}`), 5)
+	if v.Bad || v.Changes != nil {
+		t.Errorf("not spam by our threshold: %+v", v)
 	}
 	for answer, want := range map[string]string{
 		`{"score":3,"action":"greylist"}`:    "greylist false 0",
@@ -361,16 +381,19 @@ func TestMilterAnswers(t *testing.T) {
 		{"progress", map[byte][]string{'C': {"p|p|c"}, 'E': {"p|c"}}, Verdict{}, ""},
 		{"accepted early", map[byte][]string{'H': {"a"}, 'E': {"r"}}, Verdict{}, ""},
 		{"connection refused", map[byte][]string{'C': {"r"}}, Verdict{Bad: true, Action: Reject}, ""},
-		{"reply", map[byte][]string{'E': {"y550 5.7.1 100%% no\x00"}}, Verdict{Bad: true, Action: Reject, Code: 550, Reply: "5.7.1 100% no"}, ""},
-		{"reply of lines", map[byte][]string{'E': {"y550-5.7.1 no\r\n550 5.7.1 way\x00"}}, Verdict{Bad: true, Action: Reject, Code: 550, Reply: "5.7.1 no 5.7.1 way"}, ""},
-		{"reply for now", map[byte][]string{'M': {"y451 4.7.1 later\x00"}}, Verdict{Action: SoftReject, Code: 451, Reply: "4.7.1 later"}, ""},
+		{"reply", map[byte][]string{'E': {"y550 5.7.1 100%% no\x00"}}, Verdict{Bad: true, Action: Reject, Code: 550, Enhanced: [3]int{5, 7, 1}, Reply: "100% no"}, ""},
+		{"reply of lines", map[byte][]string{'E': {"y550-5.7.1 no\r\n550 5.7.1 way\x00"}}, Verdict{Bad: true, Action: Reject, Code: 550, Enhanced: [3]int{5, 7, 1}, Reply: "no way"}, ""},
+		{"reply for now", map[byte][]string{'M': {"y451 4.7.1 later\x00"}}, Verdict{Action: SoftReject, Code: 451, Enhanced: [3]int{4, 7, 1}, Reply: "later"}, ""},
+		{"reply with a code of another class", map[byte][]string{'E': {"y550 4.7.1 no\x00"}}, Verdict{Bad: true, Action: Reject, Code: 550, Reply: "4.7.1 no"}, ""},
 		{"reply that is none", map[byte][]string{'E': {"y250 ok\x00"}}, Verdict{}, "unexpected reply"},
 		{"tempfail", map[byte][]string{'T': {"t"}}, Verdict{Action: SoftReject}, ""},
 		{"shutdown", map[byte][]string{'L': {"4"}}, Verdict{Action: SoftReject}, ""},
 		{"discard", map[byte][]string{'B': {"d"}}, Verdict{Bad: true, Action: Discard}, ""},
 		{"skip", map[byte][]string{'B': {"s"}, 'E': {"a"}}, Verdict{}, ""},
-		{"one recipient", map[byte][]string{'R': {"y550 no\x00", "c"}}, Verdict{Refused: []string{"b@example.org"}}, ""},
-		{"all recipients", map[byte][]string{'R': {"r", "r"}}, Verdict{Bad: true, Action: Reject, Refused: []string{"b@example.org", "c@example.org"}}, ""},
+		{"one recipient", map[byte][]string{'R': {"c", "y550 5.1.1 no\x00"}, 'E': {"a"}},
+			Verdict{Bad: true, Action: Reject, Code: 550, Enhanced: [3]int{5, 1, 1}, Reply: "<c@example.org>: no"}, ""},
+		{"one recipient without a reply", map[byte][]string{'R': {"r"}}, Verdict{Bad: true, Action: Reject, Reply: "<b@example.org>: The recipient is refused"}, ""},
+		{"one recipient later", map[byte][]string{'R': {"c", "t"}}, Verdict{Action: SoftReject}, ""},
 		{"changes", map[byte][]string{'E': {"hX-A\x00one\n two\x00|i\x00\x00\x00\x01X-B\x00b\x00|m\x00\x00\x00\x02Subject\x00new\x00|m\x00\x00\x00\x01X-Old\x00\x00|qodd\x00|a"}},
 			Verdict{Bad: true, Action: Quarantine, Details: []string{"odd"}, Headers: []Field{{"X-A", "one\r\n\ttwo"}, {"X-B", "b"}},
 				Changes: []Change{{Field{"Subject", "new"}, 2}, {Field{"X-Old", ""}, 1}}}, ""},

@@ -27,7 +27,8 @@ type Milter struct {
 }
 
 // NewMilter returns a scanner of either kind: a milter does not say what it looks
-// for.
+// for. One that refuses a recipient refuses the message: all of it has come, and its
+// client can be told but one thing for all recipients.
 func NewMilter(b Backend, kind Kind) *Milter { return &Milter{b, kind} }
 
 // errDecided ends a conversation whose outcome is known.
@@ -137,12 +138,11 @@ func (t *milterTalk) envelope() error {
 		}
 		err := t.say(milterRcpt, noRcpt, noRcptReply, cstring("<"+rcpt+">"))
 		if err == errDecided && t.v.Action == Reject {
-			// That is about this recipient alone.
-			t.v.Refused = append(t.v.Refused, rcpt)
-			if len(t.v.Refused) < len(m.Rcpts) {
-				t.v.Action, t.v.Bad, t.v.Reply, t.v.Code = NoAction, false, "", 0
-				continue
+			text := t.v.Reply
+			if text == "" {
+				text = "The recipient is refused"
 			}
+			t.v.Reply = "<" + line(rcpt, maxDetailLen) + ">: " + text
 		}
 		if err != nil {
 			return err
@@ -309,15 +309,32 @@ func (v *Verdict) reply(data []byte) error {
 	if code < 500 {
 		v.Action, v.Bad = SoftReject, false
 	}
-	// Of a reply of several lines the codes in front of the others go.
+	// Of a reply of several lines each has the codes in front.
 	lines := strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n")
 	for i, l := range lines {
-		lines[i] = strings.TrimLeft(strings.TrimPrefix(l, text[:3]), "- ")
+		v.Enhanced, lines[i] = cutEnhanced(strings.TrimLeft(strings.TrimPrefix(l, text[:3]), "- "), code/100)
 	}
 	v.Code = code
 	// A percent sign is doubled (smfi_setreply).
 	v.Reply = line(strings.ReplaceAll(strings.Join(lines, " "), "%%", "%"), maxDetailLen)
 	return errDecided
+}
+
+// cutEnhanced cuts off an enhanced status code of this class.
+func cutEnhanced(s string, class int) (enhanced [3]int, rest string) {
+	first, rest, _ := strings.Cut(s, " ")
+	numbers := strings.Split(first, ".")
+	if len(numbers) != len(enhanced) || numbers[0] != strconv.Itoa(class) {
+		return enhanced, s
+	}
+	for i, n := range numbers {
+		number, err := strconv.ParseUint(n, 10, 16)
+		if err != nil || number > 999 {
+			return [3]int{}, s
+		}
+		enhanced[i] = int(number)
+	}
+	return enhanced, rest
 }
 
 // change takes note of what the milter wants to have changed.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -37,7 +38,10 @@ func NewRspamd(b Backend, o RspamdOptions) *Rspamd {
 	return &Rspamd{backend: b, threshold: o.Threshold, password: o.Password}
 }
 
-const maxRspamdAnswer = 1 << 20
+const (
+	maxRspamdAnswer = 1 << 20
+	maxSubject      = 900 // a line has 998 (RFC 5322 section 2.1.1)
+)
 
 // Scan sends the whole message.
 func (s *Rspamd) Scan(ctx context.Context, m Message) (Verdict, error) {
@@ -149,7 +153,13 @@ func (v *Verdict) setRspamd(answer []byte, threshold float64) error {
 		v.Threshold = threshold
 		v.Bad = v.Score >= threshold || v.Action == Reject // some rules force it
 	}
-	v.Subject = line(r.Subject, 998)
+	if v.Bad && v.Action == RewriteSubject && r.Subject != "" {
+		// Encoded words, a line each.
+		words := strings.ReplaceAll(mime.QEncoding.Encode("utf-8", line(r.Subject, maxSubject)), "?= =?", "?=\n=?")
+		if f, ok := field("Subject", words); ok {
+			v.Changes = append(v.Changes, Change{f, 1})
+		}
+	}
 	if text, ok := r.Messages["smtp_message"].(string); ok {
 		v.Reply = line(text, maxDetailLen)
 	}

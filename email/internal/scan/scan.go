@@ -112,27 +112,25 @@ type Verdict struct {
 	// Action is what the backend would do. The built-in scanners leave it at
 	// NoAction if nothing is bad, and say Reject else, but for spam: AddHeader.
 	Action Action
-	// Reply is the text for the client that the backend wants, or "", and Code the
-	// reply code in front of it, or 0.
-	Reply string
-	Code  int
+	// Reply is the text for the client that the backend wants, or "". Code and
+	// Enhanced are the reply code and the enhanced status code (RFC 3463) in front
+	// of it, or 0.
+	Reply    string
+	Code     int
+	Enhanced [3]int
 	// Headers are fields that the backend wants to have put in front.
 	Headers []Field
 	// Changes are fields that it wants to have changed or removed.
 	Changes []Change
-	// Subject is the subject it would write for RewriteSubject.
-	Subject string
-	// Refused are recipients that a milter does not take, of a message that it
-	// does.
-	Refused []string
 }
 
 // Field is a header field. Value may be folded, each line end as CRLF and white
 // space.
 type Field struct{ Name, Value string }
 
-// Change gives the field that is the Index-th of its name, counted from 1, a new
-// value, or takes it away with "".
+// Change gives the field that is the Index-th of its name, counted from 1 in the
+// header as it was scanned, a new value, or takes it away with "". Where there is no
+// such field, one with the value is added.
 type Change struct {
 	Field
 	Index int
