@@ -3,8 +3,10 @@ package email
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -150,15 +152,27 @@ func (m *incoming) findings(ctx context.Context, content *io.SectionReader, head
 	var wg sync.WaitGroup
 	for i := range r.scanners {
 		wg.Go(func() {
-			s := &r.scanners[i]
-			ctx, cancel := context.WithTimeout(ctx, s.Timeout)
-			defer cancel()
-			list[i].scanner = s
-			list[i].verdict, list[i].err = s.scan.Scan(ctx, shown)
+			f := finding{scanner: &r.scanners[i]}
+			f.verdict, f.err = m.look(ctx, f.scanner, shown)
+			list[i] = f
 		})
 	}
 	wg.Wait()
 	return list
+}
+
+// look has one scanner look at the message. That it panics, over something that a
+// stranger has made, is an error of it alone.
+func (m *incoming) look(ctx context.Context, s *scanner, shown scan.Message) (v scan.Verdict, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			m.s.r.s.log.Error("a scanner panicked", "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", s.name, "panic", p, "stack", string(debug.Stack()))
+			v, err = scan.Verdict{}, errors.New("it panicked")
+		}
+	}()
+	return s.scan.Scan(ctx, shown)
 }
 
 // unscanned does what is to be done with a message that a scanner could not look

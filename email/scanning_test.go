@@ -2,12 +2,15 @@ package email
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"io"
 	"net"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/dcrouter/dcrouter/email/internal/scan"
 )
 
 // milter is a mail filter. What it answers to a packet is up to answer, and to go
@@ -207,5 +210,34 @@ func TestMilterChangesHeader(t *testing.T) {
 	_, got, _ = strings.Cut(got, "\r\n")
 	if want := "From: a@example.net\r\nTo: b@example.com\r\nDate: Mon, 2 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@example.net>\r\nX-Evil: three\r\n\r\nHello.\r\n"; got != want {
 		t.Errorf("behind:\n%s\nwant\n%s", got, want)
+	}
+}
+
+// brokenScanner panics, as a parser may over what a stranger has made.
+type brokenScanner struct{}
+
+func (brokenScanner) Scan(context.Context, scan.Message) (scan.Verdict, error) {
+	panic("index out of range")
+}
+
+// A scanner that panics is one that could not look at the message.
+func TestScannerPanics(t *testing.T) {
+	for onError, want := range map[string]string{TempFailMail: "451 4.7.1", AcceptMail: "250"} {
+		log := new(safeLog)
+		s := start(t, Config{
+			Routes:   routes(t, `[{"name":"in","match":{"recipients":"*@example.com"},"action":{"type":"process","process":{"scan":true}}}]`),
+			Scanners: []Scanner{{Type: VirusScanner, OnError: onError}, {Type: SpamScanner}},
+			Queue:    Queue{Paused: true},
+		}, WithLogger(log.logger()))
+		s.current().scanners[0].scan = brokenScanner{}
+		if got := s.dial().hello().send("a@example.net", "b@example.com", hi); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %s", onError, got, want)
+		}
+		if got := s.Stats().Scans; got["virus/error"] != 1 {
+			t.Errorf("%s: %v", onError, got)
+		}
+		if text := log.String(); strings.Count(text, "brokenScanner.Scan") != 1 || strings.Count(text, "index out of range") != 1 {
+			t.Errorf("%s: the log has\n%s", onError, text)
+		}
 	}
 }
