@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/dcrouter/dcrouter/email/internal/message"
 )
@@ -135,27 +136,51 @@ func (a *files) look(f file, r io.Reader, section func() (*io.SectionReader, err
 	}
 	f.head, f.whole = bytes.Clone(head), err == io.EOF
 	f.typ = typeOf(f.head)
-	switch f.typ {
-	case zipFile, gzipFile, tarFile:
+	unpack := otherFile
+	switch {
+	case f.typ == zipFile, f.typ == gzipFile, f.typ == tarFile:
+		unpack = f.typ
+	case section == nil && slices.ContainsFunc(f.names, isZipName):
+		unpack = zipFile // whatever it begins with: its end is not at hand
+	}
+	if unpack != otherFile {
 		if depth++; depth > a.limits.Depth {
 			return &limitError{"archives are nested too deeply", f.path}
 		}
-	case sealedArchive:
+	}
+	if f.typ == sealedArchive {
 		f.problem = "an archive of a kind that is not looked into"
 	}
 	if err := a.show(f); err != nil {
 		return err
 	}
-	switch f.typ {
+	switch err = nil; unpack {
 	case zipFile:
 		err = a.zip(f, buffered, section, depth)
 	case gzipFile:
 		err = a.gzip(f, buffered, depth)
 	case tarFile:
 		err = a.tar(f, buffered, depth)
-	default:
-		return nil
 	}
+	if err = a.damaged(f, err); err != nil || section == nil || unpack == zipFile || !f.part.IsAttachment() {
+		return err
+	}
+	// Programs find a ZIP file by its end, whatever is in front of it. This reads
+	// the attachment once more, and keeps no more than its last 64 KiB.
+	s, err := section()
+	if err != nil || !isZip(s) {
+		return err
+	}
+	return a.damaged(f, a.zip(f, nil, func() (*io.SectionReader, error) { return s, nil }, depth+1))
+}
+
+func isZipName(name string) bool {
+	_, is := cutSuffixFold(name, ".zip")
+	return is
+}
+
+// damaged makes an error of an archive that does not end the scan a report.
+func (a *files) damaged(f file, err error) error {
 	if err == nil || fatal(err) {
 		return err
 	}

@@ -88,6 +88,17 @@ func eachZipEntry(file *io.SectionReader, visit func(*zipEntry) error) error {
 	}
 }
 
+// isZip reports whether there is a directory with something in it.
+func isZip(file *io.SectionReader) bool {
+	start, _, _, err := zipDirectory(file)
+	if err != nil {
+		return false
+	}
+	var signature [4]byte
+	_, err = file.ReadAt(signature[:], start)
+	return err == nil && string(signature[:]) == "PK\x01\x02"
+}
+
 // zipDirectory finds the directory by the record at the end, behind which there
 // may be a comment. Offsets count from base: before it there may be a program that
 // extracts the rest.
