@@ -24,10 +24,12 @@ func (m *incoming) change(shown message.Header, changes []scan.Change) {
 	}
 	changed := make(map[int]scan.Field) // by the index of the field
 	for _, c := range changes {
-		if i := nth(shown, c.Name, c.Index); i >= 0 {
-			changed[i] = c.Field
-		} else {
+		meant := find(shown, c.Name, c.Index)
+		if len(meant) == 0 {
 			add(c.Field)
+		}
+		for _, i := range meant {
+			changed[i] = c.Field
 		}
 	}
 	env := &m.tx.env
@@ -56,16 +58,26 @@ func (m *incoming) change(shown message.Header, changes []scan.Change) {
 	slices.SortFunc(env.Cuts, func(a, b span) int { return int(a.Start - b.Start) })
 }
 
-// nth returns the index of the n-th field of this name, counted from 1, or -1.
-func nth(h message.Header, name string, n int) int {
+// find returns the indexes of the fields that a change is about.
+func find(h message.Header, name string, n int) (list []int) {
 	for i, f := range h {
 		if strings.EqualFold(f.Name, name) {
-			if n--; n == 0 {
-				return i
-			}
+			list = append(list, i)
 		}
 	}
-	return -1
+	if n < 0 {
+		n += len(list) + 1
+		if n <= 0 {
+			return nil
+		}
+	}
+	switch {
+	case n == 0:
+		return list
+	case n <= len(list):
+		return list[n-1 : n]
+	}
+	return nil
 }
 
 // uncut finds where a range of what cuts have left was before. The cuts are in

@@ -6,10 +6,12 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/dcrouter/dcrouter/email/internal/message"
 	"github.com/dcrouter/dcrouter/email/internal/scan"
 )
 
@@ -238,6 +240,19 @@ func TestScannerPanics(t *testing.T) {
 		}
 		if text := log.String(); strings.Count(text, "brokenScanner.Scan") != 1 || strings.Count(text, "index out of range") != 1 {
 			t.Errorf("%s: the log has\n%s", onError, text)
+		}
+	}
+}
+
+// Which fields a change is about.
+func TestChangedFields(t *testing.T) {
+	h, _, err := message.ReadHeader(bufio.NewReader(strings.NewReader("A: 1\r\nB: 1\r\na: 2\r\nA: 3\r\n\r\n")), maxHeader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for index, want := range map[int][]int{0: {0, 2, 3}, 1: {0}, 3: {3}, 4: nil, -1: {3}, -3: {0}, -4: nil} {
+		if got := find(h, "a", index); !slices.Equal(got, want) {
+			t.Errorf("%d: %v, want %v", index, got, want)
 		}
 	}
 }

@@ -241,9 +241,10 @@ func TestRspamdAnswers(t *testing.T) {
 	v := Verdict{}
 	err := v.setRspamd([]byte(`{"is_skipped":false,"score":7.25,"required_score":15,"action":"rewrite subject","subject":"[SPAM]\r\nhello",
 		"symbols":{"A":{"score":1},"B":{"score":6.25,"options":["x"]},"C":{"score":-1}},"messages":{"smtp_message":"go\r\naway"},
-		"milter":{"add_headers":{"X-Spam":"yes","X-B":{"value":"one\r\n two\nthree","order":1},"X-C":[{"value":"1"},"2"],"Bad Name":"x","X-E":{"value":7}}}}`), 0)
+		"milter":{"add_headers":{"X-Spam":"yes","X-B":{"value":"one\r\n two\nthree","order":1},"X-C":[{"value":"1"},"2"],"Bad Name":"x","X-E":{"value":7}},
+			"remove_headers":{"X-Spam":0,"X-Two":[1,-1],"Bad Name":1,"X-Odd":"x"}}}`), 0)
 	want := Verdict{Bad: true, Score: 7.25, Threshold: 15, Name: "B", Details: []string{"B(6.25)", "A(1.00)", "C(-1.00)"}, Action: RewriteSubject,
-		Reply: "go away", Changes: []Change{{Field{"Subject", "[SPAM] hello"}, 1}}, Headers: []Field{{"X-B", "one\r\n\ttwo\r\n\tthree"}, {"X-C", "1"}, {"X-C", "2"}, {"X-E", ""}, {"X-Spam", "yes"}}}
+		Reply: "go away", Changes: []Change{{Field{"Subject", "[SPAM] hello"}, 1}, {Field{Name: "X-Spam"}, 0}, {Field{Name: "X-Two"}, 1}, {Field{Name: "X-Two"}, -1}}, Headers: []Field{{"X-B", "one\r\n\ttwo\r\n\tthree"}, {"X-C", "1"}, {"X-C", "2"}, {"X-E", ""}, {"X-Spam", "yes"}}}
 	if err != nil || !reflect.DeepEqual(v, want) {
 		t.Errorf("%v\ngot  %+v\nwant %+v", err, v, want)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -132,7 +133,8 @@ type rspamdResult struct {
 	} `json:"symbols"`
 	Messages map[string]any `json:"messages"`
 	Milter   struct {
-		Add map[string]json.RawMessage `json:"add_headers"`
+		Add    map[string]json.RawMessage `json:"add_headers"`
+		Remove map[string]json.RawMessage `json:"remove_headers"`
 	} `json:"milter"`
 }
 
@@ -165,6 +167,7 @@ func (v *Verdict) setRspamd(answer []byte, threshold float64) error {
 	}
 	v.setSymbols(&r)
 	v.setAddHeaders(r.Milter.Add)
+	v.setRemoveHeaders(r.Milter.Remove)
 	return nil
 }
 
@@ -215,18 +218,8 @@ func (v *Verdict) setSymbols(r *rspamdResult) {
 // setAddHeaders reads what rspamd would have a milter add: for each name a text,
 // an object with value, or a list of these.
 func (v *Verdict) setAddHeaders(add map[string]json.RawMessage) {
-	names := make([]string, 0, len(add))
-	for name := range add {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		list := []json.RawMessage{add[name]}
-		var several []json.RawMessage
-		if json.Unmarshal(add[name], &several) == nil {
-			list = several
-		}
-		for _, raw := range list {
+	for _, name := range slices.Sorted(maps.Keys(add)) {
+		for _, raw := range oneOrMore(add[name]) {
 			var value string
 			var object struct {
 				Value string `json:"value"`
@@ -239,6 +232,31 @@ func (v *Verdict) setAddHeaders(add map[string]json.RawMessage) {
 			}
 		}
 	}
+}
+
+// setRemoveHeaders reads what rspamd would have a milter remove: for each name an
+// index as in [Change], or a list of these.
+func (v *Verdict) setRemoveHeaders(remove map[string]json.RawMessage) {
+	for _, name := range slices.Sorted(maps.Keys(remove)) {
+		for _, raw := range oneOrMore(remove[name]) {
+			var index int
+			if err := json.Unmarshal(raw, &index); err != nil {
+				continue
+			}
+			if f, ok := field(name, ""); ok && len(v.Changes) < maxHeaders {
+				v.Changes = append(v.Changes, Change{f, index})
+			}
+		}
+	}
+}
+
+// oneOrMore is what is in a list, or else the value itself.
+func oneOrMore(raw json.RawMessage) []json.RawMessage {
+	var several []json.RawMessage
+	if json.Unmarshal(raw, &several) == nil {
+		return several
+	}
+	return []json.RawMessage{raw}
 }
 
 // maxHeaders bounds the headers that a backend may add or change.

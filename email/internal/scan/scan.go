@@ -129,8 +129,8 @@ type Verdict struct {
 type Field struct{ Name, Value string }
 
 // Change gives the field that is the Index-th of its name, counted from 1 in the
-// header as it was scanned, a new value, or takes it away with "". Where there is no
-// such field, one with the value is added.
+// header as it was scanned, a new value, or takes it away with "". -1 is the last of
+// the name, and 0 are all. Where there is no such field, one with the value is added.
 type Change struct {
 	Field
 	Index int
