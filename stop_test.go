@@ -26,7 +26,7 @@ func loadedRouter(t testing.TB, dir, mode string, web, mail, dns int, last http.
 	t.Helper()
 	c, err := dcrouter.LoadConfig(strings.NewReader(fmt.Sprintf(`{"storage": {"fsPath": %q}, "smartProxyConfig": {"listenHost": "127.0.0.1"},
 		"dnsServerConfig": {"listenHost": "127.0.0.1", "port": %d, "records": [{"name": "www.example.com", "type": "A", "value": "192.0.2.1"}]},
-		"emailConfig": {"listenHost": "127.0.0.1", "ports": [%d], %s "hostname": "mx.example.com", "domains": [{"domain": "example.com"}],
+		"emailConfig": {"listenHost": "127.0.0.1", "ports": [%d], %s "hostname": "mx.example.com", "domains": [{"domain": "example.com", "dmarc": "monitor"}],
 			"smartHost": {"host": "127.0.0.1", "port": 9}, "queue": {"paused": true}, "resolvers": ["127.0.0.1:%d"],
 			"routes": [{"name": "in", "match": {"recipients": "*@example.com"}, "action": {"type": "deliver"}},
 				{"name": "out", "match": {"clientIp": "127.0.0.1"}, "action": {"type": "process"}}]}}`, dir, dns, mail, mode, dns)))

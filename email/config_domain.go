@@ -34,7 +34,8 @@ const (
 	// QuarantineDMARC holds back what the author's domain wants quarantined or
 	// rejected.
 	QuarantineDMARC = "quarantine"
-	// RejectDMARC does what the author's domain wants.
+	// RejectDMARC does what the author's domain wants. What would be rejected if
+	// DNS had answered all questions is put off with 451.
 	RejectDMARC = "reject"
 )
 

@@ -58,7 +58,8 @@ func (b *backends) startMail(ctx context.Context, hostname string) (port int, er
 		ListenHost: "127.0.0.1",
 		Ports:      []email.Port{{Mode: email.SMTP}},
 		Hostname:   hostname,
-		Resolvers:  []string{"127.0.0.1:9"}, // it looks nothing up
+		Resolvers:  []string{"127.0.0.1:9"}, // it looks nothing up, senders neither
+		Defaults:   email.Defaults{DMARC: email.MonitorDMARC},
 		Routes:     []email.Route{{Match: email.Match{Recipients: []string{"*@*"}}, Action: email.Action{Type: email.Deliver}}},
 	}, email.WithMailbox(func(_ context.Context, d *email.Delivery) error {
 		m, err := mail.ReadMessage(d.Content)

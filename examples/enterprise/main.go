@@ -149,6 +149,7 @@ func config(listen string, b *backends) dcrouter.Config {
 			Scanners:  []email.Scanner{{Type: email.SpamScanner}},
 			SmartHost: &email.SmartHost{Host: "127.0.0.1", Port: b.world}, // production: leave it out, and mail goes to the MX hosts
 			Resolvers: []string{listen + ":5300"},                         // production: leave it out, or name one that validates DNSSEC
+			Defaults:  email.Defaults{DMARC: email.MonitorDMARC},          // production: leave it out, as that resolver does not know of senders
 		},
 		RADIUS: &radius.Config{
 			Port:           new(18120), // production: leave it out

@@ -68,8 +68,8 @@ func run(ctx context.Context, listen string) error {
 			DNS: &dnsserver.Config{ListenHost: listen, Port: new(5300), NameServers: []string{"ns1.example.com"},
 				Records: []dnsserver.Record{{Name: "ns1.example.com", Type: "A", Value: "192.0.2.1"}, {Name: "www.example.com", Type: "A", Value: "192.0.2.80"}}},
 			Email: &email.Config{ListenHost: listen, Ports: email.Ports(2525), Hostname: "mail.example.com",
-				Resolvers: []string{listen + ":5300"}, // so that it needs no internet; leave it out otherwise
-				Domains:   []email.Domain{{Domain: "example.com"}},
+				Resolvers: []string{listen + ":5300"},                                         // so that it needs no internet; leave it out otherwise
+				Domains:   []email.Domain{{Domain: "example.com", DMARC: email.MonitorDMARC}}, // as it cannot look up senders
 				Routes:    []email.Route{{Name: "local", Match: email.Match{Recipients: []string{"ann@example.com"}}, Action: email.Action{Type: email.Deliver}}}},
 			Storage: &dcrouter.StorageConfig{FSPath: "ops.data"}, // versions of the configuration, the audit log, mail
 		}),

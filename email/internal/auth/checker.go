@@ -28,8 +28,10 @@ type Checker struct {
 	// Hostname names this server in what it writes (authserv-id, RFC 8601 section
 	// 2.5).
 	Hostname string
-	// Timeout is for all of DNS about one message; default 20 s (RFC 7208 section
-	// 4.6.4). What has not answered by then is a temporary error.
+	// Timeout is for what DNS is asked about one message; default 20 s (RFC 7208
+	// section 4.6.4). What has not answered by then is a temporary error. Which
+	// domains align can be asked only when the rest has answered, and has the same
+	// time again.
 	Timeout time.Duration
 	// Now is the clock, by default time.Now.
 	Now func() time.Time
@@ -73,20 +75,26 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 	if resolver == nil {
 		resolver = &net.Resolver{}
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	checks, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
 	r := Result{hostname: c.Hostname, clientIP: q.ClientIP.Unmap().WithZone("")}
+	var author dmarc.Discovery
 	var wg sync.WaitGroup
+	// The sender chooses which names SPF and DKIM wait for, so DMARC does not wait
+	// for them.
+	beside(&wg, resolver, func(resolver Resolver) { author = dmarc.Discover(checks, resolver, q.Header) })
 	beside(&wg, resolver, func(resolver Resolver) {
-		r.SPF = spf.Check(ctx, resolver, spf.Request{
+		r.SPF = spf.Check(checks, resolver, spf.Request{
 			IP: q.ClientIP, Helo: q.Helo, MailFrom: q.MailFrom, Hostname: c.Hostname, Now: now(),
 		})
 	})
-	beside(&wg, resolver, func(resolver Resolver) { r.IPRev = iprev.Check(ctx, resolver, q.ClientIP) })
-	r.checkSignatures(ctx, q, dkim.NewKeys(resolver), now())
+	beside(&wg, resolver, func(resolver Resolver) { r.IPRev = iprev.Check(checks, resolver, q.ClientIP) })
+	r.checkSignatures(checks, q, dkim.NewKeys(resolver), now())
 	wg.Wait()
-	r.DMARC = dmarc.Check(ctx, resolver, q.Header, r.identifiers())
+	align, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	r.DMARC = author.Evaluate(align, resolver, r.identifiers())
 	return r
 }
 

@@ -228,6 +228,63 @@ func TestTimeout(t *testing.T) {
 	})
 }
 
+// half is a resolver that answers some questions for TXT, and others never.
+type half map[string]string
+
+func (h half) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if strings.HasPrefix(name, "_dmarc.") || h[name] != "" {
+		return still(h).LookupTXT(ctx, name)
+	}
+	return silent{}.LookupTXT(ctx, name)
+}
+
+func (half) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	return silent{}.LookupMX(ctx, name)
+}
+
+func (half) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
+	return silent{}.LookupIPAddr(ctx, name)
+}
+
+func (half) LookupAddr(ctx context.Context, name string) ([]string, error) {
+	return silent{}.LookupAddr(ctx, name)
+}
+
+// The policy of the author's domain is found, however long the sender's names take.
+func TestTimeoutOfSender(t *testing.T) {
+	key, _ := newKey(t, 1024)
+	msg := sign(t, mail, key, "slow.example")
+	synctest.Test(t, func(t *testing.T) {
+		c := Checker{Hostname: "mx.example.net", Resolver: half{
+			"_dmarc.example.com.": "v=DMARC1; p=reject",
+			"bounce.example.com.": "v=spf1 ip4:192.0.2.1 -all",
+		}}
+		for _, test := range []struct {
+			from   string
+			spf    spf.Code
+			dmarc  dmarc.Code
+			policy dmarc.Policy
+		}{
+			{"x@slow.example", spf.TempError, dmarc.Fail, dmarc.Reject},
+			{"x@bounce.example.com", spf.Pass, dmarc.Pass, dmarc.None}, // what aligns is asked after the others
+		} {
+			q := request(t, msg)
+			q.MailFrom = test.from
+			start := time.Now()
+			r := c.Check(t.Context(), q)
+			if took := time.Since(start); took != 20*time.Second {
+				t.Errorf("%s: it took %v", test.from, took)
+			}
+			if r.SPF.Code != test.spf || r.DKIM[0].Result != dkim.TempError || r.DMARC.Code != test.dmarc || r.DMARC.Policy != test.policy || r.Temporary() {
+				t.Errorf("%s: %+v", test.from, r)
+			}
+		}
+	})
+}
+
 // TestFieldIsRead lets another program read what we write.
 func TestFieldIsRead(t *testing.T) {
 	python := testenv.Need(t, "/usr/bin/python3", "apt-get install python3-authres")

@@ -9,5 +9,5 @@
 //	if r.DMARC.Code == dmarc.Fail && r.DMARC.Policy == dmarc.Reject { ... }
 //
 // All of it is bounded: 8 signatures, 50 ARC sets, what RFC 7208 and RFC 9989
-// allow of DNS, and one time for all of it. The body is read once.
+// allow of DNS, and the time for it. The body is read once.
 package auth

@@ -9,6 +9,7 @@ package dmarc
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/message"
@@ -47,7 +48,10 @@ type Result struct {
 	// below what is requested if the domain is testing (t=y). It is reject where
 	// the author is not exactly one domain (Code permerror), as such a message
 	// would go past the policy of the domain that it shows (RFC 9989 section
-	// 11.5); DMARC itself knows no policy for it.
+	// 11.5); DMARC itself knows no policy for it. Where DNS did not answer (Code
+	// temperror) it is what is to be done at worst: reject if the policy itself is
+	// not known, and none if the author's domain itself vouches for the message,
+	// which then passes under any policy.
 	Policy Policy
 	// SPFAligned and DKIMAligned say what it passes by. DKIMDomain is the domain
 	// of the signature.
@@ -61,20 +65,36 @@ type Result struct {
 
 // Check evaluates DMARC for a message.
 func Check(ctx context.Context, r lookup.Resolver, h message.Header, ids Identifiers) Result {
+	return Discover(ctx, r, h).Evaluate(ctx, r, ids)
+}
+
+// Discovery is what DNS says of a message's author, whoever vouches for it.
+type Discovery struct {
+	result Result
+	known  map[string]*Record
+}
+
+// Discover finds the author of a message and the policy of its domain (RFC 9989
+// section 4.10). It needs no result of SPF and DKIM, so that who makes these wait
+// does not keep it from the policy.
+func Discover(ctx context.Context, r lookup.Resolver, h message.Header) Discovery {
 	result := Result{Policy: None}
 	var err error
 	if result.Domain, err = Author(h); err != nil {
 		result.Code, result.Policy, result.Err = PermError, Reject, err
-		return result
+		return Discovery{result: result}
 	}
-	w := &walker{ctx: ctx, resolver: r, known: map[string]*Record{}}
-	if err := result.evaluate(w, ids); err != nil {
-		result.Code, result.Policy, result.Err = TempError, None, err
+	w := walker{ctx: ctx, resolver: r, known: map[string]*Record{}}
+	if err := result.discover(&w); err != nil {
+		result.Code, result.Policy, result.Err = TempError, Reject, err
+		if own := w.known[result.Domain]; own != nil { // applies whatever is above
+			result.Policy = own.effective(own.Policy)
+		}
 	}
-	return result
+	return Discovery{result, w.known}
 }
 
-func (r *Result) evaluate(w *walker, ids Identifiers) error {
+func (r *Result) discover(w *walker) error {
 	steps, err := w.walk(r.Domain)
 	if err != nil {
 		return err
@@ -86,10 +106,27 @@ func (r *Result) evaluate(w *walker, ids Identifiers) error {
 		return nil
 	}
 	r.Record, r.PolicyDomain = found.Record, found.domain
-	if r.Requested, err = r.requested(w); err != nil {
-		return err
+	r.Requested, err = r.requested(w)
+	return err
+}
+
+// Evaluate says what the policy means for the message, once it is known who
+// vouches for it.
+func (d Discovery) Evaluate(ctx context.Context, resolver lookup.Resolver, ids Identifiers) Result {
+	r := d.result
+	switch r.Code {
+	case "":
+		r.compare(&walker{ctx: ctx, resolver: resolver, known: d.known}, ids)
+	case TempError:
+		if ids.SPF == r.Domain || slices.Contains(ids.DKIM, r.Domain) {
+			r.Policy = None // it would pass under any
+		}
 	}
-	var pending error // an identifier that DNS keeps us from comparing
+	return r
+}
+
+func (r *Result) compare(w *walker, ids Identifiers) {
+	var pending, err error // an identifier that DNS keeps us from comparing
 	if ids.SPF != "" {
 		r.SPFAligned, err = r.aligned(w, ids.SPF, r.Record.StrictSPF)
 		pending = errors.Join(pending, err)
@@ -102,18 +139,14 @@ func (r *Result) evaluate(w *walker, ids Identifiers) error {
 			break
 		}
 	}
-	switch {
-	case r.SPFAligned || r.DKIMAligned:
+	if r.SPFAligned || r.DKIMAligned {
 		r.Code = Pass
-	case pending != nil:
-		return pending
-	default:
-		r.Code, r.Policy = Fail, r.Requested
-		if r.Record.Testing {
-			r.Policy = below(r.Requested)
-		}
+		return
 	}
-	return nil
+	r.Code, r.Policy = Fail, r.Record.effective(r.Requested)
+	if pending != nil {
+		r.Code, r.Err = TempError, pending
+	}
 }
 
 // policyRecord is the record that applies: of the author domain, else of its
@@ -185,8 +218,12 @@ func (r *Result) aligned(w *walker, domain string, strict bool) (bool, error) {
 	return err == nil && organizational(domain, steps) == r.Organization, err
 }
 
-func below(p Policy) Policy {
-	if p == Reject {
+// effective is a policy of the record, a step below where it is only tested.
+func (r *Record) effective(p Policy) Policy {
+	switch {
+	case !r.Testing:
+		return p
+	case p == Reject:
 		return Quarantine
 	}
 	return None
