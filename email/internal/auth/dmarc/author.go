@@ -30,11 +30,14 @@ func Author(h message.Header) (string, error) {
 	}
 	var domains []string
 	for _, address := range addresses(fields[0].Value()) {
-		at := strings.LastIndexByte(address, '@')
-		if at < 0 {
+		_, domain, ok := strings.Cut(withoutRoute(address), "@")
+		if !ok {
 			return "", ErrNoAuthor
 		}
-		domain, err := lookup.Domain(address[at+1:])
+		if strings.Contains(domain, "@") {
+			return "", ErrSeveralAuthors
+		}
+		domain, err := lookup.Domain(domain)
 		if err != nil {
 			return "", fmt.Errorf("%w: %w", ErrNoAuthor, err)
 		}
@@ -51,24 +54,45 @@ func Author(h message.Header) (string, error) {
 	return domains[0], nil
 }
 
+// withoutRoute leaves out the domains in front of an address in angle brackets,
+// "@a.example,@b.example:" (RFC 5322 section 4.4).
+func withoutRoute(address string) string {
+	route, rest, ok := strings.Cut(address, ":")
+	if !ok || !strings.HasPrefix(route, "@") {
+		return address
+	}
+	for hop := range strings.SplitSeq(route, ",") {
+		if at := strings.LastIndexByte(strings.TrimSpace(hop), '@'); at > 0 {
+			return address // an address, too
+		}
+	}
+	return rest
+}
+
 // addresses returns what could be the addresses in a list of mailboxes and
-// groups (RFC 5322 section 3.4). It is lenient: for each part between commas what
-// is in angle brackets, or the part itself if it has an "@".
+// groups (RFC 5322 section 3.4). It is lenient: it takes what is in angle
+// brackets, and all else that has an "@" but the words in front of brackets,
+// which are a name. A quoted "@" is no address, nor is one in a comment, unless
+// the quote or comment never ends.
 func addresses(value string) []string {
 	var (
 		list         []string
 		word         strings.Builder // outside of quotes, comments and brackets
 		comment      int
 		quoted, open bool
+		start        int // of the quote or comment
 		angle        strings.Builder
 		bracketed    bool // there were brackets in this part
 	)
 	end := func() {
-		if !bracketed && strings.Contains(word.String(), "@") {
+		if strings.Contains(word.String(), "@") {
 			list = append(list, strings.TrimSpace(word.String()))
 		}
 		word.Reset()
-		bracketed = false
+	}
+	endAngle := func() {
+		list = append(list, strings.TrimSpace(angle.String()))
+		angle.Reset()
 	}
 	for i := 0; i < len(value); i++ {
 		c := value[i]
@@ -89,28 +113,35 @@ func addresses(value string) []string {
 				comment--
 			}
 		case c == '"':
-			quoted = !quoted
+			quoted, start = !quoted, i
 			out.WriteByte('x') // stands for a local part; a quoted "@" is no address
 		case quoted:
 		case c == '(':
-			comment++
+			comment, start = 1, i
+		case c == '<' && open:
+			endAngle()
 		case c == '<':
+			if bracketed {
+				end()
+			}
+			word.Reset()
 			open, bracketed = true, true
-			angle.Reset()
 		case c == '>' && open:
 			open = false
-			list = append(list, strings.TrimSpace(angle.String()))
-		case (c == ',' || c == ';') && !open:
+			endAngle()
+		case (c == ',' || c == ';' || c == ':') && !open:
 			end()
-		case c == ':' && !open:
-			word.Reset() // the name of a group
+			bracketed = false
 		default:
 			out.WriteByte(c)
 		}
 	}
 	if open {
-		list = append(list, strings.TrimSpace(angle.String()))
+		endAngle()
 	}
 	end()
+	if (quoted || comment > 0) && strings.Contains(value[start:], "@") {
+		list = append(list, value[start:])
+	}
 	return list
 }
