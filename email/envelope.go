@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/auth/arc"
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
 )
@@ -42,6 +43,10 @@ type queued struct {
 	Helo           string     `json:"helo,omitempty"`
 	User           string     `json:"user,omitempty"`
 	Authentication string     `json:"authentication,omitempty"`
+	// ARC is the state of the ARC chain as the message came in, and ARCSets the
+	// number of its sets; "" if nothing may be added to it.
+	ARC     arc.Status `json:"arc,omitempty"`
+	ARCSets int        `json:"arcSets,omitempty"`
 
 	// Quarantine says why the message is held back; "" if it is not.
 	Quarantine string `json:"quarantine,omitempty"`

@@ -349,14 +349,16 @@ func (r *run) rewritten(env *queued, i int) string {
 }
 
 // seal adds a set to the ARC chain of a message that is forwarded, so that the
-// next server can see how it was authenticated here (RFC 8617).
+// next server can see how it was authenticated here (RFC 8617). What the seal says
+// of the chain was found as the message came in: to ask DNS again would have mail
+// wait for names that a stranger chose.
 func (r *run) seal(ctx context.Context, d *delivery, i int) ([]byte, error) {
 	signers := r.signers(d.env.Recipients[i].domain())
 	k := slices.IndexFunc(signers, func(s dkim.Signer) bool {
 		_, ok := s.Key.Public().(*rsa.PublicKey) // few can verify others in ARC
 		return ok
 	})
-	if k < 0 || d.env.Authentication == "" {
+	if k < 0 || d.env.ARC == "" {
 		return nil, nil
 	}
 	header, body, err := split(d.content(nil))
@@ -365,7 +367,7 @@ func (r *run) seal(ctx context.Context, d *delivery, i int) ([]byte, error) {
 	}
 	b := dkim.NewBody(body)
 	b.Want(dkim.Relaxed, -1)
-	chain := arc.Parse(header, b).Verify(ctx, dkim.NewHasher(header), b, dkim.NewKeys(r.checker.Resolver))
+	chain := arc.Result{Status: d.env.ARC, Sets: d.env.ARCSets}
 	set, err := arc.Seal(ctx, header, b, r.s.now(), chain, []byte(d.env.Authentication), signers[k])
 	if err != nil {
 		r.s.log.Info("a message is forwarded without an ARC seal", "conn_id", d.env.ConnID, "msg_id", d.id, "err", err)

@@ -184,6 +184,9 @@ func (m *incoming) authenticate(ctx context.Context) error {
 	m.s.r.s.countAuth(&res)
 	env.Prefix = append(env.Prefix, res.Field()...)
 	env.Authentication = unfold(res.Value())
+	if res.ARC.Sealable() == nil {
+		env.ARC, env.ARCSets = res.ARC.Status, res.ARC.Sets
+	}
 	switch {
 	case res.SPF.Code == spf.Pass, res.DMARC.Code == dmarc.Pass, m.tx.routes.knows(s.client.Addr):
 	case res.SPF.Code == spf.Fail, res.SPF.Code == spf.SoftFail:

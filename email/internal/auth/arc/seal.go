@@ -17,22 +17,30 @@ import (
 // newest seal says that it failed (RFC 8617 section 5.1), or it is full.
 var ErrEnded = errors.New("the ARC chain has ended")
 
+// Sealable reports why nothing may be added to a chain; nil means that something
+// may. It is [ErrEnded], or a dkim.TemporaryError where DNS did not answer, and
+// what the next seal would say of the chain is not known.
+func (r Result) Sealable() error {
+	var temporary dkim.TemporaryError
+	switch {
+	case errors.As(r.Err, &temporary):
+		return temporary
+	case r.ended || r.Sets >= MaxSets:
+		return ErrEnded
+	}
+	return nil
+}
+
 // Seal returns a set of three raw fields to be put in front of a message that is
 // passed on, as it goes out. Chain is what the verification of the message gave
-// as it came in, and results what this server found, from the name of the
-// server on, folded or not: the value of its Authentication-Results field.
-//
-// A chain that could not be verified because DNS did not answer is not sealed:
-// the error is that one, and at another try the chain may pass.
+// as it came in, Status and Sets of it if it is [Result.Sealable], and results
+// what this server found, from the name of the server on, folded or not: the
+// value of its Authentication-Results field.
 func Seal(ctx context.Context, h message.Header, body *dkim.Body, now time.Time, chain Result, results []byte, signer dkim.Signer) ([]byte, error) {
-	var temporary dkim.TemporaryError
-	if errors.As(chain.Err, &temporary) {
-		return nil, temporary
+	if err := chain.Sealable(); err != nil {
+		return nil, err
 	}
 	i := chain.Sets + 1
-	if chain.ended || i > MaxSets {
-		return nil, ErrEnded
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -50,11 +58,11 @@ func Seal(ctx context.Context, h message.Header, body *dkim.Body, now time.Time,
 	}
 	// A seal on a chain that failed covers its own set alone (section 5.1.2).
 	var sets []set
+	c := &Chain{}
+	if err := c.collect(h); c.newest != chain.Sets || err != nil && chain.Status != Fail {
+		return nil, errors.New("sealing: the header has another chain than was verified")
+	}
 	if chain.Status == Pass {
-		c := &Chain{}
-		if err := c.collect(h); err != nil || c.newest != chain.Sets {
-			return nil, errors.New("sealing: the header has another chain than was verified")
-		}
 		sets = c.sets
 	}
 	tags = append([]string{"i=" + strconv.Itoa(i)}, append(tags, "cv="+string(chain.Status))...)

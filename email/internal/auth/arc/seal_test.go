@@ -134,6 +134,30 @@ func TestSealFull(t *testing.T) {
 	}
 }
 
+// What has come to the chain since it was verified, or gone from it, is not sealed.
+func TestSealOtherChain(t *testing.T) {
+	w := newWorld(t)
+	one := w.seal(t, mail, w.signer)
+	for _, test := range []struct {
+		msg   string
+		chain Result
+		ok    bool
+	}{
+		{mail, Result{Status: None}, true},
+		{mail, Result{Status: Pass, Sets: 1}, false},
+		{mail, Result{Status: Fail, Sets: 1}, false},
+		{one, Result{Status: None}, false},
+		{one, Result{Status: Pass, Sets: 1}, true},
+		{one, Result{Status: Fail, Sets: 1}, true},
+		{one, Result{Status: Pass, Sets: 2}, false},
+	} {
+		h, body := read(t, test.msg)
+		if _, err := Seal(t.Context(), h, dkim.NewBody(strings.NewReader(body)), time.Now(), test.chain, []byte(found), w.signer); (err == nil) != test.ok {
+			t.Errorf("%+v on %d fields: %v", test.chain, len(h), err)
+		}
+	}
+}
+
 func TestSealWithoutDNS(t *testing.T) {
 	w := newWorld(t)
 	msg := w.seal(t, mail, w.signer)
