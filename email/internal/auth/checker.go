@@ -92,9 +92,13 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 	beside(&wg, resolver, func(resolver Resolver) { r.IPRev = iprev.Check(checks, resolver, q.ClientIP) })
 	r.checkSignatures(checks, q, dkim.NewKeys(resolver), now())
 	wg.Wait()
-	align, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	r.DMARC = author.Evaluate(align, resolver, r.identifiers())
+	ids := r.identifiers()
+	if ids.SPF != "" || len(ids.DKIM) > 0 { // or there is nothing to ask
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	r.DMARC = author.Evaluate(ctx, resolver, ids)
 	return r
 }
 
