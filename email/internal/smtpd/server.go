@@ -25,6 +25,7 @@ type Server struct {
 	stages  chan *stage // connections on their way to the machine
 	done    chan struct{}
 	serving sync.WaitGroup // the machine
+	finish  func() error   // ends what had served the connections, once
 
 	mu        sync.Mutex
 	started   bool // the machine
@@ -49,6 +50,7 @@ func New(cfg Config, backend Backend, log *slog.Logger) (*Server, error) {
 	}
 	s.buffers.New = func() any { b := make([]byte, bodyBuffer); return &b }
 	s.machine = newMachine(s)
+	s.finish = sync.OnceValue(s.stopServing)
 	return s, nil
 }
 
@@ -206,22 +208,14 @@ func (s *Server) stop() []*guard {
 	return list
 }
 
-// finish ends what had served the connections.
-func (s *Server) finish() error {
+// stopServing is for finish: go-smtp does not bear two calls of Shutdown at once.
+func (s *Server) stopServing() error {
 	s.mu.Lock()
-	select {
-	case <-s.done:
-	default:
-		close(s.done)
-	}
+	close(s.done)
 	if s.looker != nil {
 		s.looker.Stop()
 	}
 	s.mu.Unlock()
 	s.serving.Wait()
-	err := s.machine.Shutdown(context.Background()) // none of its connections is left
-	if errors.Is(err, smtp.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return s.machine.Shutdown(context.Background()) // none of its connections is left
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -202,6 +203,30 @@ func TestShutdownDeadline(t *testing.T) {
 	}
 	if h.open != 0 {
 		t.Errorf("%d sessions are open", h.open)
+	}
+}
+
+// Shutdown and Close may be called at once, by a host that loses patience.
+func TestConcurrentShutdownAndClose(t *testing.T) {
+	for range 2000 {
+		s, err := New(Config{Hostname: "mx.example.com"}, null{}, testLogger(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := net.Pipe()
+		go s.ServeConn(t.Context(), there, Mode{})
+		c := newClient(t, here)
+		c.want("220")
+		var wg sync.WaitGroup
+		for _, stop := range []func(context.Context) error{s.Shutdown, s.Shutdown, s.Shutdown, func(context.Context) error { return s.Close() }} {
+			wg.Go(func() {
+				if err := stop(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		_, _ = io.Copy(io.Discard, c.r)
+		wg.Wait()
 	}
 }
 
