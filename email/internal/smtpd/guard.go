@@ -71,6 +71,7 @@ func newGuard(ctx context.Context, s *Server, c net.Conn, mode Mode) *guard {
 // next returns the next command for the machine of a stage. Nil means that there
 // is none: the connection is over, or it is another stage's.
 func (g *guard) next(of *stage) []byte {
+	defer g.rescue("a command", new(error)) // go-smtp would let it end the process
 	if !g.greeted {
 		g.greeted = true
 		g.greet()
@@ -201,7 +202,8 @@ func (g *guard) interrupt() {
 	}
 }
 
-// call runs code of the session. What it panics with ends the connection only.
+// call runs code of the session. What it panics with ends the connection, and only
+// that.
 func (g *guard) call(what string, f func() error) (err error) {
 	g.startWatch()
 	defer g.stopWatch()
@@ -212,7 +214,9 @@ func (g *guard) call(what string, f func() error) (err error) {
 func (g *guard) rescue(what string, err *error) {
 	if v := recover(); v != nil {
 		g.server.log.Error("an SMTP session panicked", "conn_id", g.conn.id, "in", what, "panic", v, "stack", string(debug.Stack()))
-		*err = newReply(421, 4, 3, 0, "Internal error")
+		reply := newReply(421, 4, 3, 0, "Internal error")
+		*err = reply
+		g.send(reply) // whatever becomes of err: the session is broken
 	}
 }
 
@@ -238,6 +242,7 @@ func (g *guard) localError(err error, what string) *Reply {
 func (g *guard) event(e Event, err error) {
 	g.server.log.Debug("SMTP client refused", "conn_id", g.conn.id, "remote", g.conn.remote, "reason", string(e), "err", err)
 	if f := g.server.cfg.OnEvent; f != nil {
+		defer g.rescue("OnEvent", new(error))
 		f(g.conn, e)
 	}
 }

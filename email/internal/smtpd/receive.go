@@ -132,7 +132,7 @@ func (g *guard) receive() *Reply {
 	if err != nil && t.refusal == nil && !t.aborted {
 		reply = g.localError(err, "Data")
 	}
-	if !t.aborted && (reply == nil || !reply.ends()) {
+	if !t.aborted && !g.ended && (reply == nil || !reply.ends()) {
 		b.drain()
 	}
 	switch {

@@ -37,6 +37,8 @@ type host struct {
 	mail    func(ctx context.Context, from addr.Address) error
 	rcpt    func(to addr.Address) error
 	data    func(ctx context.Context, r io.Reader) (*Reply, error)
+	auth    func() // AuthMechanisms
+	reset   func()
 
 	mu       sync.Mutex
 	calls    []string
@@ -99,7 +101,12 @@ func (s *hostSession) Helo(_ context.Context, name string) error {
 	return nil
 }
 
-func (s *hostSession) AuthMechanisms() []string { return s.h.mechanisms }
+func (s *hostSession) AuthMechanisms() []string {
+	if s.h.auth != nil {
+		s.h.auth()
+	}
+	return s.h.mechanisms
+}
 
 func (s *hostSession) Authenticate(_ context.Context, mechanism string) (sasl.Server, error) {
 	check := func(user, password string) error {
@@ -178,7 +185,13 @@ func (s *hostSession) Data(ctx context.Context, r io.Reader) (*Reply, error) {
 	return &Reply{Code: 250, Enhanced: [3]int{2, 0, 0}, Text: "queued as 1"}, nil
 }
 
-func (s *hostSession) Reset() { s.h.note("reset") }
+func (s *hostSession) Reset() {
+	s.h.note("reset")
+	if s.h.reset != nil {
+		s.h.reset()
+	}
+}
+
 func (s *hostSession) Close() {
 	s.h.mu.Lock()
 	s.h.open--

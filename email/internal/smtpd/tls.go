@@ -32,6 +32,7 @@ func (g *guard) startTLS(arg string) {
 func (g *guard) handshake() bool {
 	conn := tls.Server(g.raw, g.server.cfg.TLS)
 	deadline := time.Now().Add(g.server.cfg.HandshakeTimeout)
+	g.ended = true // until it has succeeded, also if code of the host panics in it
 	err := errInterrupted
 	if g.wait(deadline, true) {
 		err = conn.HandshakeContext(g.ctx)
@@ -41,10 +42,10 @@ func (g *guard) handshake() bool {
 	}
 	if err != nil {
 		g.event(HandshakeFailed, err)
-		g.ended = true
 		g.in.err = err
 		return false
 	}
+	g.ended = false
 	g.net = conn
 	g.conn.setTLS(conn)
 	return true
