@@ -253,6 +253,7 @@ func (s *machineSession) Data(io.Reader) error {
 
 func (s *machineSession) Reset() {
 	if s.g.tx.begun {
+		_ = s.g.flush() // the reply to a message waits for nothing (RFC 2920 section 3.2)
 		_ = s.g.call("Reset", func() error { s.g.session.Reset(); return nil })
 	}
 	s.g.tx = transaction{}

@@ -428,6 +428,34 @@ func TestSentAheadOfSlowSession(t *testing.T) {
 	})
 }
 
+// What became of a message is told at once, however long the session takes to
+// forget it and for the commands that the client has sent behind it.
+func TestReplyToMessageDoesNotWait(t *testing.T) {
+	for _, end := range []string{"DATA\r\nx\r\n.\r\n", "BDAT 3 LAST\r\nx\r\n"} {
+		var h host
+		h.reset = func() { time.Sleep(10 * time.Second) }
+		h.mail = func(context.Context, addr.Address) error {
+			if len(h.accepted()) > 0 {
+				time.Sleep(30 * time.Second)
+			}
+			return nil
+		}
+		inBubble(t, &h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+			c.want("220")
+			begin(c)
+			start := time.Now()
+			c.send("%sMAIL FROM:<a@b.org>\r\nNOOP\r\n", end)
+			if strings.HasPrefix(end, "DATA") {
+				c.want("354")
+			}
+			c.want("250 2.0.0 queued")
+			took(t, start, 0)
+			c.want("250 2.1.0", "250 2.0.0 Done")
+			took(t, start, 40*time.Second)
+		})
+	}
+}
+
 // Under TLS, reading ahead and being stopped leaves the records whole.
 func TestSentAheadUnderTLS(t *testing.T) {
 	certPath, keyPath, _ := testenv.SelfSigned(t)
