@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,8 +126,8 @@ func (b *chunkBody) nextChunk() {
 		start := time.Now()
 		line, err := g.readLine(g.lineLimit)
 		b.waiting += time.Since(start)
-		if errors.Is(err, errLineTooLong) {
-			g.send(g.lineError(err))
+		if errors.Is(err, errLineTooLong) || errors.Is(err, errEndlessLine) {
+			g.send(g.lineError(line, err))
 			line, err = nil, nil
 		}
 		if b.check(err) != nil {
@@ -135,16 +136,16 @@ func (b *chunkBody) nextChunk() {
 		if line == nil {
 			continue
 		}
-		verb, arg, _ := strings.Cut(strings.TrimSuffix(string(line), "\r\n"), " ")
-		switch verb = strings.ToUpper(verb); verb {
-		case "BDAT":
-			b.begin(strings.Trim(arg, " "))
+		// One that is refused changes nothing (RFC 5321 section 4.1.4).
+		switch verb, arg, _ := parseCommand(line); {
+		case verb == "BDAT":
+			b.begin(arg)
 			return
-		case "RSET", "QUIT", "EHLO", "HELO":
+		case (verb == "RSET" || verb == "QUIT") && arg == "", (verb == "EHLO" || verb == "HELO") && isHeloName(arg):
 			b.abort(line)
 			return
-		case "MAIL", "RCPT", "DATA", "AUTH", "STARTTLS":
-			g.send(newReply(503, 5, 5, 1, "There is a message in transfer"))
+		case slices.Contains([]string{"MAIL", "RCPT", "DATA", "AUTH", "STARTTLS"}, verb):
+			g.send(g.refused(line, newReply(503, 5, 5, 1, "There is a message in transfer")))
 		default:
 			g.vet(line)
 		}

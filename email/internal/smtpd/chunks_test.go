@@ -29,14 +29,14 @@ func TestChunks(t *testing.T) {
 			C> "BDAT 0 LAST\r\n"
 			S: 250 2.0.0 queued`, ""},
 		{"harmless commands between", `
-			C> "BDAT 2\r\nheNOOP\r\nVRFY x\r\nMAIL FROM:<x@y.org>\r\nRCPT TO:<x@y.org>\r\nDATA\r\nWHAT\r\n"
+			C> "BDAT 2\r\nheNOOP\r\nVRFY x\r\nMAIL FROM:<x@y.org>\r\nRCPT TO:<x@y.org>\r\nWHAT\r\nDATA\r\n"
 			S: 250
 			S: 250 2.0.0 Done
 			S: 252
 			S: 503
 			S: 503
-			S: 503
 			S: 500
+			S: 503
 			C> "BDAT 2 LAST\r\nllNOOP\r\n"
 			S: 250 2.0.0 queued
 			S: 250 2.0.0 Done`, "hell"},
@@ -47,6 +47,25 @@ func TestChunks(t *testing.T) {
 			S: 500 5.5.2
 			C> "BDAT 2 LAST\r\nll"
 			S: 250 2.0.0 queued`, "hell"},
+		{"refused between", `
+			C> "BDAT 4\r\nab\r\nEHLO\r\nHELO <x>\r\nEHLO x\nRSET x\r\nRSET\nQUIT x\r\nQUIT\nR\u017fET\r\n"
+			S: 250
+			S: 501
+			S: 501
+			S: 500
+			S: 501
+			S: 500
+			S: 501
+			S: 500
+			S: 500
+			C> "BDAT 4 LAST\r\ncd\r\n"
+			S: 250 2.0.0 queued`, "ab\r\ncd\r\n"},
+		{"an endless line between", `
+			C> "BDAT 4\r\nab\r\n"
+			S: 250
+			C: ` + strings.Repeat("x", 150_000) + `
+			S: 500 5.5.2
+			S.`, "none"},
 		{"RSET", `
 			C> "BDAT 4\r\nabcdRSET\r\nBDAT 4 LAST\r\nNOOPNOOP\r\n"
 			S: 250

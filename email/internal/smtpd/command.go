@@ -31,29 +31,51 @@ func hasVerb(line []byte, verb string) bool {
 	return len(line) > len(verb) && line[len(verb)] == ' ' && strings.EqualFold(string(line[:len(verb)]), verb)
 }
 
+// parseCommand takes a line apart.
+func parseCommand(line []byte) (verb, arg string, refusal *Reply) {
+	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
+	if !ok {
+		return "", "", newReply(500, 5, 5, 2, "Lines end with CR LF")
+	}
+	verb, arg, _ = strings.Cut(string(text), " ")
+	verb, arg = strings.ToUpper(verb), strings.Trim(arg, " ")
+	mayBeUTF8 := (verb == "MAIL" || verb == "RCPT" || verb == "VRFY" || verb == "EXPN") && isPrintable(text[:4], false)
+	if !isPrintable(text, mayBeUTF8) {
+		return "", "", newReply(500, 5, 5, 2, "Invalid character in a command")
+	}
+	return verb, arg, nil
+}
+
+// refused makes the reply to a line that was refused end the connection if what
+// comes behind it may be a part of a message, which must not be read as commands:
+// behind BDAT, however it is spelled, and behind DATA if the client does not wait
+// for our consent. start is that of the line.
+func (g *guard) refused(start []byte, r *Reply) *Reply {
+	if len(start) >= 4 {
+		verb := string(start[:4])
+		if strings.EqualFold(verb, "BDAT") || strings.EqualFold(verb, "DATA") && len(g.in.pending()) > 0 {
+			return r.closing()
+		}
+	}
+	return r
+}
+
 // vet looks at a line. It answers it, or returns the command for the machine.
 func (g *guard) vet(line []byte) []byte {
-	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
 	if g.dialogue {
-		return g.vetResponse(text, ok)
+		return g.vetResponse(bytes.CutSuffix(line, []byte("\r\n")))
 	}
-	if !ok {
-		g.send(newReply(500, 5, 5, 2, "Lines end with CR LF"))
+	verb, arg, refusal := parseCommand(line)
+	if refusal != nil {
+		g.send(g.refused(line, refusal))
 		return nil
 	}
-	verb, arg, _ := strings.Cut(string(text), " ")
-	verb, arg = strings.ToUpper(verb), strings.Trim(arg, " ")
 	if verb != "RCPT" && verb != "BDAT" && verb != "DATA" {
 		if g.commands++; g.commands > g.server.cfg.MaxCommands && verb != "QUIT" {
 			g.event(TooManyCommands, nil)
 			g.send(newReply(421, 4, 7, 0, g.server.cfg.Hostname+" has seen too many commands"))
 			return nil
 		}
-	}
-	mayBeUTF8 := (verb == "MAIL" || verb == "RCPT" || verb == "VRFY" || verb == "EXPN") && isPrintable(text[:4], false)
-	if !isPrintable(text, mayBeUTF8) {
-		g.send(newReply(500, 5, 5, 2, "Invalid character in a command"))
-		return nil
 	}
 	switch verb {
 	case "EHLO", "HELO":
@@ -63,7 +85,7 @@ func (g *guard) vet(line []byte) []byte {
 	case "RCPT":
 		return g.rcptTo(arg)
 	case "DATA":
-		return g.data(arg)
+		return g.data(line, arg)
 	case "BDAT":
 		return g.bdat(arg)
 	case "AUTH":
@@ -82,7 +104,7 @@ func (g *guard) vet(line []byte) []byte {
 		}
 		g.send(newReply(501, 5, 5, 4, "RSET has no parameters"))
 	default:
-		g.send(g.other(verb, arg))
+		g.send(g.refused(line, g.other(verb, arg)))
 	}
 	return nil
 }
@@ -253,16 +275,14 @@ func cutKeyword(arg, keyword string) (string, bool) {
 }
 
 // data vets DATA.
-func (g *guard) data(arg string) []byte {
-	if arg != "" {
-		g.send(newReply(501, 5, 5, 4, "DATA has no parameters"))
-		return nil
+func (g *guard) data(line []byte, arg string) []byte {
+	switch {
+	case arg != "":
+		g.send(g.refused(line, newReply(501, 5, 5, 4, "DATA has no parameters")))
+	case g.tx.recipients == 0:
+		g.send(g.refused(line, newReply(503, 5, 5, 1, "DATA needs recipients")))
+	default:
+		return g.pass("DATA\r\n", nil)
 	}
-	if g.tx.recipients == 0 && len(g.in.pending()) > 0 {
-		// The client does not wait for our consent. What it takes for the
-		// body would be commands to us.
-		g.send(newReply(503, 5, 5, 1, "DATA needs recipients").closing())
-		return nil
-	}
-	return g.pass("DATA\r\n", nil)
+	return nil
 }

@@ -45,7 +45,7 @@ func (g *guard) keepsQuiet(delay time.Duration) bool {
 	case err == errTimeout:
 		return true
 	case err == errInterrupted:
-		g.send(g.lineError(err))
+		g.send(g.lineError(nil, err))
 	}
 	return false
 }

@@ -83,7 +83,7 @@ func (g *guard) next(of *stage) []byte {
 			return []byte("*\r\n")
 		}
 		if err != nil {
-			reply := g.lineError(err)
+			reply := g.lineError(line, err)
 			if reply == nil {
 				return nil
 			}
@@ -106,11 +106,12 @@ func (g *guard) nextLine() ([]byte, error) {
 	return g.readLine(g.lineLimit)
 }
 
-// lineError is what the client is told if there is no next line.
-func (g *guard) lineError(err error) *Reply {
+// lineError is what the client is told if there is no next line; start is that of
+// one which was too long.
+func (g *guard) lineError(start []byte, err error) *Reply {
 	switch {
 	case errors.Is(err, errLineTooLong):
-		return newReply(500, 5, 5, 2, "Line too long")
+		return g.refused(start, newReply(500, 5, 5, 2, "Line too long"))
 	case errors.Is(err, errEndlessLine):
 		g.event(NoSMTP, err)
 		return newReply(500, 5, 5, 2, "Line too long").closing()

@@ -112,7 +112,7 @@ func (g *guard) fill(deadline time.Time, interruptible bool) error {
 
 // readLine reads a line of up to limit octets and returns it with its line end.
 // It is valid until the next read. Of a longer line all is read, as long as it
-// keeps within reason, and the error is errLineTooLong.
+// keeps within reason; its start is returned, and the error is errLineTooLong.
 func (g *guard) readLine(limit func(start []byte) int) ([]byte, error) {
 	if !g.receiving {
 		g.in.shrink(g.server)
@@ -121,18 +121,25 @@ func (g *guard) readLine(limit func(start []byte) int) ([]byte, error) {
 	if g.deadline.Before(deadline) && !g.receiving {
 		deadline = g.deadline
 	}
+	var start []byte // of a line that is too long
 	for scanned, skipped := 0, 0; ; {
 		pending := g.in.pending()
 		if i := bytes.IndexByte(pending[scanned:], '\n'); i >= 0 {
 			line := pending[:scanned+i+1]
 			g.in.r += len(line)
-			if skipped > 0 || len(line) > limit(line) {
-				return nil, errLineTooLong
+			switch {
+			case skipped > 0:
+				return start, errLineTooLong
+			case len(line) > limit(line):
+				return line, errLineTooLong
 			}
 			return line, nil
 		}
 		scanned = len(pending)
 		if skipped > 0 || scanned >= limit(pending) {
+			if skipped == 0 {
+				start = bytes.Clone(pending[:min(4, scanned)])
+			}
 			skipped += scanned
 			g.in.r, g.in.w, scanned = 0, 0, 0
 			if skipped > maxSkip {

@@ -202,6 +202,38 @@ func TestBodyBehindRefusedDATA(t *testing.T) {
 	}
 }
 
+// Bytes that a malformed line announces, or that a client sends behind DATA though
+// it was refused, are no commands.
+func TestBodyBehindRefusedLine(t *testing.T) {
+	long := strings.Repeat("0", 510)
+	for _, line := range []string{
+		"BDAT 28 LAST\n", "bdat\t28 LAST\r\n", "BDAT 28\tLAST\r\n", "BDAT 28 LAST\x00\r\n", "BDAT 28 LASTX\r\n", "BDAT28 LAST\r\n",
+		"BDAT " + long + "28 LAST\r\n", "BDAT " + long + long + "28 LAST\r\n", "BDAT " + strings.Repeat(long, 6) + "28 LAST\r\n",
+		"DATA x\r\n", "data\n", "DATA\t\r\n", "DATA" + strings.Repeat(" ", 600) + "\r\n", "DATA\r\n",
+	} {
+		for _, between := range []bool{false, true} { // chunks
+			t.Run(fmt.Sprintf("%.20q %v", line, between), func(t *testing.T) {
+				h := &host{}
+				c := dial(t, serve(t, h, Mode{}))
+				c.want("220")
+				c.ask("EHLO x", "250-")
+				if between {
+					c.ask("MAIL FROM:<a@b.org>", "250")
+					c.ask("RCPT TO:<c@d.org>", "250")
+					c.send("BDAT 4\r\nab\r\n")
+					c.want("250")
+				}
+				c.send("%sRSET\r\nMAIL FROM:<evil@b.org>\r\n", line)
+				c.want("50")
+				c.wantEnd()
+				if strings.Contains(h.log(), "evil") || len(h.accepted()) > 0 {
+					t.Errorf("accepted %q, calls\n%s", h.accepted(), h.log())
+				}
+			})
+		}
+	}
+}
+
 // A connection that ends within a message ends the message, not the wait for
 // it (with go-smtp alone BDAT n LAST is accepted with half of its bytes).
 func TestTruncatedMessages(t *testing.T) {
