@@ -84,10 +84,10 @@ func (b *dotBody) next(limit int) ([]byte, badBytes) {
 			continue
 		case b.lineStart && pending[0] == '.':
 			if b.over = pending[1] == '\r' && pending[2] == '\n'; b.over {
-				b.g.in.r += 3
+				b.use(3)
 				return nil, goodBytes
 			}
-			b.g.in.r++ // the client has put it there
+			b.use(1) // the client has put it there
 			b.lineStart = false
 			continue
 		}
@@ -95,7 +95,7 @@ func (b *dotBody) next(limit int) ([]byte, badBytes) {
 		if i := bytes.IndexByte(segment, '\n'); i >= 0 {
 			segment = segment[:i+1]
 		}
-		b.g.in.r += len(segment)
+		b.use(len(segment))
 		ends, bad := b.scan(segment)
 		b.lineStart = ends
 		return segment, bad

@@ -107,7 +107,7 @@ func (b *chunkBody) take(p []byte) (n int) {
 		if i := bytes.IndexByte(line, '\n'); i >= 0 {
 			line = line[:i+1]
 		}
-		b.g.in.r += len(line)
+		b.use(len(line))
 		b.left -= int64(len(line))
 		if _, bad := b.scan(line); b.hold(bad) != nil || b.grow(len(line)) != nil {
 			break
@@ -198,7 +198,7 @@ func (b *chunkBody) drain() {
 			return
 		}
 		n := min(int64(len(b.g.in.pending())), b.left)
-		b.g.in.r += int(n)
+		b.use(int(n))
 		b.left -= n
 		skipped += n
 	}

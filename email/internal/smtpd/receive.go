@@ -16,13 +16,14 @@ type body interface {
 
 // intake is what both kinds of body have in common.
 type intake struct {
-	g       *guard
-	size    int64         // of the message so far
-	waiting time.Duration // for the client, in all
-	err     error         // what the session is told; io.EOF is the only good end
-	refusal *Reply        // what the client is told instead of what the session says
-	over    bool          // nothing of the message is still to come
-	aborted bool          // by another command: there is nobody to tell
+	g        *guard
+	size     int64         // of the message so far
+	received int64         // bytes, also of what nobody wants
+	waiting  time.Duration // for the client, in all
+	err      error         // what the session is told; io.EOF is the only good end
+	refusal  *Reply        // what the client is told instead of what the session says
+	over     bool          // nothing of the message is still to come
+	aborted  bool          // by another command: there is nobody to tell
 }
 
 func (t *intake) state() *intake { return t }
@@ -64,6 +65,10 @@ func (t *intake) check(err error) error {
 		return nil
 	case err == nil || errors.Is(err, errTimeout):
 		t.g.event(TimedOut, nil)
+		if t.refusal != nil {
+			verdict := *t.refusal // which the client need not come back for
+			return t.lose(&verdict)
+		}
 		return t.lose(newReply(421, 4, 4, 2, "The message takes too long"))
 	}
 	_ = t.lose(newReply(421, 4, 4, 2, "The connection broke"))
@@ -80,7 +85,13 @@ func (t *intake) allowance() time.Duration {
 	if cfg.MinDataRate < 0 {
 		return cfg.DataTimeout
 	}
-	return cfg.DataTimeout + time.Duration(float64(t.size)/float64(cfg.MinDataRate)*float64(time.Second)) - t.waiting
+	return cfg.DataTimeout + time.Duration(float64(t.received)/float64(cfg.MinDataRate)*float64(time.Second)) - t.waiting
+}
+
+// use takes bytes out of the buffer.
+func (t *intake) use(n int) {
+	t.g.in.r += n
+	t.received += int64(n)
 }
 
 // grow counts bytes of the message.
@@ -131,6 +142,7 @@ func (g *guard) receive() *Reply {
 	}
 	if err != nil && t.refusal == nil && !t.aborted {
 		reply = g.localError(err, "Data")
+		t.refusal = reply
 	}
 	if !t.aborted && !g.ended && (reply == nil || !reply.ends()) {
 		b.drain()

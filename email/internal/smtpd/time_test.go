@@ -212,6 +212,50 @@ func TestDataRate(t *testing.T) {
 	})
 }
 
+// A body that is refused is read at the same rate as another, and who falls behind
+// is told why it was refused.
+func TestRateOfRefusedBody(t *testing.T) {
+	h := &host{data: func(context.Context, io.Reader) (*Reply, error) { return nil, newReply(550, 5, 7, 1, "spam") }}
+	const lines = 240 // one a second, for longer than DataTimeout
+	line := strings.Repeat("x", 998) + "\r\n"
+	for command, want := range map[string]string{"DATA": "550 5.7.1", "BDAT 240000 LAST": "550 5.7.1", "RSET\r\nBDAT 240000 LAST": "503 5.5.1"} {
+		for _, slow := range []bool{false, true} {
+			inBubble(t, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+				c.want("220")
+				begin(c)
+				go func() {
+					_, _ = io.WriteString(c.conn, command+"\r\n")
+					for range lines {
+						time.Sleep(time.Second)
+						if _, err := io.WriteString(c.conn, line); err != nil || slow {
+							return
+						}
+					}
+					if command == "DATA" {
+						_, _ = io.WriteString(c.conn, ".\r\n")
+					}
+					_, _ = io.WriteString(c.conn, "NOOP\r\n")
+				}()
+				if command == "DATA" {
+					c.want("354")
+				} else if want == "503 5.5.1" {
+					c.want("250")
+				}
+				c.want(want)
+				if slow {
+					c.wantEnd()
+				} else {
+					c.want("250 2.0.0 Done")
+				}
+			})
+			if h.saw(TimedOut) != slow {
+				t.Errorf("%s: slow %v, events %v", command, slow, h.events)
+			}
+			h.events = nil
+		}
+	}
+}
+
 // The same within the chunks of BDAT, between which there are commands.
 func TestChunkRate(t *testing.T) {
 	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
