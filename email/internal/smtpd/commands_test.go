@@ -506,6 +506,39 @@ func TestRefusedMessage(t *testing.T) {
 	c.want("554 5.7.1 spam", "250 2.0.0 Done")
 }
 
+// Data may return any reply that answers a message, and end the connection with it
+// also where the message was refused before.
+func TestRepliesOfData(t *testing.T) {
+	closing := newReply(554, 5, 7, 1, "go away").closing()
+	for _, test := range []struct {
+		reply *Reply
+		err   error
+		body  string
+		want  string // a script
+	}{
+		{&Reply{Code: 251, Text: "fine"}, nil, "x", "S: 251 2.0.0 fine\nS: 250 2.0.0 Done"},
+		{newReply(452, 4, 3, 1, "full"), nil, "x", "S: 452 4.3.1 full\nS: 250 2.0.0 Done"},
+		{&Reply{Code: 354, Text: "go on"}, nil, "x", "S: 451 4.3.0\nS: 250 2.0.0 Done"},
+		{&Reply{Text: "no code"}, nil, "x", "S: 451 4.3.0\nS: 250 2.0.0 Done"},
+		{&Reply{Code: 600}, nil, "x", "S: 451 4.3.0\nS: 250 2.0.0 Done"},
+		{nil, closing, "x", "S: 554 5.7.1 go away\nS."},
+		{nil, closing, "x\x00", "S: 550 5.6.0\nS."},
+		{&Reply{Code: 250, Close: true}, nil, "x\x00", "S: 550 5.6.0\nS."},
+		{&Reply{Code: 250, Close: true}, nil, "x", "S: 250 2.0.0\nS."},
+	} {
+		h := &host{data: func(_ context.Context, r io.Reader) (*Reply, error) {
+			_, _ = io.Copy(io.Discard, r)
+			return test.reply, test.err
+		}}
+		c := dial(t, serve(t, h, Mode{}))
+		c.want("220")
+		begin(c)
+		c.ask("DATA", "354")
+		c.send("%s\r\n.\r\nNOOP\r\n", test.body)
+		c.script(test.want)
+	}
+}
+
 // A session that accepts a message without having read it.
 func TestUnreadMessage(t *testing.T) {
 	h := &host{}

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -116,6 +117,17 @@ func (t *intake) hold(bad badBytes) error {
 	return nil
 }
 
+// ends says whether a session wants the connection to end.
+func ends(reply *Reply, err error) bool {
+	if err != nil {
+		var refusal *Reply
+		if errors.As(err, &refusal) && refusal != nil {
+			return refusal.ends()
+		}
+	}
+	return reply != nil && reply.ends()
+}
+
 // receive gives the message to the session and returns the reply.
 func (g *guard) receive() *Reply {
 	g.in.enlarge(g.server)
@@ -141,20 +153,25 @@ func (g *guard) receive() *Reply {
 		g.stopWatch()
 	}
 	if err != nil && t.refusal == nil && !t.aborted {
-		reply = g.localError(err, "Data")
-		t.refusal = reply
+		t.refusal = g.localError(err, "Data")
 	}
-	if !t.aborted && !g.ended && (reply == nil || !reply.ends()) {
+	ends := ends(reply, err)
+	if !t.aborted && !g.ended && !ends {
 		b.drain()
 	}
 	switch {
 	case t.aborted:
 		g.stage.mute = true
 		return newReply(451, 4, 0, 0, "Aborted")
+	case t.refusal != nil && ends:
+		refusal := *t.refusal
+		return refusal.closing()
 	case t.refusal != nil:
 		return t.refusal
 	case reply == nil:
 		reply = &Reply{Code: 250, Text: "Accepted"}
+	case reply.Code < 200 || reply.Code/100 == 3 || reply.Code > 599:
+		return g.localError(fmt.Errorf("a reply to a message cannot have the code %d", reply.Code), "Data")
 	}
 	if reply.Code < 300 {
 		g.commands, g.errors = 0, 0
