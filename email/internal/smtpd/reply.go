@@ -58,7 +58,8 @@ func (r *Reply) enhanced() [3]int {
 }
 
 // maxReplyText keeps reply lines below the 512 octets of RFC 5321 section
-// 4.5.3.1.5, with code and line end.
+// 4.5.3.1.5, with code and line end. A SASL challenge is one line, however long
+// (RFC 4954 section 4).
 const maxReplyText = 480
 
 // appendTo writes the reply as it goes over the wire.
@@ -68,7 +69,7 @@ func (r *Reply) appendTo(b []byte) []byte {
 	for more := true; more; {
 		var line string
 		line, text, more = strings.Cut(text, "\n")
-		if len(line) > maxReplyText {
+		if len(line) > maxReplyText && r.Code != 334 {
 			line, text, more = line[:maxReplyText], line[maxReplyText:]+join(more, text), true
 		}
 		b = strconv.AppendInt(b, int64(r.Code), 10)

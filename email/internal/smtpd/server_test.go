@@ -125,6 +125,8 @@ func (s *hostSession) Authenticate(_ context.Context, mechanism string) (sasl.Se
 		return newScram()
 	case "LAST-WORD":
 		return &lastWord{}, nil
+	case "LONG":
+		return long{}, nil
 	}
 	return nil, errors.New("no such mechanism")
 }
@@ -153,6 +155,18 @@ func (l *login) Next(response []byte) ([]byte, bool, error) {
 type lastWord struct{}
 
 func (lastWord) Next(response []byte) ([]byte, bool, error) { return []byte("v=proof"), true, nil }
+
+// long has a challenge of more octets than other replies have in a line.
+type long struct{}
+
+func longChallenge() string { return strings.Repeat("challenge", 1000) }
+
+func (long) Next(response []byte) ([]byte, bool, error) {
+	if response != nil {
+		return nil, true, nil
+	}
+	return []byte(longChallenge()), false, nil
+}
 
 func (s *hostSession) Mail(ctx context.Context, from addr.Address, o *MailOptions) error {
 	s.h.note("mail <%s> %+v", from, *o)

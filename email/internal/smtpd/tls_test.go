@@ -165,6 +165,11 @@ func TestAuth(t *testing.T) {
 			S: 334 dj1wcm9vZg==
 			C:
 			S: 235 2.7.0`},
+		{"a long challenge on one line", `
+			C: AUTH LONG
+			S: 334 ` + b64(longChallenge()) + `
+			C: dXNlcg==
+			S: 235 2.7.0`},
 		{"wrong password", `
 			C: AUTH PLAIN ` + b64("\x00user\x00wrong") + `
 			S: 535 5.7.8 Authentication failed
@@ -227,7 +232,7 @@ func TestAuth(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			h := &host{mechanisms: []string{"PLAIN", "LOGIN", "LAST-WORD"}}
+			h := &host{mechanisms: []string{"PLAIN", "LOGIN", "LAST-WORD", "LONG"}}
 			s := serve(t, h, Mode{Submission: true})
 			c := dial(t, s)
 			c.want("220")
