@@ -451,6 +451,54 @@ func TestHangUpEndsWork(t *testing.T) {
 	}
 }
 
+// halfClosing is the server's end of a connection whose client only says that it
+// will send no more, by closing its end of another pipe.
+type halfClosing struct {
+	net.Conn
+	in net.Conn
+}
+
+func (c halfClosing) Read(p []byte) (int, error)        { return c.in.Read(p) }
+func (c halfClosing) SetReadDeadline(t time.Time) error { return c.in.SetReadDeadline(t) }
+
+// A client that has said QUIT may end its side: it waits for the replies, and gets
+// them however long the session takes.
+func TestHalfCloseBehindQuit(t *testing.T) {
+	for _, quit := range []bool{true, false} {
+		h := &host{data: func(ctx context.Context, r io.Reader) (*Reply, error) {
+			_, _ = io.Copy(io.Discard, r)
+			select {
+			case <-time.After(10 * time.Second):
+				return nil, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}}
+		var send net.Conn
+		over := func(c net.Conn) net.Conn {
+			in, out := net.Pipe()
+			send = out
+			return halfClosing{c, in}
+		}
+		inBubbleOver(t, over, h, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+			go func() {
+				_, _ = io.WriteString(send, "EHLO x\r\nMAIL FROM:<a@b.org>\r\nRCPT TO:<c@d.org>\r\nDATA\r\nx\r\n.\r\n")
+				if quit {
+					_, _ = io.WriteString(send, "NOOP\r\nquit\r\n")
+				}
+				send.Close()
+			}()
+			c.want("220")
+			if quit {
+				c.want("250-", "250", "250", "354", "250 2.0.0 Accepted", "250 2.0.0 Done", "221")
+			}
+			if rest, _ := io.ReadAll(c.r); quit && len(rest) > 0 || strings.Contains(string(rest), "Accepted") {
+				t.Errorf("quit %v: got %q", quit, rest)
+			}
+		})
+	}
+}
+
 // What a client sends ahead while the session works is not lost.
 func TestSentAheadOfSlowSession(t *testing.T) {
 	h := &host{rcpt: func(addr.Address) error { time.Sleep(5 * time.Second); return nil }}

@@ -1,7 +1,10 @@
 package smtpd
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"strings"
 	"time"
 )
 
@@ -47,12 +50,22 @@ func (g *guard) watchClient(done chan struct{}) {
 		g.in.w += n
 		if err != nil && !isTimeout(err) {
 			g.in.err = err
-			g.cancel(errHungUp)
+			if !errors.Is(err, io.EOF) || !g.saysQuit() {
+				g.cancel(errHungUp)
+			}
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// saysQuit says whether a client that sends no more has ended as it should, and so
+// may still read what is said to it.
+func (g *guard) saysQuit() bool {
+	pending := g.in.pending()
+	last := pending[bytes.LastIndexByte(pending[:max(len(pending)-1, 0)], '\n')+1:]
+	return strings.EqualFold(string(last), "QUIT\r\n")
 }
 
 func (g *guard) stopWatch() {
