@@ -307,7 +307,7 @@ func TestLongHandshakeTimeout(t *testing.T) {
 		io.ReadAll(c.r)
 		took(t, start, time.Minute)
 	})
-	if !h.saw(HandshakeFailed) {
+	if !h.saw(TimedOut) {
 		t.Error("there is no event")
 	}
 }

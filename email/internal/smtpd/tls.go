@@ -2,6 +2,9 @@ package smtpd
 
 import (
 	"crypto/tls"
+	"errors"
+	"io"
+	"syscall"
 	"time"
 )
 
@@ -41,7 +44,13 @@ func (g *guard) handshake() bool {
 		}
 	}
 	if err != nil {
-		g.event(HandshakeFailed, err)
+		switch {
+		case g.ctx.Err() != nil, errors.Is(err, errInterrupted), isHangUp(err): // not the client's fault
+		case isTimeout(err):
+			g.event(TimedOut, err)
+		default:
+			g.event(HandshakeFailed, err)
+		}
 		g.in.err = err
 		return false
 	}
@@ -49,6 +58,11 @@ func (g *guard) handshake() bool {
 	g.net = conn
 	g.conn.setTLS(conn)
 	return true
+}
+
+// isHangUp says whether an error of a connection is that the client has ended it.
+func isHangUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // restart forgets all that was said in plaintext (RFC 3207 section 4.2): the

@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 // Nothing that was said before STARTTLS is true after it.
@@ -303,6 +306,48 @@ func TestAuthGuessing(t *testing.T) {
 	}
 }
 
+// Nothing is held against a client that hangs up within the handshake, as checks of
+// health do, nor against one that we hang up on.
+func TestHandshakeBrokenOff(t *testing.T) {
+	for name, end := range map[string]func(*running, *net.TCPConn){
+		"closed": func(_ *running, c *net.TCPConn) { c.Close() },
+		"closed within a record": func(_ *running, c *net.TCPConn) {
+			_, _ = io.WriteString(c, "\x16\x03\x01")
+			c.Close()
+		},
+		"reset":    func(_ *running, c *net.TCPConn) { _ = c.SetLinger(0); c.Close() },
+		"Shutdown": func(s *running, _ *net.TCPConn) { _ = s.Shutdown(context.Background()) },
+		"Close":    func(s *running, _ *net.TCPConn) { _ = s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &host{}
+			s := serve(t, h, Mode{ImplicitTLS: true})
+			c := dial(t, s)
+			open := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return len(s.guards)
+			}
+			wait := func(n int) {
+				testenv.WaitFor(t, 20*time.Second, func() error {
+					if got := open(); got != n {
+						return fmt.Errorf("%d connections", got)
+					}
+					return nil
+				})
+			}
+			wait(1)
+			end(s, c.conn.(*net.TCPConn))
+			wait(0)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if len(h.events) > 0 {
+				t.Errorf("events %v", h.events)
+			}
+		})
+	}
+}
+
 // A client that does not go on with a handshake.
 func TestHandshakeTimeout(t *testing.T) {
 	h := &host{}
@@ -312,7 +357,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	if err != nil || len(rest) > 0 {
 		t.Errorf("got %q, %v", rest, err)
 	}
-	if !h.saw(HandshakeFailed) {
+	if !h.saw(TimedOut) {
 		t.Error("there is no event")
 	}
 }
