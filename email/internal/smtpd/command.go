@@ -70,8 +70,11 @@ func (g *guard) vet(line []byte) []byte {
 		g.send(g.refused(line, refusal))
 		return nil
 	}
-	if verb != "RCPT" && verb != "BDAT" && verb != "DATA" {
-		if g.commands++; g.commands > g.server.cfg.MaxCommands && verb != "QUIT" {
+	if verb != "BDAT" && verb != "DATA" && verb != "QUIT" {
+		if verb != "RCPT" { // which counts if it is refused
+			g.commands++
+		}
+		if g.commands > g.server.cfg.MaxCommands {
 			g.event(TooManyCommands, nil)
 			g.send(newReply(421, 4, 7, 0, g.server.cfg.Hostname+" has seen too many commands"))
 			return nil
@@ -254,6 +257,11 @@ func (g *guard) rcptTo(arg string) []byte {
 	to, params, err := addr.ParseForwardPath(path)
 	if err != nil {
 		g.send(newReply(501, 5, 1, 3, "Invalid recipient: "+err.Error()))
+		return nil
+	}
+	if g.tx.recipients >= g.server.cfg.MaxRecipients {
+		g.commands++
+		g.send(newReply(452, 4, 5, 3, "Too many recipients"))
 		return nil
 	}
 	g.path = envelopePath{addr: to, utf8: !isPrintable([]byte(path[:len(path)-len(params)]), false)}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -158,6 +159,46 @@ func TestMaxCommands(t *testing.T) {
 		S: 250
 		S: 421 4.7.0
 		S.`)
+}
+
+// Recipients that are refused count: neither those beyond the limit nor those that
+// the session defers can be tried forever.
+func TestMaxRefusedRecipients(t *testing.T) {
+	for _, limit := range []int{1, 1000} {
+		h := &host{rcpt: func(to addr.Address) error {
+			if to.Local == "later" {
+				return newReply(450, 4, 7, 1, "later")
+			}
+			return nil
+		}}
+		s := serve(t, h, Mode{}, func(c *Config) { c.MaxRecipients, c.MaxCommands = limit, 5 })
+		c := dial(t, s)
+		c.want("220")
+		begin(c) // two commands that count
+		c.script(`
+			C> "RCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nDATA\r\n"
+			S: 45
+			S: 45
+			S: 45
+			S: 354
+			C: .
+			S: 250
+			C: MAIL FROM:<a@b.org>
+			S: 250
+			C: RCPT TO:<c@d.org>
+			S: 250
+			C> "RCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\n"
+			S: 45
+			S: 45
+			S: 45
+			S: 45
+			S: 45
+			S: 421 4.7.0
+			S.`)
+		if !h.saw(TooManyCommands) {
+			t.Error("there is no event")
+		}
+	}
 }
 
 // A line without end is no reason to read on forever.

@@ -30,7 +30,6 @@ func newMachine(s *Server) *smtp.Server {
 		return &machineSession{g: st.guard}, nil
 	}))
 	m.Domain = s.cfg.Hostname
-	m.MaxRecipients = s.cfg.MaxRecipients
 	m.MaxLineLength = 0
 	m.AllowInsecureAuth = true // the guard insists on TLS, which it hides
 	m.EnableSMTPUTF8 = true
