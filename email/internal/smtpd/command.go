@@ -239,7 +239,7 @@ func (g *guard) mailFrom(arg string) []byte {
 		return nil
 	}
 	g.path = envelopePath{addr: from, utf8: !isPrintable([]byte(path[:len(path)-len(params)]), false)}
-	params, refusal := g.vetParams(params)
+	params, refusal := g.vetParams("MAIL", params)
 	if refusal != nil {
 		g.send(refusal)
 		return nil
@@ -264,8 +264,8 @@ func (g *guard) rcptTo(arg string) []byte {
 		g.send(newReply(452, 4, 5, 3, "Too many recipients"))
 		return nil
 	}
-	g.path = envelopePath{addr: to, utf8: !isPrintable([]byte(path[:len(path)-len(params)]), false)}
-	params, refusal := g.vetParams(params)
+	g.path = envelopePath{addr: to, utf8: !isPrintable([]byte(path), false)} // ORCPT has an address, too
+	params, refusal := g.vetParams("RCPT", params)
 	if refusal != nil {
 		g.send(refusal)
 		return nil

@@ -109,6 +109,40 @@ func TestCommands(t *testing.T) {
 			S: 250
 			C: RCPT TO:<a@b.org> notify=success,failure orcpt=rfc822;a+40b.org
 			S: 250`},
+		{"parameters of MAIL with RCPT", `
+			C: EHLO x
+			S: 250-
+			C: MAIL FROM:<a@b.org> SMTPUTF8
+			S: 250
+			C: RCPT TO:<a@b.org> SIZE=5
+			S: 555 5.5.4
+			C: RCPT TO:<a@b.org> AUTH=<>
+			S: 555 5.5.4
+			C: RCPT TO:<a@b.org> SMTPUTF8
+			S: 555 5.5.4`},
+		{"an original recipient", `
+			C: EHLO x
+			S: 250-
+			C: MAIL FROM:<a@b.org>
+			S: 250
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;\x{FC}@b.org
+			S: 250
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;ü@b.org
+			S: 553 5.6.7
+			C: RSET
+			S: 250
+			C: MAIL FROM:<a@b.org> SMTPUTF8
+			S: 250
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;ü@b.org
+			S: 250
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;a\x{01}@b.org
+			S: 501 5.5.4
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;a\x{7F}@b.org
+			S: 501 5.5.4
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;a\x{85}@b.org
+			S: 501 5.5.4
+			C: RCPT TO:<a@b.org> ORCPT=utf-8;a\x{2028}@b.org
+			S: 501 5.5.4`},
 		{"parameters malformed", `
 			C: EHLO x
 			S: 250-

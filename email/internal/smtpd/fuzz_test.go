@@ -73,7 +73,7 @@ func FuzzParams(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		g := &guard{}
-		rest, refusal := g.vetParams(s)
+		rest, refusal := g.vetParams("MAIL", s)
 		if refusal != nil {
 			return
 		}

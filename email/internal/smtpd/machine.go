@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -231,6 +232,9 @@ func (s *machineSession) Rcpt(_ string, o *smtp.RcptOptions) error {
 	if to.utf8 && !g.tx.utf8 {
 		return s.refuse(newReply(553, 5, 6, 7, "This address needs SMTPUTF8"))
 	}
+	if strings.ContainsFunc(o.OriginalRecipient, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) }) {
+		return s.refuse(newReply(501, 5, 5, 4, "Invalid character in ORCPT"))
+	}
 	opts := &RcptOptions{OriginalType: string(o.OriginalRecipientType), Original: o.OriginalRecipient}
 	for _, n := range o.Notify {
 		opts.Notify = append(opts.Notify, string(n))
@@ -264,6 +268,6 @@ func (s *machineSession) Logout() error { return nil }
 // envelopePath is the address of the MAIL or RCPT that the machine deals with.
 type envelopePath struct {
 	addr addr.Address
-	utf8 bool  // it was not written in ASCII
+	utf8 bool  // it, or the one in ORCPT, was not written in ASCII
 	size int64 // declared
 }

@@ -8,9 +8,9 @@ import (
 )
 
 // vetParams looks at the parameters of MAIL and RCPT (RFC 5321 section 4.1.2):
-// well-formed, and none twice, of which go-smtp would take one. SIZE and AUTH
-// are the guard's; it returns the others, for go-smtp.
-func (g *guard) vetParams(s string) (rest string, refusal *Reply) {
+// well-formed, and none twice, of which go-smtp would take one. SIZE and AUTH of
+// MAIL are the guard's; it returns the others, for go-smtp.
+func (g *guard) vetParams(verb, s string) (rest string, refusal *Reply) {
 	malformed := newReply(501, 5, 5, 4, "Malformed parameter")
 	if s == "" {
 		return "", nil
@@ -33,20 +33,20 @@ func (g *guard) vetParams(s string) (rest string, refusal *Reply) {
 		if seen = append(seen, keyword); len(seen) > maxParams {
 			return "", malformed
 		}
-		switch keyword {
-		case "SIZE":
+		switch {
+		case keyword == "SIZE" && verb == "MAIL":
 			if g.path.size, refusal = parseSize(value); refusal != nil {
 				return "", refusal
 			}
 			continue
-		case "AUTH":
+		case keyword == "AUTH" && verb == "MAIL":
 			// Who has submitted the message to begin with. It may be taken
 			// for "<>", and nothing is to be believed here (RFC 4954 section 5).
 			if value == "" {
 				return "", malformed
 			}
 			continue
-		case "SMTPUTF8", "REQUIRETLS":
+		case keyword == "SMTPUTF8" || keyword == "REQUIRETLS":
 			if hasValue {
 				return "", malformed
 			}
