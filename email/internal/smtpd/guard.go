@@ -149,12 +149,14 @@ const (
 )
 
 // flush sends what there is to send.
-func (g *guard) flush() error {
+func (g *guard) flush() error { return g.flushWithin(g.server.cfg.CommandTimeout) }
+
+func (g *guard) flushWithin(limit time.Duration) error {
 	if len(g.out) == 0 {
 		return nil
 	}
 	g.mu.Lock()
-	g.writing.begin(time.Now().Add(g.server.cfg.CommandTimeout), g.raw.SetWriteDeadline)
+	g.writing.begin(time.Now().Add(limit), g.raw.SetWriteDeadline)
 	g.mu.Unlock()
 	_, err := g.net.Write(g.out)
 	g.mu.Lock()
@@ -200,6 +202,7 @@ func (g *guard) interrupt() {
 	g.stopped = true
 	if g.idle {
 		g.reading.begin(past(), g.raw.SetReadDeadline)
+		g.writing.begin(past(), g.raw.SetWriteDeadline) // in a handshake
 	}
 }
 
@@ -251,8 +254,9 @@ func (g *guard) event(e Event, err error) {
 // refuse ends a connection that was never served.
 func (g *guard) refuse(r *Reply) {
 	if !g.conn.mode.ImplicitTLS || g.conn.tls != nil {
-		// It fits into the socket's buffer: this does not wait.
-		g.raw.SetWriteDeadline(time.Now().Add(time.Second))
+		// It fits into the socket's buffer: this does not wait, unless raw is TLS
+		// without its handshake.
+		g.raw.SetDeadline(time.Now().Add(time.Second))
 		g.raw.Write(r.appendTo(nil))
 	}
 	g.unwatch()
@@ -262,7 +266,7 @@ func (g *guard) refuse(r *Reply) {
 
 // end closes the connection.
 func (g *guard) end() {
-	_ = g.flush()
+	_ = g.flushWithin(farewellTime)
 	if g.session != nil {
 		_ = g.call("Close", func() error { g.session.Close(); return nil })
 	}
@@ -277,6 +281,10 @@ func (g *guard) end() {
 	g.server.release(g)
 	close(g.over)
 }
+
+// farewellTime is how long the client may take to take in the last replies. Most of
+// them it has no more time for anyway.
+const farewellTime = 5 * time.Second
 
 // lingerTime and lingerBytes bound what is still read of a client that was told
 // to go; lingerIdle is for one that had nothing under way when Shutdown began,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"strconv"
 	"testing"
 )
 
@@ -32,7 +33,7 @@ func TestPanics(t *testing.T) {
 		}, `
 			C: STARTTLS
 			S: 220
-			C> "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x0301234567890123456789012345678901\x00\x00\x02\x13\x01\x01\x00\x00\x00"`},
+			C> ` + strconv.Quote(noCipherHello)},
 		{"Data, of what is refused already", &host{data: func(_ context.Context, r io.Reader) (*Reply, error) {
 			if _, err := io.Copy(io.Discard, r); err != nil {
 				boom()

@@ -342,6 +342,63 @@ func TestWriteTimeoutWhileReading(t *testing.T) {
 	})
 }
 
+// A client that has taken too long and takes in nothing does not hold the
+// connection as long again.
+func TestFarewellTimeout(t *testing.T) {
+	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		start := time.Now()
+		time.Sleep(6 * time.Minute)
+		if _, err := c.conn.Write([]byte("NOOP\r\n")); err == nil {
+			t.Error("the connection is open")
+		}
+		took(t, start, 6*time.Minute)
+	})
+}
+
+// A handshake that waits for a client to take in what it is told is ended by
+// Shutdown, as one that waits for it to speak.
+func TestShutdownWithinHandshake(t *testing.T) {
+	for _, sent := range []string{"", noCipherHello} {
+		change := func(c *Config) { c.TLS = &tls.Config{} }
+		inBubble(t, &host{}, Mode{ImplicitTLS: true}, change, func(t *testing.T, s *Server, c *client) {
+			c.send("%s", sent)
+			synctest.Wait()
+			start := time.Now()
+			if err := s.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+			took(t, start, 0)
+		})
+	}
+}
+
+// noCipherHello is a ClientHello that is answered with an alert.
+const noCipherHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x0301234567890123456789012345678901\x00\x00\x02\x13\x01\x01\x00\x00\x00"
+
+// shakingConn reads before it writes, as TLS does for a handshake.
+type shakingConn struct{ net.Conn }
+
+func (c shakingConn) Write(p []byte) (int, error) {
+	if _, err := c.Conn.Read(make([]byte, 1)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// To refuse a connection does not wait for its client.
+func TestRefusalDoesNotWait(t *testing.T) {
+	change := func(c *Config) { c.MaxConnections = 1 }
+	inBubble(t, &host{}, Mode{}, change, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		here, there := net.Pipe()
+		defer here.Close()
+		start := time.Now()
+		s.ServeConn(t.Context(), shakingConn{there}, Mode{})
+		took(t, start, time.Second)
+	})
+}
+
 // Who has set a deadline to look at the connection first need not take it back.
 func TestDeadlineOfTheHost(t *testing.T) {
 	over := func(c net.Conn) net.Conn {
