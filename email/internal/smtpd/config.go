@@ -45,8 +45,9 @@ type Config struct {
 	// minutes (RFC 5321 section 4.5.3.2.5).
 	DataTimeout time.Duration
 	// MinDataRate is what a client has to send on average within a body, in
-	// bytes a second, once DataTimeout is used up. Default 512; less than 0
-	// means no minimum.
+	// bytes a second, once DataTimeout is used up. What it sends faster makes up
+	// for the time before, not for that behind. Default 512; less than 0 means no
+	// minimum.
 	MinDataRate int64
 	// HandshakeTimeout is how long a TLS handshake may take. Default 1 minute.
 	HandshakeTimeout time.Duration

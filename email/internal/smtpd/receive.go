@@ -17,14 +17,13 @@ type body interface {
 
 // intake is what both kinds of body have in common.
 type intake struct {
-	g        *guard
-	size     int64         // of the message so far
-	received int64         // bytes, also of what nobody wants
-	waiting  time.Duration // for the client, in all
-	err      error         // what the session is told; io.EOF is the only good end
-	refusal  *Reply        // what the client is told instead of what the session says
-	over     bool          // nothing of the message is still to come
-	aborted  bool          // by another command: there is nobody to tell
+	g       *guard
+	size    int64         // of the message so far
+	waiting time.Duration // for the client, without what its bytes since have made up for
+	err     error         // what the session is told; io.EOF is the only good end
+	refusal *Reply        // what the client is told instead of what the session says
+	over    bool          // nothing of the message is still to come
+	aborted bool          // by another command: there is nobody to tell
 }
 
 func (t *intake) state() *intake { return t }
@@ -51,11 +50,11 @@ func (t *intake) lose(r *Reply) error {
 	return t.fail(r.closing())
 }
 
-// fill reads on. The client has DataTimeout for each bit, and for all of it
-// what it takes at MinDataRate.
+// fill reads on. The client has DataTimeout for that, less what it has fallen behind
+// MinDataRate before.
 func (t *intake) fill() error {
 	start := time.Now()
-	err := t.g.fill(start.Add(min(t.g.server.cfg.DataTimeout, t.allowance())), false)
+	err := t.g.fill(start.Add(t.allowance()), false)
 	t.waiting += time.Since(start)
 	return t.check(err)
 }
@@ -86,13 +85,16 @@ func (t *intake) allowance() time.Duration {
 	if cfg.MinDataRate < 0 {
 		return cfg.DataTimeout
 	}
-	return cfg.DataTimeout + time.Duration(float64(t.received)/float64(cfg.MinDataRate)*float64(time.Second)) - t.waiting
+	return cfg.DataTimeout - t.waiting
 }
 
-// use takes bytes out of the buffer.
+// use takes bytes out of the buffer, wanted or not. They make up for the wait, but
+// save up no time for later.
 func (t *intake) use(n int) {
 	t.g.in.r += n
-	t.received += int64(n)
+	if rate := t.g.server.cfg.MinDataRate; rate > 0 && t.waiting > 0 {
+		t.waiting = max(0, t.waiting-time.Duration(n)*time.Second/time.Duration(rate))
+	}
 }
 
 // grow counts bytes of the message.

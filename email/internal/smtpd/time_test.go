@@ -126,8 +126,8 @@ func TestDataTimeout(t *testing.T) {
 			start := time.Now()
 			c.want("421 4.4.2")
 			c.wantEnd()
-			// Of the 3 minutes 1 is left, and what 12 bytes are worth.
-			took(t, start, time.Minute+12*time.Second/512)
+			// Of the 3 minutes 1 is left, and what the last 6 bytes are worth.
+			took(t, start, time.Minute+6*time.Second/512)
 			if len(h.accepted()) > 0 || !strings.Contains(h.log(), "data failed") || !h.saw(TimedOut) {
 				t.Errorf("%s: accepted %q, events %v, calls\n%s", data, h.accepted(), h.events, h.log())
 			}
@@ -206,6 +206,30 @@ func TestDataRate(t *testing.T) {
 		}()
 		c.want("421 4.4.2")
 		if d := time.Since(start); d < 3*time.Minute || d > 4*time.Minute {
+			t.Errorf("took %v", d)
+		}
+		c.conn.Close()
+	})
+}
+
+// Who has sent much at once has saved up no time by that.
+func TestNoCreditForData(t *testing.T) {
+	inBubble(t, &host{}, Mode{}, nil, func(t *testing.T, s *Server, c *client) {
+		c.want("220")
+		begin(c)
+		c.ask("DATA", "354")
+		c.send("%s", strings.Repeat(strings.Repeat("x", 998)+"\r\n", 1000)) // half an hour's worth
+		start := time.Now()
+		go func() {
+			for {
+				time.Sleep(time.Minute)
+				if _, err := c.conn.Write([]byte("x")); err != nil {
+					return
+				}
+			}
+		}()
+		c.want("421 4.4.2")
+		if d := time.Since(start); d > 4*time.Minute {
 			t.Errorf("took %v", d)
 		}
 		c.conn.Close()
