@@ -50,7 +50,8 @@ type clientConn struct {
 	// asked is set when the client has begun to ask.
 	asked atomic.Bool
 	// asking is set while net/http has a request.
-	asking atomic.Bool
+	asking  atomic.Bool
+	counted bool // among the open ones in stats
 }
 
 // serveConn serves a connection to its end. by is how it came, if that is known
@@ -66,13 +67,13 @@ func (r *run) serveConn(nc net.Conn, by transport) {
 		c.raw = secure.NetConn()
 		c.gathered, _ = c.raw.(*gatherConn)
 	}
-	defer nc.Close()
-	defer c.gathered.flush() // also where a handshake ends with an alert
 	if !r.admit(c) {
 		c.stats.refused.Add(1)
+		nc.Close()
 		return
 	}
-	defer r.forget(c)
+	defer r.forget(c) // when nothing more is waited for
+	defer c.end()
 	defer func() {
 		// Code of the host may run in here, as certificate hooks.
 		if v := recover(); v != nil {
@@ -95,7 +96,7 @@ func (r *run) serveConn(nc net.Conn, by transport) {
 	c.from.transport, c.stats = by, r.s.counters.shard(by)
 	c.stats.connections.Add(1)
 	c.stats.open.Add(1)
-	defer c.stats.open.Add(-1)
+	c.counted = true
 	serve(c)
 }
 
@@ -167,6 +168,9 @@ func (r *run) idlest() *clientConn {
 
 // forget takes a connection off the books.
 func (r *run) forget(c *clientConn) {
+	if c.counted {
+		c.stats.open.Add(-1)
+	}
 	c.release()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -199,6 +203,23 @@ func (c *clientConn) hurry() {
 // cut ends it at once, without the goodbye of TLS, for which a client would have
 // to make room.
 func (c *clientConn) cut() { c.raw.Close() }
+
+// end closes it after what has been gathered, also where a handshake ends with an
+// alert, and after the goodbye of TLS.
+func (c *clientConn) end() {
+	c.waitFor(func() {
+		c.gathered.flush()
+		c.Conn.Close()
+	})
+}
+
+// waitFor does what may have to wait until the client takes something.
+func (c *clientConn) waitFor(do func()) {
+	mark := time.Now().UnixNano()
+	before := c.waitsSince.Swap(mark)
+	defer c.waitsSince.CompareAndSwap(mark, before)
+	do()
+}
 
 // waitUntil sets the deadline for reading. Setting it costs, so that one that
 // is about right stays.
@@ -242,10 +263,12 @@ func (c *clientConn) send(b []byte) error {
 // that in. Else what it has sent since would have the system throw away what it
 // has not read.
 func (c *clientConn) linger() {
-	if secure, ok := c.Conn.(*tls.Conn); ok {
-		c.gathered.flush() // CloseWrite leaves no time for writing
-		secure.CloseWrite()
-	}
-	c.raw.SetReadDeadline(time.Now().Add(lingering))
-	io.Copy(io.Discard, c.raw)
+	c.waitFor(func() {
+		if secure, ok := c.Conn.(*tls.Conn); ok {
+			c.gathered.flush() // CloseWrite leaves no time for writing
+			secure.CloseWrite()
+		}
+		c.raw.SetReadDeadline(time.Now().Add(lingering))
+		io.Copy(io.Discard, c.raw)
+	})
 }

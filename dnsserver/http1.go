@@ -86,16 +86,8 @@ func (c *http1Conn) Read(b []byte) (int, error) {
 
 // Write writes to the client, which has to take it.
 func (c *http1Conn) Write(b []byte) (n int, err error) {
-	c.waitFor(func() { n, err = c.Conn.Write(b) })
+	c.client.waitFor(func() { n, err = c.Conn.Write(b) })
 	return n, err
-}
-
-// waitFor does what may have to wait for the client.
-func (c *http1Conn) waitFor(do func()) {
-	mark := time.Now().UnixNano()
-	before := c.client.waitsSince.Swap(mark)
-	defer c.client.waitsSince.CompareAndSwap(mark, before)
-	do()
 }
 
 // SetReadDeadline sets what net/http thinks right, unless there is less patience.
@@ -111,18 +103,20 @@ func (c *http1Conn) SetReadDeadline(t time.Time) error {
 }
 
 // CloseWrite says goodbye after what has been gathered.
-func (c *http1Conn) CloseWrite() error {
-	c.waitFor(func() { c.client.gathered.flush() })
-	if secure, ok := c.Conn.(*tls.Conn); ok {
-		return secure.CloseWrite()
-	}
-	return nil
+func (c *http1Conn) CloseWrite() (err error) {
+	c.client.waitFor(func() {
+		c.client.gathered.flush()
+		if secure, ok := c.Conn.(*tls.Conn); ok {
+			err = secure.CloseWrite()
+		}
+	})
+	return err
 }
 
 // Close closes the connection, after the same.
 func (c *http1Conn) Close() error {
-	c.waitFor(func() { c.client.gathered.flush() })
-	return c.Conn.Close()
+	c.client.end()
+	return nil
 }
 
 // http1Listener has one connection to give.

@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -129,6 +130,84 @@ func TestTLSAlertsArrive(t *testing.T) {
 	}
 	wantAnswer(t, msg, query)
 	wantClosed(t, c, 5*time.Second)
+}
+
+// stuckConn tells when something is written to it that is not read at once.
+type stuckConn struct {
+	net.Conn
+	writing chan struct{} // has room for all
+}
+
+func (c *stuckConn) Write(b []byte) (int, error) {
+	c.writing <- struct{}{}
+	return c.Conn.Write(b)
+}
+
+// Who does not take the last words of a connection keeps its place, until another
+// client needs it or Stop ends.
+func TestTLSLastWordsAreOnTheBooks(t *testing.T) {
+	testenv.Goroutines(t)
+	option, trust, _ := certificate(t)
+	query := makeQuery(1, "a.example")
+	for protocol, last := range map[string][]byte{
+		"dot":      append(framed(query), 0, 0), // an answer, and the end
+		"h2":       []byte(strings.Repeat("no preface at all", 2)),
+		"http/1.1": []byte("nonsense\r\n\r\n"),
+	} {
+		s := newServer(t, Config{MaxConnections: 1}, option)
+		mustStart(t, s)
+		client, settings := trust.Clone(), s.opts.tlsFor(protocol).Clone()
+		client.NextProtos = []string{protocol}
+		settings.SessionTicketsDisabled = true // nothing follows the handshake by itself
+		// hold leaves a connection that has to end in the middle of that.
+		hold := func() (ended chan struct{}) {
+			a, b := net.Pipe() // nothing is written that is not read
+			t.Cleanup(func() { b.Close() })
+			stuck := &stuckConn{a, make(chan struct{}, 1000)}
+			ended = make(chan struct{})
+			go func() {
+				defer close(ended)
+				s.ServeConn(tls.Server(&gatherConn{Conn: stuck, s: s}, settings))
+			}()
+			c := tls.Client(b, client)
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			if protocol == "h2" { // the server begins
+				if _, err := c.Read(make([]byte, 1000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for len(stuck.writing) > 0 {
+				<-stuck.writing
+			}
+			if _, err := c.Write(last); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Receive(t, stuck.writing)
+			return ended
+		}
+		ended := hold()
+		if n := s.limits.open.Load(); n != 1 {
+			t.Errorf("%s: %d on the books", protocol, n)
+		}
+		began := time.Now()
+		ask(t, dial(t, "tcp", addr(t, s, "tcp")), query)
+		testenv.Await(t, protocol+": the end of the one that made room", func() { <-ended })
+		if took := time.Since(began); took > writeTime/3 {
+			t.Errorf("%s: it took %v to make room", protocol, took)
+		}
+		ended = hold()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		began = time.Now()
+		s.Stop(ctx)
+		if took := time.Since(began); took > writeTime/3 {
+			t.Errorf("%s: Stop took %v", protocol, took)
+		}
+		<-ended
+	}
 }
 
 // Who reads hears that the client takes nothing, and not that it sends nothing.
