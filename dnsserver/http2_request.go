@@ -111,6 +111,9 @@ func (c *http2Conn) complete(st *http2Stream) error {
 	if st.req.length >= 0 && st.got != st.req.length {
 		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeProtocol}
 	}
+	if c.unsent > maxUnsent { // which it was not when the request began
+		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeRefusedStream}
+	}
 	delete(c.streams, st.id)
 	c.busy = true
 	defer c.dropBody(st)

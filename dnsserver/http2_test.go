@@ -155,6 +155,45 @@ func TestHTTP2Windows(t *testing.T) {
 	waitUntil(t, "the end", func() bool { return s.limits.open.Load() == 0 })
 }
 
+// Requests that had begun before do not add to what waits, either.
+func TestHTTP2UnsentOfManyBodies(t *testing.T) {
+	testenv.Goroutines(t)
+	const size = 40000
+	s, client := startHTTPS(t, Config{}, func(s *Server) {
+		s.responding = func(_ *scratch, dst, query []byte, _ *asker) []byte {
+			return append(append(append(dst, query[:2]...), 0x80), make([]byte, size-3)...)
+		}
+	})
+	h := dialHTTP2(t, s, client, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	query := makeQuery(0, "a.example")
+	for id := uint32(1); id < 2*maxStreams; id += 2 {
+		h.head(id, false, "POST", "/dns-query", "content-type", wireType)
+	}
+	for id := uint32(1); id < 2*maxStreams; id += 2 {
+		h.WriteData(id, true, query)
+	}
+	held := 0
+	_, err := h.until(func(got map[uint32]*response2) bool {
+		held = 0
+		for _, r := range got {
+			if r.reset == nil {
+				held += size
+			} else if *r.reset != http2.ErrCodeRefusedStream {
+				t.Errorf("one ended with %v", *r.reset)
+			}
+		}
+		return len(got) == maxStreams
+	})
+	if err != nil || held > maxUnsent+size || held < maxUnsent-size {
+		t.Errorf("%d bytes are held, %v", held, err)
+	}
+	h.Conn.Close()
+	waitUntil(t, "the end", func() bool { return s.counters.snapshot().HTTPS.OpenConnections == 0 })
+	if st := s.counters.snapshot().HTTPS; st.Queries != maxStreams || st.Responses+st.Dropped != maxStreams {
+		t.Errorf("%+v", st)
+	}
+}
+
 // Who breaks the rules is told which.
 func TestHTTP2Violations(t *testing.T) {
 	testenv.Goroutines(t)
