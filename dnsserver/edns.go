@@ -14,6 +14,7 @@ import (
 const (
 	optHead    = 11 // octets of an OPT record without options
 	maxOptions = 1024
+	maxCookie  = 4 + 24 // octets of the option with a cookie
 
 	// paddingBlock is the multiple that responses on encrypted transports are
 	// padded to (RFC 8467 section 4.1).
@@ -26,7 +27,7 @@ func (r *responder) answerOptions(sc *scratch, from *asker) []byte {
 	if !q.edns {
 		return nil
 	}
-	if _, asked := q.option(dns.EDNS0NSID); asked && r.nsid != "" {
+	if _, asked := q.option(dns.EDNS0NSID); asked && r.nsid != "" && q.end+optHead+4+len(r.nsid)+maxCookie <= r.sizeLimit(q, from) {
 		out = appendOption(out, dns.EDNS0NSID, []byte(r.nsid))
 	}
 	if cookie, ok := q.option(dns.EDNS0COOKIE); ok && r.cookies != nil {

@@ -282,8 +282,8 @@ func FuzzRespond(f *testing.F) {
 		if len(got) == 0 {
 			return
 		}
-		if limit := 1232; from.transport == overUDP && len(got) > limit {
-			t.Fatalf("%d octets over UDP", len(got))
+		if limit := r.sizeLimit(&sc.query, from); len(got) > limit {
+			t.Fatalf("%d octets where the limit is %d", len(got), limit)
 		}
 		m := new(dns.Msg)
 		if err := m.Unpack(got); err != nil {

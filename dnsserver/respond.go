@@ -178,6 +178,10 @@ func (r *responder) answerChaos(q *query, m *message) {
 		return
 	}
 	m.rcode, m.aa = dns.RcodeSuccess, true
+	if m.len()+recordHead+1+len(text) > m.limit {
+		m.full = true
+		return
+	}
 	head := [recordHead]byte{0xc0, questionAt, 0, byte(dns.TypeTXT), 0, byte(dns.ClassCHAOS), 10: byte((len(text) + 1) >> 8), 11: byte(len(text) + 1)}
 	m.b = append(append(append(m.b, head[:]...), byte(len(text))), text...)
 	m.counts[answerSection]++

@@ -64,13 +64,23 @@ func (r *responder) refuseSigned(sc *scratch, dst []byte, from *asker, t *tsigRe
 	if rcode == dns.RcodeFormatError {
 		return r.reply(sc, dst, rcode, from, 0)
 	}
-	dst = r.reply(sc, dst, dns.RcodeNotAuth, from, 0)
-	mac := t.mac
+	var s *tsigSigner
+	room := 0
+	if rcode != dns.RcodeBadKey && rcode != dns.RcodeBadSig { // RFC 8945 section 5.3.2: nobody could check it
+		s = &tsigSigner{key: r.transfers.key(t.name), prior: t.mac}
+		room = s.key.hash().Size()
+	}
 	t.mac, t.err = nil, uint16(rcode)
-	if rcode == dns.RcodeBadKey || rcode == dns.RcodeBadSig {
-		// RFC 8945 section 5.3.2: not signed, as nobody could check it.
+	room += t.len()
+	dst = r.reply(sc, dst, dns.RcodeNotAuth, from, room)
+	switch {
+	case len(dst)-base+room > r.sizeLimit(&sc.query, from):
+		// The names in it may be much longer than the query, which has them
+		// compressed and may come from anybody.
+		dst[base+2] |= flagTC >> 8
+		return dst
+	case s == nil:
 		return t.appendTo(dst, base)
 	}
-	s := &tsigSigner{key: r.transfers.key(t.name), prior: mac}
 	return s.finish(t, dst, base)
 }

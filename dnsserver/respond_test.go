@@ -3,7 +3,9 @@ package dnsserver
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -30,6 +32,62 @@ func manyNames(t testing.TB, n int) *zone {
 		e.add(&rec)
 	}
 	return e.finish()
+}
+
+// What names and options of the server and of the query make long keeps to the
+// limit of the client all the same.
+func TestLongAnswersKeepToLimit(t *testing.T) {
+	r := testResponder(manyNames(t, 1))
+	r.nsid, r.version, r.cookies = strings.Repeat("n", 255), strings.Repeat("v", 255), newCookies()
+	label := strings.Repeat("k", 59)
+	long := strings.Join([]string{label, label, label, label, "a."}, ".")
+	signed := func(name string) *dns.Msg {
+		q := new(dns.Msg).SetQuestion(name, dns.TypeA)
+		q.SetTsig(name, name, 300, time.Now().Unix())
+		q.Compress = true
+		return q
+	}
+	chaos := new(dns.Msg).SetQuestion("version.server.", dns.TypeTXT)
+	chaos.Question[0].Qclass = dns.ClassCHAOS
+	options := func(q *dns.Msg, size uint16) *dns.Msg {
+		q = q.Copy()
+		rest := q.Extra // TSIG stays the last
+		q.Extra = nil
+		q.SetEdns0(size, false)
+		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID}, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"}}
+		q.Extra = append(q.Extra, rest...)
+		return q
+	}
+	for name, test := range map[string]struct {
+		q         *dns.Msg
+		how       transport
+		limit     int
+		truncated bool
+	}{
+		"an unknown key":               {signed(long), overUDP, 512, true},
+		"a short one":                  {signed("key."), overUDP, 512, false},
+		"an unknown key with options":  {options(signed(long), 512), overUDP, 512, true},
+		"an unknown key and room":      {options(signed(long), 1232), overUDP, 1232, false},
+		"an unknown key over TCP":      {signed(long), overTCP, maxMessage, false},
+		"CHAOS":                        {chaos, overUDP, 512, false},
+		"CHAOS with options":           {options(chaos, 512), overUDP, 512, true},
+		"CHAOS with options and room":  {options(chaos, 1232), overUDP, 1232, false},
+		"options with a long question": {options(new(dns.Msg).SetQuestion(long, dns.TypeA), 512), overUDP, 512, false},
+	} {
+		wire, err := test.q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		from := &asker{addr: netip.MustParseAddrPort("192.0.2.1:5353"), transport: test.how}
+		got := r.respond(r.newScratch(), nil, wire, from)
+		m := new(dns.Msg)
+		if err := m.Unpack(got); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if len(got) > test.limit || m.Truncated != test.truncated || (test.q.IsTsig() != nil && !test.truncated) != (m.IsTsig() != nil) {
+			t.Errorf("%s: %d octets, %v", name, len(got), m)
+		}
+	}
 }
 
 // Answers are made without allocating.

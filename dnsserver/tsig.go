@@ -116,6 +116,11 @@ func readTSIG(wire []byte, at int) (t tsigRecord, ok bool) {
 	return t, len(t.other) == n
 }
 
+// len is how long the record is.
+func (t *tsigRecord) len() int {
+	return len(t.name) + 10 + len(t.algorithm) + 16 + len(t.mac) + len(t.other)
+}
+
 // appendTo appends the record to the message that begins at base of b.
 func (t *tsigRecord) appendTo(b []byte, base int) []byte {
 	b = append(b, t.name...)
