@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,12 +34,16 @@ const (
 	// not be where they say they are. From there on a client has to show first
 	// that it gets what is sent to it (Retry, RFC 9000 section 8.1.2).
 	maxUnproven = 128
-	// maxHandshakes is how many may be under way at all.
-	maxHandshakes = 1024
-	// maxStreams is how many queries of a connection may be under way, and
-	// maxAllStreams those of all.
-	maxStreams    = 100
-	maxAllStreams = 8192
+	// maxHandshakes is how many may be under way at all, and
+	// maxClientHandshakes those of a client that has shown where it is.
+	maxHandshakes       = 1024
+	maxClientHandshakes = maxHandshakes / 8
+	// maxStreams is how many queries of a connection may be under way,
+	// maxClientStreams those of a client and maxAllStreams those of all.
+	// Further ones wait.
+	maxStreams       = 100
+	maxClientStreams = maxAllStreams / 16
+	maxAllStreams    = 8192
 	// farewell is how long what was sent last may take to arrive: closing a
 	// connection takes back what is still under way.
 	farewell = 250 * time.Millisecond
@@ -53,8 +58,39 @@ type quicServer struct {
 	accepting context.Context // ends when Stop begins
 	shut      context.CancelFunc
 
-	handshakes atomic.Int64
+	handshakes *connLimits
 	streams    chan struct{} // has an element for each that is being served
+
+	mu     sync.Mutex
+	shares map[netip.Prefix]*quicShare
+}
+
+// quicShare is what a client has of the streams.
+type quicShare struct {
+	conns   int           // with mu of the quicServer
+	streams chan struct{} // has an element for each
+}
+
+// join returns the share that a new connection of a client has part in. leave is
+// the opposite.
+func (q *quicServer) join(client netip.Prefix) *quicShare {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	share := q.shares[client]
+	if share == nil {
+		share = &quicShare{streams: make(chan struct{}, maxClientStreams)}
+		q.shares[client] = share
+	}
+	share.conns++
+	return share
+}
+
+func (q *quicServer) leave(client netip.Prefix) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.shares[client].conns--; q.shares[client].conns == 0 {
+		delete(q.shares, client)
+	}
 }
 
 // handshakeKey is where the context of a connection has its *quicHandshake.
@@ -62,12 +98,13 @@ type handshakeKey struct{}
 
 type quicHandshake struct {
 	q    *quicServer
+	addr netip.Addr // not valid where it may be forged
 	over atomic.Bool
 }
 
 func (h *quicHandshake) end() {
 	if !h.over.Swap(true) {
-		h.q.handshakes.Add(-1)
+		h.q.handshakes.release(h.addr)
 	}
 }
 
@@ -84,12 +121,15 @@ func (r *run) bindQUIC(ctx context.Context) error {
 	if err != nil {
 		return listenError("quic", addr, err)
 	}
-	q := &quicServer{run: r, pc: pc, streams: make(chan struct{}, maxAllStreams)}
+	q := &quicServer{
+		run: r, pc: pc, streams: make(chan struct{}, maxAllStreams), shares: make(map[netip.Prefix]*quicShare),
+		handshakes: &connLimits{max: maxHandshakes, perClient: maxClientHandshakes, clients: make(map[netip.Prefix]int)},
+	}
 	q.accepting, q.shut = context.WithCancel(r.ctx)
 	q.transport = &quic.Transport{
 		Conn:                quietudp.Conn(pc),
 		ConnContext:         q.admit,
-		VerifySourceAddress: func(net.Addr) bool { return q.handshakes.Load() >= maxUnproven },
+		VerifySourceAddress: func(net.Addr) bool { return q.handshakes.open.Load() >= maxUnproven },
 	}
 	r.quic = q
 	q.listener, err = q.transport.Listen(r.s.opts.tlsFor("doq"), &quic.Config{
@@ -115,13 +155,15 @@ func (r *run) bindQUIC(ctx context.Context) error {
 }
 
 // admit is asked about each new connection before anything is done for it.
-func (q *quicServer) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	if q.handshakes.Add(1) > maxHandshakes {
-		q.handshakes.Add(-1)
+func (q *quicServer) admit(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
+	h := &quicHandshake{q: q}
+	if client.AddrVerified { // else somebody could take the places of others
+		h.addr = addrPort(client.RemoteAddr).Addr()
+	}
+	if q.handshakes.take(h.addr) != admitted {
 		q.run.s.counters.shard(overQUIC).refused.Add(1)
 		return nil, errors.New("too many handshakes")
 	}
-	h := &quicHandshake{q: q}
 	context.AfterFunc(ctx, h.end)
 	return context.WithValue(ctx, handshakeKey{}, h), nil
 }
@@ -185,6 +227,9 @@ func (q *quicServer) serve(qc *quic.Conn) {
 		return
 	}
 	defer r.s.limits.release(from.addr.Addr())
+	client := connClient(from.addr.Addr())
+	share := q.join(client)
+	defer q.leave(client)
 	stats.connections.Add(1)
 	stats.open.Add(1)
 	defer stats.open.Add(-1)
@@ -202,8 +247,14 @@ func (q *quicServer) serve(qc *quic.Conn) {
 			break
 		}
 		select {
+		case share.streams <- struct{}{}:
+		case <-qc.Context().Done():
+			continue
+		}
+		select {
 		case q.streams <- struct{}{}:
 		case <-qc.Context().Done():
+			<-share.streams
 			continue
 		}
 		active.Add(1)
@@ -211,6 +262,7 @@ func (q *quicServer) serve(qc *quic.Conn) {
 			q.serveStream(qc, st, from, stats)
 			active.Add(-1)
 			<-q.streams
+			<-share.streams
 		})
 	}
 	streams.Wait()

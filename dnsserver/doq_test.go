@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync"
 	"testing"
 	"time"
@@ -180,7 +181,74 @@ func TestQUICTimesAndLimits(t *testing.T) {
 		defer s.limits.mu.Unlock()
 		return s.limits.open.Load() == 0 && len(s.limits.clients) == 0 && s.counters.snapshot().QUIC.OpenConnections == 0
 	})
-	waitUntil(t, "no handshakes", func() bool { return s.run.Load().quic.handshakes.Load() == 0 })
+	waitUntil(t, "no handshakes", func() bool { return s.run.Load().quic.handshakes.open.Load() == 0 })
+}
+
+// One client alone takes neither all streams nor all handshakes.
+func TestQUICShares(t *testing.T) {
+	testenv.Goroutines(t)
+	s, connect := startQUIC(t, Config{})
+	q := s.run.Load().quic
+	var conns []*quic.Conn
+	for range maxClientStreams/maxStreams + 1 {
+		qc, err := connect("doq")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, qc)
+		for range maxStreams {
+			st, err := qc.OpenStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Write([]byte{0})
+		}
+	}
+	looks := 0
+	waitUntil(t, "the streams", func() bool {
+		if n := len(q.streams); n > maxClientStreams {
+			t.Fatalf("one client has %d streams", n)
+		} else if n == maxClientStreams {
+			looks++
+		}
+		return looks > 20
+	})
+	for _, qc := range conns {
+		qc.CloseWithError(0, "")
+	}
+	waitUntil(t, "no streams and shares", func() bool {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return len(q.streams) == 0 && len(q.shares) == 0
+	})
+
+	waitUntil(t, "no handshakes", func() bool { return q.handshakes.open.Load() == 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	begin := func(ip byte, proven bool) error {
+		_, err := q.admit(ctx, &quic.ClientInfo{RemoteAddr: &net.UDPAddr{IP: net.IPv4(192, 0, 2, ip), Port: 53}, AddrVerified: proven})
+		return err
+	}
+	for range maxClientHandshakes {
+		if err := begin(1, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if begin(1, true) == nil {
+		t.Error("one client has all handshakes that it wants")
+	}
+	if err := begin(2, true); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	if err := begin(1, false); err != nil { // that may be anybody
+		t.Errorf("a client that may be elsewhere: %v", err)
+	}
+	cancel()
+	waitUntil(t, "that they are over", func() bool { return q.handshakes.open.Load() == 0 })
+	ctx = t.Context()
+	if err := begin(1, true); err != nil {
+		t.Errorf("later on: %v", err)
+	}
 }
 
 // What is no QUIC is met with silence, or with what it says of itself.
