@@ -2,10 +2,8 @@ package dnsserver
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -13,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go"
 
 	"github.com/dcrouter/dcrouter/internal/quietudp"
@@ -44,6 +41,9 @@ const (
 	maxStreams       = 100
 	maxClientStreams = maxAllStreams / 16
 	maxAllStreams    = 8192
+	// maxAnswers is how many answers of a connection may be made that the client
+	// has not taken yet, be they as long as they can be.
+	maxAnswers = 4
 	// farewell is how long what was sent last may take to arrive: closing a
 	// connection takes back what is still under way.
 	farewell = 250 * time.Millisecond
@@ -187,7 +187,7 @@ func (q *quicServer) accept() {
 		if h, ok := qc.Context().Value(handshakeKey{}).(*quicHandshake); ok {
 			h.end()
 		}
-		q.run.working.Go(func() { q.serve(qc) })
+		q.run.working.Go(newQUICConn(q, qc).serve)
 	}
 }
 
@@ -213,186 +213,4 @@ func (q *quicServer) close() {
 		q.cut()
 		q.pc.Close()
 	}
-}
-
-// serve serves a connection to its end. Its client's address is proven by the
-// handshake.
-func (q *quicServer) serve(qc *quic.Conn) {
-	r := q.run
-	stats := r.s.counters.shard(overQUIC)
-	from := asker{addr: addrPort(qc.RemoteAddr()), transport: overQUIC}
-	if !r.takePlace(from.addr.Addr()) {
-		stats.refused.Add(1)
-		qc.CloseWithError(doqExcessiveLoad, "")
-		return
-	}
-	defer r.s.limits.release(from.addr.Addr())
-	client := connClient(from.addr.Addr())
-	share := q.join(client)
-	defer q.leave(client)
-	stats.connections.Add(1)
-	stats.open.Add(1)
-	defer stats.open.Add(-1)
-	var active atomic.Int32
-	var streams sync.WaitGroup
-	for {
-		// Packets alone, that ask for nothing, keep no connection open.
-		ctx, cancel := context.WithTimeout(q.accepting, r.s.patience())
-		st, err := qc.AcceptStream(ctx)
-		cancel()
-		if err != nil {
-			if active.Load() > 0 && q.accepting.Err() == nil && qc.Context().Err() == nil {
-				continue
-			}
-			break
-		}
-		select {
-		case share.streams <- struct{}{}:
-		case <-qc.Context().Done():
-			continue
-		}
-		select {
-		case q.streams <- struct{}{}:
-		case <-qc.Context().Done():
-			<-share.streams
-			continue
-		}
-		active.Add(1)
-		streams.Go(func() {
-			q.serveStream(qc, st, from, stats)
-			active.Add(-1)
-			<-q.streams
-			<-share.streams
-		})
-	}
-	streams.Wait()
-	if r.closing.Load() {
-		select {
-		case <-time.After(farewell):
-		case <-qc.Context().Done():
-		}
-	}
-	qc.CloseWithError(doqNoError, "")
-}
-
-// errProtocol is a client that breaks RFC 9250, which ends its connection.
-var errProtocol = errors.New("against the rules of DNS over QUIC")
-
-// serveStream answers the query of a stream.
-func (q *quicServer) serveStream(qc *quic.Conn, st *quic.Stream, from asker, stats *counters) {
-	in := q.run.s.getMessage()
-	defer func() {
-		if v := recover(); v != nil {
-			q.run.panicked(from.addr, v)
-			st.CancelWrite(doqInternalError)
-		}
-		q.run.s.putMessage(in)
-	}()
-	stats.queries.Add(1)
-	query, err := readStream(st, in)
-	if err == nil {
-		err = q.answer(st, query, &from, stats)
-	}
-	if err == nil {
-		st.Close()
-		return
-	}
-	stats.dropped.Add(1)
-	var reset *quic.StreamError
-	switch {
-	case errors.Is(err, errProtocol):
-		qc.CloseWithError(doqProtocolError, "")
-	case errors.As(err, &reset):
-		st.CancelWrite(doqRequestCancelled)
-	default:
-		st.CancelRead(doqUnspecifiedError)
-		st.CancelWrite(doqUnspecifiedError)
-	}
-}
-
-// readStream reads the one query that a stream has, after which it has to end.
-func readStream(st *quic.Stream, in *[]byte) ([]byte, error) {
-	st.SetReadDeadline(time.Now().Add(messageTime))
-	b, err := readUpTo(st, *in, 2+maxMessage)
-	*in = b
-	if err != nil {
-		return nil, err
-	}
-	return streamQuery(b)
-}
-
-// streamQuery checks what has come over a stream (RFC 9250 section 4.2).
-func streamQuery(b []byte) ([]byte, error) {
-	if len(b) < 2+headLen || len(b)-2 != int(binary.BigEndian.Uint16(b)) {
-		return nil, errProtocol
-	}
-	msg := b[2:]
-	if msg[0] != 0 || msg[1] != 0 {
-		return nil, errProtocol
-	}
-	var q query
-	q.parse(msg)
-	if _, ok := q.option(dns.EDNS0TCPKEEPALIVE); ok { // of TCP, section 5.5.2
-		return nil, errProtocol
-	}
-	return msg, nil
-}
-
-// errTooLong is about what exceeds any message.
-var errTooLong = fmt.Errorf("%w: longer than any message", errProtocol)
-
-// readUpTo appends what r has to b, which grows as it comes.
-func readUpTo(r io.Reader, b []byte, limit int) ([]byte, error) {
-	for {
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-		n, err := r.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		switch {
-		case len(b) > limit:
-			return b, errTooLong
-		case err == io.EOF:
-			return b, nil
-		case err != nil:
-			return b, err
-		}
-	}
-}
-
-// answer writes the answers to a query.
-func (q *quicServer) answer(st *quic.Stream, query []byte, from *asker, stats *counters) error {
-	s := q.run.s
-	sc := s.scratches.Get().(*scratch) // not to be given back after a panic
-	out := s.getMessage()
-	defer s.putMessage(out)
-	sent := 0
-	send := func() error {
-		size := len(*out) - 2
-		if size <= 0 || size > maxMessage {
-			return errors.New("no response")
-		}
-		binary.BigEndian.PutUint16(*out, uint16(size))
-		st.SetWriteDeadline(time.Now().Add(writeTime))
-		if _, err := st.Write(*out); err != nil {
-			return err
-		}
-		sent++
-		stats.responses.Add(1)
-		return nil
-	}
-	if !mayBeSlow(query) {
-		*out = s.responding(sc, append(*out, 0, 0), query, from)
-		s.scratches.Put(sc)
-		return send()
-	}
-	err := s.exchanging(st.Context(), sc, query, from, func(msg []byte) error {
-		*out = append(append((*out)[:0], 0, 0), msg...)
-		return send()
-	})
-	s.scratches.Put(sc)
-	if err == nil && sent == 0 {
-		return errors.New("no response")
-	}
-	return err
 }

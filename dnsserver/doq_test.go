@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +250,61 @@ func TestQUICShares(t *testing.T) {
 	if err := begin(1, true); err != nil {
 		t.Errorf("later on: %v", err)
 	}
+}
+
+// For a client that does not take its answers no more than a few are made, and
+// one that does gets as many as it likes.
+func TestQUICAnswersThatWait(t *testing.T) {
+	testenv.Goroutines(t)
+	var made atomic.Int32
+	const size = 50000
+	cert, client, _ := certificate(t)
+	client.NextProtos = []string{"doq"}
+	s := newServer(t, Config{DoQ: &EncryptedPort{Port: new(int)}}, cert)
+	s.responding = func(_ *scratch, dst, query []byte, _ *asker) []byte {
+		made.Add(1)
+		return append(append(append(dst, query[:2]...), 0x80), make([]byte, size-3)...)
+	}
+	mustStart(t, s)
+	connect := func(c *quic.Config) *quic.Conn {
+		qc, err := quic.DialAddr(t.Context(), addr(t, s, "quic"), client, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { qc.CloseWithError(0, "") })
+		return qc
+	}
+	query := framed(makeQuery(0, "a.example"))
+	good := connect(nil)
+	var streams sync.WaitGroup
+	for range maxStreams {
+		streams.Go(func() {
+			if b, err := askQUIC(t, good, query); err != nil || len(b) != 2+size {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+		})
+	}
+	testenv.Await(t, "answers for a client that takes them", streams.Wait)
+
+	made.Store(0)
+	bad := connect(&quic.Config{InitialStreamReceiveWindow: 1, MaxStreamReceiveWindow: 1, InitialConnectionReceiveWindow: 1, MaxConnectionReceiveWindow: 1})
+	for range maxStreams {
+		st, err := bad.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Write(query)
+		st.Close()
+	}
+	looks := 0
+	waitUntil(t, "that the server waits", func() bool {
+		if n := made.Load(); n > maxAnswers {
+			t.Fatalf("%d answers wait", n)
+		} else if n == maxAnswers && s.counters.snapshot().QUIC.Queries == 2*maxStreams {
+			looks++
+		}
+		return looks > 20
+	})
 }
 
 // What is no QUIC is met with silence, or with what it says of itself.
