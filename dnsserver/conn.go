@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync/atomic"
 	"time"
@@ -34,6 +33,7 @@ var errNotTaken = errors.New("the client does not take what is sent to it")
 // spoken over it.
 type clientConn struct {
 	net.Conn
+	place
 	raw      net.Conn    // below TLS
 	gathered *gatherConn // the same, or nil
 	run      *run
@@ -46,7 +46,6 @@ type clientConn struct {
 	// waitsSince is since when nothing has come that could be answered, in Unix
 	// time in ns; 0 while busy.
 	waitsSince atomic.Int64
-	released   atomic.Bool
 	// asked is set when the client has begun to ask.
 	asked atomic.Bool
 	// asking is set while net/http has a request.
@@ -67,13 +66,20 @@ func (r *run) serveConn(nc net.Conn, by transport) {
 		c.raw = secure.NetConn()
 		c.gathered, _ = c.raw.(*gatherConn)
 	}
+	c.place.addr = c.from.addr.Addr()
+	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
 	if !r.admit(c) {
 		c.stats.refused.Add(1)
 		nc.Close()
 		return
 	}
-	defer r.forget(c) // when nothing more is waited for
-	defer c.end()
+	defer func() {
+		c.end()
+		if c.counted {
+			c.stats.open.Add(-1)
+		}
+		r.forget(c) // when nothing more is waited for
+	}()
 	defer func() {
 		// Code of the host may run in here, as certificate hooks.
 		if v := recover(); v != nil {
@@ -111,78 +117,7 @@ func (r *run) handshake(c *tls.Conn) bool {
 	return err == nil
 }
 
-// admit puts a connection on the books if the limits allow it.
-func (r *run) admit(c *clientConn) bool {
-	if !r.takePlace(c.from.addr.Addr()) {
-		return false
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.stopping {
-		c.hurry() // it had been accepted before
-	}
-	r.conns[c] = struct{}{}
-	c.waitsSince.Store(time.Now().UnixNano()) // for a handshake, where there is one
-	return true
-}
-
-// takePlace takes a place for a connection of a client, if need be that of
-// another one.
-func (r *run) takePlace(addr netip.Addr) bool {
-	v := r.s.limits.take(addr)
-	for v == full {
-		victim := r.idlest()
-		if victim == nil {
-			break
-		}
-		victim.cut()
-		if victim.released.Swap(true) { // it was at its end
-			v = r.s.limits.take(addr)
-		} else {
-			v = r.s.limits.replace(victim.from.addr.Addr(), addr)
-		}
-	}
-	return v == admitted
-}
-
-// idlest takes a connection off the books that waits for its client, be it in
-// the middle of a message or handshake, of several that it meets the one that
-// does so for the longest time.
-func (r *run) idlest() *clientConn {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var victim *clientConn
-	var oldest int64
-	looks := 0
-	for c := range r.conns { // in an order that nobody can foretell
-		if since := c.waitsSince.Load(); since != 0 && (victim == nil || since < oldest) {
-			victim, oldest = c, since
-		}
-		if looks++; looks == 64 {
-			break
-		}
-	}
-	delete(r.conns, victim)
-	return victim
-}
-
-// forget takes a connection off the books.
-func (r *run) forget(c *clientConn) {
-	if c.counted {
-		c.stats.open.Add(-1)
-	}
-	c.release()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.conns, c)
-}
-
-// release gives the place of a connection back, once.
-func (c *clientConn) release() {
-	if !c.released.Swap(true) {
-		c.run.s.limits.release(c.from.addr.Addr())
-	}
-}
+func (c *clientConn) waiting() int64 { return c.waitsSince.Load() }
 
 // hurry has the connection end as soon as it has answered what it has read. The
 // first query of a new connection may be on its way.

@@ -17,31 +17,58 @@ import (
 // quicConn is a connection of DNS over QUIC.
 type quicConn struct {
 	*quic.Conn
+	place
 	q       *quicServer
 	from    asker
 	stats   *counters
 	answers chan struct{} // has an element for each that is made and not sent yet
+
+	busy   atomic.Int32 // answers that are being made
+	rested atomic.Int64 // when the last of them was, in Unix time in ns
 }
 
 func newQUICConn(q *quicServer, qc *quic.Conn) *quicConn {
-	return &quicConn{
+	c := &quicConn{
 		Conn: qc, q: q, from: asker{addr: addrPort(qc.RemoteAddr()), transport: overQUIC},
 		stats: q.run.s.counters.shard(overQUIC), answers: make(chan struct{}, maxAnswers),
 	}
+	c.place.addr = c.from.addr.Addr()
+	c.rested.Store(time.Now().UnixNano())
+	return c
 }
+
+// work and rest are around what does not wait for the client.
+func (c *quicConn) work() { c.busy.Add(1) }
+
+func (c *quicConn) rest() {
+	c.rested.Store(time.Now().UnixNano())
+	c.busy.Add(-1)
+}
+
+func (c *quicConn) waiting() int64 {
+	if c.busy.Load() > 0 {
+		return 0
+	}
+	return c.rested.Load()
+}
+
+// hurry has nothing to do: who accepts streams knows of the end.
+func (c *quicConn) hurry() {}
+
+func (c *quicConn) cut() { c.CloseWithError(doqExcessiveLoad, "") }
 
 // serve serves a connection to its end. Its client's address is proven by the
 // handshake.
 func (c *quicConn) serve() {
-	q, r, addr := c.q, c.q.run, c.from.addr.Addr()
-	if !r.takePlace(addr) {
+	q, r, client := c.q, c.q.run, connClient(c.place.addr)
+	if !r.admit(c) {
 		c.stats.refused.Add(1)
 		c.CloseWithError(doqExcessiveLoad, "")
 		return
 	}
-	defer r.s.limits.release(addr)
-	share := q.join(connClient(addr))
-	defer q.leave(connClient(addr))
+	defer r.forget(c)
+	share := q.join(client)
+	defer q.leave(client)
 	c.stats.connections.Add(1)
 	c.stats.open.Add(1)
 	defer c.stats.open.Add(-1)
@@ -204,6 +231,8 @@ func (c *quicConn) answer(st *quic.Stream, query []byte) error {
 		}
 		defer func() { <-c.answers }()
 	}
+	c.work()
+	defer c.rest()
 	sc := s.scratches.Get().(*scratch) // not to be given back after a panic
 	out := s.getMessage()
 	defer s.putMessage(out)
@@ -214,6 +243,8 @@ func (c *quicConn) answer(st *quic.Stream, query []byte) error {
 			return errors.New("no response")
 		}
 		binary.BigEndian.PutUint16(*out, uint16(size))
+		c.rest()
+		defer c.work()
 		st.SetWriteDeadline(time.Now().Add(writeTime))
 		if _, err := st.Write(*out); err != nil {
 			return err

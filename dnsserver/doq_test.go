@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -32,6 +33,21 @@ func startQUIC(t *testing.T, c Config) (*Server, func(...string) (*quic.Conn, er
 		}
 		return qc, err
 	}
+}
+
+// dialQUIC connects with settings of the client's.
+func dialQUIC(t *testing.T, s *Server, client *tls.Config, c *quic.Config) *quic.Conn {
+	t.Helper()
+	client = client.Clone()
+	client.NextProtos = []string{"doq"}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	qc, err := quic.DialAddr(ctx, addr(t, s, "quic"), client, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { qc.CloseWithError(0, "") })
+	return qc
 }
 
 // askQUIC sends bytes over a stream of its own and returns what comes back.
@@ -259,23 +275,14 @@ func TestQUICAnswersThatWait(t *testing.T) {
 	var made atomic.Int32
 	const size = 50000
 	cert, client, _ := certificate(t)
-	client.NextProtos = []string{"doq"}
 	s := newServer(t, Config{DoQ: &EncryptedPort{Port: new(int)}}, cert)
 	s.responding = func(_ *scratch, dst, query []byte, _ *asker) []byte {
 		made.Add(1)
 		return append(append(append(dst, query[:2]...), 0x80), make([]byte, size-3)...)
 	}
 	mustStart(t, s)
-	connect := func(c *quic.Config) *quic.Conn {
-		qc, err := quic.DialAddr(t.Context(), addr(t, s, "quic"), client, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { qc.CloseWithError(0, "") })
-		return qc
-	}
 	query := framed(makeQuery(0, "a.example"))
-	good := connect(nil)
+	good := dialQUIC(t, s, client, nil)
 	var streams sync.WaitGroup
 	for range maxStreams {
 		streams.Go(func() {
@@ -287,7 +294,7 @@ func TestQUICAnswersThatWait(t *testing.T) {
 	testenv.Await(t, "answers for a client that takes them", streams.Wait)
 
 	made.Store(0)
-	bad := connect(&quic.Config{InitialStreamReceiveWindow: 1, MaxStreamReceiveWindow: 1, InitialConnectionReceiveWindow: 1, MaxConnectionReceiveWindow: 1})
+	bad := dialQUIC(t, s, client, &quic.Config{InitialStreamReceiveWindow: 1, MaxStreamReceiveWindow: 1, InitialConnectionReceiveWindow: 1, MaxConnectionReceiveWindow: 1})
 	for range maxStreams {
 		st, err := bad.OpenStream()
 		if err != nil {
@@ -305,6 +312,58 @@ func TestQUICAnswersThatWait(t *testing.T) {
 		}
 		return looks > 20
 	})
+}
+
+// Connections over QUIC make room for others like all, while they wait for their
+// clients.
+func TestQUICConnectionsMakeRoom(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, client, _ := certificate(t)
+	s := newServer(t, Config{MaxConnections: 2, DoQ: &EncryptedPort{Port: new(int)}}, cert)
+	working, release := make(chan struct{}, 1), make(chan struct{})
+	s.exchanging = func(ctx context.Context, sc *scratch, query []byte, from *asker, send func([]byte) error) error {
+		working <- struct{}{}
+		select {
+		case <-release:
+			return send(s.respond(sc, nil, query, from))
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	mustStart(t, s)
+	open := func(b []byte) (*quic.Conn, *quic.Stream) {
+		qc := dialQUIC(t, s, client, nil)
+		st, err := qc.OpenStreamSync(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Write(b)
+		return qc, st
+	}
+	_, busy := open(framed(makeQuery(0, "slow.example", 252)))
+	busy.Close()
+	testenv.Receive(t, working)
+	held, _ := open([]byte{0})
+	waitUntil(t, "all places taken", func() bool { return s.limits.open.Load() == 2 })
+	began := time.Now()
+	for range 4 {
+		c := dial(t, "tcp", addr(t, s, "tcp"))
+		ask(t, c, makeQuery(1, "a.example"))
+		c.Close()
+	}
+	if took := time.Since(began); took > messageTime/2 {
+		t.Errorf("answers took %v", took)
+	}
+	var end *quic.ApplicationError
+	testenv.Await(t, "the end of the one that made room", func() { <-held.Context().Done() })
+	if !errors.As(context.Cause(held.Context()), &end) || end.ErrorCode != doqExcessiveLoad {
+		t.Errorf("it ended with %v", context.Cause(held.Context()))
+	}
+	close(release)
+	busy.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if b, err := io.ReadAll(busy); len(b) < 2+headLen || err != nil {
+		t.Errorf("one that was busy: %x, %v", b, err)
+	}
 }
 
 // What is no QUIC is met with silence, or with what it says of itself.

@@ -276,7 +276,7 @@ func TestHeldHTTPSMakesRoom(t *testing.T) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			for c := range r.conns {
-				if c.waitsSince.Load() == 0 {
+				if c.waiting() == 0 {
 					looks = 0
 				}
 			}

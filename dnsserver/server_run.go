@@ -39,7 +39,7 @@ type run struct {
 
 	mu       sync.Mutex
 	stopping bool
-	conns    map[*clientConn]struct{}
+	conns    map[booked]struct{}
 
 	stopped chan struct{} // closed when Stop is through
 	stopErr error         // what Stop returns; set before stopped is closed
@@ -56,7 +56,7 @@ type boundListener struct {
 
 func newRun(s *Server) *run {
 	r := &run{
-		s: s, log: s.log, conns: make(map[*clientConn]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
+		s: s, log: s.log, conns: make(map[booked]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
 		stopped: make(chan struct{}), failed: make(chan struct{}),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
