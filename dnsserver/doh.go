@@ -187,6 +187,14 @@ func (r *webRequest) read(b []byte) (msg []byte, err error) {
 	return b, nil
 }
 
+// drop lets go of what read is through with, which a client can have made long.
+func (r *webRequest) drop() {
+	r.path, r.query, r.contentType, r.accept = "", "", "", ""
+	if r.method != http.MethodHead {
+		r.method = ""
+	}
+}
+
 // readQuery is read for a GET.
 func (r *webRequest) readQuery(b []byte, isJSONPath bool) (msg []byte, err error) {
 	// What clients send: nothing else, and nothing in it to decode.

@@ -20,8 +20,8 @@ const (
 	// with 32 bytes more (RFC 9113 section 6.5.2). Longer messages come by POST.
 	maxHeaderList = 16 << 10
 	// bodyWindow is what a client may send of one body: so much that it can be
-	// seen to be too long. maxBodies is how much is kept of all that have not come
-	// to their ends; a client that sends more of them at once has to send some
+	// seen to be too long. maxBodies is how much is kept of the messages of requests
+	// that have not come to their ends; a client that sends more of them at once has to send some
 	// again.
 	bodyWindow = maxMessage + 1<<10
 	maxBodies  = 256 << 10
@@ -69,7 +69,7 @@ type http2Conn struct {
 	waiting []*http2Stream // for leave to send the rest of their answer, in order
 	takes   int64          // what the client may send, as it knows
 	taken   int64          // what it may send again, but has not been told
-	bodies  int64          // bytes of bodies that are kept
+	bodies  int64          // bytes of messages that are kept until their requests end
 }
 
 // serveHTTP2 answers requests until the client is through, or breaks the rules.

@@ -24,7 +24,8 @@ type http2Stream struct {
 
 	req     webRequest
 	problem error   // with it, to be told at its end
-	body    *[]byte // the message
+	body    *[]byte // the message; nil while nothing of it has come
+	kept    int64   // bytes of it that are in bodies of the connection
 	got     int64   // bytes of a body
 	used    int64   // of its window: got, and padding
 }
@@ -64,8 +65,12 @@ func (c *http2Conn) request(f *http2.MetaHeadersFrame) error {
 		c.conn.stats.dropped.Add(1)
 		return malformed
 	}
-	st.body = c.conn.run.s.getMessage()
-	*st.body, st.problem = st.req.read(*st.body)
+	if st.req.method == http.MethodGet {
+		st.body = c.conn.run.s.getMessage()
+		*st.body, st.problem = st.req.read(*st.body)
+	} else {
+		_, st.problem = st.req.read(nil) // the message comes with the body
+	}
 	switch {
 	case f.StreamEnded():
 		return c.complete(st)
@@ -73,7 +78,21 @@ func (c *http2Conn) request(f *http2.MetaHeadersFrame) error {
 		c.remove(st)
 		return c.refuse(st, false, st.problem)
 	}
+	st.req.drop()
 	c.streams[id] = st
+	if st.body != nil {
+		return c.keep(st, len(*st.body))
+	}
+	return nil
+}
+
+// keep counts bytes of a message that has to wait for the end of its request.
+func (c *http2Conn) keep(st *http2Stream, n int) error {
+	if c.bodies+int64(n) > maxBodies {
+		return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeRefusedStream}
+	}
+	c.bodies += int64(n)
+	st.kept += int64(n)
 	return nil
 }
 
@@ -94,10 +113,12 @@ func (c *http2Conn) data(f *http2.DataFrame) error {
 		c.remove(st)
 		return c.refuse(st, f.StreamEnded(), errBodyTooLong)
 	case st.req.hasBody:
-		if c.bodies+int64(len(part)) > maxBodies {
-			return http2.StreamError{StreamID: st.id, Code: http2.ErrCodeRefusedStream}
+		if err := c.keep(st, len(part)); err != nil {
+			return err
 		}
-		c.bodies += int64(len(part))
+		if st.body == nil {
+			st.body = c.conn.run.s.getMessage()
+		}
 		*st.body = append(*st.body, part...)
 	}
 	if f.StreamEnded() {
@@ -132,10 +153,13 @@ func (c *http2Conn) respond(st *http2Stream) error {
 	if c.msg == nil {
 		c.msg = s.getMessage()
 	}
-	var body []byte
+	var in, body []byte
+	if st.body != nil {
+		in = *st.body
+	}
 	var err error
 	c.answering = true
-	*c.msg, body, err = s.answerHTTP(c.sc, (*c.msg)[:0], *st.body, &c.conn.from, st.req.form)
+	*c.msg, body, err = s.answerHTTP(c.sc, (*c.msg)[:0], in, &c.conn.from, st.req.form)
 	c.answering = false
 	if err != nil {
 		return c.refuse(st, true, err)
@@ -273,10 +297,9 @@ func (c *http2Conn) remove(st *http2Stream) {
 }
 
 func (c *http2Conn) dropBody(st *http2Stream) {
+	c.bodies -= st.kept
+	st.kept = 0
 	if st.body != nil {
-		if st.req.hasBody {
-			c.bodies -= int64(len(*st.body))
-		}
 		c.conn.run.s.putMessage(st.body)
 		st.body = nil
 	}

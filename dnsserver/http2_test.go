@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -394,6 +395,68 @@ func TestHTTP2ManyBodies(t *testing.T) {
 	}
 	if err != nil || answered < maxBodies/16000 {
 		t.Errorf("%d answered, %v", answered, err)
+	}
+}
+
+// Requests that do not end hold no more than bodies may, without one too.
+func TestHTTP2RequestsWithoutEnd(t *testing.T) {
+	testenv.Goroutines(t)
+	var made atomic.Int32
+	s, client := startHTTPS(t, Config{}, func(s *Server) {
+		s.messages.New = func() any { made.Add(1); b := make([]byte, 0, 4<<10); return &b }
+	})
+	h := dialHTTP2(t, s, client)
+	ping := func() { // which is answered when all before it has been taken in
+		h.WritePing(false, [8]byte{})
+		for {
+			f, err := h.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p, ok := f.(*http2.PingFrame); ok && p.IsAck() {
+				return
+			}
+		}
+	}
+	for i := range uint32(maxStreams - 1) {
+		h.head(2*i+1, false, "POST", "/dns-query", "content-type", wireType)
+	}
+	ping()
+	if n := made.Load(); n > maxStreams/2 {
+		t.Errorf("%d buffers for bodies of which nothing has come", n)
+	}
+	h.Conn.Close()
+
+	h = dialHTTP2(t, s, client)
+	query := makeQuery(1, "a.example")
+	long := append(query, make([]byte, 8000)...)
+	var ids []uint32
+	for i := range uint32(maxStreams) {
+		ids = append(ids, 2*i+1)
+		h.head(2*i+1, false, "GET", "/dns-query?dns="+encode(long))
+	}
+	for _, id := range ids {
+		h.WriteData(id, true, nil)
+	}
+	answered := 0
+	got, err := h.until(all(ids...))
+	for id, r := range got {
+		switch {
+		case r.status() == "200":
+			answered++
+		case r.reset == nil || *r.reset != http2.ErrCodeRefusedStream:
+			t.Errorf("%d: %+v", id, r)
+		}
+	}
+	if want := maxBodies / len(long); err != nil || answered != want {
+		t.Errorf("%d were held and answered, want %d, %v", answered, want, err)
+	}
+	h.get(301, query) // all that was kept is given back
+	h.head(303, false, "POST", "/dns-query", "content-type", wireType)
+	h.WriteData(303, true, query)
+	h.head(305, true, "POST", "/dns-query", "content-type", wireType)
+	if got, err := h.until(all(301, 303, 305)); err != nil || got[301].status() != "200" || got[303].status() != "200" || got[305].status() != "400" {
+		t.Errorf("later: %+v, %+v, %+v, %v", got[301], got[303], got[305], err)
 	}
 }
 
