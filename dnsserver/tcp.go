@@ -62,18 +62,24 @@ type streamConn struct {
 func serveStream(conn *clientConn) {
 	c := &streamConn{clientConn: conn}
 	c.in = c.small[:]
-	err := c.answerAll()
-	if c.cancel != nil {
-		if !errors.Is(err, io.EOF) && !errors.Is(err, errStopping) {
-			c.cancel() // nobody reads any more what is still being sent
+	err := errPanicked // unless it gets another value
+	defer func() {
+		if c.cancel != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, errStopping) {
+				c.cancel() // nobody reads any more what is still being sent
+			}
+			c.slowDone.Wait()
+			c.cancel()
 		}
-		c.slowDone.Wait()
-		c.cancel()
-	}
+	}()
+	err = c.answerAll()
 	c.rest()
 }
 
-var errStopping = errors.New("the server stops")
+var (
+	errStopping = errors.New("the server stops")
+	errPanicked = errors.New("an answer panicked")
+)
 
 func (c *streamConn) answerAll() error {
 	for {
@@ -256,8 +262,16 @@ func (c *streamConn) answerSlowly(query []byte) error {
 	}
 	select {
 	case c.slow <- struct{}{}:
-	case <-c.ctx.Done():
-		return c.ctx.Err()
+	default:
+		// What is answered must not wait with the query.
+		if err := c.gathered.flush(); err != nil {
+			return err
+		}
+		select {
+		case c.slow <- struct{}{}:
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		}
 	}
 	s := c.run.s
 	b := s.getMessage()

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -221,6 +222,66 @@ func TestPanicCostsOneConnection(t *testing.T) {
 		return err == nil
 	})
 	ask(t, dial(t, "tcp", addr(t, s, "tcp")), makeQuery(1, "a.example"))
+}
+
+// With a panic, what the connection has under way ends, too.
+func TestPanicEndsSlowQueries(t *testing.T) {
+	testenv.Goroutines(t)
+	s := newServer(t, Config{})
+	s.responding = func(*scratch, []byte, []byte, *asker) []byte { panic("on purpose") }
+	begun, ended := make(chan struct{}, 1), make(chan struct{})
+	s.exchanging = func(ctx context.Context, _ *scratch, _ []byte, _ *asker, _ func([]byte) error) error {
+		begun <- struct{}{}
+		<-ctx.Done()
+		close(ended)
+		return ctx.Err()
+	}
+	mustStart(t, s)
+	c := dial(t, "tcp", addr(t, s, "tcp"))
+	c.Write(framed(makeQuery(1, "slow.example", 252)))
+	testenv.Receive(t, begun)
+	c.Write(framed(makeQuery(2, "a.example")))
+	wantClosed(t, c, 10*time.Second)
+	select {
+	case <-ended:
+	default:
+		t.Error("a query is under way on a connection that is closed")
+	}
+}
+
+// What is answered arrives while a query behind it waits for its turn.
+func TestAnswersBeforeSlowQueries(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, client, _ := certificate(t)
+	s := newServer(t, Config{DoT: &EncryptedPort{Port: new(int)}}, cert)
+	s.exchanging = func(ctx context.Context, _ *scratch, _ []byte, _ *asker, _ func([]byte) error) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	mustStart(t, s)
+	query := makeQuery(1, "a.example")
+	for _, kind := range []string{"tcp", "tls"} {
+		c := dial(t, "tcp", addr(t, s, kind))
+		if kind == "tls" {
+			c = tls.Client(c, client)
+		}
+		ask(t, c, query) // and the handshake
+		all := [][]byte{query}
+		for range maxSlow + 1 {
+			all = append(all, makeQuery(2, "slow.example", 252))
+		}
+		c.Write(framed(all...))
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if msg, err := readFrame(c); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		} else {
+			wantAnswer(t, msg, query)
+		}
+		c.Close()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.Stop(ctx)
 }
 
 // What is no DNS ends the connection, or is met with silence, and what came
