@@ -255,6 +255,13 @@ func TestHTTP2Violations(t *testing.T) {
 			h.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersPadded, 1, []byte{200, 0x82})
 			h.WriteContinuation(1, false, query)
 		}, connection(http2.ErrCodeProtocol)},
+		{"more padding than headers", func(h *frames) {
+			h.WriteRawFrame(http2.FrameHeaders, http2.FlagHeadersPadded|http2.FlagHeadersEndHeaders, 1, []byte{200, 0x82})
+		}, connection(http2.ErrCodeProtocol)},
+		{"a window of nothing", func(h *frames) {
+			h.head(1, false, "POST", "/dns-query", "content-type", wireType)
+			h.WriteRawFrame(http2.FrameWindowUpdate, 0, 1, make([]byte, 4))
+		}, stream(http2.ErrCodeProtocol)},
 		{"a window for no request", func(h *frames) { h.WriteWindowUpdate(1, 1) }, connection(http2.ErrCodeProtocol)},
 		{"a reset of no request", func(h *frames) { h.WriteRSTStream(1, http2.ErrCodeCancel) }, connection(http2.ErrCodeProtocol)},
 	} {
