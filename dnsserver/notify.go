@@ -187,7 +187,9 @@ func (t *transfers) notified(q *query, m *message, from *asker) {
 		m.rcode = dns.RcodeFormatError
 	case z.copy == nil || !z.copy.isPrimary(from):
 		m.rcode = dns.RcodeRefused
-		t.log.Debug("a notification of somebody who is no primary of the zone", "zone", nameText(z.name), "remote", from.addr)
+		if t.mayLog() {
+			t.log.Debug("a notification of somebody who is no primary of the zone", "zone", nameText(z.name), "remote", from.addr)
+		}
 	default:
 		m.aa = true
 		z.copy.hurry()

@@ -27,8 +27,8 @@ type run struct {
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
-	closing atomic.Bool  // stopping, for those who ask at every query
-	logged  atomic.Int64 // when mayLog last allowed it, Unix time in ns
+	closing atomic.Bool // stopping, for those who ask at every query
+	logLimit
 	working sync.WaitGroup
 
 	packets []net.PacketConn // DNS over UDP; several share a port
@@ -282,11 +282,15 @@ func (r *run) cut() {
 	}
 }
 
-// mayLog bounds what strangers can have written to the log, to ten lines a
+// logLimit bounds what strangers can have written to the log, to ten lines a
 // second.
-func (r *run) mayLog() bool {
-	now, last := time.Now().UnixNano(), r.logged.Load()
-	return now-last >= int64(time.Second/10) && r.logged.CompareAndSwap(last, now)
+type logLimit struct {
+	logged atomic.Int64 // when mayLog last allowed it, Unix time in ns
+}
+
+func (l *logLimit) mayLog() bool {
+	now, last := time.Now().UnixNano(), l.logged.Load()
+	return now-last >= int64(time.Second/10) && l.logged.CompareAndSwap(last, now)
 }
 
 // panicked reports a mistake of ours, or of the host's code.

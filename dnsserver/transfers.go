@@ -13,8 +13,9 @@ import (
 // up of what ALIAS records stand for. It owns the goroutines for that, between
 // start and stop.
 type transfers struct {
-	zones   *zones
-	log     *slog.Logger
+	zones *zones
+	log   *slog.Logger
+	logLimit
 	now     func() time.Time
 	changed func(zone string) // what [WithZoneChanged] has set, or nil
 

@@ -32,7 +32,9 @@ func (t *transfers) update(q *query, from *asker) int {
 	case z == nil:
 		return dns.RcodeNotAuth
 	case from.key == nil || z.copy != nil || !anyRule(z.peers.rules, from.key):
-		t.log.Debug("a dynamic update was refused", "zone", nameText(name), "remote", from.addr, "signed", from.key != nil)
+		if t.mayLog() {
+			t.log.Debug("a dynamic update was refused", "zone", nameText(name), "remote", from.addr, "signed", from.key != nil)
+		}
 		return dns.RcodeRefused
 	}
 	signature, ok := readTSIG(q.wire, q.tsig)

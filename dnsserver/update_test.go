@@ -1,8 +1,10 @@
 package dnsserver
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,6 +139,26 @@ func (s *testServer) send(wire []byte) int {
 		return -1
 	}
 	return int(out[3] & 15)
+}
+
+// Strangers cannot fill the log.
+func TestStrangersFillNoLog(t *testing.T) {
+	s := testServerOf(t, nil, updateConfig(t), 0)
+	var log bytes.Buffer
+	s.transfers.log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	update, _ := new(dns.Msg).SetUpdate("example.com.").Pack()
+	notify, _ := new(dns.Msg).SetNotify("example.com.").Pack()
+	const each = 200
+	for range each {
+		for _, wire := range [][]byte{update, notify} {
+			if rcode := s.send(wire); rcode != dns.RcodeRefused {
+				t.Fatal(rcode)
+			}
+		}
+	}
+	if n := bytes.Count(log.Bytes(), []byte("\n")); n == 0 || n > each {
+		t.Errorf("%d lines", n)
+	}
 }
 
 func TestUpdateSentAgain(t *testing.T) {
