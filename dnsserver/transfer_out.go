@@ -94,7 +94,7 @@ func (r *responder) exchange(ctx context.Context, sc *scratch, wire []byte, from
 // noTransfer is the response to a query for a transfer that is not made.
 func (r *responder) noTransfer(sc *scratch, rcode int, signer *tsigSigner, from *asker) []byte {
 	sc.message.begin(nil, &sc.query, maxMessage)
-	sc.message.rcode = rcode
+	sc.message.rcode, sc.message.padded = rcode, false
 	msg := r.end(sc, nil, from)
 	if signer != nil {
 		msg = signer.sign(msg, 0)

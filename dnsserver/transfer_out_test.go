@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miekg/dns"
+
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
@@ -90,4 +92,24 @@ func TestTransferOut(t *testing.T) {
 	if out := tool(t, "", kdig, "@127.0.0.1", "-p", fmt.Sprint(s.port), "-y", y, "+notcp", "example.com", fmt.Sprintf("IXFR=%d", first)); !strings.Contains(out, "1 messages") && !strings.Contains(out, "ANSWER: 1") {
 		t.Error(out)
 	}
+}
+
+// A refusal is as long as it has to be, whatever was answered before.
+func TestRefusedTransferIsNotPadded(t *testing.T) {
+	r := testResponder(manyNames(t, 1))
+	q := new(dns.Msg).SetAxfr("example.com.")
+	q.SetEdns0(1232, false)
+	q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_PADDING{}}
+	wire, err := q.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc := r.newScratch()
+	sc.message.padded = true
+	r.exchange(t.Context(), sc, wire, &asker{transport: overTLS}, func(msg []byte) error {
+		if len(msg) > len(wire) {
+			t.Errorf("%d octets to %d", len(msg), len(wire))
+		}
+		return nil
+	})
 }
