@@ -72,6 +72,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 		out.Header["Connection"], out.Header["Upgrade"] = []string{"Upgrade"}, upgrade
 		dropUnsafeUpgrade(out.Header)
 	}
+	out.Trailer = x.outgoingTrailer(pr.In)
 	out.Host = x.outgoingHost()
 	x.setTarget(out)
 }
@@ -122,7 +123,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeFrom(req.Context())
 	b := x.route.balancer
 	info := x.conn.info(x.route)
-	body := &onceBody{ReadCloser: req.Body}
+	body := &onceBody{ReadCloser: req.Body, trailer: req.Trailer, source: x.trailer}
 	if req.Body == nil || req.Body == http.NoBody {
 		body = nil
 	}
@@ -186,7 +187,6 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port int, call grpcCall) (*http.Response, error) {
 	t := e.target
 	out := req.WithContext(req.Context()) // shallow: what follows changes no fields
-	out.Trailer = x.trailer               // net/http fills it at the end of the body
 	if body != nil {
 		out.Body = body
 		// A target that takes no more of the body. The client's own limit gets
@@ -254,6 +254,10 @@ type onceBody struct {
 	io.ReadCloser
 	read  atomic.Bool
 	stall *idleTimer // until the response begins or the body ends
+
+	// The target's trailer, which gets its values at the end of the body, and
+	// the client's, which net/http fills then.
+	trailer, source http.Header
 }
 
 // Read marks the body as used.
@@ -263,6 +267,11 @@ func (b *onceBody) Read(p []byte) (int, error) {
 	b.stall.moved()
 	if err != nil {
 		b.stall.stop()
+	}
+	if err == io.EOF {
+		for name := range b.trailer {
+			b.trailer[name] = b.source[name]
+		}
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,6 +32,26 @@ func (x *exchange) outgoing(in, out h1.Fields) h1.Fields {
 	out = x.addForwarded(in, out, trusted)
 	out = x.route.requestEdits.applyTo(out, x)
 	out.Sort()
+	return out
+}
+
+// outgoingTrailer returns the trailer of the request to the target, whose values
+// are known at the end of the body. What the client has not announced does not
+// pass, nor what would not pass in the header: some servers do not tell the two
+// apart.
+func (x *exchange) outgoingTrailer(in *http.Request) http.Header {
+	if len(in.Trailer) == 0 {
+		return nil
+	}
+	trusted := x.run.p.trusted.contains(x.conn.client.Addr())
+	connection := strings.Join(in.Header["Connection"], ", ")
+	out := make(http.Header)
+	for name := range in.Trailer {
+		if isTrailer(name) && !h1.HasToken(connection, name) && passesOn(name, trusted) &&
+			!x.run.p.isRequestIDHeader(name) && !x.route.requestEdits.replaces(name) {
+			out[name] = nil
+		}
+	}
 	return out
 }
 
@@ -121,6 +142,11 @@ func compileEdits(e *HeaderEdit) edits {
 		c.add = c.add.Add(http.CanonicalHeaderKey(name), value)
 	}
 	return c
+}
+
+// replaces reports whether nothing is left of a field as it was.
+func (e *edits) replaces(name string) bool {
+	return slices.Contains(e.remove, name) || e.set.Has(name)
 }
 
 // applyTo edits the fields of a message. The host is no field there.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -350,6 +351,60 @@ func TestHTTPTrailers(t *testing.T) {
 	}
 	if got := receive(t, seen); got.Get("X-Check") != "request" {
 		t.Errorf("request trailers at the target: %v, want X-Check: request", got)
+	}
+}
+
+// Trailers are for what the client has announced, and nothing gets past the rules
+// for headers in them.
+func TestHTTPTrailerRules(t *testing.T) {
+	files, _ := tlsFiles(t, "a.test")
+	seen := make(chan http.Header, 1)
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		seen <- r.Trailer
+	}
+	_, plain := backend(t, answer)
+	pass := []string{"X-Sum", "Cookie"}
+	forbidden := []string{"X-Forwarded-For", "X_Real_IP", "X-Request-Id", "X_Request.ID", "X-Gone", "X-Set"}
+	only1 := []string{"X-Hop", "Connection", "Host", "Te", "Upgrade", "Authorization", "Content-Type"} // HTTP/2 lets none of them through
+	for _, trusted := range []bool{false, true} {
+		want := http.Header{"X-Sum": {"theirs"}, "Cookie": {"theirs"}, "X-Absent": nil}
+		if trusted {
+			want["Forwarded"] = []string{"theirs"} // as in the header
+		}
+		for protocol, a := range map[string]Action{"HTTP/1.1": forwardTo(plain), "HTTP/2": h2Backend(t, H2C, files, answer)} {
+			a.Headers.Request = HeaderEdit{Remove: []string{"X-Gone"}, Set: map[string]string{"X-Set": "ours"}}
+			cfg := oneRoute(a)
+			cfg.RequestID = &RequestID{}
+			if trusted {
+				cfg.TrustedProxies = []string{"127.0.0.1"}
+			}
+			p := startBare(t, cfg)
+			check := func(client string) {
+				t.Helper()
+				if got := receive(t, seen); !maps.EqualFunc(got, want, slices.Equal) {
+					t.Errorf("trusted %v, %s to %s: the target got %q, want %q", trusted, client, protocol, got, want)
+				}
+			}
+			names := slices.Concat(pass, []string{"Forwarded"}, forbidden)
+			section := func(names []string) string { return strings.Join(names, ": theirs\r\n") + ": theirs\r\n" }
+			wireTalk(t, addr(t, p, 0), "POST / HTTP/1.1\r\nHost: a.test\r\nConnection: close, X-Hop\r\nTransfer-Encoding: chunked\r\n"+
+				"Trailer: X-Absent, "+strings.Join(slices.Concat(names, only1), ", ")+"\r\n\r\n1\r\nx\r\n0\r\n"+
+				section(slices.Concat(names, only1))+"Content-Length: 5\r\nX-Late: unannounced\r\n\r\n")
+			check("HTTP/1.1")
+
+			req, _ := http.NewRequest("POST", "http://a.test/", io.MultiReader(strings.NewReader("x"))) // of unknown length
+			req.Trailer = http.Header{"X-Absent": nil}
+			for _, name := range names {
+				req.Trailer[http.CanonicalHeaderKey(name)] = []string{"theirs"}
+			}
+			resp, err := h2cClient(t, addr(t, p, 0)).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			check("HTTP/2")
+		}
 	}
 }
 

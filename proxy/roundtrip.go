@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
 )
@@ -401,11 +403,7 @@ func (c *upstreamConn) response(req *http.Request, parsed *h1.Response, sender *
 
 // isTrailer knows fields that may come after a body, RFC 9110 section 6.5.1.
 func isTrailer(name string) bool {
-	switch name {
-	case "", "Content-Length", "Transfer-Encoding", "Trailer", "Host", "Content-Encoding", "Content-Type", "Content-Range":
-		return false
-	}
-	return !isHopByHop(name)
+	return h1.IsToken(name) && httpguts.ValidTrailerHeader(name) && !isHopByHop(name)
 }
 
 // upstreamBody is the body of a response, which the connection belongs to
