@@ -60,6 +60,9 @@ func (r *run) connState(nc net.Conn, state http.ConnState) {
 		c.unread.Store(false)
 	case http.StateHijacked:
 		c.kept.Store(false)
+		if s, ok := nc.(*strictConn); ok {
+			s.hijacked.Store(true)
+		}
 		r.working.Done() // the handler is still counted
 	case http.StateClosed:
 		defer r.working.Done()

@@ -3,7 +3,7 @@ package proxy
 import (
 	"io"
 	"net"
-	"net/http"
+	"sync/atomic"
 
 	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
@@ -26,6 +26,10 @@ type strictConn struct {
 	body  h1.Body
 	buf   []byte // for a chunk
 	state strictState
+
+	// hijacked says that a handler has taken the connection: what comes after
+	// the request may be no HTTP.
+	hijacked atomic.Bool
 }
 
 type strictState int
@@ -33,7 +37,7 @@ type strictState int
 const (
 	betweenRequests strictState = iota
 	inBody
-	unread   // net/http is to see the bytes as they are
+	unread   // net/http is to see the bytes as they are, and to refuse them
 	refusing // net/http has been given something to refuse
 )
 
@@ -48,6 +52,12 @@ func (s *strictConn) Read(p []byte) (int, error) {
 		var err error
 		switch s.state {
 		case betweenRequests:
+			switch {
+			case s.hijacked.Load():
+				return s.in.Read(p)
+			case s.conn.serving.Load():
+				return 0, s.await()
+			}
 			err = s.nextHead()
 		case inBody:
 			err = s.nextPart(len(p))
@@ -67,6 +77,17 @@ func (s *strictConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// await is for net/http's look at whether the client is still there, during a
+// request. That ends when something comes, which nobody can tell the meaning of
+// as long as the handler may take the connection (RFC 9110 section 7.8): it stays
+// where it is, and Read reads nothing.
+func (s *strictConn) await() error {
+	if len(s.in.Buffered()) > 0 {
+		return nil
+	}
+	return s.in.Fill()
+}
+
 // nextHead reads the head of a request.
 func (s *strictConn) nextHead() error {
 	head, ok, err := s.in.Head(s.limit)
@@ -76,7 +97,7 @@ func (s *strictConn) nextHead() error {
 		return nil
 	}
 	if !ok {
-		if len(s.in.Buffered()) > 0 && !s.begun && !s.conn.serving.Load() {
+		if len(s.in.Buffered()) > 0 && !s.begun {
 			// net/http does not know yet that there is anything to wait for.
 			s.begun = true
 			s.conn.fresh.Store(false)
@@ -95,14 +116,9 @@ func (s *strictConn) nextHead() error {
 		// came with the look for HTTP/2's preface.
 		s.conn.unread.Store(true)
 	}
-	switch err := h1.ParseRequest(head, &s.req); {
-	case h1.IsMalformed(err):
+	if h1.IsMalformed(h1.ParseRequest(head, &s.req)) {
 		// An answer has to wait for those before it, so net/http must give it.
 		s.ready, s.state = []byte("malformed\r\n\r\n"), refusing
-		return nil
-	case err != nil && (s.req.Method == http.MethodConnect || s.req.Fields.Has("Upgrade")):
-		// What follows may be no HTTP.
-		s.state = unread
 		return nil
 	}
 	if s.req.ContentLength != 0 {

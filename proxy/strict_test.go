@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,125 @@ func TestStrictPassesRequests(t *testing.T) {
 		}
 		if _, err := http.ReadRequest(r); err != io.EOF {
 			t.Fatalf("seed %d: %v at the end", seed, err)
+		}
+	}
+}
+
+// Requests that a client may leave HTTP with are followed by HTTP in the strict
+// grammar as long as it has not.
+func TestHTTPStrictAfterNoSwitch(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var seen []string
+	_, target := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		seen = append(seen, r.URL.Path)
+		mu.Unlock()
+		w.Write(body)
+	})
+	p := startBare(t, oneRoute(forwardTo(target)))
+	const upgrade = " HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n"
+	for first, status := range map[string]int{
+		"GET /" + upgrade + "\r\n":                                                     200,
+		"POST /" + upgrade + "Content-Length: 3\r\n\r\nabc":                            200,
+		"POST /" + upgrade + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n": 200,
+		"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n":     200,
+		"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n":                                      400,
+	} {
+		for second, status2 := range map[string]int{
+			"POST /good HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok":                                     200,
+			"POST /bad HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
+			"POST /bad HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na":                  400,
+			"POST /bad HTTP/1.1\nHost: a\nContent-Length: 0\n\n":                                                400,
+			"GET /bad HTTP/1.1\r\nHost: a\r\nX-A: b\r\n folded\r\n\r\n":                                         400,
+		} {
+			for _, pipelined := range []bool{false, true} {
+				c := wireDial(t, addr(t, p, 0))
+				br := bufio.NewReader(c)
+				send, later := first, second
+				if pipelined {
+					send, later = first+second, ""
+				}
+				io.WriteString(c, send)
+				for i, want := range []int{status, status2} {
+					resp, err := http.ReadResponse(br, nil)
+					if err != nil {
+						t.Fatalf("%q, then %q: answer %d: %v", first, second, i+1, err)
+					}
+					io.Copy(io.Discard, resp.Body)
+					if resp.StatusCode != want {
+						t.Errorf("%q, then %q: answer %d is %s, want %d", first, second, i+1, resp.Status, want)
+					}
+					if i == 0 {
+						io.WriteString(c, later)
+					}
+				}
+				c.Close()
+			}
+		}
+	}
+	mu.Lock()
+	if slices.Contains(seen, "/bad") {
+		t.Errorf("the target got %q", seen)
+	}
+	mu.Unlock()
+	// Nor is the body that comes with the wish read in another way.
+	got := wireTalk(t, addr(t, p, 0), "POST /"+upgrade+"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n")
+	if wireStatus(got) != 400 {
+		t.Errorf("a chunked body with bare line feeds: %q", got)
+	}
+}
+
+// A handler that takes the connection gets what comes after the request as it is,
+// whenever that comes and whether or not the client has asked to leave HTTP.
+func TestHTTPHijackedIsRaw(t *testing.T) {
+	t.Parallel()
+	const raw = "GET x\r\nno: HTTP : \x00\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+	asked := make(chan struct{}, 1)
+	proceed := make(chan struct{})
+	switches := func(c net.Conn, r io.Reader) {
+		asked <- struct{}{}
+		<-proceed
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n")
+		io.CopyN(c, r, int64(len(raw)))
+	}
+	target := wireServer(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		if _, err := wireHead(r); err == nil {
+			switches(c, r)
+		}
+	})
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		switches(c, rw)
+	})
+	cfg := Config{Routes: []Route{handlerRoute("handler", Match{Domains: []string{"handler.test"}}), httpRoute("forwards", 0, "forwards.test", target)}}
+	cfg.Routes[0].Action.Handler = handler
+	p := startBare(t, cfg)
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: forwards.test\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: handler.test\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: handler.test\r\n\r\n",
+		"POST / HTTP/1.1\r\nHost: handler.test\r\nContent-Length: 2\r\n\r\nab",
+	} {
+		for early := range 4 {
+			c := wireDial(t, addr(t, p, 0))
+			cut := []int{0, 1, 7, len(raw)}[early]
+			io.WriteString(c, request+raw[:cut])
+			receive(t, asked)
+			io.WriteString(c, raw[cut:])
+			send(t, proceed, struct{}{})
+			got, err := io.ReadAll(c)
+			if head, rest, _ := strings.Cut(string(got), "\r\n\r\n"); wireStatus(head) != 101 || rest != raw || err != nil {
+				t.Errorf("%q, %d bytes early: %q, %v", request, cut, got, err)
+			}
 		}
 	}
 }
