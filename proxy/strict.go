@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"time"
 
 	"github.com/dcrouter/dcrouter/internal/netconn"
 	"github.com/dcrouter/dcrouter/proxy/internal/h1"
@@ -20,6 +21,7 @@ type strictConn struct {
 	in       *h1.Reader
 	limit    int
 	begun    bool // a head, which has its own deadline
+	unwanted bool // the body, which has a deadline, too
 
 	ready []byte // to be read by net/http
 	req   h1.Request
@@ -129,6 +131,12 @@ func (s *strictConn) nextHead() error {
 
 // nextPart reads a part of the body, as large as net/http has room for.
 func (s *strictConn) nextPart(room int) error {
+	if s.conn.unread.Load() && !s.unwanted {
+		// There is no handler: net/http has refused the request itself, because of
+		// Expect, and would wait for the body without end.
+		s.unwanted = true
+		s.SetReadDeadline(time.Now().Add(restOf(s.conn.run.times.Idle)))
+	}
 	const most = h1.ChunkHead + 2
 	if want := min(max(room, 512), 32<<10) + most; len(s.buf) < want {
 		s.buf = make([]byte, want)

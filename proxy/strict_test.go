@@ -202,6 +202,23 @@ func TestHTTPHijackedIsRaw(t *testing.T) {
 	}
 }
 
+// net/http refuses an expectation that it does not know, and reads the body before
+// it closes the connection: for a moment.
+func TestHTTPUnknownExpectation(t *testing.T) {
+	t.Parallel()
+	cfg := oneRoute(Action{Handler: says("never")})
+	cfg.Timeouts.Idle = 300 * time.Millisecond
+	p := startBare(t, cfg)
+	for _, lines := range []string{"Content-Length: 100\r\n", "Transfer-Encoding: chunked\r\n", "Connection: Upgrade\r\nUpgrade: foo\r\nContent-Length: 100\r\n"} {
+		c := wireDial(t, addr(t, p, 0))
+		c.SetDeadline(time.Now().Add(8 * time.Second))
+		fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nExpect: wonders\r\n%s\r\n", lines)
+		if got, err := io.ReadAll(c); wireStatus(string(got)) != 417 || err != nil {
+			t.Errorf("%q: %q, %v", lines, got, err)
+		}
+	}
+}
+
 // Whatever comes, what net/http reads as a request is one in the strict
 // grammar, and there is an end to it.
 func FuzzStrict(f *testing.F) {
