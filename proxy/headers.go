@@ -16,12 +16,13 @@ import (
 func (x *exchange) outgoing(in, out h1.Fields) h1.Fields {
 	trusted := x.run.p.trusted.contains(x.conn.client.Addr())
 	connection := in.Join("Connection")
+	id := x.run.p.requestIDHeader // which is ours already, whatever Connection says
 	trailers := false
 	for _, f := range in {
 		if f.Name == "Te" {
 			trailers = trailers || h1.HasToken(f.Value, "trailers")
 		}
-		if hopByHop(f.Name) || connection != "" && h1.HasToken(connection, f.Name) || !passesOn(f.Name, trusted) {
+		if hopByHop(f.Name) || connection != "" && f.Name != id && h1.HasToken(connection, f.Name) || !passesOn(f.Name, trusted) {
 			continue
 		}
 		out = append(out, f)

@@ -85,7 +85,7 @@ func TestRequestIDOnTheWay(t *testing.T) {
 		return ids[0]
 	}
 	const last = "Connection: close\r\n"
-	for _, lines := range []string{"", "X-Request-Id: mine\r\n", "X-Request-Id: mine\r\nX-Request-Id: mine\r\n", "x_request_id: mine\r\nX.Request-ID: mine\r\n"} {
+	for _, lines := range []string{"", "X-Request-Id: mine\r\n", "X-Request-Id: mine\r\nX-Request-Id: mine\r\n", "x_request_id: mine\r\nX.Request-ID: mine\r\n", "Connection: x-request-id\r\nX-Request-Id: mine\r\n"} {
 		head, _ := ask(p, "/p", last+lines)
 		sent := rec.take()
 		if len(sent) != 1 || one("request", sent[0]) != one("response", head) || strings.Contains(sent[0]+head, "mine") {
