@@ -251,7 +251,8 @@ type Match struct {
 	// Methods are HTTP methods. HTTP only.
 	Methods []string `json:"methods"`
 	// Headers are conditions on request headers: name to glob, or to regular
-	// expression written /.../ or /.../i. HTTP only.
+	// expression written /.../ or /.../i. HTTP only. Content-Length and
+	// Transfer-Encoding cannot be among them.
 	Headers map[string]string `json:"headers"`
 	// Query are conditions on query parameters, written like Headers. HTTP only.
 	Query map[string]string `json:"query"`

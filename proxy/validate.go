@@ -432,8 +432,13 @@ func (e *HeaderEdit) validate(check *conf.Checker) {
 
 func checkPatterns(check *conf.Checker, patterns map[string]string, header bool) {
 	for name, value := range sorted(patterns) {
-		if header && !httpguts.ValidHeaderFieldName(name) {
+		switch {
+		case !header:
+		case !httpguts.ValidHeaderFieldName(name):
 			check.Key(name).Errorf("not a header name")
+		case strings.EqualFold(name, "Content-Length"), strings.EqualFold(name, "Transfer-Encoding"):
+			// Some readers keep them with the header, others do not.
+			check.Key(name).Errorf("cannot be a condition: how a body is sent is up to the client and its version of HTTP; use methods or path")
 		}
 		if _, err := glob.Parse(value); err != nil {
 			check.Key(name).Errorf("%v", err)

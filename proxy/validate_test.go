@@ -75,6 +75,8 @@ func TestValidateRoute(t *testing.T) {
 		{func(r *Route) { r.Match.Methods = []string{"get"} }, `match.methods[0]: "get"`},
 		{func(r *Route) { r.Match.Methods = []string{""} }, `match.methods[0]: ""`},
 		{func(r *Route) { r.Match.Headers = map[string]string{"X Y": "*"} }, `match.headers["X Y"]: not a header name`},
+		{func(r *Route) { r.Match.Headers = map[string]string{"content-length": "*"} }, `match.headers["content-length"]: cannot be a condition`},
+		{func(r *Route) { r.Match.Headers = map[string]string{"Transfer-Encoding": "chunked"} }, `match.headers["Transfer-Encoding"]: cannot be a condition`},
 		{func(r *Route) { r.Match.Headers = map[string]string{"X-A": "/(/"} }, `match.headers["X-A"]: not a regular expression`},
 		{func(r *Route) { r.Match.Query = map[string]string{"q": "/[/i"} }, `match.query["q"]: not a regular expression`},
 		{func(r *Route) { r.Match.ClientIP = []string{"10.0.0.0/8", "10.0.0.0/33"} }, `match.clientIp[1]: "10.0.0.0/33"`},
