@@ -247,6 +247,12 @@ type Match struct {
 	// Path is an exact path, a glob in which * stands for any characters,
 	// slashes included ("/api/*"), or a regular expression (RE2) after a
 	// tilde ("~^/v[0-9]+/"). HTTP only.
+	//
+	// It is compared with the path as sent, but for percent-encoding, and the
+	// target gets it as sent. So "//api/x" and "/api;a/x" do not match "/api/*",
+	// though many servers take them for "/api/x". Where a route protects, the one
+	// that takes what is left has to protect as well or to refuse such paths:
+	// "~//|;|%2F|%5C|\\" matches them.
 	Path string `json:"path"`
 	// Methods are HTTP methods. HTTP only.
 	Methods []string `json:"methods"`

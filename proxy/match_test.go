@@ -424,3 +424,25 @@ func TestAcceptsCoding(t *testing.T) {
 		t.Error("only the first header line counts")
 	}
 }
+
+// What security.md and Match.Path say of paths that some targets read otherwise.
+func TestHTTPPathsReadOtherwise(t *testing.T) {
+	t.Parallel()
+	everybody := Security{IPBlockList: []string{"0.0.0.0/0", "::/0"}}
+	admin, odd, rest := handlerRoute("admin", Match{Path: "/admin/*"}), handlerRoute("odd", Match{Path: `~//|;|%2F|%5C|\\`}), handlerRoute("rest", Match{})
+	admin.Action.Security, odd.Action.Security, odd.Priority = everybody, everybody, 1
+	open := startBare(t, Config{Routes: []Route{admin, rest}})
+	closed := startBare(t, Config{Routes: []Route{admin, rest, odd}})
+	for path, want := range map[string][2]int{
+		"/x": {200, 200}, "/admin/x": {403, 403}, "/%61dmin/x": {403, 403},
+		"//admin/x": {200, 403}, "/admin;a/x": {200, 403}, "/;/admin/x": {200, 403}, "/%2fadmin/x": {200, 403},
+		"/admin%2Fx": {200, 403}, "/admin%5cx": {200, 403}, `/admin\x`: {200, 403}, "/admin%3Ba/x": {200, 403},
+	} {
+		for i, p := range []*Proxy{open, closed} {
+			got := wireTalk(t, addr(t, p, 0), "GET "+path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+			if wireStatus(got) != want[i] {
+				t.Errorf("%s, odd paths refused %v: %.40q, want %d", path, i == 1, got, want[i])
+			}
+		}
+	}
+}
