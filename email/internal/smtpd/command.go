@@ -75,6 +75,12 @@ func (g *guard) vet(line []byte) []byte {
 			g.commands++
 		}
 		if g.commands > g.server.cfg.MaxCommands {
+			if verb == "RCPT" && g.tx.recipients > 0 && g.commands < 10*(g.server.cfg.MaxCommands+g.server.cfg.MaxRecipients) {
+				// The others must not be lost with it, at this try and at each later one.
+				g.commands++
+				g.send(newReply(452, 4, 5, 3, "Too many recipients, send the rest in another message"))
+				return nil
+			}
 			g.event(TooManyCommands, nil)
 			g.send(newReply(421, 4, 7, 0, g.server.cfg.Hostname+" has seen too many commands"))
 			return nil

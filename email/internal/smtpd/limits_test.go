@@ -186,6 +186,19 @@ func TestMaxRefusedRecipients(t *testing.T) {
 			C: MAIL FROM:<a@b.org>
 			S: 250
 			C: RCPT TO:<c@d.org>
+			S: 250`)
+		// Who is accepted is not lost by what comes behind.
+		for range 50 {
+			c.script(`
+				C: RCPT TO:<later@d.org>
+				S: 45`)
+		}
+		c.script(`
+			C: DATA
+			S: 354
+			C: .
+			S: 250
+			C: MAIL FROM:<a@b.org>
 			S: 250
 			C> "RCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\nRCPT TO:<later@d.org>\r\n"
 			S: 45
