@@ -32,10 +32,10 @@ const (
 	// MonitorDMARC only notes the result in the message.
 	MonitorDMARC = "monitor"
 	// QuarantineDMARC holds back what the author's domain wants quarantined or
-	// rejected.
+	// rejected. What would be if DNS had answered all questions is put off with 451.
 	QuarantineDMARC = "quarantine"
-	// RejectDMARC does what the author's domain wants. What would be rejected if
-	// DNS had answered all questions is put off with 451.
+	// RejectDMARC does what the author's domain wants. Also here DNS that does not
+	// answer is waited for.
 	RejectDMARC = "reject"
 )
 

@@ -243,11 +243,10 @@ func (m *incoming) decide(ctx context.Context) error {
 		_, domain, _ := cutAddress(tx.env.Recipients[i].Address)
 		switch policy := m.s.heeds(domain, t.route); {
 		case policy == MonitorDMARC:
+		case m.auth.DMARC.Code != dmarc.PermError && m.auth.Temporary():
+			applied = ""
+			return m.refuse("authentication", 451, 7, 1, "The sender could not be authenticated for now, try again later")
 		case policy == RejectDMARC && m.auth.DMARC.Policy == dmarc.Reject:
-			if m.auth.Temporary() {
-				applied = ""
-				return m.refuse("authentication", 451, 7, 1, "The sender could not be authenticated for now, try again later")
-			}
 			applied = dmarc.Reject
 			if m.auth.DMARC.Code == dmarc.PermError {
 				return m.refuse("authentication", 550, 7, 1, sentence(m.auth.DMARC.Err))
@@ -494,7 +493,11 @@ func (m *incoming) deliverNow(ctx context.Context) (*smtpd.Reply, error) {
 	rest := *env
 	rest.Recipients = nil
 	for rt, list := range groups {
-		results := m.s.r.deliver(ctx, d, place{route: rt}, nil, list).results
+		var out outcome
+		if err := m.s.r.s.guarded("a delivery", func() error { out = m.s.r.deliver(ctx, d, place{route: rt}, nil, list); return nil }, "conn_id", env.ConnID, "msg_id", m.id); err != nil {
+			out = all(localError(err), list)
+		}
+		results := out.results
 		m.s.r.tellSuccess(ctx, d, list, results)
 		for n, res := range results {
 			switch {

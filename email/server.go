@@ -67,6 +67,11 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 		s.opts.resolver = resolver
 	}
 	s.opts.setDefaults()
+	switch s.opts.resolver.(type) {
+	case *net.Resolver, *dnsc.Resolver:
+	default:
+		s.opts.resolver = safeResolver{s, s.opts.resolver}
+	}
 	s.log, s.now = s.opts.log, s.opts.now
 	s.domains = make(map[string]*Domain, len(cfg.Domains))
 	for i := range cfg.Domains {
