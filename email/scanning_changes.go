@@ -40,7 +40,7 @@ func (m *incoming) change(shown message.Header, changes []scan.Change) {
 		start := at
 		at += int64(len(f.Raw))
 		field, gone := changed[i]
-		if gone {
+		if gone = gone && (start >= ours || !isTrace(f.Name)); gone {
 			add(field)
 		}
 		switch {
@@ -56,6 +56,12 @@ func (m *incoming) change(shown message.Header, changes []scan.Change) {
 	env.Prefix = append(front, prefix...)
 	env.Cuts = append(slices.Clone(env.Cuts), cuts...)
 	slices.SortFunc(env.Cuts, func(a, b span) int { return int(a.Start - b.Start) })
+}
+
+// isTrace knows the fields by which others see how a message came. Milters that
+// verify take away those of our name, and would take ours for forged ones.
+func isTrace(name string) bool {
+	return strings.EqualFold(name, "Received") || strings.EqualFold(name, "Authentication-Results")
 }
 
 // find returns the indexes of the fields that a change is about.

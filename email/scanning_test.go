@@ -215,6 +215,26 @@ func TestMilterChangesHeader(t *testing.T) {
 	}
 }
 
+// What tells how the message came stays, though milters that verify take away what
+// has our name.
+func TestMilterLeavesTrace(t *testing.T) {
+	const prefix, body = "Received: here\r\nAuthentication-Results: mx.example.com; spf=pass\r\nDate: now\r\n", "Received: there\r\nSubject: hi\r\n\r\nHello.\r\n"
+	m := &incoming{tx: &transaction{env: queued{Prefix: []byte(prefix)}}, body: io.NewSectionReader(strings.NewReader(body), 0, int64(len(body)))}
+	_, header, err := m.shown()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changes []scan.Change
+	for _, name := range []string{"Received", "authentication-results", "Date"} {
+		changes = append(changes, scan.Change{Field: scan.Field{Name: name}})
+	}
+	m.change(header, changes)
+	got, err := io.ReadAll(m.tx.env.content(m.body, nil))
+	if want := "Received: here\r\nAuthentication-Results: mx.example.com; spf=pass\r\nSubject: hi\r\n\r\nHello.\r\n"; string(got) != want || err != nil {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}
+
 // brokenScanner panics, as a parser may over what a stranger has made.
 type brokenScanner struct{}
 

@@ -157,6 +157,10 @@ func (a *files) look(f file, r io.Reader, section func() (*io.SectionReader, err
 	switch err = nil; unpack {
 	case zipFile:
 		err = a.zip(f, buffered, section, depth)
+		var limit *limitError
+		if f.typ != zipFile && errors.As(err, &limit) && limit.path == f.path {
+			err = errors.New(limit.what) // only its name says that it is one
+		}
 	case gzipFile:
 		err = a.gzip(f, buffered, depth)
 	case tarFile:
