@@ -115,12 +115,18 @@ type mxLookup struct{ *job }
 
 func (l mxLookup) Run() sched.Outcome {
 	q := l.round.q
-	l.mxErr = q.r.s.guarded("looking up mail servers", func() (err error) {
-		l.mx, err = q.r.mx.Lookup(q.r.ctx, l.to.domain)
-		return err
-	}, "domain", l.to.domain)
+	l.lookUp(q.r.ctx)
 	q.sites.Add(l.mx.Site, l.first(), l.job)
 	return sched.Outcome{Works: true}
+}
+
+// lookUp finds the servers of the job's domain.
+func (j *job) lookUp(ctx context.Context) {
+	r := j.round.q.r
+	j.mxErr = r.s.guarded("looking up mail servers", func() (err error) {
+		j.mx, err = r.mx.Lookup(ctx, j.to.domain)
+		return err
+	}, "domain", j.to.domain)
 }
 
 // expiry is the job of an entry whose time to be kept is over.
@@ -300,7 +306,7 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 	for to, list := range groups {
 		j := &job{round: rd, to: to}
 		if to.domain != "" {
-			j.mx, j.mxErr = rd.q.r.mx.Lookup(ctx, to.domain)
+			j.lookUp(ctx)
 		}
 		rd.bring(ctx, d, to, j, list)
 	}
@@ -409,7 +415,7 @@ func (rd *round) done() {
 	}
 	if rd.q.r.s.guarded("the end of a delivery", func() error { rd.finish(); return nil }, "msg_id", rd.e.id) != nil {
 		if rd.changed { // or who has the message would get it again
-			rd.q.note(rd.e, rd.p)
+			_ = rd.q.r.s.guarded("the end of a delivery", func() error { rd.q.note(rd.e, rd.p); return nil }, "msg_id", rd.e.id)
 		}
 		rd.q.putBack(rd.e, rd.q.r.s.now().Add(maxRetryDelay))
 	}

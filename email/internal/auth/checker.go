@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/arc"
@@ -16,6 +15,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/auth/spf"
 	"github.com/dcrouter/dcrouter/email/internal/message"
+	"github.com/dcrouter/dcrouter/email/internal/together"
 )
 
 // Resolver asks DNS. *net.Resolver is one.
@@ -80,7 +80,7 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 
 	r := Result{hostname: c.Hostname, clientIP: q.ClientIP.Unmap().WithZone("")}
 	var author dmarc.Discovery
-	var wg sync.WaitGroup
+	var wg together.Group
 	// The sender chooses which names SPF and DKIM wait for, so DMARC does not wait
 	// for them.
 	beside(&wg, resolver, func(resolver Resolver) { author = dmarc.Discover(checks, resolver, q.Header) })
@@ -105,7 +105,7 @@ func (c *Checker) Check(ctx context.Context, q Request) Result {
 // beside runs a check beside others that wait for DNS, too. With answers that are
 // remembered there is nothing to wait for, and to begin a goroutine would take
 // longer than the check.
-func beside(wg *sync.WaitGroup, resolver Resolver, check func(Resolver)) {
+func beside(wg *together.Group, resolver Resolver, check func(Resolver)) {
 	if cache, ok := resolver.(*lookup.Cache); ok {
 		known, missed := cache.Known()
 		if check(known); !missed() {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/dcrouter/dcrouter/email/internal/together"
 )
 
 // Result is what is known about an address.
@@ -176,7 +178,7 @@ func (c *Checker) query(ctx context.Context, addr netip.Addr) (Result, error) {
 	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	answers := make([]answer, len(c.cfg.Providers))
-	var wg sync.WaitGroup
+	var wg together.Group
 	for i, p := range c.cfg.Providers {
 		wg.Go(func() { answers[i] = c.ask(limited, addr, p) })
 	}

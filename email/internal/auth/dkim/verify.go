@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 	"github.com/dcrouter/dcrouter/email/internal/message"
+	"github.com/dcrouter/dcrouter/email/internal/together"
 )
 
 // Result is the outcome of a check, in the words of RFC 8601 section 2.7.1.
@@ -112,7 +112,7 @@ func (s *Signature) identityDomain() (string, error) {
 func (c Checks) Verify(ctx context.Context, h *Hasher, b *Body, keys *Keys, now time.Time) []Verification {
 	results := make([]Verification, len(c))
 	found, errs := make([]*Key, len(c)), make([]error, len(c))
-	var wg sync.WaitGroup
+	var wg together.Group
 	for i, s := range c {
 		if errs[i] = s.err; s.err == nil {
 			wg.Go(func() { found[i], errs[i] = keys.Lookup(ctx, s.Selector, s.Domain, s.Algorithm) })
