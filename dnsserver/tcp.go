@@ -264,7 +264,8 @@ func (c *streamConn) answerSlowly(query []byte) error {
 	case c.slow <- struct{}{}:
 	default:
 		// What is answered must not wait with the query.
-		if err := c.gathered.flush(); err != nil {
+		var err error
+		if c.waitFor(func() { err = c.gathered.flush() }); err != nil {
 			return err
 		}
 		select {

@@ -55,6 +55,8 @@ type conn struct {
 	whole atomic.Bool
 	// serving is set while net/http reads or serves a request.
 	serving atomic.Bool
+	// bodyIn is set when all of a request's body has come, for net/http.
+	bodyIn atomic.Bool
 	// kept is set while the client takes it that the connection of HTTP goes on
 	// after the last response.
 	kept atomic.Bool

@@ -102,7 +102,7 @@ func (w *responseWriter) write(b []byte) (int, error) {
 // begun: the head has to say that the connection ends with it if not all of the
 // body is read.
 func (w *responseWriter) EnableFullDuplex() error {
-	if w.status != 0 && w.body != nil {
+	if w.status != 0 && w.body != nil && !w.body.ended.Load() {
 		return errors.New("proxy: full duplex has to be enabled before the response begins")
 	}
 	err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex()
@@ -141,26 +141,28 @@ func (w *responseWriter) leave(returned bool, conn net.Conn) {
 	b := w.body
 	limit := b.rest()
 	switch {
-	case w.hijacked:
-		limit = 0 // the connection is the handler's
-	case w.mayWait():
+	case w.hijacked, b.failed.Load():
+		limit = 0 // the connection is the handler's, or has had its time
+	case returned && w.mayWait():
 		limit = b.discardTime()
-	case returned && !w.duplex:
-		// The body may have been read to its end, and the rest of the response still
-		// waits for the client.
-		limit += max(w.idle, 0)
 	}
 	b.finish(limit)
 	if !w.hijacked && !b.ended.Load() && (w.duplex || !returned) {
-		// net/http clears the deadline if it has to interrupt somebody's reading. The
-		// connection ends with this request.
+		// net/http clears the deadline if it has to interrupt somebody's reading, and
+		// may even wait for the next request's first byte then. The connection ends
+		// with this request.
+		limit := b.rest()
+		if b.isIn() {
+			limit = 50 * time.Millisecond
+		}
 		time.AfterFunc(limit, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	}
 }
 
 // mayWait reports whether net/http may read the body when something is written.
 func (w *responseWriter) mayWait() bool {
-	return w.body != nil && !w.duplex && !w.flushed && w.bytes.own.Load() <= headWaits && !w.body.ended.Load()
+	return w.body != nil && !w.duplex && !w.flushed && w.bytes.own.Load() <= headWaits &&
+		!w.body.ended.Load() && !w.body.failed.Load() && !w.body.isIn()
 }
 
 // before and after surround what may wait for the client.
@@ -249,7 +251,12 @@ type requestBody struct {
 	readBy time.Time
 	stall  *idleTimer // instead of that, as in responseWriter
 
-	follow func() // ends the exchange if the request has ended; nil in HTTP/2
+	// In HTTP/1: whether all of it has come; the contexts of the request and, to
+	// end, of the exchange; whether net/http reads it for want of a handler that does.
+	in         *atomic.Bool
+	parent     context.Context
+	cancel     context.CancelFunc
+	discarding atomic.Bool
 
 	// A transport may go on reading when the handler has returned, and the
 	// connection with its deadlines belongs to the next request then.
@@ -258,12 +265,13 @@ type requestBody struct {
 	reading bool                // Read has begun
 }
 
-// newRequestBody returns nil for a request without one.
-func newRequestBody(w http.ResponseWriter, req *http.Request, idle time.Duration) *requestBody {
+// newRequestBody returns nil for a request without one. in is that of a connection
+// of HTTP/1.
+func newRequestBody(w http.ResponseWriter, req *http.Request, idle time.Duration, in *atomic.Bool) *requestBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	return &requestBody{ReadCloser: req.Body, writer: w, idle: idle}
+	return &requestBody{ReadCloser: req.Body, writer: w, idle: idle, in: in}
 }
 
 // context is that of the exchange, which ends with the request's. In HTTP/1
@@ -274,15 +282,18 @@ func (b *requestBody) context(req *http.Request) (context.Context, context.Cance
 		return context.WithCancel(req.Context())
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(req.Context()))
-	b.follow = func() {
-		if !b.quit.Load() && req.Context().Err() != nil {
-			cancel()
-		}
-	}
-	stop := context.AfterFunc(req.Context(), b.follow)
+	b.parent, b.cancel = req.Context(), cancel
+	stop := context.AfterFunc(b.parent, b.follow)
 	return ctx, func() {
 		stop()
 		cancel()
+	}
+}
+
+// follow ends the exchange if the request has ended.
+func (b *requestBody) follow() {
+	if b.parent != nil && b.parent.Err() != nil && !b.quit.Load() && !b.discarding.Load() {
+		b.cancel()
 	}
 }
 
@@ -311,9 +322,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.hasRead(err)
 	if err != nil && err != io.EOF && !b.quit.Load() {
 		b.failed.Store(true)
-		if b.follow != nil {
-			b.follow() // it follows by itself, but who reads is to know now
-		}
+		b.follow() // it follows by itself, but who reads is to know now
 	}
 	return n, err
 }
@@ -364,6 +373,8 @@ func (b *requestBody) beforeDiscard() time.Duration {
 		return 0
 	}
 	limit := b.discardTime()
+	b.discarding.Store(true)
+	b.readBy = time.Time{}
 	b.deadline(time.Now().Add(limit))
 	return limit
 }
@@ -375,13 +386,26 @@ func (b *requestBody) afterDiscard() {
 		b.readBy = time.Time{}
 		b.deadline(time.Time{})
 	}
+	if b.parent == nil || b.parent.Err() == nil { // or it was for the body that nobody wants, not for the answer
+		b.discarding.Store(false)
+	}
 }
 
 // Close ends the use of the body.
 func (b *requestBody) Close() error {
+	b.mu.Lock()
+	w := b.writer
+	b.mu.Unlock()
 	b.finish(b.rest())
-	return b.ReadCloser.Close()
+	err := b.ReadCloser.Close()
+	if w != nil && b.isIn() { // net/http has read what was left
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
+	return err
 }
+
+// isIn reports whether all of the body has come, over HTTP/1.
+func (b *requestBody) isIn() bool { return b.in != nil && b.in.Load() }
 
 func (b *requestBody) setDeadline(by time.Time) error {
 	b.mu.Lock()
@@ -394,7 +418,10 @@ func (b *requestBody) setDeadline(by time.Time) error {
 
 // deadline is setDeadline for who has locked.
 func (b *requestBody) deadline(by time.Time) error {
-	if b.quit.Load() {
+	switch {
+	case b.isIn():
+		by = time.Time{} // who reads now is net/http, to see whether the client leaves
+	case b.quit.Load():
 		by = time.Unix(1, 0) // or a Read that has been woken might go on to wait
 	}
 	return http.NewResponseController(b.writer).SetReadDeadline(by)
@@ -406,7 +433,7 @@ func (b *requestBody) finish(limit time.Duration) {
 	b.stall.stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.writer != nil && !b.ended.Load() && limit > 0 {
+	if b.writer != nil && !b.ended.Load() && !b.isIn() && limit > 0 {
 		http.NewResponseController(b.writer).SetReadDeadline(time.Now().Add(limit))
 	}
 	b.writer = nil

@@ -125,6 +125,7 @@ func (s *strictConn) nextHead() error {
 	}
 	if s.req.ContentLength != 0 {
 		s.body, s.state = h1.NewBody(s.in, s.req.ContentLength), inBody
+		s.conn.bodyIn.Store(false)
 	}
 	return nil
 }
@@ -148,6 +149,7 @@ func (s *strictConn) nextPart(room int) error {
 		s.ready = frameChunk(s.buf, n)
 	}
 	if s.body.Done() {
+		s.conn.bodyIn.Store(true)
 		if chunked {
 			s.ready = append(s.ready, "0\r\n"...)
 			s.ready = append(s.body.Trailer.Append(s.ready), "\r\n"...)

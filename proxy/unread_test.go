@@ -327,3 +327,54 @@ func TestUnreadBodyLimitEndsWithTheHead(t *testing.T) {
 		}
 	}
 }
+
+// Over a connection that goes on nothing is left that could end its look for the
+// client: what a handler has not read of a body that has all come is no reason to wait.
+func TestUnreadBodyThatHasCome(t *testing.T) {
+	t.Parallel()
+	broken := make(chan error, 10)
+	cfg := oneRoute(Action{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			io.WriteString(w, strings.Repeat("x", 3000)) // the head goes with that, and net/http reads the body
+			if r.URL.Path == "/close" {
+				r.Body.Close()
+			}
+			time.Sleep(900 * time.Millisecond) // longer than Idle
+		}
+		broken <- r.Context().Err()
+	})})
+	cfg.Timeouts.Idle = 300 * time.Millisecond
+	p := startBare(t, cfg)
+	for _, path := range []string{"/leave", "/close"} {
+		c := wireDial(t, addr(t, p, 0))
+		br := bufio.NewReader(c)
+		for _, request := range []string{"POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+			io.WriteString(c, request)
+			resp, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.Close {
+				t.Errorf("%s: %v, closes %v", path, err, resp.Close)
+			}
+			if err := <-broken; err != nil {
+				t.Errorf("%s: the context of %.4s has ended: %v", path, request, err)
+			}
+		}
+	}
+}
+
+// How long the client may take for a body that nobody wants does not depend on how
+// long it may be idle.
+func TestUnreadBodyHasAMoment(t *testing.T) {
+	for _, idle := range []time.Duration{time.Hour, -1} {
+		d := new(deadlinesSeen)
+		b := &requestBody{ReadCloser: io.NopCloser(strings.NewReader("body")), writer: d, idle: idle, bytes: &byteCount{route: new(atomic.Uint64)}, in: new(atomic.Bool)}
+		w := &responseWriter{ResponseWriter: d, idle: idle, bytes: &byteCount{route: new(atomic.Uint64)}, edit: func(http.Header) {}, body: b}
+		w.Write(make([]byte, 9000))
+		w.leave(true, nil)
+		if left := time.Until(d.by); left < time.Second || left > 5*time.Second {
+			t.Errorf("idle %v: net/http waits %v for the rest", idle, left)
+		}
+	}
+}
