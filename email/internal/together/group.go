@@ -38,6 +38,6 @@ func (g *Group) Wait() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.panicked != "" {
-		panic(g.panicked)
+		panic(g.panicked) // unreachable but by a mistake in f: it is passed on to who can recover
 	}
 }
