@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/nonblock"
@@ -154,12 +153,10 @@ func (r *run) serveHTTP(w http.ResponseWriter, req *http.Request) {
 		defer upgrade.end()
 		w, req = upgrade, upgrade.req
 	}
-	var in *atomic.Bool
 	if req.ProtoMajor == 1 {
 		c.writeBy = time.Time{} // net/http has cleared it behind the request before
-		in = &c.bodyIn
 	}
-	body := newRequestBody(w, req, r.times.Idle, in)
+	body := newRequestBody(c, w, req)
 	rec := accessRecord{conn: c, began: r.p.access.now(), id: r.identify(c, req.Header),
 		method: req.Method, protocol: req.Proto, host: req.Host, header: req.Header, aborted: true}
 	defer func() { r.p.access.write(&rec) }()

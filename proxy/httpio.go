@@ -265,13 +265,16 @@ type requestBody struct {
 	reading bool                // Read has begun
 }
 
-// newRequestBody returns nil for a request without one. in is that of a connection
-// of HTTP/1.
-func newRequestBody(w http.ResponseWriter, req *http.Request, idle time.Duration, in *atomic.Bool) *requestBody {
+// newRequestBody returns nil for a request without one.
+func newRequestBody(c *conn, w http.ResponseWriter, req *http.Request) *requestBody {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	return &requestBody{ReadCloser: req.Body, writer: w, idle: idle, in: in}
+	b := &requestBody{ReadCloser: req.Body, writer: w, idle: c.run.times.Idle}
+	if req.ProtoMajor == 1 {
+		b.in = &c.bodyIn
+	}
+	return b
 }
 
 // context is that of the exchange, which ends with the request's. In HTTP/1
@@ -445,18 +448,14 @@ func (b *requestBody) rest() time.Duration { return restOf(b.idle) }
 
 // discardTime is what it gets where the answer waits: enough for 256 KiB by a slow
 // link.
-func (b *requestBody) discardTime() time.Duration {
-	const most = 30 * time.Second
-	if b.idle > 0 {
-		return min(most, b.idle)
-	}
-	return most
-}
+func (b *requestBody) discardTime() time.Duration { return within(b.idle, 30*time.Second) }
 
-func restOf(idle time.Duration) time.Duration {
-	const moment = 5 * time.Second
+func restOf(idle time.Duration) time.Duration { return within(idle, 5*time.Second) }
+
+// within is a time, or the limit for idling if that is shorter. There may be none.
+func within(idle, d time.Duration) time.Duration {
 	if idle > 0 {
-		return min(moment, idle)
+		return min(d, idle)
 	}
-	return moment
+	return d
 }

@@ -138,10 +138,8 @@ func (l *fastLane) relayChunked(b, buffer []byte, body *h1.Body, up *upstreamCon
 // readBody reads a part of the response's body. While the target lets it wait
 // it looks whether the client is still there.
 func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, error) {
-	idle, step := l.run.times.Idle, time.Second
-	if idle > 0 {
-		step = min(step, idle)
-	}
+	idle := l.run.times.Idle
+	step := within(idle, time.Second)
 	still := time.Now() // since when nothing moves
 	for now := still; ; now = time.Now() {
 		switch {
