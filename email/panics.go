@@ -16,7 +16,7 @@ func (s *Server) guarded(what string, f func() error, log ...any) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.log.Error("a panic was caught", append(log, "in", what, "panic", v, "stack", string(debug.Stack()))...)
-			err = fmt.Errorf("%s panicked: %v", what, v)
+			err = fmt.Errorf("%s panicked", what)
 		}
 	}()
 	return f()

@@ -113,7 +113,7 @@ func (t *routeTable) named(name string) *route { return t.byName[name] }
 
 // lets reports whether the route's clientIp lets a client relay.
 func (r *route) lets(client netip.Addr) bool {
-	return r.trusts && slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(client) })
+	return r.trusts && r.matchClient(client)
 }
 
 // knows reports whether a client is one of those whom some route lets relay.
@@ -232,7 +232,7 @@ func (t *routeTable) decide(f *facts) (r *route, open []*route) {
 func (r *route) match(f *facts) verdict {
 	m := &r.Match
 	if m.Authenticated != nil && *m.Authenticated != f.authenticated ||
-		len(r.clients) > 0 && !r.matchClient(f) ||
+		len(r.clients) > 0 && !r.matchClient(f.client) ||
 		len(r.senders) > 0 && !matchAny(r.senders, f.sender) ||
 		len(r.recipients) > 0 && !matchAny(r.recipients, f.recipient) {
 		return no
@@ -260,8 +260,8 @@ func (r *route) match(f *facts) verdict {
 	return yes
 }
 
-func (r *route) matchClient(f *facts) bool {
-	return slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(f.client) })
+func (r *route) matchClient(client netip.Addr) bool {
+	return slices.ContainsFunc(r.clients, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 func matchAny(patterns []glob.Pattern, s string) bool {
@@ -287,7 +287,7 @@ func (r *route) mayRelay(f *facts, ours func(domain string) bool) bool {
 	case Reject, Deliver, takesBack:
 		return true
 	}
-	if f.authenticated || r.trusts && r.matchClient(f) || r.namesDomain && matchAny(r.recipients, f.recipient) {
+	if f.authenticated || r.lets(f.client) || r.namesDomain && matchAny(r.recipients, f.recipient) {
 		return true
 	}
 	_, domain, _ := cutAddress(f.recipient)

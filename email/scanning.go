@@ -3,10 +3,8 @@ package email
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -166,13 +164,11 @@ func (m *incoming) findings(ctx context.Context, content *io.SectionReader, head
 func (m *incoming) look(ctx context.Context, s *scanner, shown scan.Message) (v scan.Verdict, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			m.s.r.s.log.Error("a scanner panicked", "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", s.name, "panic", p, "stack", string(debug.Stack()))
-			v, err = scan.Verdict{}, errors.New("it panicked")
-		}
-	}()
-	return s.scan.Scan(ctx, shown)
+	err = m.s.r.s.guarded("a scanner", func() (err error) {
+		v, err = s.scan.Scan(ctx, shown)
+		return err
+	}, "conn_id", m.s.client.ID, "msg_id", m.id, "scanner", s.name)
+	return v, err
 }
 
 // unscanned does what is to be done with a message that a scanner could not look
