@@ -336,6 +336,17 @@ func TestLook(t *testing.T) {
 		{"GET\x0b/ HTTP/1.1\r\n", looksHTTP},                       // white space by RFC 9112 section 3
 		{"GET\x0c/ HTTP/1.1\r\n", looksHTTP},
 		{"GET\r/ HTTP/1.1\r\n", looksHTTP},
+		{"GET\x1c/ HTTP/1.1\r\n", looksHTTP}, // by Python's split
+		{"GET\xa0/ HTTP/1.1\r\n", looksHTTP},
+		{"GET http://a/x\r\n", looksHTTP}, // HTTP/0.9
+		{"GET key\r\n", looksHTTP},
+		{"GET key \n", looksHTTP},
+		{strings.Repeat("A", 9000), looksHTTP}, // nobody knows yet
+		{"GET http://a/" + strings.Repeat("a", 5000), looksHTTP},
+		{"A" + strings.Repeat(" b", 5000), looksHTTP},
+		// What a target that takes PROXY headers would read a request behind.
+		{"PROXY TCP4 10.0.0.1 10.0.0.2 1 80\r\nGET /", looksHTTP},
+		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11", looksHTTP},
 		// Other protocols in which the client speaks first.
 		{"EHLO mail.example\r\n", looksOther},
 		{"HELO x\r\n", looksOther},
@@ -344,7 +355,13 @@ func TestLook(t *testing.T) {
 		{"*1\r\n$4\r\nPING\r\n", looksOther},
 		{"PING\r\n", looksOther},
 		{"SET key value\r\n", looksOther},
-		{"GET key\r\n", looksOther},
+		{"get key\r\n", looksOther}, // memcached
+		{"GET key value\r\n", looksOther},
+		{"OPTIONS rtsp://a/x RTSP/1.0\r\n", looksOther},
+		{"INVITE sip:a@b SIP/2.0\r\n", looksOther},
+		{"0\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00", looksOther}, // LDAP, whose length is a blank
+		{"0\x20\x02\x01\x01\x60\x1b\x02\x01\x03\x04\x0ccn=a,dc=b,dc=c\x80\x03abc", looksOther},
+		{"0\x1d\x02\x01\x01\x60\x18\x02\x01\x03", looksOther},
 		{"USER anonymous\r\n", looksOther},
 		{"NICK somebody\r\n", looksOther},
 		{"a001 LOGIN x y\r\n", looksOther},
@@ -359,9 +376,7 @@ func TestLook(t *testing.T) {
 		{"\x00\x1d\xab\xcd\x01\x00\x00\x01", looksOther}, // DNS over TCP
 		{"AMQP\x00\x00\x09\x01", looksOther},             // AMQP
 		{"\x80\x2e\x01\x03\x01", looksOther},             // SSL 2
-		{"\r\n\r\n\x00\r\nQUIT\n\x21\x11", looksOther},   // PROXY, version 2
 		{"\x13BitTorrent protocol", looksOther},          //
-		{strings.Repeat("A", 9000), looksOther},          //
 	} {
 		kind, sure := look([]byte(test.first))
 		if kind != test.want || !sure {

@@ -187,7 +187,7 @@ func TestProxyHeaderByPeer(t *testing.T) {
 	}
 	c = dialFrom(t, other, addr(t, p, 0))
 	io.WriteString(c, line1("192.0.2.1")+request)
-	if got, _ := io.ReadAll(c); len(got) > 0 {
+	if got, _ := io.ReadAll(c); wireStatus(string(got)) != 400 {
 		t.Errorf("%q", got)
 	}
 	c = dialTCP(t, addr(t, p, 0))
@@ -319,6 +319,17 @@ func TestProxyHeaderDecides(t *testing.T) {
 	whom(t, b)
 	if c := open(header2(0x20, 0x00)); !isClosed(c, 5*time.Second) {
 		t.Error("a third connection of the proxy's own is open")
+	}
+	a.Close()
+	b.Close()
+	gone()
+	// A client of IPv6 has a whole network to choose addresses from.
+	v6 := func(host string) string { return "PROXY TCP6 2001:db8::" + host + " 2001:db8:1::1 4711 443\r\n" }
+	a, b = open(v6("1")), open(v6("2"))
+	whom(t, a)
+	whom(t, b)
+	if c := open(v6("3")); !isClosed(c, 5*time.Second) {
+		t.Error("a third connection of one /64 is open")
 	}
 	a.Close()
 	b.Close()

@@ -11,6 +11,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 var (
@@ -249,12 +251,13 @@ const (
 // sniff reads until it is clear what the connection speaks.
 func (c *conn) sniff() (looks, error) {
 	for {
-		if kind, sure := look(c.head); sure {
+		kind, sure := look(c.head)
+		if sure {
 			return kind, nil
 		}
 		if err := c.fill(maxSniff); err != nil {
 			if err == io.EOF && len(c.head) > 0 {
-				return looksOther, nil
+				return kind, nil
 			}
 			return 0, err
 		}
@@ -265,7 +268,8 @@ func (c *conn) sniff() (looks, error) {
 func sniff(c net.Conn) (head []byte, kind looks, err error) {
 	buf := make([]byte, 4096)
 	for {
-		if kind, sure := look(head); sure {
+		kind, sure := look(head)
+		if sure {
 			return head, kind, nil
 		}
 		if len(head) >= maxSniff {
@@ -275,21 +279,30 @@ func sniff(c net.Conn) (head []byte, kind looks, err error) {
 		head = append(head, buf[:n]...)
 		if n == 0 && err != nil {
 			if err == io.EOF && len(head) > 0 {
-				return head, looksOther, nil
+				return head, kind, nil
 			}
 			return head, 0, err
 		}
 	}
 }
 
-// look tells what a stream that begins with b is, if b is long enough to be
-// sure.
+// look tells what a stream that begins with b is, and whether more bytes could
+// still say something else.
 //
 // What may carry HTTP must not slip by as an ordinary stream, past every check
 // that HTTP routes make, only because it is HTTP that net/http would refuse and
-// a lenient target would not. So anything counts as HTTP whose first line has a
-// word and then a path or somewhere "HTTP/", whatever the case and the white
-// space. net/http decides then.
+// a lenient target would not. So a first line counts as HTTP
+//
+//   - that has a word and then a path or somewhere "HTTP/", whatever the case and
+//     the white space,
+//   - that is GET and one word, all there is to a request of HTTP/0.9,
+//   - whose end does not come within maxRequestLine: it may hold what a target
+//     that reads further takes for one of these,
+//   - that begins a header of the PROXY protocol, which nobody may send here who
+//     is not trusted to: a target that takes such headers would read a request
+//     behind it.
+//
+// net/http decides then.
 func look(b []byte) (kind looks, sure bool) {
 	if len(b) > 0 && b[0] == recordTypeHandshake {
 		if len(b) == 1 {
@@ -299,29 +312,61 @@ func look(b []byte) (kind looks, sure bool) {
 			return looksTLS, true
 		}
 	}
-	// All white space counts, not only what HTTP allows.
-	const blank = " \t\v\f\r"
-	line := bytes.TrimLeft(b, blank+"\n")
-	line, _, ended := bytes.Cut(line, []byte("\n"))
-	word := 0 // the method
-	for word < len(line) && isToken(line[word]) {
-		word++
+	if begin := b[:min(len(b), len(proxyproto.SIGV2))]; bytes.HasPrefix(proxyproto.SIGV2, begin) {
+		if len(begin) < len(proxyproto.SIGV2) {
+			return looksOther, false
+		}
+		return looksHTTP, true
 	}
+	for len(b) > 0 && (b[0] == '\n' || isBlank(b[0])) {
+		b = b[1:]
+	}
+	line, _, ended := bytes.Cut(b, []byte("\n"))
 	long := len(line) > maxRequestLine
+	method := until(line, func(c byte) bool { return !isToken(c) })
+	rest := line[len(method):]
+	target := rest[len(until(rest, func(c byte) bool { return !isBlank(c) })):]
 	switch {
-	case word == len(line) && !ended:
-		return looksOther, long
-	case word == 0 || word == len(line) || strings.IndexByte(blank, line[word]) < 0:
+	case len(rest) == 0 && long:
+		return looksHTTP, true
+	case len(rest) == 0:
+		return looksOther, ended
+	case len(method) == 0 || len(target) == len(rest):
 		return looksOther, true
-	}
-	target := bytes.TrimLeft(line[word:], blank)
-	switch {
+	case string(method) == string(proxyproto.SIGV1):
+		return looksHTTP, true
 	case len(target) > 0 && (target[0] == '/' || target[0] == '*'):
 		return looksHTTP, true
-	case containsHTTP(target):
+	case len(target) > 0 && target[0] < ' ' && !bytes.ContainsFunc(method, isLetter):
+		// LDAP: tag and length of a message, tag of its number. No server has a
+		// method without letters that it would do something for.
+		return looksOther, true
+	case containsHTTP(target), ended && string(method) == "GET" && isWord(target), long:
 		return looksHTTP, true
 	}
-	return looksOther, ended || long
+	return looksOther, ended
+}
+
+// isWord reports whether there is one word only, and perhaps blanks behind it.
+func isWord(b []byte) bool {
+	word := until(b, isBlank)
+	return len(word) > 0 && len(until(b[len(word):], func(c byte) bool { return !isBlank(c) })) == len(b)-len(word)
+}
+
+// until returns the beginning of b before the first byte that stop takes.
+func until(b []byte, stop func(byte) bool) []byte {
+	for i, c := range b {
+		if stop(c) {
+			return b[:i]
+		}
+	}
+	return b
+}
+
+// isBlank knows all that some server takes for white space in a line: more than
+// RFC 9112 section 3 lists, as the libraries of some languages do.
+func isBlank(c byte) bool {
+	return strings.IndexByte(" \t\v\f\r\x1c\x1d\x1e\x1f\x85\xa0", c) >= 0
 }
 
 // maxRequestLine is how much of a line is waited for to see what it is.
@@ -338,6 +383,10 @@ func isToken(c byte) bool {
 		return true
 	}
 	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+func isLetter(r rune) bool {
+	return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z'
 }
 
 func containsHTTP(b []byte) bool {

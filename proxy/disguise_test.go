@@ -1,0 +1,80 @@
+package proxy
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A request must not pass as an ordinary stream, by way of a route that takes
+// both, where a route for HTTP refuses it. What comes after a pause is what
+// another look would have told.
+func TestNoRequestPassesAsAStream(t *testing.T) {
+	t.Parallel()
+	const secret = "GET /admin/x HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
+	long := strings.Repeat("a", maxRequestLine+100)
+	for _, disguise := range []struct {
+		name  string
+		parts []string
+	}{
+		{"HTTP/0.9", []string{"GET http://a.test/admin/x\r\n"}},
+		{"HTTP/0.9 without a slash", []string{"GET admin/x\r\n"}},
+		{"long path", []string{"GET http://a.test/" + long, " HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
+		{"long method", []string{long, " / HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
+		{"long line", []string{"GET a" + strings.Repeat(" ", maxRequestLine), " HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
+		{"PROXY", []string{"PROXY TCP4 10.1.1.1 10.0.0.1 1 80\r\n" + secret}},
+		{"PROXY, binary", []string{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x01\x01\x01\x0a\x00\x00\x01\x00\x01\x00\x50" + secret}},
+		{"another blank", []string{"GET\x1c/admin/x HTTP/1.1\r\nHost: a.test\r\n\r\n"}},
+	} {
+		for _, secure := range []bool{false, true} {
+			got := make(chan string, 100)
+			target := wireServer(t, func(c net.Conn) {
+				for r := bufio.NewReader(c); ; {
+					line, err := r.ReadString('\n')
+					got <- line
+					if err != nil {
+						return
+					}
+					if line == "\r\n" {
+						io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+					}
+				}
+			})
+			admin := Route{Name: "admin", Match: Match{Ports: Ports(0), Path: "/admin/*"}, Action: forwardTo(target)}
+			admin.Action.Security.IPAllowList = []string{"10.0.0.0/8"}
+			rest := Route{Name: "rest", Match: Match{Ports: Ports(0)}, Action: forwardTo(target)}
+			files, pool := tlsFiles(t, "a.test")
+			if secure {
+				admin.Action.TLS, admin.Match.Domains = files, []string{"a.test"}
+				rest.Action.TLS, rest.Match.Domains = files, []string{"a.test"}
+			}
+			cfg := Config{Routes: []Route{admin, rest}}
+			cfg.Timeouts.RequestHead, cfg.Timeouts.Idle = 500*time.Millisecond, time.Second
+			p := startBare(t, cfg)
+			c := wireDial(t, addr(t, p, 0))
+			if secure {
+				c = tls.Client(c, &tls.Config{ServerName: "a.test", RootCAs: pool})
+			}
+			for i, part := range disguise.parts {
+				if i > 0 {
+					time.Sleep(50 * time.Millisecond) // so that the part before is judged alone
+				}
+				io.WriteString(c, part)
+			}
+			answer, _ := io.ReadAll(c)
+			if p.Stats().Routes[1].Streams != 0 {
+				t.Errorf("%s, TLS %v: passed as a stream", disguise.name, secure)
+			}
+			for len(got) > 0 {
+				if line := <-got; strings.Contains(line, "admin") {
+					t.Errorf("%s, TLS %v: the target got %.80q; the client %.80q", disguise.name, secure, line, answer)
+				}
+			}
+			c.Close()
+		}
+	}
+}
