@@ -33,7 +33,8 @@ type Config struct {
 	// default 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
 
-	// MaxConnectionsPerIP is the same limit for one client address.
+	// MaxConnectionsPerIP is the same limit for one client: an address of IPv4, a
+	// /64 of IPv6.
 	MaxConnectionsPerIP int `json:"maxConnectionsPerIp"`
 
 	// MaxUDPSessions limits the sessions of UDP clients open at once over all
@@ -269,7 +270,9 @@ type Match struct {
 	//   - "" takes any TCP connection. A route that forwards under a domain,
 	//     after terminating TLS, or on a port with such routes speaks HTTP with
 	//     clients that do, which their first bytes tell, and passes any other
-	//     stream through. A client that says nothing is closed.
+	//     stream through. A client that says nothing is closed. What could pass
+	//     for HTTP with some server counts as HTTP: a line of more than 4 KiB,
+	//     "GET" and one word, a PROXY header that nobody may send.
 	//   - "tcp" passes the stream through without looking inside, unless a
 	//     condition or the action is about HTTP, or a domain must be found in
 	//     it. It is the choice for protocols in which the server speaks first;
@@ -324,7 +327,8 @@ type Action struct {
 	TLS *TLS `json:"tls"`
 	// Redirect is the answer of a Redirect action.
 	Redirect RedirectTo `json:"redirect"`
-	// Root is the folder a Serve action serves.
+	// Root is the folder a Serve action serves. What is hidden in it, below a name
+	// that begins with a dot, is not found, but for ".well-known".
 	Root string `json:"root"`
 	// Headers edits requests and responses. HTTP only.
 	Headers HeaderEdits `json:"headers"`

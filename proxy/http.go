@@ -340,8 +340,12 @@ func (r *run) refuse(w http.ResponseWriter, body *requestBody, rec *accessRecord
 		w.Header().Set("Connection", "close")
 	}
 	r.report(rec.conn, no.reason, rec.header, no.route, no.text) // before the client can ask again
+	limited := &responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: new(byteCount), body: body}
 	if strings.HasPrefix(rec.protocol, "HTTP/1") {
-		(&responseWriter{ResponseWriter: w, idle: r.times.Idle, bytes: new(byteCount), writeBy: &rec.conn.writeBy, body: body}).before()
+		limited.writeBy = &rec.conn.writeBy
+		limited.before()
+	} else if limited.idle > 0 {
+		limited.setDeadline(time.Now().Add(limited.idle))
 	}
 	no.write(w)
 	rec.refused, rec.route, rec.status, rec.aborted = no.reason, no.route, no.status, false

@@ -463,6 +463,24 @@ func TestHTTP2SlowReader(t *testing.T) {
 	})
 }
 
+// Nor does a refusal wait for ever for a client that opens no window.
+func TestHTTP2RefusalToSlowReader(t *testing.T) {
+	v := newH2Victim(t, func(c *Config) {
+		c.Timeouts.Idle, c.Timeouts.KeepAlive = 300*time.Millisecond, 300*time.Millisecond
+		for i := range c.Routes {
+			c.Routes[i].Match.Path = "/other"
+		}
+	}, says("x"))
+	v.both(t, func(t *testing.T, dial func(...http2.Setting) *h2Wire) {
+		h := dial(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		h.open(1, true, "GET", "a.test", "/")
+		if a, err := h.answer(1); err != nil || a.reset == nil {
+			t.Errorf("%v, %v, want a reset", a, err)
+		}
+		eventually(t, "the connection ends", func() bool { return v.Stats().ActiveConnections == 0 })
+	})
+}
+
 // Connections that ask for nothing, or for half of something, end in time.
 func TestHTTP2Idle(t *testing.T) {
 	v := newH2Victim(t, func(c *Config) {

@@ -69,7 +69,7 @@ func (c *quicConn) admit(proven bool) *rejection {
 	case proven:
 		r.p.stats.connections.Add(1)
 		reason = r.book(c.conn)
-	case limit > 0 && r.perIP[client] >= limit:
+	case limit > 0 && r.perIP[clientNetwork(client)] >= limit:
 		reason = &r.p.stats.tooManyPerIP
 	}
 	if reason != nil {

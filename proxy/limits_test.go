@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -170,4 +171,18 @@ func TestConnectionLimits(t *testing.T) {
 			t.Errorf("%d refused, want 3", n)
 		}
 	})
+}
+
+// A connection that has ended before it was counted, as one of QUIC may, would
+// count for ever.
+func TestEndedConnectionIsNotBooked(t *testing.T) {
+	p := start(t, Config{MaxConnectionsPerIP: 1, Routes: []Route{handlerRoute("r", Match{})}})
+	r := p.current()
+	c := &conn{run: r, client: netip.MustParseAddrPort("192.0.2.1:1")}
+	c.closed.Store(true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if reason := r.book(c); reason != nil || len(r.conns) != 0 || len(r.perIP) != 0 {
+		t.Errorf("%v; booked: %d, by address %v", reason, len(r.conns), r.perIP)
+	}
 }

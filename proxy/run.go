@@ -274,6 +274,9 @@ var (
 // book puts a connection on the books, unless its client has too many already.
 // r.mu is held.
 func (r *run) book(c *conn) *rejection {
+	if c.closed.Load() { // in QUIC it may have ended: nobody would take it off again
+		return nil
+	}
 	if !c.proxied { // for whom the others count is not known yet
 		if c.counted = r.countIP(c.client.Addr()); !c.counted {
 			return &r.p.stats.tooManyPerIP
@@ -318,12 +321,12 @@ func (r *run) crowded() *rejection {
 // countIP counts a connection or session for its client's address, unless that
 // has too many already. r.mu is held.
 func (r *run) countIP(ip netip.Addr) bool {
-	limit := r.p.cfg.MaxConnectionsPerIP
-	if limit > 0 && r.perIP[ip] >= limit {
+	switch limit := r.p.cfg.MaxConnectionsPerIP; {
+	case limit <= 0:
+	case r.perIP[clientNetwork(ip)] >= limit:
 		return false
-	}
-	if limit > 0 {
-		r.perIP[ip]++
+	default:
+		r.perIP[clientNetwork(ip)]++
 	}
 	return true
 }
@@ -333,9 +336,20 @@ func (r *run) discountIP(ip netip.Addr) {
 	if r.p.cfg.MaxConnectionsPerIP <= 0 {
 		return
 	}
-	if r.perIP[ip]--; r.perIP[ip] <= 0 {
-		delete(r.perIP, ip)
+	network := clientNetwork(ip)
+	if r.perIP[network]--; r.perIP[network] <= 0 {
+		delete(r.perIP, network)
 	}
+}
+
+// clientNetwork is what is one client for limits: an address, or of IPv6 the
+// first of its /64, all of whose addresses a host may use.
+func clientNetwork(ip netip.Addr) netip.Addr {
+	if ip.Is6() && !ip.Is4In6() {
+		p, _ := ip.Prefix(64)
+		return p.Addr()
+	}
+	return ip
 }
 
 // open returns the connections that are open now.

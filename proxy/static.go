@@ -77,7 +77,8 @@ func static(folder string) http.Handler {
 }
 
 // fileName is the file for a canonical path, relative to the folder. It
-// reports false for paths that name no file, or one that has a plainer name.
+// reports false for paths that name no file, a hidden one, or one that has a
+// plainer name.
 func fileName(canonical string) (name string, ok bool) {
 	if !strings.HasPrefix(canonical, "/") || strings.Contains(canonical, "//") ||
 		strings.Contains(canonical, "%2F") || strings.Contains(canonical, "%5C") || strings.Contains(canonical, `\`) {
@@ -86,6 +87,12 @@ func fileName(canonical string) (name string, ok bool) {
 	name, err := url.PathUnescape(strings.Trim(canonical, "/"))
 	if err != nil {
 		return "", false
+	}
+	// Folders have histories and passwords in hidden files, .git and .env.
+	for part := range strings.SplitSeq(name, "/") {
+		if strings.HasPrefix(part, ".") && part != ".well-known" {
+			return "", false
+		}
 	}
 	return path.Clean(name), true
 }

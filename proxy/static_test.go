@@ -73,7 +73,7 @@ func TestStaticFiles(t *testing.T) {
 	root := staticFolder(t, map[string]string{
 		"index.html": "home", "a.txt": "0123456789", "dir/index.html": "dir", "dir/b.txt": "b", "bare/x.txt": "x", "with space.txt": "space", "ü.txt": "umlaut",
 		"a#b?.txt": "odd", "data": "\x00\x01\x02", "page.html": "<p>", "style.css": "p{}", "odd/index.html/x": "y", "zero.txt": "", "a;b.txt": "semicolon", "a%b.txt": "percent",
-		".well-known/x": "well",
+		".well-known/x": "well", ".git/config": "secret", "dir/.env": "secret",
 	})
 	p := start(t, oneRoute(Action{Type: Serve, Root: root}))
 	for _, test := range []struct {
@@ -98,6 +98,9 @@ func TestStaticFiles(t *testing.T) {
 		{"/a%25b.txt", 200, "percent", ""},
 		{"/zero.txt", 200, "", ""},
 		{"/.well-known/x", 200, "well", ""},
+		{"/.git/config", 404, "", ""},
+		{"/dir/.env", 404, "", ""},
+		{"/dir/%2eenv", 404, "", ""},
 		{"/none", 404, "", ""},
 		{"/dir/none", 404, "", ""},
 		{"/a.txt/", 404, "", ""},
