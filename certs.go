@@ -43,11 +43,11 @@ func (r *Router) setUpCertificates(o *options) (err error) {
 	if err != nil {
 		return err
 	}
-	if get := r.getCertificate(o.getCertificate); get != nil {
-		o.proxy = append(o.proxy, proxy.WithGetCertificate(get))
-		o.dns = append(o.dns, dnsserver.WithGetCertificate(get))
-		o.radius = append(o.radius, radius.WithGetCertificate(get))
-		o.email = append(o.email, email.WithGetCertificate(get))
+	if forRoutes, forServers := r.certificateSources(o.getCertificate); forRoutes != nil {
+		o.proxy = append(o.proxy, proxy.WithGetCertificate(forRoutes))
+		o.dns = append(o.dns, dnsserver.WithGetCertificate(orOf(r.config.dnsName(), forServers)))
+		o.radius = append(o.radius, radius.WithGetCertificate(orOf("", forServers)))
+		o.email = append(o.email, email.WithGetCertificate(orOf(r.config.mailName(), forServers)))
 	}
 	if t := r.config.TLS; t != nil && t.ECHPublicName != "" {
 		r.hello = &encryptedHello{router: r, wake: make(chan struct{}, 1)}
@@ -113,18 +113,22 @@ func (r *Router) newCertificates(a *proxy.ACME, o *options) (*certs.Manager, err
 	return certs.New(cfg, opts...)
 }
 
-// getCertificate is asked for every certificate that is "auto". The host's
-// comes first. Nil if there is no source.
-func (r *Router) getCertificate(host getCertificateFunc) getCertificateFunc {
-	var own getCertificateFunc
+// certificateSources returns what is asked for every certificate that is "auto",
+// by routes and by the other servers: only routes can demand certificates for
+// names that nobody has configured. Both are nil if there is no source.
+func (r *Router) certificateSources(host getCertificateFunc) (forRoutes, forServers getCertificateFunc) {
 	switch {
 	case r.certs != nil:
-		own = r.certs.GetCertificate
+		return hostFirst(host, r.certs.GetCertificate), hostFirst(host, r.certs.GetManaged)
 	case r.local != nil:
-		own = r.local.getCertificate
-	default:
-		return host
+		own := hostFirst(host, r.local.getCertificate)
+		return own, own
 	}
+	return host, host
+}
+
+// hostFirst asks the host for a certificate, if he has a func for it, and then own.
+func hostFirst(host, own getCertificateFunc) getCertificateFunc {
 	if host == nil {
 		return own
 	}
@@ -139,6 +143,38 @@ func (r *Router) getCertificate(host getCertificateFunc) getCertificateFunc {
 		}
 		return cert, err
 	}
+}
+
+// orOf returns the certificate of name to clients that ask for one that there is
+// none for: servers have more names than are configured, of which most clients
+// do not look whether the certificate has them. An empty name is that of clients
+// that name no server.
+func orOf(name string, get getCertificateFunc) getCertificateFunc {
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		cert, err := get(hello)
+		if cert != nil && err == nil {
+			return cert, nil
+		}
+		own := *hello
+		own.ServerName = name
+		return get(&own)
+	}
+}
+
+// mailName is the mail system's own name, or empty.
+func (c *Config) mailName() string {
+	if c.Email == nil {
+		return ""
+	}
+	return c.Email.Hostname
+}
+
+// dnsName is the DNS server's own name, or empty.
+func (c *Config) dnsName() string {
+	if len(c.DNSNSDomains) > 0 {
+		return c.DNSNSDomains[0]
+	}
+	return c.DNSDomain
 }
 
 // answersFor reports whether the host's code has a certificate for a name.

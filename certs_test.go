@@ -1,9 +1,11 @@
 package dcrouter_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +23,7 @@ import (
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -293,5 +297,56 @@ func TestEncryptedClientHello(t *testing.T) {
 				t.Errorf("public name %q: %s: %v, %v", left.ech, name, found, err)
 			}
 		}
+	}
+}
+
+// Mail, DNS and RADIUS show clients that ask for a name of nobody's the certificate
+// of their own one, and have none obtained for it.
+func TestServersAskedForOtherNames(t *testing.T) {
+	testenv.Goroutines(t)
+	cert, key, _ := testenv.SelfSigned(t, "client.example")
+	var asked atomic.Int64
+	allow := func(context.Context, string) error { asked.Add(1); return errors.New("unknown") }
+	for what, acme := range map[string]*proxy.ACME{"local": {LocalCA: true}, "of an authority that is not there": {CADirectory: "https://127.0.0.1:1/dir"}} {
+		mail := smtpsOnly()
+		cfg := dcrouter.Config{
+			Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: acme},
+			Email: &mail, DNSNSDomains: []string{"ns1.example.com"}, TLS: &dcrouter.TLSConfig{Domain: "default.example.com"},
+			DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), DoT: &dnsserver.EncryptedPort{Port: new(int)}},
+			RADIUS: &radius.Config{ListenHost: "127.0.0.1", Port: new(int), AccountingPort: new(int), Secret: "a long shared secret",
+				RadSec: &radius.RadSec{Port: new(int), Certificate: radius.Certificate{Auto: true}, ClientCAPath: cert}},
+		}
+		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Memory()), dcrouter.WithOnDemand(allow))
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs := r.Addrs()
+		for server, at := range map[string]struct{ addr, own string }{
+			"mail":   {addrs["email"][0], "mx.example.com"},
+			"dns":    {addrs["dns"][2], "ns1.example.com"},
+			"radius": {addrs["radius"][2], ""},
+		} {
+			for _, name := range []string{"MX.example.com", "other.example.org"} {
+				c, err := tls.Dial("tcp", strings.TrimSuffix(at.addr, "/tls"), &tls.Config{ServerName: name, InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}})
+				if err != nil {
+					t.Errorf("%s: %s asked for %s: %v", what, server, name, err)
+					continue
+				}
+				if own := at.own; acme.LocalCA && own != "" {
+					if name == "MX.example.com" {
+						own = name
+					}
+					if err := c.ConnectionState().PeerCertificates[0].VerifyHostname(own); err != nil {
+						t.Errorf("%s asked for %s: %v", server, name, err)
+					}
+				}
+				c.Close()
+			}
+		}
+		stop(t, r)
+	}
+	if n := asked.Load(); n > 0 {
+		t.Errorf("the host was asked for %d certificates", n)
 	}
 }

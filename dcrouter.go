@@ -107,7 +107,8 @@ func (r *Router) setUp(o *options) error {
 		return err
 	}
 	r.setUpBlocking(o)
-	r.policies = r.config.servesPolicies() && r.getCertificate(o.getCertificate) != nil
+	source, _ := r.certificateSources(o.getCertificate)
+	r.policies = r.config.servesPolicies() && source != nil
 	if r.config.publishesMailRecords() {
 		r.records = newMailRecords(r)
 		o.dns = append(o.dns, dnsserver.WithZoneChanged(r.records.zoneChanged))

@@ -134,8 +134,9 @@ func WithLogger(log *slog.Logger) Option {
 // "auto", for dnsDomain, for DNS over TLS, QUIC and HTTPS, for RadSec, and for
 // mail where its section names none; see [proxy.WithGetCertificate]. Where the configuration turns automatic
 // certificates on, they are for the names for which this func has none, nil or
-// an error. It is also asked without a connection, whether it has one for a
-// name.
+// an error. Where neither has one for the name that a client of DNS, RadSec or
+// mail asks for, it is asked for that of the server's own. It is also asked
+// without a connection, whether it has one for a name.
 func WithGetCertificate(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) Option {
 	return func(o *options) { o.getCertificate = get }
 }

@@ -31,7 +31,7 @@ const (
 // demand returns the certificate of a name that nobody has configured.
 func (m *Manager) demand(ctx context.Context, name string) (*tls.Certificate, error) {
 	if m.opts.onDemand == nil || !isDomain(name) || !strings.Contains(name, ".") {
-		return nil, fmt.Errorf("no certificate is for %q", name)
+		return nil, errNotFor(name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, demandPatience)
 	defer cancel()

@@ -24,6 +24,20 @@ import (
 // error if the configuration says so. On demand it waits for one to be
 // obtained.
 func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return m.get(hello, m.demand)
+}
+
+// GetManaged is GetCertificate for servers at which nobody can demand one: it
+// neither has a certificate obtained nor waits for one.
+func (m *Manager) GetManaged(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return m.get(hello, func(_ context.Context, name string) (*tls.Certificate, error) {
+		return nil, errNotFor(name)
+	})
+}
+
+func errNotFor(name string) error { return fmt.Errorf("no certificate is for %q", name) }
+
+func (m *Manager) get(hello *tls.ClientHelloInfo, demand func(context.Context, string) (*tls.Certificate, error)) (*tls.Certificate, error) {
 	name := serverName(hello.ServerName)
 	names := *m.names.Load()
 	exact, wildcard := names[name], names[wildcardOf(name)]
@@ -56,7 +70,7 @@ func (m *Manager) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 			return nil, fmt.Errorf("no certificate: the client names no server")
 		}
 	} else if exact == nil && wildcard == nil || exact != nil && exact.isOnDemand() {
-		return m.demand(contextOf(hello), name)
+		return demand(contextOf(hello), name)
 	}
 	if m.cfg.CloseWithout {
 		return nil, fmt.Errorf("no certificate for %q yet", name)
