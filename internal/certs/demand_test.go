@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -73,5 +77,33 @@ func TestDrop(t *testing.T) {
 	c.onDemand = true
 	if !m.drop(c) || m.find(c.name) != nil {
 		t.Error("it is still there")
+	}
+}
+
+// Nobody has asked for a name for a month: when its certificate is to be renewed, it
+// goes instead, and its place is free for another.
+func TestUnusedIsNotRenewed(t *testing.T) {
+	var asked atomic.Int64
+	m := newManager(t, Config{}, WithOnDemand(func(context.Context, string) error { asked.Add(1); return errors.New("unknown") }))
+	m.begin(t, openStore(t, storage.Memory()))
+	c := m.newManaged("a.example.com", true)
+	start := time.Now().Add(-80 * 24 * time.Hour)
+	c.use(testPair(t, start, 90*24*time.Hour, c.name), acme.RenewalInfo{}, start)
+	c.used.Store(time.Now().Add(-2 * forgetUnused).Unix())
+	if !m.isDue(c) {
+		t.Fatal("it is not to be renewed")
+	}
+	m.mu.Lock()
+	m.names.Store(&map[string]*managed{c.name: c})
+	m.keep(c)
+	m.mu.Unlock()
+	testenv.WaitFor(t, patience, func() error {
+		if m.find(c.name) != nil {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+	if n := asked.Load(); n > 0 {
+		t.Errorf("%d attempts to renew it", n)
 	}
 }

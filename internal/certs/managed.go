@@ -174,15 +174,15 @@ func (m *Manager) keepGoing(ctx context.Context, r *run, c *managed) {
 		}
 	}
 	for ctx.Err() == nil {
+		if m.isUnused(c) && m.drop(c) { // before it is renewed
+			return
+		}
 		if m.isDue(c) {
 			m.attempt(ctx, r, c)
 		}
 		if c.current() != nil && ctx.Err() == nil {
 			m.askForRenewal(ctx, r, c)
 			m.refreshStaple(ctx, c)
-		}
-		if m.isUnused(c) && m.drop(c) {
-			return
 		}
 		timer := time.NewTimer(time.Until(m.nextLook(c)))
 		select {
