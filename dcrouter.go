@@ -64,7 +64,7 @@ type run struct {
 	stopped chan struct{}      // closed when Stop is through
 	err     error              // what Stop returns; set before stopped is closed
 
-	handedOver bool // only the proxy is left; stopped is closed. Guarded by Router.mu
+	handedOver bool // only the proxy is left; stopped is closed until Stop. Guarded by Router.mu
 }
 
 // New makes a Router. It checks the whole configuration and does no I/O. The
@@ -419,33 +419,41 @@ func (r *Router) Stop(ctx context.Context) error {
 
 	r.lifecycle.Lock() // a Start under way is brought to its end
 	r.mu.Lock()
-	run := r.run
-	first := run != nil && run.hurry == nil
+	latest := r.run
+	if latest != nil && latest.handedOver && latest.hurry == nil { // and cannot be taken back any more
+		latest = &run{stopped: make(chan struct{}), handedOver: true}
+		r.run = latest
+	}
+	first := latest != nil && latest.hurry == nil
 	if first {
-		run.hurry = cancel
+		latest.hurry = cancel
 	}
 	r.mu.Unlock()
-	defer r.sockets.Close()
-	r.lifecycle.Unlock()
-	switch {
-	case run == nil:
+	if latest == nil {
+		defer r.lifecycle.Unlock() // else a Start would lose what it has started
+		defer r.sockets.Close()
 		return stop(ctx, r.components()) // they have listeners of the host's, perhaps
-	case run.handedOver: // and cannot be taken back any more
-		r.sockets.Close()
-		return inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx))
-	case !first:
+	}
+	r.lifecycle.Unlock()
+	if !first {
 		select {
-		case <-run.stopped:
+		case <-latest.stopped:
 		case <-ctx.Done():
 			// This caller's patience ends before that of the first one.
-			run.hurry()
-			<-run.stopped
+			latest.hurry()
+			<-latest.stopped
 		}
-		return run.err
+		return latest.err
 	}
-	run.err = errors.Join(stop(ctx, r.components()), run.store.Close())
-	close(run.stopped)
-	return run.err
+	if latest.handedOver {
+		r.sockets.Close()
+		latest.err = inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx))
+	} else {
+		latest.err = errors.Join(stop(ctx, r.components()), latest.store.Close())
+	}
+	r.sockets.Close()
+	close(latest.stopped)
+	return latest.err
 }
 
 // Wait blocks until the Router has stopped or been handed over, or a subsystem

@@ -3,10 +3,12 @@
 package dcrouter_test
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -76,6 +78,61 @@ func TestHandover(t *testing.T) {
 	if conn, err := net.Dial("tcp", addr); err == nil {
 		conn.Close()
 		t.Error("the port is open after Stop")
+	}
+}
+
+// A Router that was handed over and is being stopped does not start again meanwhile.
+func TestStartWhileStoppingAfterHandover(t *testing.T) {
+	testenv.Goroutines(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	route := forward("stream", 0, target(t, ln.Addr().String()))
+	route.Match.Protocol = "tcp"
+	r := start(t, onLoopback(route))
+	addr := r.Addrs()["proxy"][0]
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	peer, err := ln.Accept() // so the stream is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	if err := r.Handover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 2)
+	for range cap(stopped) {
+		go func() { stopped <- r.Stop(ctx) }()
+	}
+	testenv.WaitFor(t, 20*time.Second, func() error {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+			return errors.New("the port is open")
+		}
+		return nil
+	})
+	if err := r.Start(t.Context()); err != dcrouter.ErrRunning {
+		t.Errorf("started meanwhile: %v", err)
+	}
+	cancel()
+	for range cap(stopped) {
+		if err := testenv.Receive(t, stopped); err == nil {
+			t.Error("no error, though a stream was cut off")
+		}
+	}
+	if err := r.Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Start(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
