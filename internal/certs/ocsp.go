@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ocsp"
@@ -96,13 +97,30 @@ func (m *Manager) askResponder(ctx context.Context, pair *keyPair) ([]byte, *ocs
 	if len(raw) > maxOCSP {
 		return nil, nil, errors.New("the response is too long")
 	}
-	parsed, err := ocsp.ParseResponseForCert(raw, pair.leaf(), issuer)
+	parsed, err := parseResponse(raw, pair.leaf(), issuer)
+	return raw, parsed, err
+}
+
+// parseResponse reads a response that the issuer of a certificate has signed, or
+// somebody whom it lets sign responses (RFC 6960 section 4.2.2.2): its other
+// customers have certificates, too.
+func parseResponse(raw []byte, cert, issuer *x509.Certificate) (*ocsp.Response, error) {
+	resp, err := ocsp.ParseResponseForCert(raw, cert, issuer)
 	if err != nil {
 		// The issuer may have signed it itself and put its own certificate with
 		// it, which it has not signed.
-		if own, ownErr := ocsp.ParseResponseForCert(raw, pair.leaf(), nil); ownErr == nil && own.CheckSignatureFrom(issuer) == nil {
-			return raw, own, nil
+		if own, ownErr := ocsp.ParseResponseForCert(raw, cert, nil); ownErr == nil && own.CheckSignatureFrom(issuer) == nil {
+			return own, nil
+		}
+		return nil, err
+	}
+	if c, now := resp.Certificate, time.Now(); c != nil && !c.Equal(issuer) {
+		if !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) {
+			return nil, errors.New("the certificate that signed the response is not for that")
+		}
+		if now.Before(c.NotBefore) || now.After(c.NotAfter) {
+			return nil, errors.New("the certificate that signed the response has expired, or is not valid yet")
 		}
 	}
-	return raw, parsed, err
+	return resp, nil
 }
