@@ -189,10 +189,12 @@ type ACME struct {
 	HTTPPort    *int `json:"httpPort"`
 	// PublishCAA makes CAA records that allow this account alone to have
 	// certificates (RFC 8657), for names in zones of the DNS server for which
-	// there are none, also at names above. Nobody else can obtain certificates
-	// for these names then. Records that are not wanted any more, by the routes
-	// or because this is false, go at the next start. The default nil means true.
-	PublishCAA *bool `json:"publishCaa"`
+	// there are none, also at names above. They bind all names below, too (RFC
+	// 8659 section 3): with a certificate for example.com here, nobody else can
+	// obtain one for it, nor for www.example.com that is served elsewhere, unless
+	// that has a CAA record of its own. Records that are not wanted any more, by
+	// the routes or because this is false, go at the next start.
+	PublishCAA bool `json:"publishCaa"`
 	// OnFailure is what becomes of connections while there is no certificate
 	// for them: "self-signed" shows them one that nobody trusts, "close" ends
 	// the handshake. An expired certificate is better than none in either case.

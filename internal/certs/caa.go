@@ -7,12 +7,12 @@ import (
 )
 
 // publishCAA makes a CAA record that allows only this account to have
-// certificates for a name (RFC 8659, RFC 8657 section 3), where the zone is
-// ours and says nothing about it yet. What the operator has written stays. That
-// it cannot be done is no reason not to obtain a certificate.
+// certificates for a name and those below (RFC 8659, RFC 8657 section 3), where
+// the zone is ours and says nothing about it yet. What the operator has written
+// stays. That it cannot be done is no reason not to obtain a certificate.
 func (m *Manager) publishCAA(ctx context.Context, s *shelf, name, account string, identities []string) {
 	name = strings.TrimPrefix(name, "*.")
-	if m.cfg.NoCAA || m.opts.dns == nil || len(identities) == 0 || !m.opts.dns.Authoritative(name) {
+	if !m.cfg.PublishCAA || m.opts.dns == nil || len(identities) == 0 || !m.opts.dns.Authoritative(name) {
 		return
 	}
 	m.caa.Lock()
@@ -55,7 +55,7 @@ func (m *Manager) putCAA(ctx context.Context, s *shelf, name, value string) erro
 // withdrawOldCAA takes away the records of an earlier process that nobody wants
 // now. Of names that come at handshakes nobody knows that.
 func (m *Manager) withdrawOldCAA(ctx context.Context, s *shelf) {
-	if m.opts.dns == nil || m.opts.onDemand != nil && !m.cfg.NoCAA {
+	if m.opts.dns == nil || m.opts.onDemand != nil && m.cfg.PublishCAA {
 		return
 	}
 	for key, err := range s.store.List(ctx, caaKeys) {
@@ -77,7 +77,7 @@ func (m *Manager) withdrawCAA(ctx context.Context, s *shelf, name string) {
 	defer m.caa.Unlock()
 	names := *m.names.Load()
 	wanted := names[name] != nil || names["*."+name] != nil
-	if wanted && !m.cfg.NoCAA || m.opts.dns == nil || !m.opts.dns.Authoritative(name) {
+	if wanted && m.cfg.PublishCAA || m.opts.dns == nil || !m.opts.dns.Authoritative(name) {
 		return
 	}
 	mine := ""

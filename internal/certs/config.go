@@ -57,8 +57,9 @@ type Config struct {
 	// CloseWithout ends handshakes for which there is no certificate yet,
 	// instead of showing a self-signed one.
 	CloseWithout bool
-	// NoCAA publishes no CAA records.
-	NoCAA bool
+	// PublishCAA makes CAA records that allow this account alone to have
+	// certificates for the names, and for all names below.
+	PublishCAA bool
 	// RetryInterval is the pause after a first failure. It doubles with each
 	// further one, up to [MaxRetryInterval]. 0 means a minute.
 	RetryInterval time.Duration

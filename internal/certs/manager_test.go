@@ -353,7 +353,7 @@ func TestCAA(t *testing.T) {
 	const theirs = `0 issue "other.example"`
 	ours := func(account string) string { return `0 issue "ca.example; accounturi=` + account + `"` }
 	d := &fakeDNS{caa: map[string][]string{"theirs.example.com": {theirs}}}
-	m := newManager(t, Config{}, WithDNS(d))
+	m := newManager(t, Config{PublishCAA: true}, WithDNS(d))
 	s := newShelf(openStore(t, storage.Memory()), m.cfg.Directory)
 	publish := func(name, account string) { m.publishCAA(t.Context(), s, name, account, []string{"ca.example"}) }
 	want := func(name string, values ...string) {
@@ -399,7 +399,7 @@ func TestCAA(t *testing.T) {
 	m.publishCAA(t.Context(), production, "d.example.com", "https://production/1", []string{"ca.example"})
 	want("d.example.com", ours("https://production/1"))
 
-	off := newManager(t, Config{NoCAA: true}, WithDNS(d))
+	off := newManager(t, Config{}, WithDNS(d))
 	off.publishCAA(t.Context(), s, "c.example.com", "https://ca/1", []string{"ca.example"})
 	want("c.example.com")
 }
@@ -409,7 +409,7 @@ func TestCAA(t *testing.T) {
 func TestOldCAA(t *testing.T) {
 	d := &fakeDNS{caa: map[string][]string{"theirs.example.com": {"theirs"}}}
 	store := openStore(t, storage.Memory())
-	first := newManager(t, Config{}, WithDNS(d))
+	first := newManager(t, Config{PublishCAA: true}, WithDNS(d))
 	s := newShelf(store, first.cfg.Directory)
 	for _, name := range []string{"a.example.com", "b.example.com"} {
 		first.publishCAA(t.Context(), s, name, "https://ca/1", []string{"ca.example"})
@@ -432,10 +432,10 @@ func TestOldCAA(t *testing.T) {
 		})
 	}
 	left("a.example.com", "b.example.com", "theirs.example.com")
-	second := newManager(t, Config{}, WithDNS(d))
+	second := newManager(t, Config{PublishCAA: true}, WithDNS(d))
 	second.begin(t, store, "*.a.example.com")
 	left("a.example.com", "theirs.example.com")
-	third := newManager(t, Config{NoCAA: true}, WithDNS(d))
+	third := newManager(t, Config{}, WithDNS(d))
 	third.begin(t, store, "a.example.com")
 	left("theirs.example.com")
 }

@@ -206,6 +206,7 @@ func TestCertificatesByDNS(t *testing.T) {
 		events[e.State.Name] += e.Kind
 	}
 	g := newGateway(t, setup{
+		acme:   proxy.ACME{PublishCAA: true},
 		routes: []proxy.Route{autoRoute(port, "example.com", "*.example.com")},
 		opts:   []dcrouter.Option{dcrouter.WithCertificateObserver(tell)},
 	})
@@ -242,11 +243,23 @@ func TestCertificatesByDNS(t *testing.T) {
 	}
 }
 
+// Names below that are served elsewhere can have certificates from others, unless
+// the operator says otherwise.
+func TestNoCAAUnasked(t *testing.T) {
+	testenv.Goroutines(t)
+	port := testenv.FreePort(t)
+	g := newGateway(t, setup{routes: []proxy.Route{autoRoute(port, "example.com")}})
+	waitForCertificate(t, port, "example.com", g.pebble.Root(t))
+	if caa, err := g.DNS().Lookup("example.com", "CAA"); err != nil || len(caa) > 0 {
+		t.Errorf("%v, %v", caa, err)
+	}
+}
+
 // From a domain that nobody knew to a handshake that a client accepts.
 func TestNewDomainInSeconds(t *testing.T) {
 	testenv.Goroutines(t)
 	port := testenv.FreePort(t)
-	g := newGateway(t, setup{routes: []proxy.Route{autoRoute(port, "old.example.com")}})
+	g := newGateway(t, setup{acme: proxy.ACME{PublishCAA: true}, routes: []proxy.Route{autoRoute(port, "old.example.com")}})
 	roots := g.pebble.Root(t)
 	waitForCertificate(t, port, "old.example.com", roots)
 	begin := time.Now()
