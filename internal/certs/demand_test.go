@@ -71,11 +71,11 @@ func TestDrop(t *testing.T) {
 		t.Fatal(errors.New("it is still of use"))
 	}
 	m.SetNames([]string{c.name})
-	if m.drop(c) || m.find(c.name) != c {
+	if m.drop(c) || (*m.names.Load())[c.name] != c {
 		t.Error("a configured name was dropped")
 	}
 	c.onDemand = true
-	if !m.drop(c) || m.find(c.name) != nil {
+	if !m.drop(c) || (*m.names.Load())[c.name] != nil {
 		t.Error("it is still there")
 	}
 }
@@ -98,7 +98,7 @@ func TestUnusedIsNotRenewed(t *testing.T) {
 	m.keep(c)
 	m.mu.Unlock()
 	testenv.WaitFor(t, patience, func() error {
-		if m.find(c.name) != nil {
+		if (*m.names.Load())[c.name] != nil {
 			return errors.New("it is still there")
 		}
 		return nil

@@ -222,16 +222,6 @@ func (m *Manager) keep(c *managed) {
 	})
 }
 
-// find returns what is managed under a name that came with a connection: of
-// just that name, or of the wildcard that it falls under.
-func (m *Manager) find(name string) *managed {
-	names := *m.names.Load()
-	if c := names[name]; c != nil {
-		return c
-	}
-	return names[wildcardOf(name)]
-}
-
 func wildcardOf(name string) string {
 	_, rest, _ := strings.Cut(name, ".")
 	return "*." + rest

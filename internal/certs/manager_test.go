@@ -470,13 +470,15 @@ func TestChoice(t *testing.T) {
 	}
 }
 
-// Only names of ours have answers, only in the form that authorities ask in, and
-// any Manager on the storage has them.
+// There are answers for what we have ordered only, and only in the form that
+// authorities ask in. Any Manager on the storage has them, also one that does not
+// know the name: of several Routers, one may be the first to be asked for it, or to
+// have new routes.
 func TestAnswers(t *testing.T) {
 	store := openStore(t, storage.Memory())
 	asked, other := newManager(t, Config{}), newManager(t, Config{})
+	asked.SetNames([]string{"example.com", "two.example.com"})
 	for _, m := range []*Manager{asked, other} {
-		m.SetNames([]string{"example.com", "two.example.com"})
 		if err := m.Load(t.Context(), store); err != nil {
 			t.Fatal(err)
 		}

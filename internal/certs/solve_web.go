@@ -88,11 +88,11 @@ func (s *alpnSolver) cleanUp(ctx context.Context, c acme.Challenge) error {
 const challengePath = "/.well-known/acme-challenge/"
 
 // HTTPChallenge answers requests for the proofs of HTTP-01 (RFC 8555 section
-// 8.3), whoever asks. It reports whether it has: what is not ours is not
-// touched.
+// 8.3), whoever asks, also for names that only another Router knows yet. It
+// reports whether it has: what is not ours is not touched.
 func (m *Manager) HTTPChallenge(w http.ResponseWriter, r *http.Request) bool {
 	token, ok := strings.CutPrefix(r.URL.Path, challengePath)
-	if !ok || !isToken(token) || r.Method != http.MethodGet && r.Method != http.MethodHead || m.find(hostOnly(r.Host)) == nil {
+	if !ok || !isToken(token) || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), lookupTimeout)
@@ -129,7 +129,7 @@ func (m *Manager) TLSALPNChallenge(hello *tls.ClientHelloInfo) (*tls.Certificate
 		return nil, nil
 	}
 	name := serverName(hello.ServerName)
-	if m.find(name) == nil {
+	if !isDomain(name) {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(contextOf(hello), lookupTimeout)
