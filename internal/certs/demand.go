@@ -58,6 +58,10 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 		return nil, err
 	}
 	kept, err := r.magic.certificate(ctx, name)
+	var unusable *errUnusable
+	if errors.As(err, &unusable) {
+		err = nil // it is obtained anew
+	}
 	if err == nil && kept == nil && !m.newNames.take(time.Now(), newNamesPerMinute) {
 		err = fmt.Errorf("more than %d new names a minute", newNamesPerMinute)
 	}

@@ -107,3 +107,14 @@ func TestUnusedIsNotRenewed(t *testing.T) {
 		t.Errorf("%d attempts to renew it", n)
 	}
 }
+
+// What the storage has for a name may be damaged, which is as good as nothing.
+func TestDamagedOnDemand(t *testing.T) {
+	store := openStore(t, storage.Memory())
+	m := newManager(t, Config{}, WithOnDemand(func(context.Context, string) error { return nil }))
+	m.shelfTest(t, store).put(t, "a.example.com", []byte("garbage"), []byte("garbage"))
+	m.begin(t, store)
+	if _, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "a.example.com"}); err == nil || m.state("a.example.com").TotalFailures == 0 {
+		t.Errorf("none was ordered: %v", err) // of an authority that is not there
+	}
+}
