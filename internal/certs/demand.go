@@ -59,13 +59,7 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	}
 	kept, err := r.magic.certificate(ctx, name)
 	var unusable *errUnusable
-	if errors.As(err, &unusable) {
-		err = nil // it is obtained anew
-	}
-	if err == nil && kept == nil && !m.newNames.take(time.Now(), newNamesPerMinute) {
-		err = fmt.Errorf("more than %d new names a minute", newNamesPerMinute)
-	}
-	if err != nil {
+	if err != nil && !errors.As(err, &unusable) { // which is obtained anew
 		return nil, err
 	}
 	m.mu.Lock()
@@ -76,6 +70,9 @@ func (m *Manager) admit(ctx context.Context, name string) (*managed, error) {
 	}
 	if len(old)-len(m.order) >= maxOnDemand {
 		return nil, fmt.Errorf("%d names on demand already", maxOnDemand)
+	}
+	if kept == nil && !m.newNames.take(time.Now(), newNamesPerMinute) {
+		return nil, fmt.Errorf("more than %d new names a minute", newNamesPerMinute)
 	}
 	c := m.newManaged(name, true)
 	c.used.Store(time.Now().Unix())

@@ -118,3 +118,29 @@ func TestDamagedOnDemand(t *testing.T) {
 		t.Errorf("none was ordered: %v", err) // of an authority that is not there
 	}
 }
+
+// A browser opens several connections at once, and they are for one new name.
+func TestOneNewNameAtOnce(t *testing.T) {
+	var asked atomic.Int64
+	all := make(chan struct{}) // handshakes are there
+	m := newManager(t, Config{}, WithOnDemand(func(ctx context.Context, _ string) error {
+		if asked.Add(1) == newNamesPerMinute {
+			close(all)
+		}
+		select {
+		case <-all:
+		case <-ctx.Done():
+		}
+		return nil
+	}))
+	m.begin(t, openStore(t, storage.Memory()))
+	var wg sync.WaitGroup
+	for range newNamesPerMinute {
+		wg.Go(func() { m.GetCertificate(&tls.ClientHelloInfo{ServerName: "one.example.com"}) })
+	}
+	testenv.Await(t, "the handshakes", wg.Wait)
+	_, err := m.GetCertificate(&tls.ClientHelloInfo{ServerName: "two.example.com"})
+	if m.state("two.example.com").Name == "" {
+		t.Errorf("another name: %v", err)
+	}
+}
