@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
@@ -98,5 +101,39 @@ func TestKeepSecretsWantsTheSameTLS(t *testing.T) {
 		if err := changed.KeepSecrets(before); err == nil {
 			t.Errorf("with TLS %s the password is kept", weaker)
 		}
+	}
+}
+
+// In a list that has secrets, elements go by what identifies them, not by their
+// place: if one is taken out, the next must not get its secret.
+func TestElementsWithSecretsHaveKeys(t *testing.T) {
+	isKey := func(f reflect.StructField) bool { return strings.Contains(f.Tag.Get("conf"), "key") }
+	seen := map[reflect.Type]bool{}
+	var holds func(reflect.Type) bool
+	holds = func(typ reflect.Type) (secret bool) {
+		switch typ.Kind() {
+		case reflect.Map, reflect.Pointer:
+			return holds(typ.Elem())
+		case reflect.Slice:
+			elem := typ.Elem()
+			if secret = holds(elem); secret && (elem.Kind() != reflect.Struct || !slices.ContainsFunc(reflect.VisibleFields(elem), isKey)) {
+				t.Errorf("%v has secrets, and no field with conf:\"key\"", elem)
+			}
+		case reflect.Struct:
+			if seen[typ] { // it is in itself
+				return false
+			}
+			seen[typ] = true
+			defer delete(seen, typ)
+			for _, f := range reflect.VisibleFields(typ) {
+				secret = holds(f.Type) || secret
+			}
+		default:
+			return typ == reflect.TypeFor[dnsserver.Secret]()
+		}
+		return secret
+	}
+	if !holds(reflect.TypeFor[dcrouter.Config]()) {
+		t.Error("there are no secrets")
 	}
 }

@@ -20,7 +20,7 @@ type Secret = conf.Secret
 // from them and to sign what goes to them (RFC 8945).
 type TSIGKey struct {
 	// Name of the key, a domain name that both sides write alike. Required.
-	Name string `json:"name"`
+	Name string `json:"name" conf:"key"`
 	// Algorithm is hmac-sha256, hmac-sha384, hmac-sha512, hmac-sha224 or
 	// hmac-sha1. The default "" means hmac-sha256.
 	Algorithm string `json:"algorithm"`
