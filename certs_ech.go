@@ -82,8 +82,8 @@ func (e *encryptedHello) namesChanged() {
 // helloRecords are the records that have been published, by name.
 const helloRecords = "certificates/ech/records/"
 
-// withdrawOldHellos takes the records of an earlier process away that this one
-// does not want: clients would go on to hide names with keys that nobody has.
+// withdrawOldHellos takes the records away, also of an earlier process, that are not
+// wanted any more: clients would go on to hide names with keys that nobody has.
 func (r *Router) withdrawOldHellos(ctx context.Context, store *storage.Store) {
 	if r.dns == nil {
 		return
@@ -129,8 +129,8 @@ func (r *Router) withdrawHello(ctx context.Context, store *storage.Store, key, n
 }
 
 // publish makes a record for each name that has an address in our zones, and no
-// HTTPS record of somebody else's. Keys live for two days, the record for an
-// hour.
+// HTTPS record of somebody else's, and takes those of other names away. Keys live
+// for two days, the record for an hour.
 func (e *encryptedHello) publish(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -144,6 +144,7 @@ func (e *encryptedHello) publish(ctx context.Context) {
 			r.log.Warn("cannot publish the keys of encrypted client hello", "component", "certificates", "name", name, "err", err)
 		}
 	}
+	r.withdrawOldHellos(ctx, e.store)
 }
 
 func (e *encryptedHello) publishAt(ctx context.Context, name, value string) error {

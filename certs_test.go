@@ -280,8 +280,23 @@ func TestEncryptedClientHello(t *testing.T) {
 		t.Errorf("a name without address: %v, %v", found, err)
 	}
 
-	// What was published goes when the name is gone, and when nothing is to be
-	// hidden any more.
+	// What was published goes when the route is gone, in a process or from one to the
+	// next, and when nothing is to be hidden any more.
+	published := func(r *dcrouter.Router, name string, want bool) {
+		t.Helper()
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			if found, err := r.DNS().Lookup(name, "HTTPS"); err != nil || (len(found) == 1) != want {
+				return fmt.Errorf("%s: %v, %v", name, found, err)
+			}
+			return nil
+		})
+	}
+	for _, routes := range [][]proxy.Route{{public}, {public, route}} {
+		if err := r.UpdateRoutes(t.Context(), routes); err != nil {
+			t.Fatal(err)
+		}
+		published(r, hidden, len(routes) == 2)
+	}
 	for _, left := range []struct {
 		ech   string
 		names []string

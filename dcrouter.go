@@ -373,7 +373,9 @@ func (r *Router) Start(ctx context.Context) error {
 			return errors.Join(err, store.Close())
 		}
 	}
-	r.withdrawOldHellos(ctx, store)
+	if r.hello == nil {
+		r.withdrawOldHellos(ctx, store)
+	}
 	r.warnOfPolicies()
 	r.mu.Lock()
 	r.run = &run{store: store, stopped: make(chan struct{})}
