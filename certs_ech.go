@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,7 +80,8 @@ func (e *encryptedHello) namesChanged() {
 	}
 }
 
-// helloRecords are the records that have been published, by name.
+// helloRecords are the records that have been published, by name. While one is
+// replaced there are both, a line each: nobody knows which is in the zone.
 const helloRecords = "certificates/ech/records/"
 
 // withdrawOldHellos takes the records away, also of an earlier process, that are not
@@ -121,7 +123,9 @@ func (r *Router) withdrawHello(ctx context.Context, store *storage.Store, key, n
 		return err
 	}
 	tx := new(dnsserver.Tx)
-	tx.Remove(dnsserver.Record{Name: name, Type: "HTTPS", Value: string(mine)})
+	for value := range strings.SplitSeq(string(mine), "\n") {
+		tx.Remove(dnsserver.Record{Name: name, Type: "HTTPS", Value: value})
+	}
 	if err := r.dns.Update(ctx, tx); err != nil {
 		return err
 	}
@@ -163,13 +167,21 @@ func (e *encryptedHello) publishAt(ctx context.Context, name, value string) erro
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	if len(have) > 1 || len(have) == 1 && have[0].Value != string(mine) || len(have) == 1 && string(mine) == value {
-		return nil
+	both := value
+	if len(have) > 0 {
+		old := have[0].Value
+		if len(have) > 1 || old == value && string(mine) == value || !slices.Contains(strings.Split(string(mine), "\n"), old) {
+			return nil
+		}
+		both = old + "\n" + value
 	}
-	if err := e.store.Put(ctx, key, []byte(value)); err != nil {
+	if err := e.store.Put(ctx, key, []byte(both)); err != nil {
 		return err
 	}
 	tx := new(dnsserver.Tx)
 	tx.Set(dnsserver.Record{Name: name, Type: "HTTPS", Value: value, TTL: 3600})
-	return dns.Update(ctx, tx)
+	if err := dns.Update(ctx, tx); err != nil || both == value {
+		return err
+	}
+	return e.store.Put(ctx, key, []byte(value))
 }

@@ -315,6 +315,79 @@ func TestEncryptedClientHello(t *testing.T) {
 	}
 }
 
+// noChanges is a storage that cannot keep changes of zones for now.
+type noChanges struct {
+	storage.Backend
+	on    atomic.Bool
+	tried atomic.Int64
+}
+
+func (n *noChanges) Put(ctx context.Context, key string, value []byte) error {
+	if n.on.Load() && strings.HasPrefix(key, "dns/") {
+		n.tried.Add(1)
+		return errors.New("the disk is full")
+	}
+	return n.Backend.Put(ctx, key, value)
+}
+
+// A record whose replacement came to nothing is still known as ours.
+func TestEncryptedClientHelloInterrupted(t *testing.T) {
+	const name = "public.example.com"
+	backend := &noChanges{Backend: storage.Memory()}
+	cfg := dcrouter.Config{
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{autoRoute(name)}, ACME: &proxy.ACME{LocalCA: true}},
+		DNS: &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Zones: []dnsserver.Zone{{Name: "example.com"}},
+			Records: []dnsserver.Record{{Name: name, Type: "A", Value: "127.0.0.1"}}},
+		TLS: &dcrouter.TLSConfig{ECHPublicName: name},
+	}
+	var r *dcrouter.Router
+	restart := func(broken bool) {
+		t.Helper()
+		if r != nil {
+			stop(t, r)
+		}
+		backend.on.Store(broken)
+		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
+	}
+	wait := func(ok func(values []string) bool) (values []string) {
+		t.Helper()
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			found, err := r.DNS().Lookup(name, "HTTPS")
+			values = nil
+			for _, record := range found {
+				values = append(values, record.Value)
+			}
+			if err != nil || !ok(values) {
+				return fmt.Errorf("%q, %v", values, err)
+			}
+			return nil
+		})
+		return values
+	}
+	restart(false)
+	first := wait(func(values []string) bool { return len(values) == 1 })
+	for range 2 { // the same again, twice
+		if err := r.Store().Delete(t.Context(), "certificates/ech/"+name+".json"); err != nil { // there will be another key
+			t.Fatal(err)
+		}
+		tried := backend.tried.Load()
+		restart(true)
+		wait(func(values []string) bool { return backend.tried.Load() > tried && slices.Equal(values, first) })
+	}
+	restart(false)
+	second := wait(func(values []string) bool { return len(values) == 1 && values[0] != first[0] })
+
+	if err := r.Store().Delete(t.Context(), "certificates/ech/"+name+".json"); err != nil {
+		t.Fatal(err)
+	}
+	tried := backend.tried.Load()
+	restart(true)
+	wait(func(values []string) bool { return backend.tried.Load() > tried && slices.Equal(values, second) })
+	cfg.TLS = nil
+	restart(false)
+	wait(func(values []string) bool { return len(values) == 0 })
+}
+
 // Mail, DNS and RADIUS show clients that ask for a name of nobody's the certificate
 // of their own one, and have none obtained for it.
 func TestServersAskedForOtherNames(t *testing.T) {
