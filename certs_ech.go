@@ -50,7 +50,7 @@ func (e *encryptedHello) start(context.Context) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	e.cancel = cancel
 	keys := e.keys.Load()
-	e.publish(ctx)
+	e.namesChanged() // they are to be published, however long the storage takes
 	e.wg.Go(func() { keys.Run(ctx, func([]byte) { e.publish(ctx) }) })
 	e.wg.Go(func() {
 		for {

@@ -307,10 +307,7 @@ func TestEncryptedClientHello(t *testing.T) {
 		cfg.TLS = &dcrouter.TLSConfig{ECHPublicName: left.ech}
 		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
 		for _, name := range []string{hidden, "public.example.com", theirs} {
-			want := slices.Contains(left.names, name) || name == theirs
-			if found, err := r.DNS().Lookup(name, "HTTPS"); err != nil || (len(found) == 1) != want {
-				t.Errorf("public name %q: %s: %v, %v", left.ech, name, found, err)
-			}
+			published(r, name, slices.Contains(left.names, name) || name == theirs)
 		}
 	}
 }
@@ -386,6 +383,50 @@ func TestEncryptedClientHelloInterrupted(t *testing.T) {
 	cfg.TLS = nil
 	restart(false)
 	wait(func(values []string) bool { return len(values) == 0 })
+}
+
+// silent is a storage that says nothing about the keys that are published.
+type silent struct {
+	storage.Backend
+	asked chan struct{}
+}
+
+func (s *silent) Put(ctx context.Context, key string, value []byte) error {
+	if strings.HasPrefix(key, "certificates/ech/records/") {
+		select {
+		case s.asked <- struct{}{}:
+		case <-ctx.Done():
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Backend.Put(ctx, key, value)
+}
+
+// Keys are published while the Router serves already, and Stop does not wait for
+// that.
+func TestEncryptedClientHelloAndSlowStorage(t *testing.T) {
+	testenv.Goroutines(t)
+	const name = "public.example.com"
+	backend := &silent{storage.Memory(), make(chan struct{})}
+	r, err := dcrouter.New(dcrouter.WithStorage(backend), dcrouter.WithConfig(dcrouter.Config{
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{autoRoute(name)}, ACME: &proxy.ACME{LocalCA: true}},
+		DNS:   &dnsserver.Config{ListenHost: "127.0.0.1", Port: new(int), Records: []dnsserver.Record{{Name: name, Type: "A", Value: "127.0.0.1"}}},
+		TLS:   &dcrouter.TLSConfig{ECHPublicName: name},
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Start(t.Context()) }()
+	testenv.Receive(t, backend.asked)
+	if err := testenv.Receive(t, done); err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- r.Stop(context.Background()) }()
+	if err := testenv.Receive(t, done); err != nil {
+		t.Error(err)
+	}
 }
 
 // Mail, DNS and RADIUS show clients that ask for a name of nobody's the certificate
