@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
+	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/certs/ech"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -29,7 +30,7 @@ type encryptedHello struct {
 }
 
 func (e *encryptedHello) open(ctx context.Context, store *storage.Store) error {
-	keys, err := ech.Open(ctx, store, e.router.config.TLS.ECHPublicName, e.router.log)
+	keys, err := ech.Open(ctx, store, certs.CanonicalName(e.router.config.TLS.ECHPublicName), e.router.log)
 	if err != nil {
 		return fmt.Errorf("encrypted client hello: %w", err)
 	}

@@ -312,6 +312,24 @@ func TestEncryptedClientHello(t *testing.T) {
 	}
 }
 
+// A public name that clients would not take is a mistake in the configuration, and
+// how it is written does not matter.
+func TestPublicName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"public.example.com": true, "Public.Example.com.": true, "bücher.example": true,
+		"localhost": false, "a_b.example.com": false, "*.example.com": false, "192.0.2.1": false,
+	} {
+		cfg := dcrouter.Config{Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: &proxy.ACME{LocalCA: true}}, TLS: &dcrouter.TLSConfig{ECHPublicName: name}}
+		err := cfg.Validate()
+		if fields := dcrouter.FieldErrors(err); (err == nil) != want || !want && fields[0].Path != "tls.echPublicName" {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil {
+			start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Memory()))
+		}
+	}
+}
+
 // noChanges is a storage that cannot keep changes of zones for now.
 type noChanges struct {
 	storage.Backend

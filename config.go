@@ -11,6 +11,8 @@ import (
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/internal/certs"
+	"github.com/dcrouter/dcrouter/internal/certs/ech"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
@@ -301,7 +303,7 @@ func (t *TLSConfig) validate(check *conf.Checker) {
 	if t.Domain != "" {
 		check.Field("domain").Domain(strings.TrimPrefix(t.Domain, "*."))
 	}
-	if t.ECHPublicName != "" {
-		check.Field("echPublicName").Domain(t.ECHPublicName)
+	if t.ECHPublicName != "" && !ech.IsPublicName(certs.CanonicalName(t.ECHPublicName)) {
+		check.Field("echPublicName").Errorf("%.60q is not a host name with a dot", t.ECHPublicName)
 	}
 }

@@ -106,9 +106,10 @@ func contextOf(hello *tls.ClientHelloInfo) context.Context {
 // serverName is how a name that came with a connection is looked up.
 func serverName(s string) string { return strings.ToLower(strings.TrimSuffix(s, ".")) }
 
-// canonicalName is serverName for a name of the configuration, which may be an
-// internationalised one.
-func canonicalName(s string) string {
+// CanonicalName returns a name of the configuration, which may be an
+// internationalised one, as it comes with connections and is in certificates: in
+// lower case and ASCII (RFC 5891), without a dot behind it.
+func CanonicalName(s string) string {
 	name, wildcard := strings.CutPrefix(serverName(s), "*.")
 	if ascii, err := idna.Lookup.ToASCII(name); err == nil {
 		name = ascii

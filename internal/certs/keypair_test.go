@@ -140,7 +140,7 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{"WWW.Example.COM.": "www.example.com", "*.Bücher.example": "*.xn--bcher-kva.example"} {
-		if got := canonicalName(name); got != want {
+		if got := CanonicalName(name); got != want {
 			t.Errorf("%q: %q", name, got)
 		}
 	}

@@ -101,7 +101,7 @@ var (
 // soon after one was obtained or it was called, as authorities allow a few a week
 // only.
 func (m *Manager) Renew(name string) error {
-	c := (*m.names.Load())[canonicalName(name)]
+	c := (*m.names.Load())[CanonicalName(name)]
 	if c == nil {
 		return fmt.Errorf("%q: %w", name, ErrUnknownName)
 	}

@@ -168,7 +168,7 @@ func (m *Manager) SetNames(names []string) {
 	all := make(map[string]*managed, len(old))
 	m.order = nil
 	for _, name := range names {
-		name = canonicalName(name)
+		name = CanonicalName(name)
 		if all[name] != nil {
 			continue
 		}

@@ -43,9 +43,9 @@ func appendVector(b, v []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(v))), v...)
 }
 
-// isPublicName knows the names that clients accept: lower case, at least two
+// IsPublicName knows the public names that clients accept: lower case, at least two
 // labels, and no IPv4 address to anybody (RFC 9849 section 4).
-func isPublicName(name string) bool {
+func IsPublicName(name string) bool {
 	if len(name) > 253 {
 		return false
 	}

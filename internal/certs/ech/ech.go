@@ -69,7 +69,7 @@ type key struct {
 // Open takes the keys from the storage, and makes the first one if there is
 // none. publicName is a host name in lower case. log may be nil.
 func Open(ctx context.Context, store *storage.Store, publicName string, log *slog.Logger) (*Keys, error) {
-	if !isPublicName(publicName) {
+	if !IsPublicName(publicName) {
 		return nil, fmt.Errorf("%q cannot be the public name of Encrypted Client Hello: it takes a host name in lower case, with a dot", publicName)
 	}
 	if log == nil {

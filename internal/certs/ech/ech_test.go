@@ -249,7 +249,7 @@ func TestPublicNames(t *testing.T) {
 	for name, ok := range map[string]bool{"a.test": true, "a-b.c1.test": true, "1.a.test": true, "xn--bcher-kva.test": true,
 		"": false, "localhost": false, "A.test": false, "a..test": false, ".a.test": false, "a.test.": false, "-a.test": false, "a-.test": false, "*.a.test": false,
 		"1.2.3.4": false, "a.1": false, "a_b.test": false, "a b.test": false, "::1": false, strings.Repeat("a", 64) + ".test": false, strings.Repeat("a.", 125) + "test": false} {
-		if isPublicName(name) != ok {
+		if IsPublicName(name) != ok {
 			t.Errorf("%q: %v", name, !ok)
 		}
 	}
