@@ -150,6 +150,7 @@ func hostFirst(host, own getCertificateFunc) getCertificateFunc {
 // do not look whether the certificate has them. An empty name is that of clients
 // that name no server.
 func orOf(name string, get getCertificateFunc) getCertificateFunc {
+	name = certs.CanonicalName(name)
 	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		cert, err := get(hello)
 		if cert != nil && err == nil {
@@ -206,6 +207,8 @@ func (r *Router) setCertificateNames(routes []proxy.Route) {
 	}
 }
 
+// certificateNames are all names to have certificates for, as certificates have
+// them.
 func (r *Router) certificateNames(routes []proxy.Route) []string {
 	var names []string
 	c := &r.config
@@ -230,6 +233,9 @@ func (r *Router) certificateNames(routes []proxy.Route) []string {
 				names = append(names, domain)
 			}
 		}
+	}
+	for i := range names {
+		names[i] = certs.CanonicalName(names[i])
 	}
 	return names
 }

@@ -94,7 +94,7 @@ func (r *Router) withdrawOldHellos(ctx context.Context, store *storage.Store) {
 	wanted := make(map[string]bool)
 	if r.hello != nil {
 		for _, name := range r.certificateNames(r.proxy.Routes()) {
-			wanted[plainDomain(name)] = true
+			wanted[name] = true
 		}
 	}
 	err := func() error {
@@ -163,7 +163,7 @@ func (e *encryptedHello) publishAt(ctx context.Context, name, value string) erro
 	if err = errors.Join(errA, errAAAA, err); err != nil || len(a)+len(aaaa) == 0 {
 		return err
 	}
-	key := helloRecords + plainDomain(name)
+	key := helloRecords + name
 	mine, err := e.store.Get(ctx, key)
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err

@@ -42,7 +42,7 @@ func (l *localCertificates) setNames(list []string) {
 		if !isCertificateName(name) {
 			name = "*"
 		}
-		names[plainDomain(name)] = struct{}{}
+		names[name] = struct{}{}
 	}
 	l.names.Store(&names)
 }

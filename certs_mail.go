@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/certs/selfsigned"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -23,7 +24,7 @@ type mailCertificate struct {
 const useBetter = "set emailConfig.tls or smartProxyConfig.acme"
 
 func (m *mailCertificate) open(ctx context.Context, store *storage.Store, hostname string, log *slog.Logger) error {
-	name := plainDomain(hostname)
+	name := certs.CanonicalName(hostname)
 	log = log.With("component", "email")
 	pair, err := selfsigned.Open(ctx, store, name, log)
 	if err != nil {

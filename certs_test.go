@@ -312,6 +312,39 @@ func TestEncryptedClientHello(t *testing.T) {
 	}
 }
 
+// Internationalised names are in certificates as they come with connections.
+func TestInternationalisedNames(t *testing.T) {
+	const web, mx = "xn--bcher-kva.example", "xn--mgabs-gra.example"
+	dial := func(addr, name string) {
+		t.Helper()
+		c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		defer c.Close()
+		if err := c.ConnectionState().PeerCertificates[0].VerifyHostname(name); err != nil {
+			t.Error(err)
+		}
+	}
+	mail := smtpsOnly()
+	mail.Hostname = "mägabs.example"
+	ops := opsSection()
+	for _, acme := range []*proxy.ACME{{LocalCA: true}, nil} {
+		cfg := dcrouter.Config{Proxy: &proxy.Config{ListenHost: "127.0.0.1", ACME: acme}, Email: &mail, Ops: &ops}
+		if acme != nil {
+			cfg.Proxy.Routes = []proxy.Route{autoRoute("Bücher.example")}
+		}
+		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Memory()))
+		dial(r.Addrs()["email"][0], mx)
+		if acme != nil {
+			dial(r.Addrs()["proxy"][0], web)
+		}
+		if list := signIn(t, r).call("getCertificates", nil, nil); !strings.Contains(list, mx) {
+			t.Errorf("the operations API has %s", list)
+		}
+	}
+}
+
 // A public name that clients would not take is a mistake in the configuration, and
 // how it is written does not matter.
 func TestPublicName(t *testing.T) {

@@ -68,7 +68,7 @@ func (c opsCertificates) made() ([]opsapi.Certificate, error) {
 	}
 	if m := c.router.mailCert; m != nil {
 		if pair := m.pair.Load(); pair != nil {
-			add(plainDomain(c.router.config.Email.Hostname), "self-signed", pair.Leaf())
+			add(certs.CanonicalName(c.router.config.Email.Hostname), "self-signed", pair.Leaf())
 		}
 	}
 	return list, nil
