@@ -570,7 +570,7 @@ func TestAccountingSurvivesKill(t *testing.T) {
 	t.Logf("%d records in %d rounds", sequence, rounds)
 }
 
-// A million sessions and their table stay below 600 MB, garbage included.
+// A million sessions and their table stay below 660 MB, garbage included.
 func TestMillionSessions(t *testing.T) {
 	if testing.Short() || testenv.Race {
 		t.Skip("takes long")
@@ -592,8 +592,8 @@ func TestMillionSessions(t *testing.T) {
 	}
 	used := heap() - before
 	t.Logf("%d MB for a million sessions, %d bytes each", used>>20, used/1_000_000)
-	if s.Stats().Sessions != 1_000_000 || used > 300<<20 {
+	if s.Stats().Sessions != 1_000_000 || used > 330<<20 {
 		// The garbage collector lets the heap grow to twice what is in use.
-		t.Errorf("%d sessions take %d MB, want 300 at most", s.Stats().Sessions, used>>20)
+		t.Errorf("%d sessions take %d MB, want 330 at most", s.Stats().Sessions, used>>20)
 	}
 }

@@ -191,10 +191,10 @@ func (j *journal) commit(batch []*change) error {
 			shard.mu.Unlock()
 			continue
 		}
-		for i := range j.s.sessions.shards {
-			shard := &j.s.sessions.shards[i]
+		for _, k := range j.s.sessions.byNAS.of(&step.closing.nas) {
+			shard := j.s.sessions.shard(k)
 			shard.mu.Lock()
-			j.s.sessions.close(shard, step.closing)
+			j.s.sessions.close(shard, k, step.closing)
 			shard.seq = seq
 			shard.mu.Unlock()
 		}
@@ -401,8 +401,9 @@ func (j *journal) replay(seq uint64, value []byte) error {
 			if d.bad {
 				return errBadSession
 			}
-			for i := range table.shards {
-				apply(&table.shards[i], func() { table.close(&table.shards[i], &c) })
+			for _, k := range table.byNAS.of(&c.nas) {
+				shard := table.shard(k)
+				apply(shard, func() { table.close(shard, k, &c) })
 			}
 		default:
 			return errBadSession

@@ -147,8 +147,7 @@ func decodeSession(encoded string) (Session, error) {
 
 // sessionHead is what there is to know of a session without reading all of it.
 type sessionHead struct {
-	source           string
-	identifier, addr string
+	nasHead
 	updated, stopped time.Time
 }
 

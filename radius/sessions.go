@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"iter"
 	"maps"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +40,7 @@ type sessions struct {
 	count      atomic.Int64 // kept
 	opened     atomic.Int64 // of these, open
 	shards     [sessionShards]sessionShard
+	byNAS      nasIndex // the open ones
 }
 
 type sessionShard struct {
@@ -74,12 +74,8 @@ func (t *sessions) put(shard *sessionShard, k sessionKey, encoded string) {
 	old, ok := shard.entries[k]
 	if !ok {
 		t.count.Add(1)
-	} else if isOpen(old) {
-		t.opened.Add(-1)
 	}
-	if isOpen(encoded) {
-		t.opened.Add(1)
-	}
+	t.index(k, old, encoded)
 	if shard.entries == nil {
 		shard.entries = make(map[sessionKey]string)
 	}
@@ -90,11 +86,35 @@ func (t *sessions) put(shard *sessionShard, k sessionKey, encoded string) {
 func (t *sessions) remove(shard *sessionShard, k sessionKey) {
 	if old, ok := shard.entries[k]; ok {
 		t.count.Add(-1)
-		if isOpen(old) {
-			t.opened.Add(-1)
-		}
+		t.index(k, old, "")
 		delete(shard.entries, k)
 		shard.dirty = true
+	}
+}
+
+// index keeps count and index of the open sessions when one changes; "" is none.
+// Its shard is locked.
+func (t *sessions) index(k sessionKey, old, encoded string) {
+	var was, is sessionHead
+	before, after := old != "", encoded != ""
+	if before {
+		was = decodeHead(old)
+		before = was.stopped.IsZero()
+	}
+	if after {
+		is = decodeHead(encoded)
+		after = is.stopped.IsZero()
+	}
+	if before && after && was.nasHead == is.nasHead {
+		return
+	}
+	if before {
+		t.opened.Add(-1)
+		t.byNAS.remove(was.nasHead, k)
+	}
+	if after {
+		t.opened.Add(1)
+		t.byNAS.add(is.nasHead, k)
 	}
 }
 
@@ -108,28 +128,10 @@ func (t *sessions) clear() {
 	}
 	t.count.Store(0)
 	t.opened.Store(0)
+	t.byNAS.clear()
 }
 
 func isOpen(encoded string) bool { return decodeHead(encoded).stopped.IsZero() }
-
-// nas is who an Accounting-On or -Off is from.
-type nas struct {
-	source     netip.Addr
-	identifier string
-	addr       netip.Addr
-}
-
-// has reports whether a session is of that NAS. What the NAS does not say of
-// itself does not count.
-func (n *nas) has(h *sessionHead) bool {
-	if h.source != string(n.source.AsSlice()) {
-		return false
-	}
-	if n.identifier != "" {
-		return h.identifier == n.identifier
-	}
-	return !n.addr.IsValid() || h.addr == string(n.addr.AsSlice())
-}
 
 // closing is an Accounting-On or -Off: what it closes was last heard of before
 // it. Sessions that begin while it is dealt with stay.
@@ -140,33 +142,37 @@ type closing struct {
 }
 
 func (c *closing) closes(h *sessionHead) bool {
-	return h.stopped.IsZero() && !h.updated.After(c.at) && c.has(h)
+	return h.stopped.IsZero() && !h.updated.After(c.at) && c.has(h.nasHead)
 }
 
-// close ends what c closes in one shard, which is locked.
-func (t *sessions) close(shard *sessionShard, c *closing) {
-	for k, encoded := range shard.entries {
-		if h := decodeHead(encoded); !c.closes(&h) {
-			continue
-		}
-		if s, err := decodeSession(encoded); err == nil {
-			s.Stopped, s.TerminateCause = c.at, c.cause
-			t.put(shard, k, string(appendSession(nil, &s)))
-		}
+// close ends a session, if c closes it; its shard is locked.
+func (t *sessions) close(shard *sessionShard, k sessionKey, c *closing) {
+	if s, ok := c.find(shard, k); ok {
+		s.Stopped, s.TerminateCause = c.at, c.cause
+		t.put(shard, k, string(appendSession(nil, &s)))
 	}
+}
+
+// find returns the session of a key, if c closes it; its shard is locked.
+func (c *closing) find(shard *sessionShard, k sessionKey) (Session, bool) {
+	encoded, ok := shard.entries[k]
+	if !ok {
+		return Session{}, false
+	}
+	if h := decodeHead(encoded); !c.closes(&h) {
+		return Session{}, false
+	}
+	s, err := decodeSession(encoded)
+	return s, err == nil
 }
 
 // wouldClose lists what c closes.
 func (t *sessions) wouldClose(c *closing) (list []Session) {
-	for i := range t.shards {
-		shard := &t.shards[i]
+	for _, k := range t.byNAS.of(&c.nas) {
+		shard := t.shard(k)
 		shard.mu.Lock()
-		for _, encoded := range shard.entries {
-			if h := decodeHead(encoded); c.closes(&h) {
-				if s, err := decodeSession(encoded); err == nil {
-					list = append(list, s)
-				}
-			}
+		if s, ok := c.find(shard, k); ok {
+			list = append(list, s)
 		}
 		shard.mu.Unlock()
 	}
