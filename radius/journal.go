@@ -177,8 +177,12 @@ func (j *journal) commit(batch []*change) error {
 	seq := j.seq + 1
 	if j.store != nil {
 		if err := j.store.Put(j.ctx, journalKey(seq), entry); err != nil {
-			// It may be there all the same. The next entry takes its place, or
-			// a start finds records that nobody was told are safe.
+			// It may be there all the same, or come to be there later: so its
+			// number is never used again. A start then finds records that nobody
+			// was told are safe, below those of what came after.
+			j.mu.Lock()
+			j.seq = seq
+			j.mu.Unlock()
 			return err
 		}
 	}
@@ -332,6 +336,9 @@ func (j *journal) load(ctx context.Context) error {
 		j.bytes += len(value)
 		j.seq = max(j.seq, seq)
 	}
+	// Numbers that were used before this start without anything to be found may
+	// come to be found yet: they are of an earlier time.
+	j.seq = max(j.seq, uint64(max(0, time.Now().UnixNano())))
 	return nil
 }
 
