@@ -164,15 +164,57 @@ func (r *Record) on(old string) Session {
 	return s
 }
 
-// account deals with an Accounting-Request: the sink is told, the record
-// stored, and only then acknowledged.
-func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
+// takeAccounting deals with an Accounting-Request: the record is kept, given to the
+// home servers of its realm if it has any, and only then acknowledged.
+func (r *run) takeAccounting(in *arrival) {
 	s := r.s
 	record, err := newRecord(in)
 	if err != nil {
-		return nil, &dropError{malformed, err}
+		r.answer(in, nil, &dropError{malformed, err})
+		return
 	}
-	failed := func(err error) (datagram, error) { return nil, &dropError{accountingFailed, err} }
+	in = in.clone()
+	realm, user := s.realmOf(s.sessions.userOf(&record.Session))
+	if realm == nil {
+		r.later(in, r.records, true, func(ctx context.Context) (datagram, error) {
+			if err := r.account(ctx, in, record); err != nil {
+				return nil, err
+			}
+			return s.acknowledge(in)
+		})
+		return
+	}
+	r.later(in, realm.acct, !realm.isDown((*homeServer).acctLink), func(ctx context.Context) (datagram, error) {
+		if !r.records.enter(ctx, true) {
+			return nil, &dropError{accountingFailed, ctx.Err()}
+		}
+		err := r.account(ctx, in, record)
+		r.records.leave()
+		if err == nil {
+			err = s.forwardAccounting(ctx, in, realm, user)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return s.acknowledge(in)
+	})
+}
+
+// userOf returns whose session it is: there are NASes that say so in its first
+// record only.
+func (t *sessions) userOf(s *Session) string {
+	if s.UserName != "" {
+		return s.UserName
+	}
+	encoded, _ := t.get(keyOfSession(s))
+	known, _ := decodeSession(encoded)
+	return known.UserName
+}
+
+// account tells the sink of a record and stores it.
+func (r *run) account(ctx context.Context, in *arrival, record *Record) error {
+	s := r.s
+	failed := func(err error) error { return &dropError{accountingFailed, err} }
 	var c *change
 	switch session := &record.Session; record.Status {
 	case StatusOn, StatusOff:
@@ -207,11 +249,11 @@ func (r *run) account(ctx context.Context, in *arrival) (datagram, error) {
 			return failed(err)
 		}
 	}
-	if realm, user := s.realmOf(record.Session.UserName); realm != nil {
-		if err := s.forwardAccounting(ctx, in, realm, user); err != nil {
-			return nil, err
-		}
-	}
+	return nil
+}
+
+// acknowledge makes the answer to a record.
+func (s *Server) acknowledge(in *arrival) (datagram, error) {
 	reply, err := encodePlain(in, layeh.CodeAccountingResponse, in.outline.signature != 0)
 	if err == nil {
 		s.stats.accounting.Add(1)
@@ -256,6 +298,9 @@ func (r *run) sweep(now time.Time) {
 	var expiring sync.WaitGroup
 	defer expiring.Wait()
 	var failed atomic.Bool
+	// Several at a time, since they share the writes of the journal; but far from
+	// all that there may be: NASes report meanwhile.
+	closing := make(places, max(1, cap(r.records)/8))
 	for i := range t.shards {
 		var stale []sessionKey
 		shard := &t.shards[i]
@@ -272,18 +317,21 @@ func (r *run) sweep(now time.Time) {
 		}
 		shard.mu.Unlock()
 		for _, k := range stale {
-			// Several at a time: they share the writes of the journal.
 			select {
-			case r.slots <- struct{}{}:
+			case closing <- struct{}{}:
 			case <-r.quit:
 				return
 			}
 			if failed.Load() { // the rest has no better chance now
-				<-r.slots
+				closing.leave()
 				return
 			}
 			expiring.Go(func() {
-				defer func() { <-r.slots }()
+				defer closing.leave()
+				if !r.records.enter(r.ctx, true) {
+					return
+				}
+				defer r.records.leave()
 				err := r.expire(k, now)
 				if err == nil {
 					return

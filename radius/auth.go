@@ -16,6 +16,7 @@ type access struct {
 	*arrival
 	req     Request
 	subject subject
+	realm   *realm // whose home servers decide, nil if none
 
 	eap   bool
 	eapID byte
@@ -85,8 +86,9 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 		a.verdict(false)
 		return nil, nil
 	}
-	if realm, user := s.realmOf(a.req.UserName); realm != nil {
-		return func(ctx context.Context) (datagram, error) { return s.forwardAccess(ctx, a, realm, user) }, nil
+	realm, user := s.realmOf(a.req.UserName)
+	if a.realm = realm; realm != nil {
+		return func(ctx context.Context) (datagram, error) { return s.forwardAccess(ctx, a, user) }, nil
 	}
 	if a.outline.eap {
 		if s.eapStep(a, now) {

@@ -91,7 +91,11 @@ func BenchmarkAccounting(b *testing.B) {
 		for pb.Next() {
 			d := acct(StatusInterim, fmt.Sprint(n.Add(1)%10_000)).encode(b)
 			in := &arrival{d: d, from: netip.AddrPortFrom(loopbackAddr(), 1), client: s.clients.list[0], secret: []byte(testSecret), at: time.Now()}
-			if _, err := r.account(context.Background(), in); err != nil {
+			record, err := newRecord(in)
+			if err == nil {
+				err = r.account(context.Background(), in, record)
+			}
+			if err != nil {
 				b.Error(err)
 			}
 		}

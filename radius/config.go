@@ -227,9 +227,11 @@ type HomeServer struct {
 // limit is ignored, so that the client asks again, but where they say
 // otherwise.
 type Limits struct {
-	// MaxConcurrent is how many requests may wait for the Authorizer, storage,
-	// the accounting sink or a home server; half of them, for home servers. The
-	// default 0 means 256.
+	// MaxConcurrent is how many requests may wait for the Authorizer, how many
+	// records for the accounting sink and storage, and how many of each for the
+	// home servers of a realm: what is slow or down holds up nothing else. Over
+	// RadSec the next packet is read when there is room again. The default 0
+	// means 256.
 	MaxConcurrent int `json:"maxConcurrent"`
 	// RateLimit holds for each address of a client. Nil means no limit.
 	RateLimit *RateLimit `json:"rateLimit"`

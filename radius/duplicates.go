@@ -40,8 +40,8 @@ type answer struct {
 // maxWaiting bounds how many answers one request can cause at once.
 const maxWaiting = 1 << 12
 
-// duplicates holds the requests that are under way, which Limits.MaxConcurrent
-// bounds, and those answered in the last seconds.
+// duplicates holds the requests that are under way, which places bound, and those
+// answered in the last seconds.
 type duplicates struct {
 	mu      sync.Mutex
 	answers map[requestKey]*answer

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,10 +17,12 @@ import (
 	"layeh.com/radius/rfc2869"
 )
 
-// realm is a Realm with the state of its servers.
+// realm is a Realm with the state of its servers, and places for those who wait for
+// them.
 type realm struct {
 	Realm
-	servers []*homeServer
+	servers    []*homeServer
+	auth, acct places
 }
 
 // homeServer is one of them. Its two ports live and die on their own.
@@ -40,10 +43,10 @@ type link struct {
 	heard atomic.Int64
 }
 
-func newRealms(list []Realm) (realms []*realm) {
-	for _, cfg := range list {
-		r := &realm{Realm: cfg}
-		for _, h := range cfg.HomeServers {
+func newRealms(cfg *Config) (realms []*realm) {
+	for _, one := range cfg.Realms {
+		r := &realm{Realm: one, auth: newPlaces(&cfg.Limits), acct: newPlaces(&cfg.Limits)}
+		for _, h := range one.HomeServers {
 			server := &homeServer{HomeServer: h, secret: []byte(h.Secret.Reveal())}
 			server.auth.addr = hostPort(h.Host, valueOr(h.Port, DefaultPort))
 			server.acct.addr = hostPort(h.Host, valueOr(h.AccountingPort, DefaultAccountingPort))
@@ -52,6 +55,14 @@ func newRealms(list []Realm) (realms []*realm) {
 		realms = append(realms, r)
 	}
 	return realms
+}
+
+func (h *homeServer) authLink() *link { return &h.auth }
+func (h *homeServer) acctLink() *link { return &h.acct }
+
+// isDown reports whether none of the servers answers.
+func (r *realm) isDown(pick func(*homeServer) *link) bool {
+	return !slices.ContainsFunc(r.servers, func(h *homeServer) bool { return !pick(h).down.Load() })
 }
 
 func (h *homeServer) stats(realm string) HomeServerStats {
@@ -118,32 +129,13 @@ func (r *realm) try(ctx context.Context, pick func(*homeServer) *link, ask func(
 	return nil, nil, errors.Join(problems...)
 }
 
-// forwarding takes one of the places of those who wait for home servers. They
-// are half of all, so that servers that are down do not stop accounting and
-// users that are decided about here. Over RadSec, where nobody asks twice, it
-// is not refused.
-func (s *Server) forwarding(in *arrival) (done func(), err error) {
-	done = func() { s.forwards.Add(-1) }
-	most := max(1, valueOr(s.cfg.Limits.MaxConcurrent, defaultConcurrent)/2)
-	if s.forwards.Add(1) > int64(most) && !in.tls() {
-		done()
-		return nil, &dropError{overloaded, errors.New("half of them wait for home servers")}
-	}
-	return done, nil
-}
-
 func (h *homeServer) pauses() []time.Duration {
 	d := valueOr(h.Timeout, 2*time.Second)
 	return []time.Duration{d / 2, d - d/2}
 }
 
 // forwardAccess has a home server decide.
-func (s *Server) forwardAccess(ctx context.Context, a *access, realm *realm, user string) (datagram, error) {
-	done, err := s.forwarding(a.arrival)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
+func (s *Server) forwardAccess(ctx context.Context, a *access, user string) (datagram, error) {
 	s.stats.proxied.Add(1)
 	var authenticator [16]byte
 	ask := func(h *homeServer, l *link) (datagram, error) {
@@ -159,7 +151,7 @@ func (s *Server) forwardAccess(ctx context.Context, a *access, realm *realm, use
 			return errNotReply
 		})
 	}
-	reply, h, err := realm.try(ctx, func(h *homeServer) *link { return &h.auth }, ask)
+	reply, h, err := a.realm.try(ctx, (*homeServer).authLink, ask)
 	if err != nil {
 		return nil, noAnswer(err)
 	}
@@ -275,11 +267,6 @@ func recryptMicrosoft(value []byte, again func([]byte) ([]byte, bool)) []byte {
 // forwardAccounting gives a record to a home server, and returns when that has
 // acknowledged it.
 func (s *Server) forwardAccounting(ctx context.Context, in *arrival, realm *realm, user string) error {
-	done, err := s.forwarding(in)
-	if err != nil {
-		return err
-	}
-	defer done()
 	s.stats.proxied.Add(1)
 	attrs, err := layeh.ParseAttributes(in.d[headerLength:])
 	if err != nil {
@@ -320,7 +307,7 @@ func (s *Server) forwardAccounting(ctx context.Context, in *arrival, realm *real
 			return verifyReply(reply, request, h.secret, false)
 		})
 	}
-	if _, _, err := realm.try(ctx, func(h *homeServer) *link { return &h.acct }, ask); err != nil {
+	if _, _, err := realm.try(ctx, (*homeServer).acctLink, ask); err != nil {
 		return noAnswer(err)
 	}
 	return nil

@@ -159,22 +159,3 @@ func TestStopWhileForwarding(t *testing.T) {
 		t.Errorf("Stop took %v and returned %v", time.Since(start), err)
 	}
 }
-
-// A home server that does not answer holds up no more than half of what may
-// wait: accounting goes on.
-func TestDeadHomeServerLeavesRoom(t *testing.T) {
-	host, port := split(t, listenUDP(t).LocalAddr().String())
-	s := startServer(t, Config{Limits: Limits{MaxConcurrent: 4},
-		Realms: []Realm{{Name: "away", HomeServers: []HomeServer{{Host: host, Port: port, Secret: testSecret}}}}})
-	n := dialServer(t, authAddr(s))
-	for range 4 {
-		n.send(request{user: "alice@away", pap: new("x"), sign: true}.encode(t))
-	}
-	testenv.WaitFor(t, 5*time.Second, func() error {
-		if got := s.Stats().Dropped[overloaded.String()]; got != 2 {
-			return fmt.Errorf("%d were dropped, want 2", got)
-		}
-		return nil
-	})
-	ask(t, acctAddr(s), acct(StatusStart, "1").encode(t), testSecret)
-}

@@ -199,7 +199,7 @@ func (r *run) acceptRadSec() {
 		}
 		r.reading.Go(func() {
 			defer rs.leave(c)
-			conn := &radSecConn{rs: rs, raw: c, from: from, client: client}
+			conn := &radSecConn{rs: rs, raw: c, from: from, client: client, pending: make(places, maxPending)}
 			if err := conn.serve(); err != nil && r.stopping.Load() == 0 {
 				r.s.drop(dropped{from: from, client: client, why: badRadSec, err: err, radSec: true})
 			}
@@ -216,8 +216,12 @@ type radSecConn struct {
 	client *client
 
 	writing sync.Mutex
-	pending sync.WaitGroup // answers to come
+	pending places // for requests whose answers are to come
 }
+
+// maxPending is how many requests of one connection can be under way: a client has
+// no more identifiers (RFC 2865 section 3).
+const maxPending = 256
 
 // serve takes packets until the client closes, is silent for long, or sends
 // what is none. A stream that has lost its packets' boundaries is of no use, so
@@ -232,7 +236,11 @@ func (c *radSecConn) serve() error {
 	if err := c.checkName(); err != nil {
 		return err
 	}
-	defer c.pending.Wait() // answers need the connection
+	defer func() { // answers need the connection
+		for range maxPending {
+			c.pending <- struct{}{}
+		}
+	}()
 	b := make([]byte, maxPacket)
 	for {
 		if !c.deadline(radSecIdle) {
@@ -258,7 +266,7 @@ func (c *radSecConn) serve() error {
 		if _, err := io.ReadFull(c.tls, b[headerLength:n]); err != nil {
 			return err
 		}
-		in := arrival{from: c.from, client: c.client, secret: []byte(radSecSecret), service: authService | acctService, at: time.Now(), pending: &c.pending, out: c}
+		in := arrival{from: c.from, client: c.client, secret: []byte(radSecSecret), service: authService | acctService, at: time.Now(), conn: c, out: c}
 		if !c.rs.r.take(&in, b[:n]) {
 			return nil
 		}

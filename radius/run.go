@@ -10,9 +10,6 @@ import (
 	"time"
 )
 
-// defaultConcurrent is Limits.MaxConcurrent where it is not set.
-const defaultConcurrent = 256
-
 // run is a Server between one Start and its Stop: sockets and all goroutines.
 type run struct {
 	s      *Server
@@ -24,7 +21,8 @@ type run struct {
 	radsec     *radsec // nil without
 	journal    *journal
 
-	slots   chan struct{}  // one for each request that waits for something
+	users   places         // for what waits for the Authorizer
+	records places         // for what waits for the accounting sink or the storage
 	reading sync.WaitGroup // who brings new requests
 	working sync.WaitGroup // who is at them
 	keeping sync.WaitGroup // who has to be there until they are done
@@ -43,7 +41,8 @@ func newRun(s *Server) *run {
 	r := &run{
 		s:       s,
 		began:   time.Now(),
-		slots:   make(chan struct{}, valueOr(s.cfg.Limits.MaxConcurrent, defaultConcurrent)),
+		users:   newPlaces(&s.cfg.Limits),
+		records: newPlaces(&s.cfg.Limits),
 		quit:    make(chan struct{}),
 		stopped: make(chan struct{}),
 		failed:  make(chan struct{}),

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	layeh "layeh.com/radius"
@@ -32,7 +31,7 @@ type arrival struct {
 	secret  []byte
 	service service
 	at      time.Time
-	pending *sync.WaitGroup // of RadSec: the connection waits for it
+	conn    *radSecConn // nil for UDP
 
 	out sender
 	via []byte // for out: the address that the packet was sent to
@@ -45,7 +44,7 @@ type sender interface {
 }
 
 // tls reports whether nobody can be in between.
-func (in *arrival) tls() bool { return in.pending != nil }
+func (in *arrival) tls() bool { return in.conn != nil }
 
 // take deals with a packet. Its bytes are the caller's again afterwards. It
 // reports whether the packet was sound.
@@ -92,8 +91,7 @@ func (r *run) take(in *arrival, b []byte) (sound bool) {
 		}
 		r.answer(in, reply, err)
 	case layeh.CodeAccountingRequest:
-		in = in.clone()
-		r.later(in, func(ctx context.Context) (datagram, error) { return r.account(ctx, in) })
+		r.takeAccounting(in)
 	default:
 		r.takeAccess(in)
 	}
@@ -110,7 +108,11 @@ func (r *run) takeAccess(in *arrival) {
 	rest, err := r.s.authenticate(a, in.at)
 	if rest != nil {
 		a.arrival = in.clone()
-		r.later(a.arrival, func(ctx context.Context) (datagram, error) {
+		p, wait := r.users, true
+		if a.realm != nil {
+			p, wait = a.realm.auth, !a.realm.isDown((*homeServer).authLink)
+		}
+		r.later(a.arrival, p, wait, func(ctx context.Context) (datagram, error) {
 			reply, err := rest(ctx)
 			if err == nil {
 				r.s.accessDone(a, reply)
@@ -204,36 +206,30 @@ func (in *arrival) clone() *arrival {
 	return &c
 }
 
-// later works on a request that has to wait for something, if there are not too
-// many of them. Over RadSec, where nobody asks twice, the next packet is not
-// read before there is a place for this one.
-func (r *run) later(in *arrival, work func(context.Context) (datagram, error)) {
+// later works on a request that has to wait for something, if there is a place.
+// Over RadSec, where nobody asks twice, the next packet is not read before there is
+// one, if wait says that it is worth it.
+func (r *run) later(in *arrival, p places, wait bool, work func(context.Context) (datagram, error)) {
 	if in.tls() {
-		select {
-		case r.slots <- struct{}{}:
-		case <-r.ctx.Done():
-			return
-		}
-	} else {
-		select {
-		case r.slots <- struct{}{}:
-		default:
-			in.drop(r.s, overloaded, nil)
-			r.finish(in, nil)
-			return
+		in.conn.pending <- struct{}{}
+	}
+	done := func() {
+		if in.tls() {
+			in.conn.pending.leave()
 		}
 	}
-	if in.pending != nil {
-		in.pending.Add(1)
+	if !p.enter(r.ctx, wait && in.tls()) {
+		in.drop(r.s, overloaded, nil)
+		r.finish(in, nil)
+		done()
+		return
 	}
 	r.working.Go(func() {
-		defer func() {
-			<-r.slots
-			if in.pending != nil {
-				in.pending.Done()
-			}
+		defer done()
+		reply, err := func() (datagram, error) {
+			defer p.leave()
+			return work(r.ctx)
 		}()
-		reply, err := work(r.ctx)
 		r.answer(in, reply, err)
 	})
 }

@@ -29,8 +29,6 @@ type Server struct {
 	log     *slog.Logger
 	clients *clientTable
 	realms  []*realm
-	// forwards is how many requests wait for home servers.
-	forwards atomic.Int64
 
 	rules      atomic.Pointer[rules]
 	policyMu   sync.Mutex // serialises changes of rules
@@ -77,7 +75,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.rules.Store(compile(policy))
 	s.clients = newClientTable(&cfg)
-	s.realms = newRealms(cfg.Realms)
+	s.realms = newRealms(&cfg)
 	s.rates = newRateLimiter(cfg.Limits.RateLimit)
 	s.failures = newFailureLimiter(&cfg.Limits)
 	s.sessions = newSessions(&cfg.Accounting)
