@@ -13,6 +13,7 @@ import (
 type client struct {
 	Client
 	secret []byte
+	many   bool // it is for more than one address
 	// signs remembers the addresses whose requests had a right
 	// Message-Authenticator, which from then on must have one. Only those who
 	// know the secret get in.
@@ -43,6 +44,11 @@ func (c *client) mustSign(addr netip.Addr) bool {
 	_, ok := c.signs.addrs[addr]
 	return ok || c.signs.all
 }
+
+// mustProve reports whether a request without Message-Authenticator needs something
+// else that proves that its sender knows the secret: among many addresses there are
+// those of hosts that are no clients.
+func (c *client) mustProve() bool { return c.many && c.RequireMessageAuthenticator == nil }
 
 // hasSigned notes a request that had one.
 func (c *client) hasSigned(addr netip.Addr) {
@@ -85,10 +91,13 @@ func newClientTable(cfg *Config) *clientTable {
 	}
 	if len(cfg.Clients) == 0 {
 		t.anyone = add(Client{})
+		t.anyone.many = true
 	}
 	for _, c := range cfg.Clients {
 		prefix, _ := conf.ParseCIDR(c.IP)
-		t.byPrefix[prefix] = add(c)
+		entry := add(c)
+		entry.many = !prefix.IsSingleIP()
+		t.byPrefix[prefix] = entry
 		lengths := &t.lengths6
 		if prefix.Addr().Is4() {
 			lengths = &t.lengths4

@@ -49,7 +49,8 @@ type Config struct {
 	// name, and holds for all where there are no Clients.
 	RequireMessageAuthenticator *bool `json:"requireMessageAuthenticator"`
 	// Clients are the switches and access points that may ask. Empty means any
-	// that knows Secret.
+	// that knows Secret, and shows that in each request: see
+	// [Client.RequireMessageAuthenticator].
 	Clients []Client `json:"clients"`
 	// MACAuth admits devices by their MAC address (MAC authentication bypass).
 	// Nil means that VLANAssignment alone decides.
@@ -84,8 +85,12 @@ type Client struct {
 	// Message-Authenticator (RFC 3579 section 3.2), which alone protects
 	// against forged answers (CVE-2024-3596). The default nil means from an
 	// address's first request that has one on, EAP aside, which has one in any
-	// case. Whatever it is, requests without one that carry Proxy-State are
-	// ignored, as the forgery needs that.
+	// case; and nil ignores requests without one that prove in no other way that
+	// their sender knows the secret, where the entry is for more than one address
+	// or there are no Clients. A User-Password proves it; no password, CHAP and
+	// MS-CHAP do not, so that anybody in the block could ask about devices and
+	// guess passwords. Whatever it is, requests without one that carry Proxy-State
+	// are ignored, as the forgery needs that.
 	RequireMessageAuthenticator *bool `json:"requireMessageAuthenticator"`
 	// MACInCalledStation looks for a device's MAC address in Called-Station-Id
 	// too, where some Dell switches put it.

@@ -2,6 +2,7 @@ package radius
 
 import (
 	"context"
+	"crypto/md5"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -163,7 +164,7 @@ func (q request) raw(t *testing.T, attrs []byte) []byte {
 
 func TestWrongSecret(t *testing.T) {
 	var log logBuffer
-	s := startServer(t, Config{MACAuth: &MACAuth{AllowedMACs: []string{"*"}}}, WithLogger(log.logger()))
+	s := startServer(t, Config{Clients: []Client{{IP: "127.0.0.1"}}, MACAuth: &MACAuth{AllowedMACs: []string{"*"}}}, WithLogger(log.logger()))
 	n := dialServer(t, authAddr(s))
 	q := mab("aabbccddeeff")
 	q.secret = "another secret than ours"
@@ -192,6 +193,64 @@ func TestWrongSecret(t *testing.T) {
 	if got := s.Stats().Dropped[badPassword.String()]; got != 1 {
 		t.Errorf("unreadablePassword is %d, want 1", got)
 	}
+}
+
+// Where any of many addresses may ask, only those are answered who prove that they
+// know the secret: others could ask about devices, and guess passwords and the
+// secret.
+func TestStrangersAmongManyAddresses(t *testing.T) {
+	const mac = "aabbccddeeff"
+	chap := avp(rfc2865.CHAPPassword_Type, strings.Repeat("x", 17))
+	strangers := map[string]request{
+		"no password":    {user: mac},
+		"empty":          {user: mac, attrs: []layeh.AVP{avp(rfc2865.UserPassword_Type, "")}},
+		"half a block":   {user: mac, attrs: []layeh.AVP{avp(rfc2865.UserPassword_Type, "12345678")}},
+		"CHAP":           {user: mac, attrs: []layeh.AVP{chap}},
+		"another secret": {user: mac, pap: new("a password of some length"), secret: "another secret than ours"},
+	}
+	clients := map[string]request{
+		"password":          {user: mac, pap: new(mac)},
+		"an empty password": {user: mac, attrs: []layeh.AVP{hiddenEmpty()}, random: make([]byte, 16)},
+		"signed":            {user: mac, sign: true},
+	}
+	for name, test := range map[string]struct {
+		clients []Client
+		require *bool
+		open    bool
+	}{
+		"anyone":             {},
+		"a block":            {clients: []Client{{IP: "127.0.0.0/8"}}},
+		"one address":        {clients: []Client{{IP: "127.0.0.1"}, {IP: "::/0"}}, open: true},
+		"a block, by choice": {clients: []Client{{IP: "127.0.0.0/8", RequireMessageAuthenticator: new(false)}}, open: true},
+		"anyone, by choice":  {require: new(false), open: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t, Config{Clients: test.clients, RequireMessageAuthenticator: test.require, MACAuth: &MACAuth{AllowedMACs: []string{"*"}}})
+			for kind, q := range strangers {
+				n := dialServer(t, authAddr(s))
+				if !test.open {
+					silence(t, s, n, q.encode(t), unsigned)
+					continue
+				}
+				n.send(q.encode(t))
+				if n.receive(testPatience) == nil {
+					t.Errorf("%s: no answer", kind)
+				}
+			}
+			for _, kind := range []string{"password", "an empty password", "signed"} { // which latches
+				if p := ask(t, authAddr(s), clients[kind].encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
+					t.Errorf("%s: got %v", kind, p.Code)
+				}
+			}
+		})
+	}
+}
+
+// hiddenEmpty is an empty User-Password under an authenticator of zeros, as MikroTik
+// sends it.
+func hiddenEmpty() layeh.AVP {
+	sum := md5.Sum(append([]byte(testSecret), make([]byte, 16)...))
+	return layeh.AVP{Type: rfc2865.UserPassword_Type, Attribute: sum[:]}
 }
 
 func TestUnknownClient(t *testing.T) {

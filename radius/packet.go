@@ -45,7 +45,8 @@ func trim(b []byte) (datagram, bool) {
 
 // outline is what there is to know of a packet before it is verified.
 type outline struct {
-	signature   int // where Message-Authenticator's value is, 0 without one
+	signature   int    // where Message-Authenticator's value is, 0 without one
+	password    []byte // User-Password, as hidden; nil without one
 	eap         bool
 	proxyStates int
 }
@@ -66,6 +67,10 @@ func (d datagram) outline() (o outline, ok bool) {
 				return o, false
 			}
 			o.signature = at + 2
+		case rfc2865.UserPassword_Type:
+			if o.password == nil {
+				o.password = d[at+2 : at+length]
+			}
 		case rfc2869.EAPMessage_Type:
 			o.eap = true
 		case rfc2865.ProxyState_Type:

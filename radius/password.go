@@ -86,6 +86,13 @@ func decryptPassword(encrypted layeh.Attribute, secret, authenticator []byte) (s
 	return string(plain[:end]), true
 }
 
+// provesSecret reports whether a User-Password was hidden with the secret: with
+// another it is no text. An empty one is 16 octets too.
+func provesSecret(encrypted, secret, authenticator []byte) bool {
+	password, ok := decryptPassword(encrypted, secret, authenticator)
+	return ok && len(encrypted) > 0 && isText(password)
+}
+
 // isText tells a password from what a wrong secret makes of one.
 func isText(s string) bool {
 	for _, c := range s {

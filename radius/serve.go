@@ -195,6 +195,9 @@ func (s *Server) verify(in *arrival) (why reason, ok bool) {
 		if o.proxyStates > 0 {
 			return proxyState, false
 		}
+		if in.client.mustProve() && !provesSecret(o.password, in.secret, authenticator) {
+			return unsigned, false
+		}
 	}
 	return 0, true
 }

@@ -135,7 +135,7 @@ func (r reason) explain() string {
 	case badAuthenticator:
 		return "ignored a packet: its authenticator is wrong; is the secret the same?"
 	case unsigned:
-		return "ignored a request: it has no Message-Authenticator, which is required (CVE-2024-3596)"
+		return "ignored a request: it has no Message-Authenticator, which is required (CVE-2024-3596); for a client of many addresses a password will do if the secret is the same"
 	case proxyState:
 		return "ignored a request: it has Proxy-State but no Message-Authenticator (CVE-2024-3596)"
 	case unexpectedCode:
