@@ -363,6 +363,41 @@ func TestForgeableEventsDoNotBlock(t *testing.T) {
 	}
 }
 
+// A switch whose certificate has run out is not blocked, with a name in the
+// configuration or without. Where there is no list of clients, it is a stranger.
+func TestRADIUSClientsAreNotBlocked(t *testing.T) {
+	from := testenv.Loopback(t, "127.0.0.66")
+	for name, test := range map[string]struct {
+		clients string
+		blocked int
+	}{
+		"a name":     {`"clients": [{"name": "switch", "ip": "127.0.0.0/8", "secret": "a long shared secret"}],`, 0},
+		"no name":    {`"clients": [{"ip": "127.0.0.0/8", "secret": "a long shared secret"}],`, 0},
+		"no clients": {`"secret": "a long shared secret",`, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cert, key, _ := testenv.SelfSigned(t)
+			r := startRouter(t, loadConfig(t, fmt.Sprintf(`{"blocking": {"allowList": ["127.0.0.1"], "events": 2},
+				"radiusConfig": {"listenHost": "127.0.0.1", "port": 0, "accountingPort": 0, %s
+					"radSec": {"port": 0, "certificate": {"certPath": %q, "keyPath": %q}, "clientCaPath": %q}}}`, test.clients, cert, key, cert)), dcrouter.WithStorage(storage.Memory()))
+			for range 4 {
+				d := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 20 * time.Second}
+				c, err := d.DialContext(t.Context(), "tcp", strings.TrimSuffix(r.Addrs()["radius"][2], "/tcp"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprint(c, "no TLS at all")
+				c.SetDeadline(time.Now().Add(20 * time.Second))
+				_, _ = io.Copy(io.Discard, c) // until it is closed, and that told
+				c.Close()
+			}
+			if s := r.Stats().Blocking; s.Active != test.blocked {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
 // Routers on one storage that tells of changes share blocks.
 func TestBlocksAreShared(t *testing.T) {
 	shared := storage.Memory()

@@ -24,7 +24,8 @@ func (r *Router) proxyEvent(e proxy.Event) {
 }
 
 // radiusEvent takes what hints at abuse of the RADIUS server. What clients do does
-// not count: they are switches, whose secret or certificate may be outdated.
+// not count: they are switches, whose secret or certificate may be outdated. Where
+// there is no list of clients, who fails is a stranger.
 func (r *Router) radiusEvent(e radius.Event) {
 	if e.Proven && e.Client == "" {
 		r.punish(misdeed{by: CountRADIUS, addr: e.Remote.Addr(), reason: "radius: " + e.Reason})

@@ -1,6 +1,7 @@
 package radius
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 )
@@ -15,7 +16,8 @@ type Event struct {
 	Reason string `json:"reason"`
 	// Detail says it in words.
 	Detail string `json:"detail"`
-	// Client is the name of the client as configured, or "".
+	// Client is the name of the client as configured, or its IP if it has none. It
+	// is "" if it comes from no client's address, or there are no clients.
 	Client string `json:"client,omitempty"`
 	// Remote is where it came from.
 	Remote netip.AddrPort `json:"remote"`
@@ -61,7 +63,7 @@ func (s *Server) drop(d dropped) {
 	name, notices := "", &s.strangers
 	if d.client != nil {
 		d.client.stats.dropped.Add(1)
-		name, notices = d.client.Name, &s.notices
+		name, notices = cmp.Or(d.client.Name, d.client.IP), &s.notices
 	}
 	now := time.Now()
 	skipped, first := notices.first(d.from.Addr(), d.why, now)

@@ -61,6 +61,26 @@ func TestObserverOfRadSec(t *testing.T) {
 	}
 }
 
+// A client without a name is no stranger.
+func TestObserverOfANamelessClient(t *testing.T) {
+	for _, block := range []string{"127.0.0.0/8", ""} {
+		cfg, _, _, _ := radSecConfig(t)
+		if block != "" {
+			cfg.Clients = []Client{{IP: block, Secret: testSecret}}
+		}
+		events := make(chan Event, 10)
+		s := startServer(t, cfg, WithObserver(func(e Event) { events <- e }))
+		c, err := net.Dial("tcp", radSecAddr(s))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if e := testenv.Receive(t, events); e.Reason != "badRadSec" || e.Client != block {
+			t.Errorf("%+v, want the client %q", e, block)
+		}
+	}
+}
+
 // A session shows the VLAN that its device was let in with, or what its records
 // say, also after a restart.
 func TestVLANOfSessions(t *testing.T) {
