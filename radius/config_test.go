@@ -77,6 +77,8 @@ func TestValidate(t *testing.T) {
 			"realms[0].homeServers[0].port: 70000 is not a port (1-65535)\nrealms[1].homeServers: missing: give at least one\n" +
 				"realms[2].name: \"a.example\" is that of realms[1] already\nrealms[2].homeServers[0].host: \"a b\" is not a host name or an address\n" +
 				"realms[2].homeServers[0].secret: missing"},
+		{"home server twice", `{"secret":"s","realms":{"name":"*","homeServers":[{"host":"A.example","secret":"x"},{"host":"a.example","port":1812,"accountingPort":18130,"secret":"x"},{"host":"a.example","port":1645,"secret":"x"}]}}`,
+			`realms[0].homeServers[1].host: "a.example:1812" is that of homeServers[0] already`},
 		{"RadSec", `{"secret":"s","radSec":{"port":-1,"certificate":{"keyPath":"k"}},"clients":[{"ip":"::1","coaPort":-1,"certificateNames":["a b"]}]}`,
 			"clients[0].coaPort: -1 is not a port (1-65535)\nclients[0].certificateNames[0]: \"a b\" is not a host name or an address\n" +
 				"radSec.port: -1 is not a port (1-65535, or 0 for any free one)\nradSec.certificate: certPath and keyPath go together"},

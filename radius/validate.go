@@ -74,9 +74,11 @@ func (c *Config) validateRealms(check *conf.Checker) {
 		if len(realm.HomeServers) == 0 {
 			servers.Errorf("missing: give at least one")
 		}
+		addresses := map[string]int{}
 		for i, h := range realm.HomeServers {
 			at := servers.Index(i)
 			at.Field("host").Host(h.Host)
+			at.Field("host").Unique(addresses, strings.ToLower(hostPort(h.Host, valueOr(h.Port, DefaultPort))), "homeServers", i)
 			if h.Port != 0 {
 				at.Field("port").Port(h.Port)
 			}
