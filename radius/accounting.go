@@ -147,8 +147,9 @@ func (s *Session) merge(old *Session) {
 // on returns the session as it is with the record on top of what was known. A
 // Start that is later than the end of the session is another session: there are
 // NASes that count from 1 again when they restart. The end by Accounting-On is by
-// our clock, and the NAS's may not be set yet.
-func (r *Record) on(old string) Session {
+// our clock, and the NAS's may not be set yet. A session that was closed since
+// nothing had been heard of it for staleAfter is open again when it is heard of.
+func (r *Record) on(old string, staleAfter time.Duration) Session {
 	s := r.Session
 	before, err := decodeSession(old)
 	if err != nil {
@@ -159,6 +160,10 @@ func (r *Record) on(old string) Session {
 		if restarted || r.Time.After(before.Stopped) {
 			return s
 		}
+	}
+	// Of no other is the last record so long before its end; milliseconds are kept.
+	if r.Status != StatusStop && before.TerminateCause == 0 && before.Stopped.Sub(before.Updated) >= staleAfter-time.Millisecond {
+		before.Stopped = time.Time{}
 	}
 	s.merge(&before)
 	return s
@@ -231,12 +236,12 @@ func (r *run) account(ctx context.Context, in *arrival, record *Record) error {
 		}
 		key := keyOfSession(session)
 		if old, ok := s.sessions.get(key); ok {
-			*session = record.on(old)
+			*session = record.on(old, s.sessions.staleAfter)
 		} else if s.sessions.count.Load() >= s.sessions.most {
 			return failed(errTooManySessions)
 		}
 		c = &change{key: key, next: func(old string) string {
-			merged := record.on(old)
+			merged := record.on(old, s.sessions.staleAfter)
 			return string(appendSession(nil, &merged))
 		}}
 	}

@@ -204,7 +204,7 @@ func TestAccountingOnInABatch(t *testing.T) {
 			return &change{closing: &closing{nas{record.Session.Source, record.Session.NASIdentifier, record.Session.NASAddress}, at, causeNASReboot}, done: make(chan error, 1)}
 		}
 		return &change{key: keyOfSession(&record.Session), done: make(chan error, 1), next: func(old string) string {
-			session := record.on(old)
+			session := record.on(old, s.sessions.staleAfter)
 			return string(appendSession(nil, &session))
 		}}
 	}
@@ -293,6 +293,28 @@ func TestStaleSessions(t *testing.T) {
 	s.latest().sweep(time.Now().Add(time.Hour))
 	if n := s.sessions.count.Load(); n != 0 {
 		t.Errorf("%d are remembered an hour later", n)
+	}
+}
+
+// A session that was given up and goes on is open again, whatever its NAS tells of
+// it; one that has ended is not.
+func TestStaleSessionGoesOn(t *testing.T) {
+	s := startServer(t, Config{Accounting: Accounting{StaleAfter: time.Hour}})
+	send := func(status Status, ids ...string) {
+		for _, id := range ids {
+			ask(t, acctAddr(s), acct(status, id).encode(t), testSecret)
+		}
+	}
+	send(StatusStart, "repeated", "updated", "stopped", "ended")
+	s.latest().sweep(time.Now().Add(2 * time.Hour))
+	if got := openSessions(s); len(got) != 0 {
+		t.Fatalf("open are %v after two hours", got)
+	}
+	send(StatusStop, "stopped", "ended")
+	send(StatusStart, "repeated")
+	send(StatusInterim, "updated", "ended")
+	if got := openSessions(s); !slices.Equal(got, []string{"repeated", "updated"}) {
+		t.Errorf("open are %v", got)
 	}
 }
 

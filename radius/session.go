@@ -65,8 +65,8 @@ const (
 	StatusOn  Status = 7
 	StatusOff Status = 8
 	// StatusStale is no NAS's: nothing was heard of the session for
-	// [Accounting.StaleAfter]. Should it be heard of again, the sink is told of
-	// that too; the counters are those of the whole session in any case.
+	// [Accounting.StaleAfter]. Should it be heard of again, it is open again and
+	// the sink is told of that; the counters are those of the whole session.
 	StatusStale Status = 1 << 31
 )
 
