@@ -2,6 +2,7 @@ package radius
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +21,7 @@ import (
 var (
 	errNoSessionID     = errors.New("it has no Acct-Session-Id")
 	errNoStatus        = errors.New("it has no Acct-Status-Type")
+	errStaleByNAS      = errors.New("its Acct-Status-Type is that of stale sessions, which no NAS reports")
 	errTooManySessions = errors.New("as many sessions as accounting.maxSessions are kept")
 )
 
@@ -60,7 +62,10 @@ func newRecord(in *arrival) (*Record, error) {
 	if !ok || len(status) != 4 {
 		return nil, errNoStatus
 	}
-	r := &Record{Status: Status(integer(attrs, rfc2866.AcctStatusType_Type)), Client: in.client.Name, Time: in.at, Packet: p}
+	r := &Record{Status: Status(binary.BigEndian.Uint32(status)), Client: in.client.Name, Time: in.at, Packet: p}
+	if r.Status == StatusStale {
+		return nil, errStaleByNAS
+	}
 	if stamp := integer(attrs, rfc2869.EventTimestamp_Type); stamp != 0 {
 		r.Time = time.Unix(int64(stamp), 0)
 	} else {

@@ -261,6 +261,7 @@ func TestAccountingMistakes(t *testing.T) {
 	n := dialServer(t, acctAddr(s))
 	silence(t, s, n, acct(StatusStart, "").encode(t), malformed)
 	silence(t, s, n, request{code: layeh.CodeAccountingRequest, attrs: []layeh.AVP{avp(rfc2866.AcctSessionID_Type, "x")}}.encode(t), malformed)
+	silence(t, s, n, acct(StatusStale, "1").encode(t), malformed) // which we alone say
 	// Padding after the packet is legal (RFC 2865 section 3).
 	d := acct(StatusStart, "1").encode(t)
 	n.send(append(slices.Clone(d), 0, 0, 0))
