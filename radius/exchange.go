@@ -10,11 +10,17 @@ import (
 )
 
 // exchange sends a request to another server or a NAS and returns its verified
-// answer. It asks again after each of the pauses, and gives up after the last.
-// Each exchange has a socket of its own, so that its port is not known to
-// anyone who would forge the answer, and identifiers cannot run out.
+// answer. It asks again after each of the pauses, and gives up after the last; the
+// look-up of a name is part of that time. Each exchange has a socket of its own, so
+// that its port is not known to anyone who would forge the answer, and identifiers
+// cannot run out.
 func exchange(ctx context.Context, addr string, request datagram, pauses []time.Duration, verify func(reply datagram) error) (datagram, error) {
-	var dialer net.Dialer
+	deadline := time.Now()
+	whole := deadline
+	for _, pause := range pauses {
+		whole = whole.Add(pause)
+	}
+	dialer := net.Dialer{Deadline: whole}
 	conn, err := dialer.DialContext(ctx, "udp", addr)
 	if err != nil {
 		return nil, err
@@ -25,10 +31,12 @@ func exchange(ctx context.Context, addr string, request datagram, pauses []time.
 	b := make([]byte, maxPacket+1)
 	var unfit error
 	for _, pause := range pauses {
+		if deadline = deadline.Add(pause); !time.Now().Before(deadline) {
+			continue
+		}
 		if _, err := conn.Write(request); err != nil {
 			unfit = err // as "refused", which an earlier try was told
 		}
-		deadline := time.Now().Add(pause)
 		conn.SetReadDeadline(deadline)
 		for bad := 0; ctx.Err() == nil; {
 			n, err := conn.Read(b)
