@@ -66,7 +66,7 @@ type journal struct {
 }
 
 func openJournal(ctx context.Context, s *Server) (*journal, error) {
-	j := &journal{s: s, store: s.opts.store, queue: make(chan *change), quit: make(chan struct{}), compact: make(chan struct{}, 1)}
+	j := &journal{s: s, store: s.storage(), queue: make(chan *change), quit: make(chan struct{}), compact: make(chan struct{}, 1)}
 	j.ctx, j.cancel = context.WithCancel(context.Background())
 	if j.store == nil {
 		return j, nil // what is in memory stays from one Start to the next

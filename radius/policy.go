@@ -274,11 +274,11 @@ func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, erro
 
 // loadPolicy takes up what was stored, if it is of this Config.
 func (s *Server) loadPolicy(ctx context.Context) error {
+	s.policyMu.Lock()
+	defer s.policyMu.Unlock()
 	if s.opts.store == nil {
 		return nil
 	}
-	s.policyMu.Lock()
-	defer s.policyMu.Unlock()
 	value, err := s.opts.store.Get(ctx, policyKey)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil

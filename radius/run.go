@@ -112,6 +112,15 @@ func (r *run) fail(err error) {
 	})
 }
 
+func (r *run) hasStopped() bool {
+	select {
+	case <-r.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
 func (r *run) failure() error {
 	select {
 	case <-r.failed:

@@ -31,7 +31,7 @@ type Server struct {
 	realms  []*realm
 
 	rules      atomic.Pointer[rules]
-	policyMu   sync.Mutex // serialises changes of rules
+	policyMu   sync.Mutex // serialises changes of rules and of where they are stored
 	configured string     // identity of the Config's policy
 
 	stateKey   [32]byte // signs the State of EAP
@@ -44,8 +44,15 @@ type Server struct {
 	sessions   *sessions
 	stats      counters
 
-	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
-	run *run       // nil before Start; kept after Stop for Wait
+	mu       sync.Mutex // held for moments only: the storage may take its time
+	starting *starting  // nil if no Start is under way
+	run      *run       // nil before Start; kept after Stop for Wait
+}
+
+// starting is a Start under way.
+type starting struct {
+	giveUp context.CancelFunc // with the lock held: then run is set, or never will be
+	done   chan struct{}      // closed when it is through
 }
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
@@ -125,15 +132,24 @@ func (o *options) validate(check *conf.Checker, cfg *Config) {
 // bound; on an error it takes everything back. ctx limits the start alone. A
 // Server that has stopped can be started again.
 func (s *Server) Start(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	start := &starting{cancel, make(chan struct{})}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.run != nil {
-		select {
-		case <-s.run.stopped:
-		default:
-			return ErrRunning
-		}
+	running := s.starting != nil || s.run != nil && !s.run.hasStopped()
+	if !running {
+		s.starting = start
 	}
+	s.mu.Unlock()
+	if running {
+		return ErrRunning
+	}
+	defer func() {
+		s.mu.Lock()
+		s.starting = nil
+		s.mu.Unlock()
+		close(start.done)
+	}()
 	if err := s.loadPolicy(ctx); err != nil {
 		s.closeGiven()
 		return err
@@ -144,6 +160,14 @@ func (s *Server) Start(ctx context.Context) error {
 		s.closeGiven()
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil { // Stop does not wait any longer
+		r.cancel()
+		r.close()
+		s.closeGiven()
+		return err
+	}
 	s.warnOfWeakSecrets()
 	s.run = r
 	r.serve()
@@ -151,13 +175,17 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 // UseStorage is [WithStorage] for hosts that have no storage yet when they make
-// the Server. It holds from the next Start on.
+// the Server. It holds from the next Start on, and is not for the time of one.
 func (s *Server) UseStorage(store *storage.Store) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.policyMu.Lock() // UpdatePolicy may be under way
 	defer s.policyMu.Unlock()
 	s.opts.store = store
+}
+
+func (s *Server) storage() *storage.Store {
+	s.policyMu.Lock()
+	defer s.policyMu.Unlock()
+	return s.opts.store
 }
 
 func (s *Server) warnOfWeakSecrets() {
@@ -186,11 +214,14 @@ func (s *Server) current() *run {
 // Stop stops listening at once and waits until requests under way are answered
 // or ctx ends; then it gives up on them and returns ctx's error. Afterwards no
 // goroutine of the Server is left. It may be called at any time, also several
-// times at once.
+// times at once. It waits for a Start that is under way; if ctx ends before, that
+// Start fails.
 func (s *Server) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	r := s.run
-	s.mu.Unlock()
+	err := s.awaitStart(ctx)
+	r := s.latest()
+	if err != nil && (r == nil || r.stopping.Load() != 0) {
+		return err
+	}
 	if r == nil {
 		s.closeGiven()
 		return nil
@@ -207,6 +238,26 @@ func (s *Server) Stop(ctx context.Context) error {
 	r.stopErr = r.stop(ctx)
 	close(r.stopped)
 	return r.stopErr
+}
+
+// awaitStart waits for the end of a Start that is under way, and gives up on it when
+// ctx ends.
+func (s *Server) awaitStart(ctx context.Context) error {
+	s.mu.Lock()
+	start := s.starting
+	s.mu.Unlock()
+	if start == nil {
+		return nil
+	}
+	select {
+	case <-start.done:
+		return nil
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		start.giveUp()
+		return ctx.Err()
+	}
 }
 
 // closeGiven closes the host's sockets.

@@ -96,6 +96,63 @@ func TestGivenPacketConnAfterFailure(t *testing.T) {
 	}
 }
 
+// A storage that does not answer holds up Start, and nobody who wants to know how
+// the Server is. Stop gives up on it.
+func TestStartThatWaitsForItsStorage(t *testing.T) {
+	testenv.Goroutines(t)
+	memory := storage.Memory()
+	reading, proceed := make(chan struct{}, 2000), make(chan struct{})
+	backend := &getBackend{memory, func(ctx context.Context, key string) ([]byte, error) {
+		if key == policyKey {
+			reading <- struct{}{}
+			<-proceed // whatever becomes of ctx
+		}
+		return memory.Get(ctx, key)
+	}}
+	s, err := New(Config{ListenHost: "127.0.0.1", Port: new(0), AccountingPort: new(0), Secret: testSecret}, WithStorage(openStore(t, backend)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() { started <- s.Start(context.Background()) }()
+	testenv.Receive(t, reading)
+	told := make(chan error, 1)
+	go func() {
+		s.Stats()
+		s.Addrs()
+		s.Wait()
+		told <- s.Start(context.Background())
+	}()
+	if err := testenv.Receive(t, told); !errors.Is(err, ErrRunning) {
+		t.Errorf("another Start returned %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Stop(ctx) }()
+	if err := testenv.Receive(t, stopped); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Stop returned %v", err)
+	}
+	close(proceed)
+	if err := testenv.Receive(t, started); !errors.Is(err, context.Canceled) {
+		t.Errorf("Start returned %v", err)
+	}
+	if err := s.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+// getBackend is a Backend with another Get.
+type getBackend struct {
+	storage.Backend
+	get func(ctx context.Context, key string) ([]byte, error)
+}
+
+func (b *getBackend) Get(ctx context.Context, key string) ([]byte, error) { return b.get(ctx, key) }
+
 // The host of a Router may change the policy while that starts.
 func TestUseStorageWhileUpdating(t *testing.T) {
 	s, err := New(Config{Secret: testSecret})
