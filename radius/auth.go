@@ -87,6 +87,9 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 		return nil, nil
 	}
 	realm, user := s.realmOf(a.req.UserName)
+	if a.outline.eap {
+		user = a.req.UserName // EAP has it too, and home servers compare
+	}
 	if a.realm = realm; realm != nil {
 		return func(ctx context.Context) (datagram, error) { return s.forwardAccess(ctx, a, user) }, nil
 	}

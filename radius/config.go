@@ -203,9 +203,9 @@ type Realm struct {
 	Name string `json:"name" conf:"key"`
 	// HomeServers are tried in this order, those first that answer.
 	HomeServers []HomeServer `json:"homeServers"`
-	// StripRealm sends the user name without @ and realm. MS-CHAPv2 has the
-	// name in its proof of the password, so users need to have left the realm
-	// out there, or it fails.
+	// StripRealm sends the user name without @ and realm, with EAP aside, which
+	// has the name itself and must agree. MS-CHAPv2 has the name in its proof of
+	// the password, so users need to have left the realm out there, or it fails.
 	StripRealm bool `json:"stripRealm"`
 }
 

@@ -10,6 +10,7 @@ import (
 
 	layeh "layeh.com/radius"
 	"layeh.com/radius/rfc2865"
+	"layeh.com/radius/rfc2869"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -92,6 +93,33 @@ func TestHomeServers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The name within EAP cannot be changed, so neither is the one beside it.
+func TestStripRealmLeavesEAPAlone(t *testing.T) {
+	home := listenUDP(t)
+	host, port := split(t, home.LocalAddr().String())
+	s := startServer(t, Config{Realms: []Realm{{Name: "example.com", StripRealm: true, HomeServers: []HomeServer{{Host: host, Port: port, Secret: testSecret, Timeout: 50 * time.Millisecond}}}}})
+	const user = "alice@example.com"
+	for want, q := range map[string]request{
+		"alice": mab(user),
+		user:    {user: user, sign: true, attrs: []layeh.AVP{avp(rfc2869.EAPMessage_Type, "\x02\x01\x00\x16\x01"+user)}},
+	} {
+		dialServer(t, authAddr(s)).send(q.encode(t))
+		home.SetReadDeadline(time.Now().Add(testPatience))
+		b := make([]byte, 4096)
+		for seen := false; !seen; { // what it is asked twice comes twice
+			n, _, err := home.ReadFrom(b)
+			if err != nil {
+				t.Fatalf("%s: %v", want, err)
+			}
+			p, err := layeh.Parse(b[:n], []byte(testSecret))
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen = rfc2865.UserName_GetString(p) == want
+		}
+	}
 }
 
 func TestRealms(t *testing.T) {
