@@ -233,14 +233,25 @@ func appendClosing(b []byte, c *closing) []byte {
 
 func journalKey(seq uint64) string { return journalPrefix + fmt.Sprintf("%016x", seq) }
 
+// compactPause is how long the next compaction waits after one that has failed: the
+// journal is as long as before, so every record asks for it.
+const compactPause = time.Minute
+
 // compactAll writes the state when the journal has become long.
 func (j *journal) compactAll() {
 	for {
 		select {
 		case <-j.compact:
-			if err := j.writeState(j.ctx); err != nil {
-				j.s.log.Error("the sessions' journal could not be compacted; it goes on growing", "err", err)
-			}
+		case <-j.quit:
+			return
+		}
+		err := j.writeState(j.ctx)
+		if err == nil {
+			continue
+		}
+		j.s.log.Error("the sessions' journal could not be compacted; it goes on growing", "err", err)
+		select {
+		case <-time.After(compactPause):
 		case <-j.quit:
 			return
 		}

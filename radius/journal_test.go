@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -50,6 +53,49 @@ func TestLateWriteToTheJournal(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A compaction that fails is not tried again for each record that comes.
+func TestCompactionThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := storage.Memory()
+		var tries atomic.Int32
+		backend := &putBackend{memory, func(ctx context.Context, key string, value []byte) error {
+			if strings.HasPrefix(key, statePrefix) {
+				tries.Add(1)
+				return errors.New("the value is too large")
+			}
+			return memory.Put(ctx, key, value)
+		}}
+		s, err := New(Config{Secret: testSecret}, WithStorage(openStore(t, backend)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		j, err := openJournal(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keep(s, &Session{ID: "1", Updated: time.Now()})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			j.compactAll()
+		}()
+		for range 2 {
+			j.compact <- struct{}{}
+			synctest.Wait()
+		}
+		if n := tries.Load(); n != 1 {
+			t.Errorf("tried %d times at once, want once", n)
+		}
+		time.Sleep(compactPause)
+		synctest.Wait()
+		if n := tries.Load(); n != 2 {
+			t.Errorf("tried %d times in a minute, want twice", n)
+		}
+		j.stop()
+		<-done
+	})
 }
 
 // putBackend is a Backend with another Put.
