@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	layeh "layeh.com/radius"
@@ -17,6 +18,7 @@ type access struct {
 	req     Request
 	subject subject
 	realm   *realm // whose home servers decide, nil if none
+	unasked bool   // it was rejected since there were too many failures
 
 	eap   bool
 	eapID byte
@@ -60,6 +62,21 @@ func (a *access) device() (macAddress, bool) {
 	return 0, false
 }
 
+// userFailures is how many times MaxFailures a user may be rejected from all devices
+// together: somebody who guesses can say to be another device each time. It is more
+// than one, so that others do not lock users out so soon.
+const userFailures = 10
+
+// user returns who a request is about whatever device it comes from, if it is about
+// a user. With EAP for a home server there is no telling: the name may be the same
+// for all users.
+func (a *access) user() (s subject, ok bool) {
+	if _, device := a.device(); device || a.req.UserName == "" || a.realm != nil && a.outline.eap {
+		return subject{}, false
+	}
+	return subject{a.from.Addr(), "user " + strings.ToLower(a.req.UserName)}, true
+}
+
 func (a *access) verdict(accept bool) { a.decide(Decision{Accept: accept}) }
 
 func (a *access) decide(d Decision) {
@@ -81,17 +98,20 @@ func (s *Server) authenticate(a *access, now time.Time) (rest func(context.Conte
 			a.eap, a.eapID = true, p.id
 		}
 	}
-	if s.failures.exceeded(a.subject, now) {
+	realm, name := s.realmOf(a.req.UserName)
+	a.realm = realm
+	user, isUser := a.user()
+	if s.failures.exceeded(a.subject, 1, now) || isUser && s.failures.exceeded(user, userFailures, now) {
+		a.unasked = true
 		a.drop(s, tooManyFailures, nil)
 		a.verdict(false)
 		return nil, nil
 	}
-	realm, user := s.realmOf(a.req.UserName)
 	if a.outline.eap {
-		user = a.req.UserName // EAP has it too, and home servers compare
+		name = a.req.UserName // EAP has it too, and home servers compare
 	}
-	if a.realm = realm; realm != nil {
-		return func(ctx context.Context) (datagram, error) { return s.forwardAccess(ctx, a, user) }, nil
+	if realm != nil {
+		return func(ctx context.Context) (datagram, error) { return s.forwardAccess(ctx, a, name) }, nil
 	}
 	if a.outline.eap {
 		if s.eapStep(a, now) {

@@ -92,8 +92,8 @@ func newFailureLimiter(l *Limits) *failureLimiter {
 	return &failureLimiter{most: valueOr(l.MaxFailures, 10), window: valueOr(l.FailureWindow, time.Minute), counts: make(map[subject]failures)}
 }
 
-// exceeded reports whether someone has failed too often.
-func (l *failureLimiter) exceeded(s subject, now time.Time) bool {
+// exceeded reports whether someone has failed too often: the limit times so many.
+func (l *failureLimiter) exceeded(s subject, times int, now time.Time) bool {
 	if l.most < 0 {
 		return false
 	}
@@ -104,7 +104,7 @@ func (l *failureLimiter) exceeded(s subject, now time.Time) bool {
 		delete(l.counts, s)
 		return false
 	}
-	return f.count >= l.most
+	return f.count >= times*l.most
 }
 
 // failed counts a rejection.

@@ -138,6 +138,9 @@ func (s *Server) accessDone(a *access, reply datagram) {
 	switch reply.code() {
 	case layeh.CodeAccessReject:
 		s.failures.failed(a.subject, a.at)
+		if user, ok := a.user(); ok && !a.unasked {
+			s.failures.failed(user, a.at)
+		}
 	case layeh.CodeAccessAccept:
 		s.vlans.accepted(a.subject, reply)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	layeh "layeh.com/radius"
+	"layeh.com/radius/rfc2865"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
@@ -372,9 +373,37 @@ func TestFailureLimit(t *testing.T) {
 		t.Errorf("bob: %v", p.Code)
 	}
 	now := time.Now()
-	if who := (subject{loopbackAddr(), "alice"}); !s.failures.exceeded(who, now) || s.failures.exceeded(who, now.Add(time.Minute)) {
+	if who := (subject{loopbackAddr(), "alice"}); !s.failures.exceeded(who, 1, now) || s.failures.exceeded(who, 1, now.Add(time.Minute)) {
 		t.Error("the window is not a minute")
 	}
+}
+
+// Who guesses a user's password can say to be another device each time; that a device
+// goes on with an old password is not counted against the user for ever.
+func TestFailureLimitOfAUser(t *testing.T) {
+	s := startServer(t, Config{Limits: Limits{MaxFailures: 2, FailureWindow: time.Hour}, MACAuth: &MACAuth{AllowedMACs: []string{"02*"}}}, WithAuthorizer(func(_ context.Context, r *Request) (Decision, error) {
+		return Decision{Accept: r.CheckPassword("right")}, nil
+	}))
+	q := func(user, password string, device int) datagram {
+		return request{sign: true, pap: &password, attrs: []layeh.AVP{avp(rfc2865.UserName_Type, user), avp(rfc2865.CallingStationID_Type, macAddress(0x020000000000+device).String())}}.encode(t)
+	}
+	want := func(what string, d datagram, want layeh.Code) {
+		t.Helper()
+		if p := ask(t, authAddr(s), d, testSecret); p.Code != want {
+			t.Errorf("%s: got %v, want %v", what, p.Code, want)
+		}
+	}
+	for range 30 {
+		want("an old password", q("bob", "wrong", 1), layeh.CodeAccessReject)
+	}
+	want("bob from elsewhere", q("bob", "right", 2), layeh.CodeAccessAccept)
+	for i := range 20 {
+		want("a guess", q([]string{"alice", "Alice"}[i%2], "wrong", 100+i), layeh.CodeAccessReject)
+	}
+	want("a right guess", q("alice", "right", 200), layeh.CodeAccessReject)
+	want("another user", q("bob", "right", 200), layeh.CodeAccessAccept)
+	want("a device", mab("020000000001").encode(t), layeh.CodeAccessReject) // bob's, which fails too often
+	want("another device", mab("020000000002").encode(t), layeh.CodeAccessAccept)
 }
 
 func TestLimitsAreBounded(t *testing.T) {
