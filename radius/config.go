@@ -158,8 +158,8 @@ type Accounting struct {
 	// NAS's interim updates.
 	StaleAfter time.Duration `json:"staleAfter"`
 	// MaxSessions is how many sessions are kept: the open ones, and for 10 minutes
-	// those that have ended. Records of further ones are not acknowledged. The default 0 means 2,000,000, for which it takes
-	// about 600 MB of memory.
+	// those that have ended. Records of further ones are not acknowledged. The
+	// default 0 means 2,000,000, for which it takes about 600 MB of memory.
 	MaxSessions int `json:"maxSessions"`
 }
 
