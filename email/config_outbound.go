@@ -11,9 +11,10 @@ type Outbound struct {
 	// CAPath is a PEM file with the authorities to trust instead of the system's,
 	// for MX hosts and for those that publish policies.
 	CAPath string `json:"caPath"`
-	// PrivateNetworks also sends mail to MX hosts on loopback addresses, and fetches
-	// what domains publish about themselves from those and private ones. Otherwise
-	// strangers could have this server talk to what they cannot reach. Default
+	// PrivateNetworks also sends mail to MX hosts and address literals with loopback
+	// and private addresses, and fetches from there what domains publish about
+	// themselves. Otherwise strangers could have this server talk to what they
+	// cannot reach. Forward.Host and the smart host may have any address. Default
 	// false.
 	PrivateNetworks bool `json:"privateNetworks"`
 	// MXCacheTimeout is how long it is remembered which servers take the mail of a

@@ -52,7 +52,11 @@ func (r *run) openOutbound(ctx context.Context) error {
 		return fmt.Errorf("email: outbound.caPath: %w", err)
 	}
 	resolver, secure := s.outboundResolver()
-	o.mx = mx.New(resolver, mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Keep: cfg.MXCacheTimeout, Now: s.now})
+	hosts := mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Keep: cfg.MXCacheTimeout, Now: s.now}
+	if s.opts.dial == nil && !cfg.PrivateNetworks { // as strangersDialer
+		hosts.Usable = isPublic
+	}
+	o.mx = mx.New(resolver, hosts)
 	if o.returns, err = newReturns(ctx, s); err != nil {
 		return err
 	}
@@ -381,8 +385,12 @@ func isPublic(ip netip.Addr) bool {
 	case netip.MustParsePrefix("2002::/16").Contains(ip):
 		return isPublic(netip.AddrFrom4([4]byte(b[2:6])))
 	}
+	if ip.Is6() {
+		return netip.MustParsePrefix("2000::/3").Contains(ip) // all that is assigned
+	}
 	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
-		!netip.MustParsePrefix("100.64.0.0/10").Contains(ip) && !netip.MustParsePrefix("0.0.0.0/8").Contains(ip)
+		!slices.ContainsFunc([]string{"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4"},
+			func(p string) bool { return netip.MustParsePrefix(p).Contains(ip) })
 }
 
 // dialer is the function as others want it; net.Dialer for nil.

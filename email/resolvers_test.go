@@ -60,3 +60,28 @@ func TestResolversAreAddresses(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Mail goes to no address of our own network because a stranger's MX or an address
+// literal says so, unless the configuration or the host's dialer lets it.
+func TestInnerMX(t *testing.T) {
+	dns := hosts{"inner.example": "10.0.0.5", "outer.example": "192.0.2.5"}
+	look := func(cfg Outbound, domain string, opts ...Option) error {
+		s := start(t, Config{Outbound: cfg}, append([]Option{WithResolver(dns)}, opts...)...)
+		_, err := s.latest().mx.Lookup(t.Context(), domain)
+		return err
+	}
+	for _, domain := range []string{"inner.example", "[10.0.0.5]"} {
+		if err := look(Outbound{}, domain); err == nil {
+			t.Errorf("mail to %s goes to 10.0.0.5", domain)
+		}
+		if err := look(Outbound{PrivateNetworks: true}, domain); err != nil {
+			t.Errorf("%s, with privateNetworks: %v", domain, err)
+		}
+		if err := look(Outbound{}, domain, WithDialer((&network{}).dial)); err != nil {
+			t.Errorf("%s, with a dialer: %v", domain, err)
+		}
+	}
+	if err := look(Outbound{}, "outer.example"); err != nil {
+		t.Error(err)
+	}
+}

@@ -6,10 +6,7 @@ import "github.com/dcrouter/dcrouter/email/internal/auth/lookup"
 // if it would have to ask.
 func (r *Resolver) Cached(domain string) (d Destination, err error, ok bool) {
 	if len(domain) > 0 && domain[0] == '[' {
-		d, err = literal(domain)
-		if err == nil && r.own != nil && r.own(d.Hosts[0].Addrs[0]) {
-			return Destination{}, loop(domain), true
-		}
+		d, err = r.literal(domain)
 		return d, err, true
 	}
 	name, err := lookup.Domain(domain)

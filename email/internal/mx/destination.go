@@ -76,7 +76,7 @@ func noAnswer(domain string, err error) *Error {
 }
 
 // literal reads an address literal (RFC 5321 section 4.1.3).
-func literal(domain string) (Destination, error) {
+func (r *Resolver) literal(domain string) (Destination, error) {
 	text := strings.TrimSuffix(domain[1:], "]")
 	v6, isV6 := text, false
 	if len(text) > 5 && strings.EqualFold(text[:5], "IPv6:") {
@@ -89,10 +89,13 @@ func literal(domain string) (Destination, error) {
 	case err == nil && (ip.Is6() != isV6 || ip.Zone() != ""):
 		err = errors.New("no address literal")
 	}
-	if err != nil || !reachable(ip.Unmap()) {
+	ip = ip.Unmap()
+	switch {
+	case err == nil && r.own != nil && r.own(ip):
+		return Destination{}, loop(domain)
+	case err != nil || !reachable(ip) || r.usable != nil && !r.usable(ip):
 		return Destination{}, permanent("5.1.2", "%.100q is no address that mail can go to", domain)
 	}
-	ip = ip.Unmap()
 	site := "[" + ip.String() + "]"
 	return Destination{Domain: domain, Site: site, Hosts: []Host{{Name: ip.String(), Addrs: []netip.Addr{ip}}}}, nil
 }

@@ -29,6 +29,8 @@ type Options struct {
 	Names []string
 	// Own tells whether an address is this host's own, with the same effect.
 	Own func(netip.Addr) bool
+	// Usable tells whether mail may go to an address. Without it all are.
+	Usable func(netip.Addr) bool
 	// Keep is how long it is remembered where mail goes; the default is 5 minutes.
 	Keep time.Duration
 	// Now is the clock; the default is [time.Now].
@@ -38,11 +40,12 @@ type Options struct {
 // Resolver looks up where mail goes. It remembers answers for [Options.Keep],
 // that there is nowhere to go for a minute. It may be used by several goroutines.
 type Resolver struct {
-	dns   SecureResolver
-	names map[string]bool
-	own   func(netip.Addr) bool
-	now   func() time.Time
-	found time.Duration // Options.Keep
+	dns    SecureResolver
+	names  map[string]bool
+	own    func(netip.Addr) bool
+	usable func(netip.Addr) bool
+	now    func() time.Time
+	found  time.Duration // Options.Keep
 
 	mu      sync.Mutex
 	known   map[string]answer
@@ -66,7 +69,7 @@ type flight struct {
 // New makes a Resolver that asks r, and if that is a [SecureResolver] also
 // whether answers are validated.
 func New(r lookup.Resolver, o Options) *Resolver {
-	m := &Resolver{dns: insecure{r}, names: map[string]bool{}, own: o.Own, now: o.Now,
+	m := &Resolver{dns: insecure{r}, names: map[string]bool{}, own: o.Own, usable: o.Usable, now: o.Now,
 		found: o.Keep, known: map[string]answer{}, flights: map[string]*flight{}}
 	if s, ok := r.(SecureResolver); ok {
 		m.dns = s
@@ -89,11 +92,7 @@ func New(r lookup.Resolver, o Options) *Resolver {
 // "[192.0.2.1]". The error is an [*Error].
 func (r *Resolver) Lookup(ctx context.Context, domain string) (Destination, error) {
 	if len(domain) > 0 && domain[0] == '[' {
-		d, err := literal(domain)
-		if err == nil && r.own != nil && r.own(d.Hosts[0].Addrs[0]) {
-			return Destination{}, loop(domain)
-		}
-		return d, err
+		return r.literal(domain)
 	}
 	name, err := lookup.Domain(domain)
 	if err != nil {

@@ -150,6 +150,51 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// Addresses that mail may not go to are left out, and hosts that have no others.
+func TestUsable(t *testing.T) {
+	zone := dnstest.Zone{
+		"some.example":    {"MX 10 inner.example", "MX 20 both.example"},
+		"none.example":    {"MX 10 inner.example", "MX 20 gone.example"},
+		"down.example":    {"MX 10 inner.example", "MX 20 broken.example"},
+		"inner.example":   {"A 10.0.0.5"},
+		"both.example":    {"A 10.0.0.6", "A 192.0.2.6"},
+		"broken.example":  {"SERVFAIL"},
+		"backup.example":  {"MX 10 inner.example", "MX 20 us.example"},
+		"us.example":      {"A 192.0.2.98"},
+		"outside.example": {"A 192.0.2.9"},
+	}
+	r := New(dnstest.New(t, zone).Client(), Options{Names: []string{"us.example"}, Usable: func(a netip.Addr) bool { return !a.IsPrivate() }})
+	for domain, want := range map[string]string{
+		"some.example":           "some.example at inner.example: 20 both.example 192.0.2.6",
+		"outside.example":        "outside.example at outside.example: implicit 0 outside.example 192.0.2.9",
+		"none.example":           "5.4.4",
+		"inner.example":          "5.4.4",
+		"backup.example":         "5.4.4",
+		"down.example":           "4.4.3",
+		"[10.0.0.5]":             "5.1.2",
+		"[IPv6:fd00::5]":         "5.1.2",
+		"[IPv6:::ffff:10.0.0.5]": "5.1.2",
+	} {
+		for range 2 {
+			d, err := r.Lookup(t.Context(), domain)
+			got := show(d)
+			var e *Error
+			if errors.As(err, &e) {
+				got = e.Enhanced
+			}
+			if got != want {
+				t.Errorf("%s: %s, %v\nwant %s", domain, got, err, want)
+			}
+			if domain[0] == '[' {
+				_, err, ok := r.Cached(domain)
+				if !ok || err == nil {
+					t.Errorf("%s is known to be usable", domain)
+				}
+			}
+		}
+	}
+}
+
 // With Go's own resolver it is the same, also where that finds names malformed.
 func TestGoResolver(t *testing.T) {
 	r := New(dnstest.New(t, dnstest.Zone{

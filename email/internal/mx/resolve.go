@@ -63,11 +63,14 @@ func (r *Resolver) resolve(ctx context.Context, domain string) (Destination, err
 		return Destination{}, err
 	}
 	found, err := r.addresses(ctx, hosts)
-	d.Hosts = r.beforeUs(found)
+	better := r.beforeUs(found)
+	d.Hosts = r.withUsable(better)
 	switch {
 	case len(d.Hosts) > 0: // some may be unknown, but there are others
 	case err != nil && !lookup.NotFound(err):
 		return Destination{}, noAnswer(domain, err)
+	case len(better) > 0:
+		return Destination{}, permanent("5.4.4", "none of the mail servers of %s has an address of the internet", domain)
 	case len(found) > 0:
 		return Destination{}, loop(domain)
 	case d.Implicit:
@@ -171,4 +174,20 @@ func (r *Resolver) beforeUs(hosts []Host) []Host {
 		}
 	}
 	return hosts
+}
+
+// withUsable leaves out addresses that mail may not go to, and hosts that have no
+// others.
+func (r *Resolver) withUsable(hosts []Host) []Host {
+	if r.usable == nil {
+		return hosts
+	}
+	var out []Host
+	for _, h := range hosts {
+		h.Addrs = slices.DeleteFunc(h.Addrs, func(a netip.Addr) bool { return !r.usable(a) })
+		if len(h.Addrs) > 0 {
+			out = append(out, h)
+		}
+	}
+	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/smtpc"
@@ -124,6 +125,10 @@ func (d *delivery) envelope(batch []int) smtpc.Envelope {
 // dial makes a new connection, and tells those who want to know.
 func (d *delivery) dial(ctx context.Context, t *target) (*conn, error) {
 	c, err := smtpc.Dial(ctx, t.config)
+	if err == nil && t.policy != nil && d.client.isUs(c) {
+		c.Close()
+		return nil, errLoop()
+	}
 	if t.policy != nil && (err == nil || ctx.Err() == nil) {
 		o := Outcome{Host: t.host, Requirement: t.requirement, Remote: t.key.addr.Addr(), Local: t.key.source, HELO: t.config.Hostname, Err: err}
 		if err == nil {
@@ -141,6 +146,19 @@ func (d *delivery) dial(ctx context.Context, t *target) (*conn, error) {
 		limit = min(limit, l)
 	}
 	return &conn{Conn: c, limit: limit}, nil
+}
+
+// isUs reports whether a host that DNS gave is this one, by the name that it greets
+// with: by address it may go unseen, behind NAT or on an inner side. It would take
+// the mail for a neighbour's.
+func (c *Client) isUs(to *smtpc.Conn) bool {
+	name, _, _ := strings.Cut(to.Greeting().Text(), " ")
+	return strings.EqualFold(name, c.cfg.Hostname)
+}
+
+func errLoop() *smtpc.Error {
+	reply := smtpc.Reply{Code: 554, Enhanced: "5.4.6", Lines: []string{"the mail would come back to this host"}}
+	return &smtpc.Error{Phase: smtpc.PhaseGreeting, Status: smtpc.Permanent, Reply: reply, Err: smtpc.ErrNotAsked}
 }
 
 // cannotBeReached says that the next message need not try.

@@ -61,6 +61,34 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// A host that greets with our own name is this one, at whatever address, and gets
+// nothing; a hop of the configuration may have the name.
+func TestOurselves(t *testing.T) {
+	testenv.Goroutines(t)
+	us := start(t, &server{on: func(p *peer, phase smtpc.Phase) bool {
+		if phase == smtpc.PhaseGreeting {
+			p.say("220 Client.test ESMTP")
+		}
+		return true
+	}})
+	other := start(t, &server{})
+	c := client(t, Config{Dial: network(us, other)})
+	for hosts, want := range map[int]string{1: "b@y.test permanent greeting 554; trouble", 2: "b@y.test delivered end 250"} {
+		result := c.Send(t.Context(), request(hosts, "b@y.test"))
+		if got := outcome(result); got != want {
+			t.Errorf("of %d hosts: %s by %s, not %s", hosts, got, timeline(result), want)
+		}
+	}
+	if got := us.messages(); len(got) > 0 {
+		t.Errorf("we have sent ourselves %v", got)
+	}
+	r := request(0, "b@y.test")
+	r.Hop = &smtpc.Config{Address: us.addr, Hostname: "client.test", TLS: smtpc.NoTLS, Dialer: &net.Dialer{}}
+	if got := outcome(c.Send(t.Context(), r)); got != "b@y.test delivered end 250" {
+		t.Errorf("by a hop: %s", got)
+	}
+}
+
 // A host that cannot be reached is tried last for a while.
 func TestAilingHostsComeLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
