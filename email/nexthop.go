@@ -150,7 +150,7 @@ func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) out
 			res.said = rr.Reply.String()
 		}
 		out.results[n] = res
-		out.site.Works = out.site.Works || !sent.Trouble
+		out.site.Works = out.site.Works || sent.Answered && !sent.Trouble
 		if sent.Trouble {
 			out.site.Why = res.said
 		}

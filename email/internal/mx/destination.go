@@ -27,7 +27,7 @@ type Host struct {
 type Destination struct {
 	// Domain is in lower case and A-labels, or an address literal.
 	Domain string
-	// Site is the same for all domains that share their best MX hosts.
+	// Site is the same for all domains that have the same MX hosts.
 	Site string
 	// Hosts are in the order to try: by preference, shuffled among equals. There
 	// is one at least.

@@ -8,7 +8,7 @@
 //		}
 //	}
 //
-// Domains that share their best hosts share a [Destination.Site], so that who
+// Domains that have the same hosts share a [Destination.Site], so that who
 // sends to many domains of a provider can treat them as the one place that they
 // are.
 //

@@ -3,6 +3,8 @@ package mx
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,9 +16,9 @@ import (
 
 // Bounds of what a domain may make us do: its best hosts count.
 const (
-	maxHosts     = 10 // looked up, of one domain
-	maxAddrs     = 8  // of one host
-	maxSiteNames = 8  // that make the name of a site
+	maxHosts    = 10  // looked up, of one domain
+	maxAddrs    = 8   // of one host
+	maxSiteName = 200 // bytes
 )
 
 // SecureResolver is a [lookup.Resolver] that also tells whether an answer was
@@ -82,17 +84,21 @@ func (r *Resolver) resolve(ctx context.Context, domain string) (Destination, err
 	return d, nil
 }
 
-// siteOf names who shares these hosts by the best of them, whether or not they
-// have an address at the moment.
+// siteOf names who shares these hosts by all of them, whether or not they have an
+// address at the moment: who names a host of his own beside those of another must
+// not have its trouble count for theirs.
 func siteOf(hosts []Host) string {
-	var best []string
-	for _, h := range hosts {
-		if h.Preference == hosts[0].Preference {
-			best = append(best, h.Name)
-		}
+	names := make([]string, len(hosts))
+	for i, h := range hosts {
+		names[i] = h.Name
 	}
-	slices.Sort(best)
-	return strings.Join(best[:min(len(best), maxSiteNames)], ",")
+	slices.Sort(names)
+	site := strings.Join(slices.Compact(names), ",")
+	if len(site) > maxSiteName {
+		sum := sha256.Sum256([]byte(site))
+		site = fmt.Sprintf("%s...%x", site[:maxSiteName-35], sum[:16])
+	}
+	return site
 }
 
 // candidates returns the hosts of MX records, by preference, without those that

@@ -122,6 +122,7 @@ func (d *delivery) tryHosts(ctx, connecting context.Context) {
 			got := policy.Host(connecting, h)
 			req, requirements[a.host] = &got, &got
 			if req.Refuse != nil {
+				d.choosy = true
 				policy.Result(Outcome{Host: h, Requirement: *req, Err: req.Refuse})
 				d.failed(Attempt{Time: begun, Host: h.Name, Recipients: len(d.open)}, asError(smtpc.PhaseTLS, req.Refuse))
 			}

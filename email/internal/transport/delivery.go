@@ -20,6 +20,9 @@ type delivery struct {
 	open []int
 	// failure is what they get if nobody else can be tried.
 	failure *smtpc.Error
+	// choosy says that a host was passed over for what the policy or the message
+	// wants of it. Others may get on well with it.
+	choosy bool
 }
 
 func newDelivery(c *Client, r *Request) *delivery {
@@ -33,6 +36,7 @@ func newDelivery(c *Client, r *Request) *delivery {
 
 // finish decides on those that are left.
 func (d *delivery) finish() Result {
+	d.result.Trouble = d.result.Trouble && !d.choosy
 	e := d.failure
 	if e == nil {
 		e = asError(smtpc.PhaseConnect, errNoHost)
@@ -64,11 +68,14 @@ func (d *delivery) try(ctx, connecting context.Context, t *target) (more bool) {
 		if c == nil {
 			var err error
 			if c, err = d.dial(connecting, t); err != nil {
+				e := asError(smtpc.PhaseConnect, err)
 				d.result.Trouble = ctx.Err() == nil
-				d.failed(a, asError(smtpc.PhaseConnect, err))
+				d.choosy = d.choosy || t.policy != nil && t.requirement.Mode == smtpc.StartTLS && e.Phase == smtpc.PhaseTLS
+				d.failed(a, e)
 				return true
 			}
 		}
+		d.result.Answered = true
 		a.describe(c.Conn, t.requirement.Source)
 
 		batch := d.open[:min(len(d.open), d.batch(c.Conn))]
@@ -177,7 +184,7 @@ func unheard(e *smtpc.Error) bool {
 // be tried, here or if e is not nil elsewhere.
 func (d *delivery) settle(ctx context.Context, a Attempt, batch []int, results []smtpc.RcptResult, e *smtpc.Error) (more bool) {
 	if e != nil && errors.Is(e, smtpc.ErrNotAsked) {
-		d.result.Trouble = false
+		d.choosy = true
 		d.failed(a, e)
 		return true
 	}

@@ -52,8 +52,11 @@ type Result struct {
 	Omitted int
 	// Trouble says that it is the site that is in trouble, rather than the message:
 	// at last nobody could be reached, or the host took leave or broke off. It is
-	// better asked less often.
+	// better asked less often. That is not said where a host was passed over for the
+	// TLS that it should have, or for what it cannot do.
 	Trouble bool
+	// Answered says that a host was there to take commands.
+	Answered bool
 }
 
 // RcptResult is what became of a message for one recipient.

@@ -1,0 +1,104 @@
+package email
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// A stranger's domain that names the servers of another beside its own, or wants
+// TLS of them that they do not have, does not put off mail to the other.
+func TestMailToOthersThanAStranger(t *testing.T) {
+	for name, strangers := range map[string]struct {
+		mx     []*net.MX
+		policy string // the hosts that MTA-STS lets take mail
+	}{
+		"a host of his own": {[]*net.MX{{Host: "mx.b.example.", Pref: 10}, {Host: "mx.silent.example.", Pref: 20}}, "mx.silent.example"},
+		"TLS":               {[]*net.MX{{Host: "mx.b.example.", Pref: 10}}, "mx.b.example"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := &script{}
+				dns := strangersMX{hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2", "silent.example": "192.0.2.66"}, strangers.mx}
+				st := onStage(t, relay("a.example"), b, withPolicy(t, "stranger.example", strangers.policy), WithResolver(dns),
+					WithDialer(func(_ context.Context, _ netip.Addr, _, address string) (net.Conn, error) {
+						ours, theirs := net.Pipe()
+						if strings.HasPrefix(address, "192.0.2.2:") {
+							go b.serve(theirs)
+						}
+						return ours, nil
+					}))
+				for i := range 20 {
+					m := Email{From: "u@a.example", To: []string{fmt.Sprintf("x%d@stranger.example", i)}, Subject: "s", Text: "t"}
+					if _, err := st.SendEmail(t.Context(), m); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(6 * time.Second)
+				}
+				if got := b.got(); len(got) > 0 {
+					t.Fatalf("the stranger's policy was not heeded: %q", got)
+				}
+				if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", To: []string{"friend@b.example"}, Subject: "s", Text: "t"}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if got := b.got(); len(got) != 1 {
+					t.Errorf("mail to b.example waits: %+v", st.Stats().Deliveries.Sites)
+				}
+			})
+		})
+	}
+}
+
+// strangersMX is hosts with those that stranger.example says are its.
+type strangersMX struct {
+	hosts
+	mx []*net.MX
+}
+
+func (s strangersMX) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	if name == "stranger.example." {
+		return s.mx, nil
+	}
+	return s.hosts.LookupMX(ctx, name)
+}
+
+// withPolicy is a storage with the MTA-STS policy of a domain, as if it had been
+// fetched, which lets a host take mail and no other.
+func withPolicy(t *testing.T, domain, host string) Option {
+	store, err := storage.Open(t.Context(), storage.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	until := time.Now().Add(30 * 24 * time.Hour).Format(time.RFC3339)
+	policy := fmt.Sprintf(`{"id":"1","policy":{"mode":"enforce","mx":[%q],"max_age":%d},"fetched":%[3]q,"expires":%[3]q,"used":%[3]q}`, host, 30*24*time.Hour, until)
+	if err := store.Put(t.Context(), "email/mta-sts/"+domain+".json", []byte(policy)); err != nil {
+		t.Fatal(err)
+	}
+	return WithStorage(store)
+}
+
+// That a policy lets no host take the mail does not show that the hosts work.
+func TestNobodyWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := strangersMX{hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2"}, []*net.MX{{Host: "mx.b.example.", Pref: 10}}}
+		st := onStage(t, relay("a.example"), nil, withPolicy(t, "stranger.example", "mx.elsewhere.example"), WithResolver(dns)) // and b.example is down
+		for _, to := range []string{"1@b.example", "2@b.example", "3@b.example", "x@stranger.example", "4@b.example"} {
+			if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", To: []string{to}, Subject: "s", Text: "t"}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(6 * time.Second)
+		}
+		if sites := st.Stats().Deliveries.Sites; len(sites) != 1 || sites[0].Rest.IsZero() {
+			t.Errorf("its rest has ended: %+v", sites)
+		}
+	})
+}
