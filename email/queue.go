@@ -26,8 +26,12 @@ const (
 	mostWaitingPerSite = 5_000
 	// mostAtHand is how many of them wait with their envelope in memory.
 	mostAtHand = 100
-	// lookupsAtOnce is how many domains are looked up at once.
-	lookupsAtOnce = 30
+	// slowPerJob is how many deliveries may take long for each that may go on.
+	slowPerJob = 10
+	// lookupsAtOnce is how many domains are looked up at once, and lookupsPerOwner
+	// how many that one owner may have made up.
+	lookupsAtOnce   = 200
+	lookupsPerOwner = 10
 	// fairTurn is the turn that goes to what is due without priority first.
 	fairTurn = 8
 )
@@ -114,8 +118,8 @@ func newQueue(r *run, store spool.Store) *queue {
 	return &queue{
 		r:       r,
 		store:   store,
-		sites:   sched.New(sched.Config{Jobs: jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
-		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, JobsPerSite: 1, FirstJobs: 1, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		sites:   sched.New(sched.Config{Jobs: jobs, SlowJobs: slowPerJob * jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, SlowJobs: lookupsAtOnce, JobsPerSite: lookupsPerOwner, FirstJobs: lookupsPerOwner, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
 		entries: make(map[spool.ID]*entry),
 		wake:    make(chan struct{}, 1),
 		paused:  cfg.Paused,

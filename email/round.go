@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/publicsuffix"
+
 	"github.com/dcrouter/dcrouter/email/internal/mx"
 	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/email/internal/spool"
@@ -107,7 +109,15 @@ func (q *queue) dispatch(j *job) {
 		q.sites.Add(d.Site, j.first(), j)
 		return
 	}
-	q.lookups.Add(j.to.domain, j.first(), mxLookup{j})
+	q.lookups.Add(ownerOf(j.to.domain), j.first(), mxLookup{j})
+}
+
+// ownerOf is the domain that somebody has registered to have this one.
+func ownerOf(domain string) string {
+	if owner, err := publicsuffix.EffectiveTLDPlusOne(domain); err == nil {
+		return owner
+	}
+	return domain
 }
 
 // mxLookup is a job that still has to learn where its domain has its mail.

@@ -102,3 +102,83 @@ func TestNobodyWasAsked(t *testing.T) {
 		}
 	})
 }
+
+// justInTime answers RCPT just in time, as in converse.
+func justInTime(command string) string {
+	if strings.HasPrefix(command, "RCPT") {
+		time.Sleep(4 * time.Minute)
+	}
+	return ""
+}
+
+// Servers that answer just in time hold up those who send to them, and nobody else
+// for longer than it takes to see that.
+func TestTarpits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dns := hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2"}
+		for i := range 20 {
+			dns[fmt.Sprintf("d%d.example", i)] = "192.0.2.66"
+		}
+		b := &script{}
+		st := onStage(t, relay("a.example"), b, WithResolver(dns), WithDialer(func(_ context.Context, _ netip.Addr, _, address string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			if strings.HasPrefix(address, "192.0.2.66:") {
+				go converse(theirs, justInTime)
+			} else {
+				go b.serve(theirs)
+			}
+			return ours, nil
+		}))
+		for k := range 5 {
+			m := Email{From: "u@a.example", Subject: "s", Text: "t"}
+			for i := range 20 {
+				m.Bcc = append(m.Bcc, fmt.Sprintf("x%d@d%d.example", k, i))
+			}
+			if _, err := st.SendEmail(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", To: []string{"friend@b.example"}, Subject: "s", Text: "t"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(70 * time.Second)
+		if len(b.got()) != 1 {
+			t.Errorf("mail to b.example waits: %+v", st.Stats().Deliveries)
+		}
+	})
+}
+
+// silentDNS does not tell anything about what is below silent.example.
+type silentDNS struct{ hosts }
+
+func (s silentDNS) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+	if !strings.HasSuffix(name, ".silent.example.") {
+		return s.hosts.LookupMX(ctx, name)
+	}
+	time.Sleep(6 * time.Second)
+	return nil, &net.DNSError{Err: "timeout", IsTimeout: true, IsTemporary: true}
+}
+
+// DNS servers that do not answer hold up mail to domains of their owner only.
+func TestSilentDNS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &script{}
+		st := onStage(t, relay("a.example"), b, WithResolver(silentDNS{hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2"}}))
+		m := Email{From: "u@a.example", Subject: "s", Text: "t"}
+		for i := range 1000 {
+			m.Bcc = append(m.Bcc, fmt.Sprintf("x@d%d.silent.example", i))
+		}
+		if _, err := st.SendEmail(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", To: []string{"friend@b.example"}, Subject: "s", Text: "t"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if len(b.got()) != 1 {
+			t.Errorf("mail to b.example waits: %+v", st.Stats().Deliveries)
+		}
+	})
+}

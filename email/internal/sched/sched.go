@@ -11,7 +11,10 @@
 // Deliveries that fail together, as when a server restarts, are one failure: what
 // counts is an attempt that was begun when the failure before it was known.
 //
-// Nothing here knows about mail or waits for a time: what is not due yet is kept
+// A delivery that takes long gives up its place in all to others, so that servers
+// which answer slowly hold up those who send to them, and nobody else.
+//
+// Nothing here knows about mail or waits until what is not due yet is: that is kept
 // by the caller.
 package sched
 
@@ -47,8 +50,9 @@ type Outcome struct {
 
 // Config is what a Scheduler is told. All fields are required.
 type Config struct {
-	// Jobs is how many may run at once, in all.
-	Jobs int
+	// Jobs is how many may run at once, in all, and SlowJobs how many more once they
+	// have taken 30 seconds.
+	Jobs, SlowJobs int
 	// JobsPerSite is how many a site can work its way up to, FirstJobs how many it
 	// begins with.
 	JobsPerSite, FirstJobs int
@@ -68,6 +72,8 @@ const (
 	// take a server that restarts no more than some milliseconds.
 	firstRest = 5 * time.Second
 	mostRest  = 15 * time.Minute
+	// slowAfter is when a job counts as slow.
+	slowAfter = 30 * time.Second
 	// fairTurn is the turn that goes to jobs without priority first, so that those
 	// with it do not starve them.
 	fairTurn = 8
@@ -83,7 +89,8 @@ type Scheduler struct {
 
 	mu      sync.Mutex
 	closed  bool
-	running int
+	running int // but those that are slow
+	slow    int
 	waiting int
 	turn    int
 	sites   map[string]*site
@@ -199,25 +206,71 @@ func (s *Scheduler) work(st *site, j Job) {
 		rest, why, closed, known := st.rest, st.why, s.closed, st.events
 		s.mu.Unlock()
 		var o Outcome
+		var a *attempt
 		switch {
 		case closed:
 			j.Drop()
 		case now.Before(rest):
 			j.Skip(rest, why)
 		default:
+			a = s.watch()
 			o = j.Run()
 		}
 		s.mu.Lock()
+		slow := a.end()
 		st.active--
 		s.learn(st, o, known)
 		s.offer(st)
 		s.forget(st)
-		if st, j = s.next(); j == nil {
+		if slow { // another has its place
+			s.slow--
+			j = nil
+		} else if st, j = s.next(); j == nil {
 			s.running--
 		}
 		s.spawn() // the site may have worked its way up
 		s.mu.Unlock()
 	}
+}
+
+// attempt is a job that runs. It is guarded by Scheduler.mu.
+type attempt struct {
+	timer *time.Timer
+	over  bool
+	slow  bool // it counts for Config.SlowJobs
+}
+
+// watch sees to that a job which begins now holds up others for no more than
+// slowAfter, as long as there is room for slow ones.
+func (s *Scheduler) watch() *attempt {
+	a := &attempt{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.timer = time.AfterFunc(slowAfter, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		switch {
+		case a.over:
+		case s.slow >= s.cfg.SlowJobs:
+			a.timer.Reset(slowAfter)
+		default:
+			a.slow = true
+			s.running--
+			s.slow++
+			s.spawn()
+		}
+	})
+	return a
+}
+
+// end notes that the job is over, and reports whether it was slow; nil was none.
+func (a *attempt) end() bool {
+	if a == nil {
+		return false
+	}
+	a.timer.Stop()
+	a.over = true
+	return a.slow
 }
 
 // next takes the job whose turn it is. The caller holds mu.
@@ -357,7 +410,7 @@ func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.cfg.Now()
-	out := Stats{Running: s.running, Waiting: s.waiting}
+	out := Stats{Running: s.running + s.slow, Waiting: s.waiting}
 	for _, st := range s.sites {
 		v := Site{Name: st.name, Active: st.active, Waiting: st.waiting(), Limit: int(st.limit)}
 		if now.Before(st.rest) {

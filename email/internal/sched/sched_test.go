@@ -289,6 +289,62 @@ func TestABlip(t *testing.T) {
 	})
 }
 
+// Jobs that take long hold up those of other sites for no more than slowAfter, as
+// long as there is room for slow ones, and are waited for.
+func TestSlowJobsMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(3)
+		cfg.SlowJobs = 4
+		s := New(cfg)
+		var active, ended atomic.Int32
+		var fast atomic.Bool
+		begin := time.Now()
+		for i := range 10 {
+			s.Add("slow-"+strconv.Itoa(i), false, job{run: func() Outcome {
+				active.Add(1)
+				time.Sleep(time.Hour)
+				active.Add(-1)
+				ended.Add(1)
+				return Outcome{Works: true}
+			}})
+		}
+		s.Add("fast", false, job{run: func() Outcome { fast.Store(true); return Outcome{Works: true} }})
+		for _, step := range []struct {
+			after time.Duration
+			want  int32 // active
+		}{{time.Second, 3}, {slowAfter, 6}, {slowAfter, 7}, {30 * time.Minute, 7}} {
+			time.Sleep(step.after)
+			if n := active.Load(); n != step.want {
+				t.Errorf("after %v %d jobs run, not %d", time.Since(begin), n, step.want)
+			}
+			if n := s.Stats().Running; n != int(step.want) {
+				t.Errorf("after %v %d jobs are told of, not %d", time.Since(begin), n, step.want)
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if ended.Load() != 10 || !fast.Load() {
+			t.Errorf("%d of 10 ended, the fast one ran: %v", ended.Load(), fast.Load())
+		}
+		s.mu.Lock()
+		if s.running != 0 || s.slow != 0 {
+			t.Errorf("%d and %d are left", s.running, s.slow)
+		}
+		s.mu.Unlock()
+		// There is room again, and Close waits for slow jobs too.
+		for i := range 4 {
+			s.Add("late-"+strconv.Itoa(i), false, job{run: func() Outcome { time.Sleep(time.Minute); ended.Add(1); return Outcome{} }})
+		}
+		time.Sleep(slowAfter + time.Second)
+		if n := s.Stats().Running; n != 4 {
+			t.Errorf("%d jobs run, 4 wanted", n)
+		}
+		s.Close()
+		if n := ended.Load(); n != 14 {
+			t.Errorf("%d of 14 ended", n)
+		}
+	})
+}
+
 func TestCloseDropsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := New(config(2))
