@@ -19,7 +19,8 @@ import (
 
 // round is one attempt to bring a message to all who are to get it: a job for
 // each place it goes to. When the last of them is through, the message goes, or
-// waits for its next round.
+// waits for its next round. A job takes no more recipients on once the next round
+// would be due.
 type round struct {
 	q     *queue
 	e     *entry
@@ -329,6 +330,7 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 		rd.fail(err)
 		return sched.Outcome{}
 	}
+	begun, turn := rd.q.r.s.now(), d.env.Schedule.delay(rd.p.Tries+1)
 	for len(list) > 0 {
 		some := list[:min(len(list), atOnce(d.env, to.route))]
 		list = list[len(some):]
@@ -356,8 +358,22 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 			rd.mu.Unlock()
 			break
 		}
+		if now := rd.q.r.s.now(); len(list) > 0 && now.Sub(begun) > turn && rd.another(now) {
+			// Others are due, who are not to wait for a place that is slow.
+			rd.mu.Lock()
+			rd.putOff(now)
+			rd.mu.Unlock()
+			break
+		}
 	}
 	return site
+}
+
+// another reports whether there may be a round after this one, for those whom this
+// one does not come to.
+func (rd *round) another(now time.Time) bool {
+	_, ok := rd.env.Schedule.after(rd.env.since(rd.p), now, now, rd.p.Tries+1)
+	return ok
 }
 
 // atOnce is how many recipients are delivered to before that is noted: those of one

@@ -182,3 +182,52 @@ func TestSilentDNS(t *testing.T) {
 		}
 	})
 }
+
+// Who is at a slow server, one transaction each, does not keep the others of the
+// message from their retries; and without retries everybody has a turn.
+func TestRetriesBesideASlowPlace(t *testing.T) {
+	for name, retries := range map[string]*int{"as many as it takes": nil, "none": new(int)} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				b := &script{answer: func(_ int, command string) string {
+					if strings.HasPrefix(command, "RCPT") {
+						if asked++; asked == 1 {
+							return "451 4.7.1 Greylisted"
+						}
+					}
+					return ""
+				}}
+				cfg := relay("a.example")
+				cfg.Queue.MaxRetries = retries
+				st := onStage(t, cfg, b, WithResolver(hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2", "slow.example": "192.0.2.66"}),
+					WithDialer(func(_ context.Context, _ netip.Addr, _, address string) (net.Conn, error) {
+						ours, theirs := net.Pipe()
+						if strings.HasPrefix(address, "192.0.2.66:") {
+							go converse(theirs, justInTime)
+						} else {
+							go b.serve(theirs)
+						}
+						return ours, nil
+					}))
+				m := Email{From: "u@a.example", To: []string{"friend@b.example"}, Subject: "s", Text: "t"}
+				const slow = 20
+				for i := range slow {
+					m.Bcc = append(m.Bcc, fmt.Sprintf("x%d@slow.example", i))
+				}
+				id, err := st.SendEmail(t.Context(), m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(15 * time.Minute)
+				if n := len(b.got()); retries == nil && n != 1 {
+					t.Errorf("the one who was greylisted waits: %+v", st.status(id))
+				}
+				time.Sleep(2 * time.Hour)
+				if n := len(st.seen(EventDelivered)); n != slow+len(b.got()) {
+					t.Errorf("%d were delivered to: %+v", n, st.status(id))
+				}
+			})
+		})
+	}
+}
