@@ -41,7 +41,10 @@ func readFields(content []byte) []field {
 		}
 		if len(list) > 0 && !gap {
 			last := &list[len(list)-1]
-			last.value = line(last.value+" "+line(l, maxDiagnostic), maxDiagnostic)
+			// What is there is clean already, and is not read again for each line.
+			if more := line(l, max(0, maxDiagnostic-len(last.value)-1)); more != "" {
+				last.value = strings.TrimSpace(last.value + " " + more)
+			}
 		}
 	}
 	return list

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -191,6 +192,34 @@ func TestParseBounds(t *testing.T) {
 		parse(t, []byte("From: MAILER-DAEMON@example.net\r\nSubject: Undeliverable\r\n\r\n"+long))
 		parse(t, []byte("Content-Type: message/delivery-status\r\n\r\nFinal-Recipient: utf-8;"+long+"\r\n"+long))
 		Classify(Failure{Text: long, Status: long})
+	}
+}
+
+// A message costs little more than its length, whatever it has: what is clipped is
+// not cleaned anew with each line that follows. Memory shows that, on any machine.
+func TestParseCost(t *testing.T) {
+	report := func(kind string) string {
+		return "Content-Type: multipart/report; boundary=b\r\n\r\n--b\r\nContent-Type: message/" + kind + "\r\n\r\n"
+	}
+	field := "Diagnostic-Code: smtp; " + strings.Repeat("y ", 440)
+	for name, test := range map[string]struct{ start, line string }{
+		"short lines":       {report("delivery-status") + field, "\r\na"},
+		"lines of nothing":  {report("delivery-status") + field, "\r\n\x7f"},
+		"many short fields": {report("delivery-status"), "X-A: 1" + strings.Repeat("\r\ny", 440) + "\r\n"},
+		"a complaint":       {report("feedback-report") + field, "\r\na"},
+		"announcements":     {"From: MAILER-DAEMON@example.net\r\nSubject: Undeliverable\r\n\r\n<a@b.example>:\r\n\r\n", "a:\r\n\r\n"},
+	} {
+		msg := []byte(test.start + strings.Repeat(test.line, (512<<10-len(test.start))/len(test.line)))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		parse(t, msg)
+		if _, err := ParseComplaint(section(msg)); err != nil && !errors.Is(err, ErrNoComplaint) {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if got := int(after.TotalAlloc-before.TotalAlloc) / len(msg); got > 250 {
+			t.Errorf("%s: %d bytes for each byte", name, got)
+		}
 	}
 }
 

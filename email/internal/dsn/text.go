@@ -296,8 +296,8 @@ func (r *Recipient) explain(lines []string) {
 			continue
 		}
 		text := strings.Join(paragraph, " ")
-		if strings.HasSuffix(text, ":") && i < len(lines) {
-			continue // it announces the next
+		if strings.HasSuffix(text, ":") && i < len(lines) && len(text) < maxDiagnostic {
+			continue // it announces the next; what is too long for that is not joined again
 		}
 		paragraph = nil
 		if first == "" {
