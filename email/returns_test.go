@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -53,5 +55,35 @@ func TestBounceAfterRestart(t *testing.T) {
 		c := dialPipe(t, a, "192.0.2.2")
 		c.say("MAIL FROM:<>", "250")
 		c.say("RCPT TO:<"+back+">", "250")
+	})
+}
+
+// However its letters are written, an address for bounces is one recipient, and so
+// is whom it leads to.
+func TestReturnAddressOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := inBubble(t, &network{servers: map[string]*Server{}}, relay("a.example"), WithResolver(noDNS{}), WithMailbox(newMailbox(nil).take))
+		defer a.stop()
+		verp, err := a.latest().returns.verp.Encode("crbnvf8ffqtc0kdbnvsh", 0, "a.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		srs, err := a.latest().returns.rewrite("a.example", "carl@c.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := dialPipe(t, a, "192.0.2.2")
+		c.say("MAIL FROM:<>", "250")
+		for _, back := range []string{verp, srs} {
+			for _, spelling := range []string{back, back, strings.ToUpper(back), strings.ToUpper(back[:5]) + back[5:], strings.ToUpper(back[:len(back)/2]) + back[len(back)/2:]} {
+				c.say("RCPT TO:<"+spelling+">", "250")
+			}
+		}
+		if got := c.data(toB); !strings.HasPrefix(got, "250") {
+			t.Fatal(got)
+		}
+		if e := a.seen(EventReceived); len(e) != 1 || !slices.Equal(e[0].Recipients, []string{verp, "carl@c.example"}) {
+			t.Errorf("%+v", e)
+		}
 	})
 }

@@ -189,6 +189,14 @@ func tooMuch(wait time.Duration) *Reply {
 	return &Reply{Code: 450, Enhanced: [3]int{4, 7, 1}, Text: fmt.Sprintf("Too much mail, try again in %d seconds", int(wait.Seconds())+1)}
 }
 
+// goesTo reports whether a recipient is one already. An address of ours for bounces
+// leads to the same place in letters of any case.
+func (tx *transaction) goesTo(rcpt string, anyCase bool) bool {
+	return slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool {
+		return r.Address == rcpt || anyCase && strings.EqualFold(r.Address, rcpt)
+	})
+}
+
 // Rcpt decides about a recipient, as far as that can be told before the content.
 func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOptions) error {
 	tx := s.tx
@@ -196,25 +204,26 @@ func (s *session) Rcpt(ctx context.Context, to addr.Address, o *smtpd.RcptOption
 		to.Domain = s.r.s.postmasterDomain() // "<postmaster>"
 	}
 	rcpt := to.String()
-	if slices.ContainsFunc(tx.env.Recipients, func(r recipient) bool { return r.Address == rcpt }) {
-		return nil // once is enough
-	}
 	s.asks = Event{From: tx.env.From, Recipients: []string{rcpt}}
-	limits := s.r.s.limitsOf(to.Domain)
-	if len(tx.env.Recipients) >= limits.RecipientsPerMessage {
-		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
-	}
-
 	rt, back, err := s.r.returnRoute(tx.routes, to)
 	if err != nil || rt != nil && tx.env.From != "" {
 		// What comes back has no sender; with one, it would be a way past the rules
 		// for whoever has seen the address.
 		return s.refuse("route", &Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "Only bounces are taken here, and for some days"})
 	}
-	var open []*route
 	if rt != nil {
 		rcpt = back
-	} else {
+	}
+	if tx.goesTo(rcpt, rt != nil) {
+		return nil // once is enough
+	}
+	limits := s.r.s.limitsOf(to.Domain)
+	if len(tx.env.Recipients) >= limits.RecipientsPerMessage {
+		return s.refuse("rate", &Reply{Code: 452, Enhanced: [3]int{4, 5, 3}, Text: "Too many recipients, send the rest in another message"})
+	}
+
+	var open []*route
+	if rt == nil {
 		f := tx.facts
 		f.recipient = rcpt
 		rt, open = tx.routes.decide(&f)

@@ -80,7 +80,7 @@ func (v *VERP) Decode(address string) (Bounce, error) {
 		return Bounce{}, ErrNotOurs
 	}
 	a, err := addr.Parse(address)
-	if err != nil {
+	if err != nil || !a.IsASCII() { // other letters become ours in lower case, as the Kelvin sign
 		return Bounce{}, ErrNotOurs
 	}
 	id, encoded, ok := strings.Cut(strings.ToLower(a.Local[len(verpPrefix):]), ".")

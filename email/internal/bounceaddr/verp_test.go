@@ -71,6 +71,9 @@ func TestVERPForged(t *testing.T) {
 			}
 		}
 	}
+	if got, err := v.Decode(strings.Replace(address, "k", "\u212a", 1)); !errors.Is(err, ErrNotOurs) {
+		t.Errorf("with a Kelvin sign for the k: %+v, %v", got, err)
+	}
 	if _, err := newVERP(t, c.config(secret("b"))).Decode(address); !errors.Is(err, ErrForged) {
 		t.Error("with another secret:", err)
 	}
