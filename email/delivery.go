@@ -25,6 +25,8 @@ type delivery struct {
 	open func() (*io.SectionReader, error)
 	// round is nil while the client waits.
 	round *round
+	// comeBack is what the message says, once it was read as one that came back.
+	comeBack *comeBack
 }
 
 func (d *delivery) load() (err error) {

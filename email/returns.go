@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -109,21 +110,37 @@ func (r *run) returnRoute(t *routeTable, to addr.Address) (_ *route, recipient s
 	return t.named(outgoing), back, err
 }
 
+// comeBack is what a message says that came to an address for bounces: one of the
+// two.
+type comeBack struct {
+	complaint    *dsn.Complaint
+	notification *dsn.Notification
+}
+
+func readComeBack(body *io.SectionReader) (*comeBack, error) {
+	c, err := dsn.ParseComplaint(body)
+	if !errors.Is(err, dsn.ErrNoComplaint) {
+		return &comeBack{complaint: c}, err
+	}
+	n, err := dsn.Parse(body)
+	return &comeBack{notification: n}, err
+}
+
 // takeBack takes note of a bounce, or of a complaint, about what was sent.
 func (r *run) takeBack(ctx context.Context, d *delivery, i int) result {
 	about, err := r.returns.verp.Decode(d.env.Recipients[i].Address)
 	if err != nil {
 		return refusal(&Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"})
 	}
-	if complaint, err := dsn.ParseComplaint(d.body); err == nil {
-		return noted(r.complaint(ctx, about, complaint), "taken as a complaint")
-	} else if !errors.Is(err, dsn.ErrNoComplaint) {
-		return result{said: err.Error(), reply: unreadable()}
+	if d.comeBack == nil { // for the first of its recipients
+		if d.comeBack, err = readComeBack(d.body); err != nil {
+			return result{said: err.Error(), reply: unreadable()}
+		}
 	}
-	n, err := dsn.Parse(d.body)
-	if err != nil {
-		return result{said: err.Error(), reply: unreadable()}
+	if c := d.comeBack.complaint; c != nil {
+		return noted(r.complaint(ctx, about, c), "taken as a complaint")
 	}
+	n := d.comeBack.notification
 	switch n.Kind {
 	case dsn.Bounce:
 		err = r.bounce(ctx, about, n)

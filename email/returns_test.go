@@ -2,6 +2,7 @@ package email
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -86,4 +87,43 @@ func TestReturnAddressOnce(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	})
+}
+
+// reads counts what is read of a message.
+type reads struct {
+	*strings.Reader
+	n int
+}
+
+func (r *reads) ReadAt(p []byte, at int64) (int, error) {
+	n, err := r.Reader.ReadAt(p, at)
+	r.n += n
+	return n, err
+}
+
+// A bounce is read once, to however many addresses it comes.
+func TestBounceIsReadOnce(t *testing.T) {
+	r := start(t, Config{}).current()
+	env := &queued{}
+	for i := range 3 {
+		back, err := r.returns.verp.Encode("crbnvf8ffqtc0kdbnvsh", i, "a.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		env.Recipients = append(env.Recipients, recipient{Address: back})
+	}
+	body := &reads{Reader: strings.NewReader(bounceOf("bob@b.example", "5.1.1", "550 5.1.1 no such user"))}
+	d := &delivery{env: env, body: io.NewSectionReader(body, 0, body.Size())}
+	first := 0
+	for i := range env.Recipients {
+		if res := r.takeBack(t.Context(), d, i); !res.ok {
+			t.Errorf("%+v", res)
+		}
+		if i == 0 {
+			first = body.n
+		}
+	}
+	if first == 0 || body.n != first {
+		t.Errorf("%d bytes are read for the first recipient, %d for all", first, body.n)
+	}
 }
