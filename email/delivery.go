@@ -111,7 +111,7 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) Eve
 	e.Route, e.Reason, e.Status = rt.Name, res.said, res.status
 	switch {
 	case res.ok:
-		a.State, a.At, a.Status, a.Report = delivered, now, "", res.report
+		a.State, a.At, a.Status, a.Report, a.Delayed = delivered, now, "", res.report, false
 		e.Kind = EventDelivered
 		if res.handed {
 			a.State = sent

@@ -160,9 +160,11 @@ type state struct {
 	// Report is that of the result, of a recipient who has the message.
 	Report dsn.Action `json:"report,omitempty"`
 	// Told is set once the sender was told of State, or is not to be; Delayed once
-	// the sender was told of the delay.
-	Told    bool `json:"told,omitempty"`
-	Delayed bool `json:"delayed,omitempty"`
+	// the sender was told of the delay, here or at the server that has the message;
+	// Complained once the recipient called it spam.
+	Told       bool `json:"told,omitempty"`
+	Delayed    bool `json:"delayed,omitempty"`
+	Complained bool `json:"complained,omitempty"`
 }
 
 // step is something that happened to a message.

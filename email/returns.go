@@ -153,7 +153,11 @@ func (r *run) takeBack(ctx context.Context, d *delivery, i int) result {
 			return step{Kind: EventDelivered, Text: "its server says that it is delivered"}, true
 		}, nil)
 	case dsn.Delay:
-		_, err = r.amend(ctx, about, func(*state) (step, bool) {
+		_, err = r.amend(ctx, about, func(a *state) (step, bool) {
+			if a.Delayed {
+				return step{}, false // it has been told before
+			}
+			a.Delayed = true
 			return step{Kind: EventDelayed, Text: firstDiagnostic(n)}, true
 		}, nil)
 	}
@@ -225,7 +229,11 @@ func (r *run) complaint(ctx context.Context, about bounceaddr.Bounce, c *dsn.Com
 	default: // a report of another kind, or that it is no spam
 		return nil
 	}
-	address, err := r.amend(ctx, about, func(*state) (step, bool) {
+	address, err := r.amend(ctx, about, func(a *state) (step, bool) {
+		if a.Complained {
+			return step{}, false // one reader is one complaint
+		}
+		a.Complained = true
 		return step{Kind: EventComplained, Text: "called " + c.Type + " by its recipient"}, true
 	}, func(e *Event) { e.Reason = c.Type })
 	if address != "" {

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -84,6 +86,44 @@ func TestReturnAddressOnce(t *testing.T) {
 			t.Fatal(got)
 		}
 		if e := a.seen(EventReceived); len(e) != 1 || !slices.Equal(e[0].Recipients, []string{verp, "carl@c.example"}) {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// That a message is late is told once while it is here, and once by the server
+// that has it then, however often that says so.
+func TestDelayIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var taking atomic.Bool
+		st := onStage(t, relay("a.example"), &script{answer: func(_ int, command string) string {
+			if !taking.Load() && strings.HasPrefix(command, "RCPT") {
+				return "450 4.2.1 later"
+			}
+			return ""
+		}})
+		id, err := st.SendEmail(t.Context(), Email{From: "ann@a.example", To: []string{"bob@b.example"}, Subject: "x", Text: "x"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(12 * time.Hour)
+		if got := len(st.seen(EventDelayed)); got != 1 {
+			t.Fatalf("told %d times while it is in the queue", got)
+		}
+		taking.Store(true)
+		time.Sleep(12 * time.Hour)
+		if got := st.status(id).Status; got != StatusDelivered {
+			t.Fatal(got)
+		}
+		back, err := st.latest().returns.verp.Encode(id, 0, "a.example")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			st.n.inject(t, st.server, "192.0.2.2", "", back, strings.ReplaceAll(bounceOf("bob@b.example", "4.4.1", "451 4.4.1 no answer"), "Action: failed", "Action: delayed"))
+			time.Sleep(time.Hour)
+		}
+		if e := st.seen(EventDelayed); len(e) != 2 || e[1].MessageID != id || !strings.Contains(e[1].Reason, "no answer") {
 			t.Errorf("%+v", e)
 		}
 	})
