@@ -117,16 +117,20 @@ type MailProvider struct {
 }
 
 // WarmUpHold is when an address does not go on in its schedule: each field is a
-// share of a day's answers from a provider, from 0 to 1.
+// share of a day's answers from a provider, from 0 to 1. At twice the share it steps
+// back by two days. Bounces and complaints count on the day on which they come.
 type WarmUpHold struct {
 	// Off goes on whatever happens.
 	Off bool `json:"off"`
-	// Bounces are of recipients that there are not. The default 0 means 0.05.
+	// Bounces are of recipients that there are not, of 20 answers at least. The default
+	// 0 means 0.05.
 	Bounces float64 `json:"bounces"`
-	// Complaints are of recipients who called a message spam. The default 0 means
-	// 0.002.
+	// Complaints are of recipients who called a message spam, as a share of those who
+	// got one; two are needed. The default 0 means 0.0015. Providers send them where
+	// the sender has signed up for that, and not all of them.
 	Complaints float64 `json:"complaints"`
-	// Blocks are refusals of the sender or the mail. The default 0 means 0.1.
+	// Blocks are refusals of the sender or the mail, of 20 answers at least. The
+	// default 0 means 0.1.
 	Blocks float64 `json:"blocks"`
 }
 

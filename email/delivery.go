@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,9 @@ type result struct {
 	said string
 	// status is the enhanced status code of another server, and host its name.
 	status, host string
+	// source and provider are, of mail to MX hosts if ok, as in warmup.Grant.
+	source   netip.Addr
+	provider string
 	// report is, if ok, what a sender who wants to know of success has to be told
 	// by us: dsn.Delivered, dsn.Relayed, or "" where another server does it.
 	report dsn.Action
@@ -112,6 +116,7 @@ func (r *run) settle(d *delivery, p *progress, i int, rt *route, res result) Eve
 	switch {
 	case res.ok:
 		a.State, a.At, a.Status, a.Report, a.Delayed = delivered, now, "", res.report, false
+		a.Source, a.Provider = res.source, res.provider
 		e.Kind = EventDelivered
 		if res.handed {
 			a.State = sent

@@ -159,6 +159,10 @@ type state struct {
 	At time.Time `json:"at,omitzero"`
 	// Report is that of the result, of a recipient who has the message.
 	Report dsn.Action `json:"report,omitempty"`
+	// Source and Provider are what the warm-up counts a delivery for, and what is
+	// reported of it later.
+	Source   netip.Addr `json:"source,omitzero"`
+	Provider string     `json:"provider,omitempty"`
 	// Told is set once the sender was told of State, or is not to be; Delayed once
 	// the sender was told of the delay, here or at the server that has the message;
 	// Complained once the recipient called it spam.

@@ -71,10 +71,10 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 			}
 		}
 		one := r.send(ctx, d, &req)
+		r.account(d.env, grant, one.results)
 		for k, n := range some {
 			out.results[n] = one.results[k]
 		}
-		r.account(d.env, grant, one.results)
 		out.steps = append(out.steps, one.steps...)
 		out.site.Works = out.site.Works || one.site.Works
 		if one.site.Trouble {
@@ -192,18 +192,20 @@ func quotaKeys(env *queued) []string {
 	return []string{"", canonicalDomain(domain)}
 }
 
-// account takes what became of recipients into the books.
+// account takes what became of recipients into the books, and notes with those who
+// have the message in which.
 func (r *run) account(env *queued, grant warmup.Grant, results []result) {
 	unused := 0
 	for i := range results {
 		res := &results[i]
 		switch {
 		case res.ok:
+			res.source, res.provider = grant.Source, grant.Provider
 			r.sources.Report(grant.Source, grant.Provider, warmup.Delivered, 1)
 		case !res.reached:
 			unused++
 		default:
-			r.sources.Report(grant.Source, grant.Provider, failureOf(res), 1)
+			r.sources.Report(grant.Source, grant.Provider, failureOf(classify(res.said, res.status), res.permanent), 1)
 		}
 	}
 	r.giveBack(env, grant, unused)
@@ -220,11 +222,11 @@ func (r *run) giveBack(env *queued, grant warmup.Grant, n int) {
 	}
 }
 
-func failureOf(res *result) warmup.Outcome {
-	switch c := classify(res.said, res.status); {
+func failureOf(c dsn.Class, permanent bool) warmup.Outcome {
+	switch {
 	case c.Severity == dsn.Block:
 		return warmup.Block
-	case !res.permanent:
+	case !permanent:
 		return warmup.Deferred
 	case c.Severity == dsn.Hard:
 		return warmup.HardBounce

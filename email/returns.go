@@ -14,6 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/addr"
 	"github.com/dcrouter/dcrouter/email/internal/bounceaddr"
 	"github.com/dcrouter/dcrouter/email/internal/dsn"
+	"github.com/dcrouter/dcrouter/email/internal/warmup"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -194,15 +195,18 @@ func (r *run) bounce(ctx context.Context, about bounceaddr.Bounce, n *dsn.Notifi
 		class, said, status = dsn.Classify(rcpt.Failure()), rcpt.Diagnostic, rcpt.Status
 	}
 	said = valueOr(said, "a bounce that does not say why")
+	var of state
 	address, err := r.amend(ctx, about, func(a *state) (step, bool) {
 		if a.State == bounced {
 			return step{}, false // it has been told before
 		}
 		a.State, a.At, a.Reply, a.Status = bounced, r.s.now(), clip(said), status
+		of = *a
 		return step{Kind: EventBounced, Text: said, Host: n.ReportingMTA}, true
 	}, func(e *Event) { e.Status, e.Class = status, className(class) })
 	if address != "" {
 		r.s.stats.bounced.Add(1)
+		r.sources.Report(of.Source, of.Provider, failureOf(class, true), 1)
 		r.suppressBounce(address, class, said)
 	}
 	return err
@@ -229,15 +233,18 @@ func (r *run) complaint(ctx context.Context, about bounceaddr.Bounce, c *dsn.Com
 	default: // a report of another kind, or that it is no spam
 		return nil
 	}
+	var of state
 	address, err := r.amend(ctx, about, func(a *state) (step, bool) {
 		if a.Complained {
 			return step{}, false // one reader is one complaint
 		}
 		a.Complained = true
+		of = *a
 		return step{Kind: EventComplained, Text: "called " + c.Type + " by its recipient"}, true
 	}, func(e *Event) { e.Reason = c.Type })
 	if address != "" {
 		r.s.stats.complaints.Add(1)
+		r.sources.Report(of.Source, of.Provider, warmup.Complaint, 1)
 		r.suppress(Suppression{Address: address, Reason: SuppressedComplaint, Detail: clip(c.Type)})
 	}
 	return err

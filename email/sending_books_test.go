@@ -2,6 +2,7 @@ package email
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -106,6 +107,44 @@ func TestLimitsCountWhatWasSent(t *testing.T) {
 		waitFor(t, func() bool { return len(s.seen(EventDeferred)) > 0 })
 		waitFor(t, func() bool { return s.Stats().Quotas[""].Hour == 0 })
 	})
+}
+
+// Complaints and bounces that come later count for the address that the mail went
+// out from, and hold it.
+func TestComplaintsHoldAnAddress(t *testing.T) {
+	for what, report := range map[string]string{"complaints": complaint, "bounces": bounceOf("x@b.example", "5.1.1", "550 5.1.1 no such user")} {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := relay("a.example")
+			cfg.Outbound.WarmUp.Pools = []SourcePool{{Name: "new", Addresses: []SourceAddress{{Address: "192.0.2.77"}}}}
+			st := onStage(t, cfg, &script{})
+			one := Email{From: "ann@a.example", Subject: "x", Text: "x"}
+			for i := range 20 {
+				one.To = append(one.To, fmt.Sprintf("u%d@b.example", i))
+			}
+			id, err := st.SendEmail(t.Context(), one)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if got := st.status(id).Status; got != StatusDelivered {
+				t.Fatal(got)
+			}
+			for i := range 2 {
+				back, err := st.latest().returns.verp.Encode(id, i, "a.example")
+				if err != nil {
+					t.Fatal(err)
+				}
+				st.n.inject(t, st.server, "192.0.2.2", "", back, report)
+			}
+			time.Sleep(time.Minute)
+			for _, s := range st.Stats().Sources {
+				held := s.Providers["other"].Held
+				if counts := s.Traffic.LastDay; s.Address == "192.0.2.77" && (counts.Delivered != 20 || counts.Complaints+counts.HardBounces != 2 || !strings.HasSuffix(held, what)) {
+					t.Errorf("%s: %+v, held for %q", what, counts, held)
+				}
+			}
+		})
+	}
 }
 
 // A recipient on the suppression list stays there as long as was said, however
