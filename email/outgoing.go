@@ -284,7 +284,7 @@ func (r *run) signature(ctx context.Context, d *delivery) ([]byte, error) {
 	if err := d.load(); err != nil {
 		return nil, err
 	}
-	header, body, err := split(d.content(nil))
+	header, body, err := d.env.split(d.content(nil))
 	if err != nil {
 		return nil, err
 	}
@@ -304,9 +304,10 @@ func (r *run) signature(ctx context.Context, d *delivery) ([]byte, error) {
 	return signed, err
 }
 
-// split reads the header section of a message.
-func split(msg *io.SectionReader) (message.Header, *io.SectionReader, error) {
-	header, size, err := message.ReadHeader(bufio.NewReader(io.NewSectionReader(msg, 0, msg.Size())), maxHeader)
+// split reads the header section of content without more in front. What the server
+// has added does not count for how large it may be.
+func (q *queued) split(msg *io.SectionReader) (message.Header, *io.SectionReader, error) {
+	header, size, err := message.ReadHeader(bufio.NewReader(io.NewSectionReader(msg, 0, msg.Size())), maxHeader+len(q.Prefix))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -363,7 +364,7 @@ func (r *run) seal(ctx context.Context, d *delivery, i int) ([]byte, error) {
 	if k < 0 || d.env.ARC == "" {
 		return nil, nil
 	}
-	header, body, err := split(d.content(nil))
+	header, body, err := d.env.split(d.content(nil))
 	if err != nil {
 		return nil, err
 	}

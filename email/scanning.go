@@ -1,7 +1,6 @@
 package email
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -129,8 +128,7 @@ func (m *incoming) scan(ctx context.Context) error {
 // they add themselves. So they find our trace fields in it, and no forged ones.
 func (m *incoming) shown() (*io.SectionReader, message.Header, error) {
 	content := m.tx.env.content(m.body, nil)
-	r := bufio.NewReader(io.NewSectionReader(content, 0, content.Size()))
-	header, _, err := message.ReadHeader(r, maxHeader+len(m.tx.env.Prefix))
+	header, _, err := m.tx.env.split(content)
 	return content, header, err
 }
 

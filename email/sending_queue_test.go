@@ -380,3 +380,23 @@ func TestSuppressionOfUsersMail(t *testing.T) {
 	}
 	waitFor(t, func() bool { return len(s.seen(EventDelivered)) == 3 }) // with the bounce
 }
+
+// A header of the greatest length that is let in goes out with ours before it, also
+// where it ends with a line that is none of it.
+func TestLongHeaderIsSent(t *testing.T) {
+	for name, end := range map[string]string{"empty line": "\r\n\r\n", "no field": "\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			st := onStage(t, relay("a.example"), &script{})
+			header, body, _ := strings.Cut(toB, "\r\n\r\n")
+			for len(header) < maxHeader {
+				header += "\r\nX-Long: " + strings.Repeat("x", 900)
+			}
+			header = header[:maxHeader-1-len(end)]
+			id := st.post("<user@a.example>", header+end+body, "<bob@b.example>")
+			time.Sleep(time.Minute)
+			if got := st.status(id); got.Status != StatusDelivered {
+				t.Errorf("%s: %+v", name, got)
+			}
+		})
+	}
+}
