@@ -58,7 +58,7 @@ type Event struct {
 	// Route is the name of the route that decided.
 	Route string `json:"route,omitempty"`
 	// Reason says why, in words: what stood in the reply, or what another
-	// server said.
+	// server said, of which it has the first 1000 bytes.
 	Reason string `json:"reason,omitempty"`
 	// Cause is what [Stats.Refused] counts a refusal as, otherwise "".
 	Cause string `json:"cause,omitempty"`

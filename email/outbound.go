@@ -127,25 +127,27 @@ func (r *run) openWebhooks(ctx context.Context) error {
 const toldRecipients = 100
 
 // tellWebhooks queues an event for those who want it. One about a great many
-// recipients becomes several.
+// recipients, or such as do not fit into one, becomes several.
 func (s *Server) tellWebhooks(e *Event) {
 	hooks := s.webhooks.Load()
 	if hooks == nil {
 		return
 	}
-	if len(e.Recipients) > toldRecipients {
-		for some := range slices.Chunk(e.Recipients, toldRecipients) {
+	err := webhook.ErrTooLarge
+	if len(e.Recipients) <= toldRecipients {
+		var data []byte
+		if data, err = json.Marshal(e); err == nil {
+			err = hooks.Send(webhook.Event{Type: e.Kind, Time: e.Time, Data: data})
+		}
+	}
+	switch n := len(e.Recipients); {
+	case errors.Is(err, webhook.ErrTooLarge) && n > 1:
+		for some := range slices.Chunk(e.Recipients, min(toldRecipients, (n+1)/2)) {
 			part := *e
 			part.Recipients = some
 			s.tellWebhooks(&part)
 		}
-		return
-	}
-	data, err := json.Marshal(e)
-	if err == nil {
-		err = hooks.Send(webhook.Event{Type: e.Kind, Time: e.Time, Data: data})
-	}
-	if err != nil {
+	case err != nil:
 		s.log.Error("an event is lost to webhooks", "kind", e.Kind, "err", err)
 	}
 }

@@ -452,9 +452,12 @@ func addrOf(a net.Addr) netip.Addr {
 // loggedRecipients bounds the addresses in one line of the log.
 const loggedRecipients = 10
 
+// maxReason bounds [Event.Reason], in bytes.
+const maxReason = 1000
+
 // event tells the host and the log what happened.
 func (s *Server) event(e Event) {
-	e.Time = s.now()
+	e.Time, e.Reason = s.now(), clipTo(e.Reason, maxReason) // a server may say anything, of any length
 	s.logEvent(&e)
 	if hook := s.opts.hooks.OnEvent; hook != nil {
 		s.tell(hook, e)

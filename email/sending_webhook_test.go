@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -142,5 +144,39 @@ func TestWebhooksTellOfSendEmail(t *testing.T) {
 	})
 	if st, err := s.EmailStatus(t.Context(), id); err != nil || st.Status != StatusDelivered {
 		t.Errorf("after the restart: %+v, %v", st, err)
+	}
+}
+
+// Whatever a server says, and however long the recipients are: webhooks are told of
+// all of them.
+func TestWebhooksAreToldOfLongEvents(t *testing.T) {
+	told := make(chan Event, 100)
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var e webhookEvent
+		if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
+			t.Error(err)
+		}
+		told <- e.Data
+	}))
+	defer hook.Close()
+	cfg := relay("a.example")
+	cfg.Webhooks = []Webhook{{URL: hook.URL, Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}}
+	s := start(t, cfg, WithMailbox(newMailbox(nil).take))
+	var want, got []string
+	for i := range 150 {
+		want = append(want, fmt.Sprintf(`"%s%03d"@b.example`, strings.Repeat("<", 200), i)) // 6 bytes each in JSON
+	}
+	reply := "550-" + strings.Repeat("<", 30<<10)
+	s.event(Event{Kind: EventFailed, MessageID: "1", Recipients: want, Reason: reply})
+	for len(got) < len(want) {
+		e := testenv.Receive(t, told)
+		got = append(got, e.Recipients...)
+		if e.MessageID != "1" || len(e.Reason) < 500 || len(e.Reason) > 2000 || !strings.HasPrefix(reply, e.Reason[:500]) {
+			t.Errorf("of message %q: %.50s, %d bytes", e.MessageID, e.Reason, len(e.Reason))
+		}
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("told of %q", got)
 	}
 }

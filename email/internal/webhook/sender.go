@@ -29,6 +29,9 @@ type Event struct {
 // maxPayload bounds what is posted, in bytes.
 const maxPayload = 64 << 10
 
+// ErrTooLarge is returned for an event of more than 64 KB.
+var ErrTooLarge = errors.New("webhook: the event is too large")
+
 // Sender posts events. Make one with [New]. Its methods may be called from several
 // goroutines.
 type Sender struct {
@@ -95,8 +98,8 @@ func (s *Sender) Start(ctx context.Context) error {
 }
 
 // Send queues an event for the endpoints that want it, and does not wait for
-// anything. It may be called before Start. The error is that the event cannot be
-// written, or that the Sender was closed.
+// anything. It may be called before Start. The error is [ErrTooLarge], that the event
+// cannot be written, or that the Sender was closed.
 func (s *Sender) Send(ev Event) error {
 	if ev.ID == "" {
 		ev.ID = "evt_" + strings.ToLower(rand.Text())
@@ -120,7 +123,7 @@ func (s *Sender) Send(ev Event) error {
 		return fmt.Errorf("webhook: %w", err)
 	}
 	if len(payload) > maxPayload {
-		return fmt.Errorf("webhook: an event %.50q of %d bytes; %d at most are possible", ev.Type, len(payload), maxPayload)
+		return fmt.Errorf("%w: %d bytes of %.50q; %d at most are possible", ErrTooLarge, len(payload), ev.Type, maxPayload)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
