@@ -177,7 +177,7 @@ func (e *endpoint) deliver(ctx context.Context, it *item) {
 	if e.failures == 1 {
 		e.log.Warn("a webhook fails", "event", it.ID, "err", res.err)
 	}
-	if res.gone {
+	if res.gone || e.stats.Disabled {
 		e.disable()
 		e.stats.Dropped++
 		e.finish(it)
@@ -198,6 +198,9 @@ func (e *endpoint) deliver(ctx context.Context, it *item) {
 
 // disable ends an endpoint that is gone, and drops what waits for it.
 func (e *endpoint) disable() {
+	if e.stats.Disabled {
+		return // another request was told the same
+	}
 	e.stats.Disabled = true
 	e.log.Error("a webhook is gone (410), and is told no more until the next start", "dropped", len(e.waiting))
 	for _, it := range e.waiting {

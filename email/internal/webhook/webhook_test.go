@@ -245,6 +245,27 @@ func TestGone(t *testing.T) {
 	})
 }
 
+// Requests that were under way as the endpoint ended are not made again.
+func TestGoneMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &receiver{answer: func(n int, _ *http.Request) *http.Response {
+			time.Sleep(time.Duration(n) * time.Second)
+			if n == 1 {
+				return status(410)
+			}
+			return status(500)
+		}}
+		s := start(t, Config{Transport: r, Store: openStore(t)})
+		for i := range 4 {
+			send(t, s, fmt.Sprint(i), "delivered")
+		}
+		time.Sleep(48 * time.Hour)
+		if st := s.Stats()[0]; !st.Disabled || len(r.all()) != 4 || st.Dropped != 4 || st.Queued != 0 {
+			t.Errorf("%d requests, %+v", len(r.all()), st)
+		}
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &receiver{answer: func(n int, _ *http.Request) *http.Response {
