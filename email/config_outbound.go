@@ -4,8 +4,9 @@ import "time"
 
 // Outbound is about how mail gets to other servers.
 type Outbound struct {
-	// TLS has rules for destinations. The first whose Domain matches decides;
-	// without one DANE and MTA-STS (RFC 8461) are heeded, and TLS is used where it
+	// TLS has rules for destinations. The closest Domain decides, in whatever order
+	// they stand: the domain itself, else the longest that it is below, else "*".
+	// Without one DANE and MTA-STS (RFC 8461) are heeded, and TLS is used where it
 	// is offered.
 	TLS []DestinationTLS `json:"tls"`
 	// CAPath is a PEM file with the authorities to trust instead of the system's,
