@@ -34,6 +34,8 @@ const (
 	lookupsPerOwner = 10
 	// fairTurn is the turn that goes to what is due without priority first.
 	fairTurn = 8
+	// spoolDelay is how long to wait where the spool did not do what it should.
+	spoolDelay = time.Minute
 )
 
 // queue has the messages of the spool on their way: what is due is tried, what
@@ -148,6 +150,9 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 		}
 		e.quarantined = env.quarantine(p) != ""
 		e.spent = p.open() == 0 && !p.settled()
+		if e.resting() {
+			e.next = time.Time{} // its time to be kept counts
+		}
 		q.insert(e)
 	}
 	return q, nil
@@ -216,10 +221,13 @@ func (q *queue) insert(e *entry) {
 	q.wait(e)
 }
 
-// wait puts an entry where it waits for its time. The caller holds mu.
+// wait puts an entry where it waits for its time, which is that to be kept if it
+// rests, or later. The caller holds mu.
 func (q *queue) wait(e *entry) {
 	if e.resting() {
-		e.next = e.since.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld))
+		if until := e.since.Add(valueOr(q.r.s.cfg.Queue.KeepHeld, defaultKeepHeld)); until.After(e.next) {
+			e.next = until
+		}
 	}
 	heap.Push(q.line(e), e)
 	if e.place == 0 {
@@ -342,7 +350,9 @@ func (q *queue) expire(ctx context.Context, e *entry) {
 	case ctx.Err() != nil:
 		return
 	default:
-		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool", "msg_id", e.id, "err", err)
+		q.r.s.log.Error("a message that was kept long enough could not be removed from the spool; that is tried again", "msg_id", e.id, "err", err)
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+		return
 	}
 	q.forget(e)
 }
@@ -356,14 +366,19 @@ func (q *queue) read(ctx context.Context, id spool.ID) (*queued, *progress, erro
 	return decodeMessage(m)
 }
 
-// remove forgets a message with which all is done.
+// remove forgets a message with which all is done. Where the spool does not do
+// that now it has another round, in which nothing is left but this.
 func (q *queue) remove(e *entry, env *queued, p *progress) {
 	ctx, cancel := q.r.lasting()
 	defer cancel()
 	q.r.remember(e.id, env, p)
 	if err := q.store.Remove(ctx, e.id); err != nil && !errors.Is(err, spool.ErrNotFound) {
-		// It is delivered again after a restart, which is better than lost.
-		q.r.s.log.Error("a delivered message could not be removed from the spool", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
+		q.r.s.log.Error("a message with which all is done could not be removed from the spool; that is tried again", "conn_id", env.ConnID, "msg_id", e.id, "err", err)
+		p.Next = q.r.s.now().Add(spoolDelay)
+		q.note(e, p) // or it would be delivered again after a restart
+		e.look = time.Time{}
+		q.putBack(e, p.Next)
+		return
 	}
 	q.forget(e)
 }
@@ -377,11 +392,11 @@ func (q *queue) note(e *entry, p *progress) {
 		err = q.store.SetState(ctx, e.id, text)
 	}
 	e.unsaved = nil
-	q.show(e, nil)
 	if err != nil {
 		e.unsaved = p.clone()
 		q.r.s.log.Error("the state of a message could not be stored; after a restart it may be delivered twice", "msg_id", e.id, "err", err)
 	}
+	q.show(e, e.unsaved)
 }
 
 // show has p be seen of a message in place of what is stored; nil ends that.
@@ -482,10 +497,40 @@ func (q *queue) retryAll() {
 	}
 }
 
-// close gives up what waits, and waits for what is under way.
+// close gives up what waits, and waits for what is under way. What could not be
+// stored is tried a last time, as nobody knows of it after that.
 func (q *queue) close() {
 	q.lookups.Close()
 	q.sites.Close()
+	ctx, cancel := q.r.lasting()
+	defer cancel()
+	for _, e := range q.takeUnsaved() {
+		text, err := e.unsaved.encode()
+		switch {
+		case err != nil:
+		case e.unsaved.settled():
+			err = q.store.Remove(ctx, e.id)
+		default:
+			err = q.store.SetState(ctx, e.id, text)
+		}
+		if err != nil && !errors.Is(err, spool.ErrNotFound) {
+			q.r.s.log.Error("the state of a message is lost; it may be delivered twice", "msg_id", e.id, "err", err)
+		}
+	}
+}
+
+// takeUnsaved gets hold of the entries whose progress could not be stored.
+func (q *queue) takeUnsaved() []*entry {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var list []*entry
+	for _, e := range q.entries {
+		if !e.busy && e.unsaved != nil {
+			e.busy, e.begun = true, true
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 func (q *queue) stats() SpoolStats {

@@ -265,6 +265,7 @@ func (s *Server) change(ctx context.Context, id string, edit func(*queued, *prog
 	}
 	e.unsaved = nil
 	q.mu.Lock()
+	e.shown = nil
 	if held := env.quarantine(p) != ""; held != e.quarantined {
 		e.quarantined = held
 		if held {

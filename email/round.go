@@ -148,7 +148,7 @@ type expiry struct {
 
 func (x expiry) Run() sched.Outcome {
 	if x.q.r.s.guarded("removing a message", func() error { x.q.expire(x.q.r.ctx, x.e); return nil }, "msg_id", x.e.id) != nil {
-		x.q.forget(x.e) // until a restart, as where it cannot be removed
+		x.q.putBack(x.e, x.q.r.s.now().Add(maxRetryDelay))
 	}
 	return sched.Outcome{}
 }
@@ -560,7 +560,7 @@ func (rd *round) end() {
 	q.mu.Lock()
 	e.spent = true
 	q.mu.Unlock()
-	q.putBack(e, p.Next)
+	q.putBack(e, q.r.s.now())
 }
 
 // spread keeps what was put off until the same time from coming back at once.
