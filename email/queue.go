@@ -69,6 +69,7 @@ type entry struct {
 	// which nothing more is tried with, for somebody to look; until their time is
 	// up.
 	quarantined, spent bool
+	unread             bool        // it could not be read at the start; nothing else is known of it
 	stuck              bool        // no route took it
 	first              bool        // it goes before others
 	since              time.Time   // see queued.since
@@ -141,21 +142,42 @@ func openQueue(ctx context.Context, r *run, store spool.Store) (*queue, error) {
 		case err != nil && m.ID == "":
 			return nil, fmt.Errorf("email: reading the spool: %w", err)
 		case err != nil:
-			r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", m.ID, "err", err)
+			r.s.log.Error("a message in the spool cannot be read; that is tried again", "msg_id", m.ID, "err", err)
+			q.insert(&entry{id: m.ID, place: -1, unread: true, next: r.s.now().Add(spoolDelay)})
 			continue
 		}
-		e := q.newEntry(m.ID, env, p)
-		if e.next = p.Next; e.next.IsZero() {
-			e.next = env.NotBefore
-		}
-		e.quarantined = env.quarantine(p) != ""
-		e.spent = p.open() == 0 && !p.settled()
-		if e.resting() {
-			e.next = time.Time{} // its time to be kept counts
-		}
-		q.insert(e)
+		q.takeUp(m.ID, env, p)
 	}
 	return q, nil
+}
+
+// takeUp takes up a message that an earlier run has left.
+func (q *queue) takeUp(id spool.ID, env *queued, p *progress) {
+	e := q.newEntry(id, env, p)
+	if e.next = p.Next; e.next.IsZero() {
+		e.next = env.NotBefore
+	}
+	e.quarantined = env.quarantine(p) != ""
+	e.spent = p.open() == 0 && !p.settled()
+	if e.resting() {
+		e.next = time.Time{} // its time to be kept counts
+	}
+	q.insert(e)
+}
+
+// readAgain takes up a message that could not be read at the start. One that is
+// damaged stays, for somebody to look at or drop.
+func (q *queue) readAgain(ctx context.Context, e *entry) {
+	env, p, err := q.read(ctx, e.id)
+	switch {
+	case err == nil:
+		q.takeUp(e.id, env, p) // in place of e
+	case errors.Is(err, spool.ErrNotFound):
+		q.forget(e)
+	case ctx.Err() == nil:
+		q.r.s.log.Error("a message in the spool cannot be read; it is left there", "msg_id", e.id, "err", err)
+		q.putBack(e, q.r.s.now().Add(maxRetryDelay))
+	}
 }
 
 func decodeMessage(m spool.Message) (*queued, *progress, error) {

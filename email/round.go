@@ -76,6 +76,12 @@ func (q *queue) begin(e *entry, env *queued) {
 		}
 		return
 	}
+	if e.unread {
+		if q.claim(e) {
+			q.sites.Add("", false, reading{q, e})
+		}
+		return
+	}
 	rd := &round{q: q, e: e, table: q.r.s.routes.Load()}
 	if env != nil {
 		rd.env = env
@@ -154,6 +160,21 @@ func (x expiry) Run() sched.Outcome {
 }
 func (x expiry) Skip(time.Time, string) {}
 func (x expiry) Drop()                  {}
+
+// reading is the job of an entry of which nothing is known yet.
+type reading struct {
+	q *queue
+	e *entry
+}
+
+func (x reading) Run() sched.Outcome {
+	if x.q.r.s.guarded("reading a message", func() error { x.q.readAgain(x.q.r.ctx, x.e); return nil }, "msg_id", x.e.id) != nil {
+		x.q.putBack(x.e, x.q.r.s.now().Add(maxRetryDelay))
+	}
+	return sched.Outcome{}
+}
+func (x reading) Skip(time.Time, string) {}
+func (x reading) Drop()                  {}
 
 // job brings a message to the recipients that are at one place.
 type job struct {

@@ -176,3 +176,33 @@ func TestExpiryIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A message that cannot be read while a Server starts is delivered once it can be.
+func TestUnreadMailIsReadAgain(t *testing.T) {
+	onFaulty(t, Config{}, func(t *testing.T, f *faulty, start func() *server, m *mailboxes) {
+		s := start()
+		if err := s.PauseQueue(); err != nil {
+			t.Fatal(err)
+		}
+		delivered, dropped, held := sendHello(t, s), sendHello(t, s), sendHello(t, s)
+		if err := s.Quarantine(t.Context(), held, "a test"); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+
+		f.fail(func(op, key string) bool { return op == "get" && strings.HasPrefix(key, "email/spool/messages/") })
+		s = start()
+		defer s.stop()
+		f.fail(nil)
+		if err := s.Drop(t.Context(), dropped); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := m.all(); len(got) != 1 || got[0].ID != delivered {
+			t.Errorf("%d delivered", len(got))
+		}
+		if st := s.Stats().Spool; st.Messages != 1 || st.Quarantined != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
