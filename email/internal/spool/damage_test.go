@@ -104,6 +104,72 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestDamageKeepsBodies: the file of a body whose record is lost is kept, whether
+// that is found at the start or later.
+func TestDamageKeepsBodies(t *testing.T) {
+	opts := Options{SegmentSize: 64 << 10}
+	big := pattern(1, maxDraftMemory+1) // has a file of its own
+	begin := func(t *testing.T, folder string) (s *fileLog, k key, segment string, spoil func()) {
+		t.Helper()
+		s = openTestLog(t, folder, opts)
+		k, _ = mustAdd(t, s, []byte("envelope"), big).key()
+		e := s.index[k]
+		segment = filepath.Join(folder, e.seg.name())
+		return s, k, segment, func() {
+			t.Helper()
+			data, err := os.ReadFile(segment)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.OpenFile(segment, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteAt([]byte{data[e.off+20] ^ 1}, int64(e.off)+20); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	wantKept := func(t *testing.T, folder string, k key) {
+		t.Helper()
+		if err := openTestLog(t, folder, opts).Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(folder, bodyName(k)+damagedSuffix))
+		if err != nil || !bytes.Equal(got, big) {
+			t.Errorf("%d bytes are kept, %v", len(got), err)
+		}
+	}
+	t.Run("start", func(t *testing.T) {
+		folder := t.TempDir()
+		s, k, _, spoil := begin(t, folder)
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		spoil()
+		wantKept(t, folder, k)
+	})
+	t.Run("cleaning", func(t *testing.T) {
+		folder := t.TempDir()
+		s, k, segment, spoil := begin(t, folder)
+		spoil()
+		for i := range 200 {
+			if err := s.Remove(t.Context(), mustAdd(t, s, nil, pattern(uint64(i), 5000))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		testenv.WaitFor(t, 20*time.Second, func() error {
+			_, err := os.Stat(segment + damagedSuffix)
+			return err
+		})
+		if err := s.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantKept(t, folder, k)
+	})
+}
+
 // TestForgedRecord: a body that looks like records is none, also not where
 // damage makes the reader look for the next.
 func TestForgedRecord(t *testing.T) {

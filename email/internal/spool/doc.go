@@ -33,5 +33,6 @@
 //
 // What a crash leaves is read in one pass at the start. The last batch may be
 // torn, and what of it is whole counts. Elsewhere nothing may be missing: where
-// something is, the log says so, goes on behind it, and never removes the file.
+// something is, the log says so, goes on behind it, and never removes the file,
+// nor one of a body that may belong to what is missing.
 package spool

@@ -70,6 +70,10 @@ func (l *fileLog) removeBodies(keys []key) {
 	}
 }
 
+// keepBody keeps the file of a body that has no message any more from being
+// removed by the next start.
+func (l *fileLog) keepBody(name string) error { return l.disk.rename(name, name+damagedSuffix) }
+
 // draftFile is a draft that has become too large for memory.
 type draftFile struct {
 	disk disk

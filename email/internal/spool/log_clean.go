@@ -168,7 +168,7 @@ func (l *fileLog) doAll(requests []*request) error {
 }
 
 // dropLost forgets the messages of a segment that cannot be read, if there are
-// any left after copyLive. Their segment stays on the disk.
+// any left after copyLive. Their segment and bodies stay on the disk.
 func (l *fileLog) dropLost(seg *segment) error {
 	type lost struct {
 		k key
@@ -185,8 +185,15 @@ func (l *fileLog) dropLost(seg *segment) error {
 		}
 	}
 	l.mu.Unlock()
+	var errs []error
 	for _, m := range left {
 		_, err := l.copyOf(m.k, m.e)
+		if errors.Is(err, ErrDamaged) && m.e.own {
+			if kept := l.keepBody(bodyName(m.k)); kept != nil && !errors.Is(kept, fs.ErrNotExist) {
+				errs = append(errs, kept) // the message stays, too
+				err = nil
+			}
+		}
 		if errors.Is(err, ErrDamaged) {
 			l.mu.Lock()
 			l.drop(m.k)
@@ -199,10 +206,10 @@ func (l *fileLog) dropLost(seg *segment) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if seg.messages > 0 {
+	if seg.messages > 0 && len(errs) == 0 {
 		return errAgain
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // giveBack removes a segment in which nothing is alive, or makes it the spare

@@ -81,7 +81,8 @@ func (l *fileLog) readMarks() (map[uint64]int64, error) {
 }
 
 // checkBodies compares the files of bodies with what the log says of them. A
-// file that no message has was never acknowledged, or is of one that is done.
+// file that no message has was never acknowledged, or is of one that is done;
+// unless a segment is damaged, when it may be of one whose record is lost.
 func (l *fileLog) checkBodies(files map[string]int64) error {
 	var lost []key
 	for k, e := range l.index {
@@ -98,7 +99,7 @@ func (l *fileLog) checkBodies(files map[string]int64) error {
 		l.stats.Damaged++
 		if ok {
 			l.log.Error("the body of a message of the spool has another size than it had; the message is given up and the file kept", "msg_id", k.id(), "kept", name+damagedSuffix, "size", size, "want", e.size)
-			if err := l.disk.rename(name, name+damagedSuffix); err != nil {
+			if err := l.keepBody(name); err != nil {
 				return err
 			}
 		} else {
@@ -108,8 +109,16 @@ func (l *fileLog) checkBodies(files map[string]int64) error {
 	for _, k := range lost {
 		l.drop(k)
 	}
+	keep := slices.ContainsFunc(l.segments, func(s *segment) bool { return s.damaged })
 	for name := range files {
-		if err := l.disk.remove(name); err != nil {
+		var err error
+		if keep {
+			l.log.Error("a body is of no message that the damaged spool knows; the file is kept", "kept", name+damagedSuffix)
+			err = l.keepBody(name)
+		} else {
+			err = l.disk.remove(name)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -35,7 +35,7 @@ type position struct {
 
 const (
 	segmentSuffix = ".log"
-	damagedSuffix = ".damaged" // added to the name of a segment
+	damagedSuffix = ".damaged" // added to the name of a segment or body that is kept for somebody to look at
 	sparePrefix   = "spare-"   // a segment that has no name yet, and its salt
 	bodySuffix    = ".body"
 	draftPrefix   = "draft-"
