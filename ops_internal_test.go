@@ -17,6 +17,7 @@ import (
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -132,5 +133,45 @@ func TestShownEventsAreBounded(t *testing.T) {
 	a := netip.MustParseAddr("192.0.2.1")
 	if shown != maxShown || !s.first("other", a, now) || s.first("other", a, now) || !s.first("other", a, now.Add(time.Minute)) {
 		t.Errorf("%d are shown", shown)
+	}
+}
+
+// A change of the suppression list is stored when the client is told of it.
+func TestSuppressionsAreStoredBeforeTheAnswer(t *testing.T) {
+	store, err := storage.Open(t.Context(), storage.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	server, err := email.New(email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com",
+		Domains: []email.Domain{{Domain: "example.com"}},
+		Routes: []email.Route{{Match: email.Match{Recipients: []string{"*@example.com"}},
+			Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Code: 550, Message: "no"}}}}}, email.WithStorage(store))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer server.Stop(context.Background())
+	stored := func() bool {
+		t.Helper()
+		l, err := email.NewSuppressionList(t.Context(), email.WithStorage(store)) // as after a crash
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close(context.Background())
+		_, found := l.Check("ann@example.net")
+		return found
+	}
+	o := opsSuppression{server}
+	if err := o.Suppress(t.Context(), opsapi.Suppressed{Address: "ann@example.net"}); err != nil || !stored() {
+		t.Errorf("added: %v, stored %v", err, stored())
+	}
+	if err := o.Unsuppress(t.Context(), "ann@example.net"); err != nil || stored() {
+		t.Errorf("removed: %v, stored %v", err, stored())
+	}
+	if err := o.Unsuppress(t.Context(), "ann@example.net"); !errors.Is(err, opsapi.ErrNotFound) {
+		t.Error(err)
 	}
 }

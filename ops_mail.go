@@ -188,15 +188,18 @@ func (o opsSuppression) Suppressed(_ context.Context, p opsapi.Page) (list []ops
 	return list, "", nil
 }
 
-func (o opsSuppression) Suppress(_ context.Context, s opsapi.Suppressed) error {
+func (o opsSuppression) Suppress(ctx context.Context, s opsapi.Suppressed) error {
 	l, err := o.list()
 	if err != nil {
 		return err
 	}
-	return l.Add(email.Suppression{Address: s.Address, Reason: email.SuppressedManual, Detail: s.Reason, Added: s.Since, Expires: s.Expires})
+	if err := l.Add(email.Suppression{Address: s.Address, Reason: email.SuppressedManual, Detail: s.Reason, Added: s.Since, Expires: s.Expires}); err != nil {
+		return err
+	}
+	return l.Flush(ctx)
 }
 
-func (o opsSuppression) Unsuppress(_ context.Context, address string) error {
+func (o opsSuppression) Unsuppress(ctx context.Context, address string) error {
 	l, err := o.list()
 	if err != nil {
 		return err
@@ -205,7 +208,10 @@ func (o opsSuppression) Unsuppress(_ context.Context, address string) error {
 	if err == nil && !was {
 		err = fmt.Errorf("%q is not on the list: %w", address, opsapi.ErrNotFound)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return l.Flush(ctx)
 }
 
 // opsDomains tells the operations API about mail domains.

@@ -64,7 +64,7 @@ type SuppressionQuery struct {
 //
 // The list is in memory, some 120 bytes and the detail for each entry, and a check
 // does no I/O. Changes take effect at once, and are stored within two seconds, by
-// Flush and by Close. In the storage it is below "email/bounces/suppression/";
+// Flush and by Close; call Flush before you tell somebody that it is done. In the storage it is below "email/bounces/suppression/";
 // several processes on one storage see each other's changes within a minute. Its
 // methods may be called from several goroutines.
 type SuppressionList struct{ l *suppress.List }
@@ -131,8 +131,11 @@ func (l *SuppressionList) ExportCSV(w io.Writer) error { return l.l.ExportCSV(w)
 // with other columns that need not be there or in that order; or a plain list of
 // addresses, one a line. The reason is manual where none is given. Lines with
 // mistakes are left out: it returns how many were added, and an error that names
-// the first of the others.
-func (l *SuppressionList) ImportCSV(r io.Reader) (int, error) { return l.l.ImportCSV(r) }
+// the first of the others. What was added is stored when it returns, unless reading
+// or the storage has failed; ctx bounds the writes to that.
+func (l *SuppressionList) ImportCSV(ctx context.Context, r io.Reader) (int, error) {
+	return l.l.ImportCSV(ctx, r)
+}
 
 // Flush stores what has changed.
 func (l *SuppressionList) Flush(ctx context.Context) error { return l.l.Flush(ctx) }

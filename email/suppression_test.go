@@ -23,7 +23,7 @@ func TestSuppressionList(t *testing.T) {
 	if err := l.Add(Suppression{Address: "Ann@Example.com", Reason: SuppressedBounce, Detail: "550 5.1.1"}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := l.ImportCSV(strings.NewReader("address,reason\nbob@example.com,complaint\n")); n != 1 || err != nil {
+	if n, err := l.ImportCSV(t.Context(), strings.NewReader("address,reason\nbob@example.com,complaint\n")); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
 	if err := l.Close(t.Context()); err != nil {

@@ -1,6 +1,7 @@
 package suppress
 
 import (
+	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -68,8 +69,9 @@ const (
 // all but address may be missing, as may the line of names where there is only a
 // column of addresses; others are ignored. Without a reason it is manual. It
 // returns how many lines were added. Lines with mistakes are left out, and the
-// error tells of the first of them by their numbers.
-func (l *List) ImportCSV(r io.Reader) (int, error) {
+// error tells of the first of them by their numbers. What was added is stored when
+// it returns, unless reading or the storage has failed.
+func (l *List) ImportCSV(ctx context.Context, r io.Reader) (int, error) {
 	limit := &rowLimit{r: r}
 	cr := csv.NewReader(limit)
 	cr.FieldsPerRecord, cr.ReuseRecord, cr.LazyQuotes = -1, true, true
@@ -86,7 +88,7 @@ func (l *List) ImportCSV(r io.Reader) (int, error) {
 		limit.left = maxRow
 		row, err := cr.Read()
 		if err == io.EOF {
-			return end(nil)
+			return end(l.Flush(ctx))
 		}
 		if err != nil && !errors.As(err, new(*csv.ParseError)) || errors.Is(err, errRow) {
 			return end(err)
@@ -106,6 +108,11 @@ func (l *List) ImportCSV(r io.Reader) (int, error) {
 		switch {
 		case err == nil:
 			added++
+			if l.waiting() >= maxPending/2 { // others need room for theirs
+				if err := l.Flush(ctx); err != nil {
+					return end(err)
+				}
+			}
 		case errors.Is(err, ErrFull), errors.Is(err, ErrClosed):
 			return end(err)
 		default:

@@ -29,13 +29,13 @@ func FuzzImport(f *testing.F) {
 	f.Add([]byte("'=a@example.com,x\n''b@example.com\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, again := open(t, nil), open(t, nil)
-		l.ImportCSV(bytes.NewReader(b))
+		l.ImportCSV(t.Context(), bytes.NewReader(b))
 		var out bytes.Buffer
 		if err := l.ExportCSV(&out); err != nil {
 			t.Fatal(err)
 		}
 		text := out.String()
-		if n, err := again.ImportCSV(&out); n != len(addresses(l, Query{})) || err != nil {
+		if n, err := again.ImportCSV(t.Context(), &out); n != len(addresses(l, Query{})) || err != nil {
 			t.Errorf("%d of %d, %v: %q", n, l.Len(), err, text)
 		}
 		for e := range l.All(Query{}) {

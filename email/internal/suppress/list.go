@@ -153,6 +153,13 @@ func (l *List) change(old, r record) error {
 	return nil
 }
 
+// waiting is how many changes are to be stored.
+func (l *List) waiting() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.pending)
+}
+
 // Check tells whether an address is on the list, itself or by its domain.
 func (l *List) Check(address string) (Entry, bool) {
 	canonical, err := Canonical(address)

@@ -406,7 +406,7 @@ func TestCSV(t *testing.T) {
 		}
 	}
 	again := open(t, nil)
-	if n, err := again.ImportCSV(&b); n != 3 || err != nil {
+	if n, err := again.ImportCSV(t.Context(), &b); n != 3 || err != nil {
 		t.Fatal(n, err)
 	}
 	for e := range l.All(Query{}) {
@@ -416,19 +416,46 @@ func TestCSV(t *testing.T) {
 			t.Errorf("%+v became %+v", e, got)
 		}
 	}
-	n, err := again.ImportCSV(strings.NewReader("\ufeffReason,x,Email\nbounce,1,c@example.com\nnonsense,1,d@example.com\ncomplaint,2,nobody\n,,e@example.com\n"))
+	n, err := again.ImportCSV(t.Context(), strings.NewReader("\ufeffReason,x,Email\nbounce,1,c@example.com\nnonsense,1,d@example.com\ncomplaint,2,nobody\n,,e@example.com\n"))
 	if n != 2 || err == nil || !strings.Contains(err.Error(), "line 3: ") || !strings.Contains(err.Error(), "line 4: ") {
 		t.Error(n, err)
 	}
-	if n, err := again.ImportCSV(strings.NewReader("f@example.com\ng@example.com")); n != 2 || err != nil {
+	if n, err := again.ImportCSV(t.Context(), strings.NewReader("f@example.com\ng@example.com")); n != 2 || err != nil {
 		t.Error(n, err)
 	}
-	if n, err := again.ImportCSV(strings.NewReader("h@example.com\n\"" + strings.Repeat("x\n", 1<<16))); n != 1 || !errors.Is(err, errRow) {
+	if n, err := again.ImportCSV(t.Context(), strings.NewReader("h@example.com\n\""+strings.Repeat("x\n", 1<<16))); n != 1 || !errors.Is(err, errRow) {
 		t.Error(n, err)
 	}
-	if n, err := again.ImportCSV(strings.NewReader(strings.Repeat("x\n", 10_000))); n != 0 || len(err.Error()) > 10_000 || !strings.Contains(err.Error(), "and 9980 more") {
+	if n, err := again.ImportCSV(t.Context(), strings.NewReader(strings.Repeat("x\n", 10_000))); n != 0 || len(err.Error()) > 10_000 || !strings.Contains(err.Error(), "and 9980 more") {
 		t.Error(n, err)
 	}
+}
+
+// TestImportIsStored: an import makes room for itself, and what it added is in the
+// storage when it returns.
+func TestImportIsStored(t *testing.T) {
+	backend := &failing{Backend: storage.Memory()}
+	store := openStore(t, backend)
+	l, err := Open(t.Context(), Config{Store: store, FlushEvery: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(context.Background()) })
+	add(t, l, Entry{Address: "a@example.com", Reason: Manual})
+	l.mu.Lock()
+	l.pending = slices.Repeat(l.pending, maxPending-1) // as after so many changes
+	l.mu.Unlock()
+	if n, err := l.ImportCSV(t.Context(), strings.NewReader("b@example.com\nc@example.com\nnonsense\nd@example.com\n")); n != 3 || err == nil || errors.Is(err, ErrFull) {
+		t.Error(n, err)
+	}
+	if again := open(t, store); again.Len() != 4 {
+		t.Errorf("%d entries are stored", again.Len())
+	}
+	backend.fail(errors.New("disk full"))
+	if n, err := l.ImportCSV(t.Context(), strings.NewReader("e@example.com\n")); n != 1 || err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Error(n, err)
+	}
+	backend.fail(nil)
 }
 
 // TestMemoryOfMillion measures a large list (20,000 under the race detector).
