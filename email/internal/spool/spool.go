@@ -148,7 +148,8 @@ type Options struct {
 	MaxBytes int64
 
 	// DraftMemory bounds the memory of all drafts together, in bytes; what is
-	// more goes to files. The default is 32 MiB. Memory has only MaxBytes.
+	// more goes to files, or to the backend, for which each draft has 16 KiB
+	// besides. The default is 32 MiB. Memory has only MaxBytes.
 	DraftMemory int64
 
 	// SegmentSize is the size of a segment of the log in bytes, from 16 KiB

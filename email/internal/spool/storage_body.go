@@ -12,8 +12,13 @@ import (
 )
 
 // chunkSize is the greatest length of a chunk. It is well below what backends
-// take as one value.
-const chunkSize = 256 << 10
+// take as one value. smallChunk is what a draft collects where there is no memory
+// for more: a chunk for each piece that comes from a slow client, and two flushes
+// with it, would cost far more than that.
+const (
+	chunkSize  = 256 << 10
+	smallChunk = 16 << 10
+)
 
 // chunk is a part of a body.
 type chunk struct {
@@ -130,25 +135,30 @@ type chunkWriter struct {
 	kept   bool // discard leaves them
 }
 
-// newChunkWriter collects whole chunks if there is memory for them, and makes
-// do with small ones otherwise.
 func newChunkWriter(ctx context.Context, s *stored) *chunkWriter {
-	w := &chunkWriter{ctx: ctx, s: s, set: newSalt()}
-	if s.drafts.memory.take(chunkSize) {
-		w.taken = chunkSize
-	}
-	return w
+	return &chunkWriter{ctx: ctx, s: s, set: newSalt()}
 }
 
+// append collects whole chunks if there is memory for them, and makes do with small
+// ones otherwise.
 func (w *chunkWriter) append(p []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(p) > 0 {
-		n := min(len(p), chunkSize-len(w.buf))
+		limit := w.limit()
+		if len(w.buf) == 0 && len(p) >= limit { // nothing has to be collected
+			n := min(len(p), chunkSize)
+			if err := w.put(p[:n]); err != nil {
+				return err
+			}
+			p = p[n:]
+			continue
+		}
+		n := min(len(p), limit-len(w.buf))
 		w.buf = append(w.buf, p[:n]...)
 		p = p[n:]
-		if len(w.buf) == chunkSize || w.taken == 0 {
-			if err := w.put(); err != nil {
+		if len(w.buf) == limit {
+			if err := w.putBuf(); err != nil {
 				return err
 			}
 		}
@@ -156,17 +166,36 @@ func (w *chunkWriter) append(p []byte) error {
 	return nil
 }
 
-// put writes buf as a chunk.
-func (w *chunkWriter) put() error {
+// limit is how much buf may hold. Whether there is memory is asked for each chunk.
+func (w *chunkWriter) limit() int {
+	if w.taken == 0 && len(w.buf) == 0 && w.s.drafts.memory.take(chunkSize) {
+		w.taken = chunkSize
+	}
+	if w.taken == 0 {
+		return smallChunk
+	}
+	return chunkSize
+}
+
+// put writes a chunk.
+func (w *chunkWriter) put(b []byte) error {
+	w.tried = len(w.chunks) + 1
+	if err := w.s.st.Put(w.ctx, w.s.chunkKey(w.set, len(w.chunks)), b); err != nil {
+		return full(err)
+	}
+	w.chunks = append(w.chunks, chunk{len(b), crc32.Checksum(b, castagnoli())})
+	w.size += int64(len(b))
+	return nil
+}
+
+// putBuf writes what was collected.
+func (w *chunkWriter) putBuf() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
-	w.tried = len(w.chunks) + 1
-	if err := w.s.st.Put(w.ctx, w.s.chunkKey(w.set, len(w.chunks)), w.buf); err != nil {
-		return full(err)
+	if err := w.put(w.buf); err != nil {
+		return err
 	}
-	w.chunks = append(w.chunks, chunk{len(w.buf), crc32.Checksum(w.buf, castagnoli())})
-	w.size += int64(len(w.buf))
 	w.buf = w.buf[:0]
 	return nil
 }
@@ -174,7 +203,7 @@ func (w *chunkWriter) put() error {
 func (w *chunkWriter) flush() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.put()
+	return w.putBuf()
 }
 
 func (w *chunkWriter) ReadAt(p []byte, off int64) (int, error) {

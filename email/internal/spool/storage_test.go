@@ -138,8 +138,8 @@ func leftovers(t *testing.T, b *mortalBackend, l *ledger) error {
 	return nil
 }
 
-// TestStorageSmallChunks: without memory for drafts they go to the backend as
-// they come.
+// TestStorageSmallChunks: without memory for drafts they go to the backend in small
+// chunks.
 func TestStorageSmallChunks(t *testing.T) {
 	st, err := storage.Open(t.Context(), storage.Memory())
 	if err != nil {
@@ -160,6 +160,59 @@ func TestStorageSmallChunks(t *testing.T) {
 	}
 	if n := s.(*stored).drafts.memory.used.Load(); n != 0 {
 		t.Errorf("%d bytes are still on the books", n)
+	}
+}
+
+// TestStorageCollects: a draft that comes in small pieces while others have taken
+// the memory is not a write for each of them, and has large chunks once there is
+// memory again.
+func TestStorageCollects(t *testing.T) {
+	b := &mortalBackend{values: make(map[string][]byte), left: -1}
+	st, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "spool", Options{DraftMemory: chunkSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	draft := func() *Draft {
+		t.Helper()
+		d, err := s.Draft(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(d.Discard)
+		return d
+	}
+	held, d := draft(), draft()
+	if _, err := held.Write(make([]byte, chunkSize)); err != nil {
+		t.Fatal(err)
+	}
+	body := pattern(1, 2*smallChunk+2*chunkSize)
+	for i, piece := range slices.Collect(slices.Chunk(body, 64)) {
+		if i*64 == 2*smallChunk {
+			held.Discard()
+		}
+		if _, err := d.Write(piece); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := NewID(time.Now())
+	if err := s.Add(t.Context(), id, []byte("e"), d); err != nil {
+		t.Fatal(err)
+	}
+	chunks := 0
+	for range st.List(t.Context(), "spool/bodies/") {
+		chunks++
+	}
+	if chunks > 5 {
+		t.Errorf("%d chunks", chunks)
+	}
+	if err := check(s, id, []byte("e"), nil, body); err != nil {
+		t.Error(err)
 	}
 }
 
