@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -157,6 +158,53 @@ func TestSecondTry(t *testing.T) {
 	defer s.Close(t.Context())
 	if err := check(s, again, nil, nil, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRefusedStaysAway: a message that was refused, because a flush failed, is not
+// there after a clean restart, though its bytes are on the disk.
+func TestRefusedStaysAway(t *testing.T) {
+	for name, first := range map[string]bool{"in a segment": false, "at its beginning": true} {
+		t.Run(name, func(t *testing.T) {
+			d := newSimDisk()
+			s, err := openSim(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want []ID
+			if !first {
+				want = append(want, mustAdd(t, s, nil, pattern(1, 1000)))
+			}
+			flush, remove := true, true
+			d.mu.Lock()
+			d.fault = func(op, name string) error {
+				for what, fails := range map[string]*bool{"sync": &flush, "remove": &remove} {
+					if op == what && *fails && strings.HasSuffix(name, segmentSuffix) {
+						*fails = false
+						return syscall.EIO
+					}
+				}
+				return nil
+			}
+			d.mu.Unlock()
+			if err := add(s, NewID(time.Now()), nil, pattern(2, 1000)); !errors.Is(err, syscall.EIO) {
+				t.Fatal(err)
+			}
+			if err := s.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			d.mu.Lock()
+			d.fault = nil
+			d.mu.Unlock()
+			s, err = openSim(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close(t.Context())
+			if got := ids(t, s); !slices.Equal(got, want) || s.Stats().Damaged != 0 {
+				t.Errorf("%v, want %v, %+v", got, want, s.Stats())
+			}
+		})
 	}
 }
 

@@ -298,16 +298,8 @@ func (l *fileLog) fail(w *batchWriter, err error) {
 	l.mu.Lock()
 	l.stats.WriteErrors++
 	seg.failed = true
-	if w.start == 0 {
-		l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
-		seg.closed = true
-	}
 	l.mu.Unlock()
-	if w.start == 0 { // nothing that counts is in it
-		if err := errors.Join(seg.file.Close(), l.disk.remove(seg.name())); err != nil {
-			l.log.Warn("a segment that could not be written could not be removed", "segment", seg.name(), "err", err)
-		}
-	} else {
+	if w.start > 0 || !l.removeFailed(seg) {
 		l.before = position{seg.number, w.start}
 		for _, r := range w.written {
 			if r.kind == kindMessage && r.moved == nil {
@@ -319,6 +311,25 @@ func (l *fileLog) fail(w *batchWriter, err error) {
 	for _, r := range w.written {
 		r.done <- err
 	}
+}
+
+// removeFailed removes a segment in which nothing counts. One that stays is given
+// back by the cleaner.
+func (l *fileLog) removeFailed(seg *segment) bool {
+	l.mu.Lock()
+	err := l.closeSegment(seg)
+	l.mu.Unlock()
+	removed := l.disk.remove(seg.name())
+	if err = errors.Join(err, removed); err != nil {
+		l.log.Warn("a segment that could not be written could not be removed", "segment", seg.name(), "err", err)
+	}
+	if removed != nil {
+		return false
+	}
+	l.mu.Lock()
+	l.segments = slices.DeleteFunc(l.segments, func(s *segment) bool { return s == seg })
+	l.mu.Unlock()
+	return true
 }
 
 // apply makes a durable batch be seen, and tells who waits.
@@ -371,9 +382,18 @@ func (l *fileLog) apply(w *batchWriter) {
 	}
 }
 
-// seal ends the log with a batch of its own: that there is one says that the
-// batch before was flushed, so whatever is missing of it is damage.
+// seal ends the log: what failed is taken back, and then comes a batch of its own.
+// That there is one says that the batch before was flushed, so whatever is missing of
+// it is damage.
 func (l *fileLog) seal() {
+	for len(l.failed) > 0 {
+		r := &request{kind: kindMark, done: make(chan error, 1)}
+		l.commitSome([]*request{r})
+		if err := <-r.done; err != nil {
+			l.log.Warn("messages that were refused could not be taken back; they may be there at the next start", "messages", len(l.failed), "err", err)
+			return
+		}
+	}
 	seg := l.active
 	if seg == nil || seg.end+headerSize > seg.size {
 		return
