@@ -131,7 +131,8 @@ type ProcessAction struct {
 type DeliverAction struct {
 	// Maildir is the folder of the recipient's mailbox. {domain} and {user}
 	// stand for the parts of the address, in lower case; {user} must be there, and
-	// without {domain} users of the same name share a mailbox.
+	// without {domain} users of the same name share a mailbox. In one name of the
+	// path there must be an "@" between them.
 	Maildir string `json:"maildir"`
 	// LMTP is a server that delivers (RFC 2033): host:port, or the path of a
 	// Unix socket.

@@ -145,10 +145,11 @@ func TestValidate(t *testing.T) {
 				"routes[1].action.forward.addHeaders[\"X-B\"]: \"a\\r\\nb\" has a line break or another control character in it\n" +
 				"routes[2].action.forward.tls: mode none has nothing to verify"},
 		{"process", `"routes":[{"action":{"type":"process","process":{"queue":"fast"}}}]`, `routes[0].action.process.queue: "fast" is not known; use normal or priority`},
-		{"deliver", `"routes":[{"action":{"type":"deliver","deliver":{"maildir":"{home}","lmtp":"24"}}},{"action":{"type":"deliver","deliver":{"maildir":"/var/mail/{domain}"}}}]`,
+		{"deliver", `"routes":[{"action":{"type":"deliver","deliver":{"maildir":"{home}","lmtp":"24"}}},{"action":{"type":"deliver","deliver":{"maildir":"/var/mail/{domain}"}}},{"action":{"type":"deliver","deliver":{"maildir":"/m/{user}-{domain}"}}}]`,
 			"routes[0].action.deliver: maildir and lmtp exclude each other\nroutes[0].action.deliver.maildir: \"{home}\" has braces other than {domain} and {user}\n" +
 				"routes[0].action.deliver.lmtp: \"24\" is not host:port\n" +
-				"routes[1].action.deliver.maildir: \"/var/mail/{domain}\" has no {user}: all mail would go into one mailbox"},
+				"routes[1].action.deliver.maildir: \"/var/mail/{domain}\" has no {user}: all mail would go into one mailbox\n" +
+				"routes[2].action.deliver.maildir: \"/m/{user}-{domain}\" would give some addresses the same mailbox: there must be a / or an @ between {user} and {domain}"},
 		{"reject", `"routes":[{"action":{"type":"reject","reject":{"code":250,"message":"a\nb"}}},{"action":{"type":"reject","reject":{"code":600}}}]`,
 			"routes[0].action.reject.code: 250 is not a reply code that refuses (400-599)\nroutes[0].action.reject.message: \"a\\nb\" has a line break or another control character in it\n" +
 				"routes[1].action.reject.code: 600 is not a reply code that refuses (400-599)"},

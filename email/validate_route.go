@@ -3,8 +3,8 @@ package email
 import (
 	"maps"
 	"slices"
-	"strings"
 
+	"github.com/dcrouter/dcrouter/email/internal/deliver"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/internal/glob"
 )
@@ -99,12 +99,8 @@ func (d *DeliverAction) validate(check *conf.Checker) {
 	if d.Maildir != "" && d.LMTP != "" {
 		check.Errorf("maildir and lmtp exclude each other")
 	}
-	rest := strings.NewReplacer("{domain}", "", "{user}", "").Replace(d.Maildir)
-	switch {
-	case strings.ContainsAny(rest, "{}"):
-		check.Field("maildir").Errorf("%q has braces other than {domain} and {user}", d.Maildir)
-	case d.Maildir != "" && !strings.Contains(d.Maildir, "{user}"):
-		check.Field("maildir").Errorf("%q has no {user}: all mail would go into one mailbox", d.Maildir)
+	if d.Maildir != "" {
+		check.Field("maildir").Add(deliver.CheckTemplate(d.Maildir))
 	}
 	check.Field("maildir").Line(d.Maildir)
 	if d.LMTP != "" {

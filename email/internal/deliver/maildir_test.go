@@ -36,7 +36,8 @@ func section(s string) *io.SectionReader {
 }
 
 func TestTemplates(t *testing.T) {
-	for _, bad := range []string{"", "{user}", "mail/{user}", "/mail", "/mail/{domain}", "/mail/{User}", "/mail/{user}/{x}", "/mail/{user}}", "/mail/\x00{user}", "/mail/{{user}}"} {
+	for _, bad := range []string{"", "{user}", "mail/{user}", "/mail", "/mail/{domain}", "/mail/{User}", "/mail/{user}/{x}", "/mail/{user}}", "/mail/\x00{user}", "/mail/{{user}}", "/mail/{user}/../x",
+		"/mail/{user}{domain}", "/mail/{user}-{domain}", "/mail/{domain}.x.{user}", "/mail/{user}X{domain}", "/mail/{user}%{domain}/{domain}{user}"} {
 		if _, err := ParseTemplate(bad); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
@@ -59,7 +60,7 @@ func hostile() []string {
 }
 
 func TestFoldersAreApart(t *testing.T) {
-	for _, template := range []string{"/mail/{domain}/{user}", "/mail/{domain}/{user}/Maildir", "/mail/x{user}.{domain}x"} {
+	for _, template := range []string{"/mail/{domain}/{user}", "/mail/{domain}/{user}/Maildir", "/mail/x{user}@{domain}x", "/mail/{domain}/{domain}.{user}"} {
 		tmpl, err := ParseTemplate(template)
 		if err != nil {
 			t.Fatal(err)
@@ -72,7 +73,7 @@ func TestFoldersAreApart(t *testing.T) {
 				continue
 			}
 			if filepath.Clean(got) != got || strings.Count(got, "/") != strings.Count(template, "/") || !strings.HasPrefix(got, "/mail/") ||
-				!regexp.MustCompile(`^[a-z0-9./%_+=M-]+$`).MatchString(got) {
+				!regexp.MustCompile(`^[a-z0-9./%_+=@M-]+$`).MatchString(got) {
 				t.Errorf("%q is in %q", user, got)
 			}
 			if other, ok := seen[strings.ToLower(got)]; ok {
