@@ -17,9 +17,13 @@ import (
 	"time"
 )
 
-// tmpAge is when a file in tmp has been left behind; 36 hours by the
-// description of Maildir.
-const tmpAge = 36 * time.Hour
+const (
+	// tmpAge is when a file in tmp has been left behind; 36 hours by the
+	// description of Maildir.
+	tmpAge = 36 * time.Hour
+	// maxCleaned bounds how many mailboxes a day are looked at for such files.
+	maxCleaned = 100_000
+)
 
 // Maildir delivers into folders. Any number of deliveries may go on at once, also
 // by other programs.
@@ -29,6 +33,10 @@ type Maildir struct {
 	now      func() time.Time
 
 	making sync.Mutex // of folders
+
+	mu      sync.Mutex
+	day     time.Time
+	cleaned map[string]bool // folders, on that day
 }
 
 // NewMaildir makes a Maildir. hostname goes into the names of files, to keep
@@ -39,13 +47,14 @@ func NewMaildir(template Template, hostname string, now func() time.Time) *Maild
 	}
 	// As the description of Maildir has it for the names that hosts may have.
 	host := strings.NewReplacer("/", `\057`, ":", `\072`, ",", `\054`, "\x00", "").Replace(hostname)
-	return &Maildir{template: template, host: host[:min(len(host), 64)], now: now}
+	return &Maildir{template: template, host: host[:min(len(host), 64)], now: now, cleaned: make(map[string]bool)}
 }
 
 // Deliver stores a message, prefix and then content, for user@domain, and
 // returns the path of the file. When it returns without an error the message is
 // durable. After a crash before that, there may be a file in tmp, which readers
-// do not look at, or the message, whole.
+// do not look at, or the message, whole. Such files are removed after 36 hours, by
+// the first delivery of a day.
 //
 // Lines end in LF in the file, as programs that read mailboxes expect it; else
 // the message is as it came. prefix is raw header fields with CRLF, such as
@@ -59,6 +68,9 @@ func (m *Maildir) Deliver(ctx context.Context, user, domain string, prefix []byt
 	path, err := m.deliver(ctx, folder, io.MultiReader(bytes.NewReader(prefix), io.NewSectionReader(content, 0, content.Size())))
 	if err != nil {
 		return "", temporary(err)
+	}
+	if m.toClean(folder) {
+		m.clean(filepath.Join(folder, "tmp"))
 	}
 	return path, nil
 }
@@ -193,33 +205,30 @@ func syncFolder(path string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Clean removes files that a crash has left in the tmp of a mailbox, and
-// returns how many.
-func (m *Maildir) Clean(ctx context.Context, user, domain string) (int, error) {
-	folder, err := m.template.Folder(user, domain)
-	if err != nil {
-		return 0, err
+// toClean reports whether nobody has cleaned the mailbox today.
+func (m *Maildir) toClean(folder string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if day := m.now().Truncate(24 * time.Hour); !day.Equal(m.day) {
+		m.day = day
+		clear(m.cleaned)
 	}
-	tmp := filepath.Join(folder, "tmp")
-	entries, err := os.ReadDir(tmp)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+	if m.cleaned[folder] || len(m.cleaned) >= maxCleaned {
+		return false
 	}
-	if err != nil {
-		return 0, temporary(err)
-	}
-	removed := 0
+	m.cleaned[folder] = true
+	return true
+}
+
+// clean removes files that a crash has left in the tmp of a mailbox. What cannot be
+// removed stays; the message has been delivered.
+func (m *Maildir) clean(tmp string) {
+	entries, _ := os.ReadDir(tmp)
 	for _, e := range entries {
-		if ctx.Err() != nil {
-			return removed, temporary(context.Cause(ctx))
-		}
 		info, err := e.Info()
 		if err != nil || !info.Mode().IsRegular() || m.now().Sub(info.ModTime()) < tmpAge {
 			continue // gone meanwhile, none of ours, or in use
 		}
-		if err := os.Remove(filepath.Join(tmp, e.Name())); err == nil {
-			removed++
-		}
+		_ = os.Remove(filepath.Join(tmp, e.Name()))
 	}
-	return removed, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -278,34 +279,51 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
+// TestClean: the first delivery of a day removes what crashes have left in the
+// mailbox.
 func TestClean(t *testing.T) {
-	m, dir := maildir(t, "{domain}/{user}")
-	if n, err := m.Clean(t.Context(), "bob", "example.com"); n != 0 || err != nil {
-		t.Errorf("without a mailbox: %d, %v", n, err)
-	}
-	if _, err := m.Deliver(t.Context(), "bob", "example.com", nil, section("a: b\r\n\r\n")); err != nil {
+	tmpl, err := ParseTemplate(filepath.Join(t.TempDir(), "{user}"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	tmp := filepath.Join(dir, "example.com/bob/tmp")
-	for name, age := range map[string]time.Duration{"old": 37 * time.Hour, "young": 35 * time.Hour} {
+	now := time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
+	m := NewMaildir(tmpl, "mx", func() time.Time { return now })
+	box, err := tmpl.Folder("bob", "example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp := filepath.Join(box, "tmp")
+	deliver := func(want ...string) {
+		t.Helper()
+		if _, err := m.Deliver(t.Context(), "bob", "example.com", nil, section("a: b\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := os.ReadDir(tmp)
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	deliver()
+	for name, age := range map[string]time.Duration{"old": 37 * time.Hour, "young": 10 * time.Hour} {
 		path := filepath.Join(tmp, name)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Chtimes(path, time.Time{}, time.Now().Add(-age)); err != nil {
+		if err := os.Chtimes(path, time.Time{}, now.Add(-age)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := os.Mkdir(filepath.Join(tmp, "folder"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := m.Clean(t.Context(), "bob", "example.com"); n != 1 || err != nil {
-		t.Errorf("%d, %v", n, err)
-	}
-	if _, err := os.Stat(filepath.Join(tmp, "young")); err != nil {
-		t.Error(err)
-	}
-	if files, _ := filepath.Glob(filepath.Join(dir, "example.com/bob/new/*")); len(files) != 1 {
+	deliver("folder", "old", "young")
+	now = now.Add(24 * time.Hour)
+	deliver("folder", "young")
+	if files, _ := filepath.Glob(filepath.Join(box, "new/*")); len(files) != 3 {
 		t.Errorf("%d messages", len(files))
 	}
 }
