@@ -115,7 +115,8 @@ type Leaser interface {
 	AcquireLease(ctx context.Context, name string, ttl time.Duration) (token uint64, err error)
 
 	// RenewLease makes the lease last ttl from now, or fails with
-	// ErrLeaseLost if token does not hold it any more.
+	// ErrLeaseLost if token does not hold it any more. One that is over may
+	// be renewed as long as nobody else has had it since.
 	RenewLease(ctx context.Context, name string, token uint64, ttl time.Duration) error
 
 	// ReleaseLease gives the lease up. If token does not hold it any more

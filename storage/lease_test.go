@@ -92,6 +92,34 @@ func TestLeaseHiccup(t *testing.T) {
 	})
 }
 
+// TestLeaseStandstill: a process that stood still for longer than its lease keeps
+// it, unless somebody took it meanwhile.
+func TestLeaseStandstill(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newLeaseHost()
+			h.renewErr = func(context.Context) error {
+				time.Sleep(time.Minute)
+				if taken {
+					if _, err := h.AcquireLease(t.Context(), "l", time.Hour); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil
+			}
+			s := mustOpen(t, h)
+			l, err := s.Acquire(t.Context(), "l", 30*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Minute)
+			if err := l.Err(); errors.Is(err, ErrLeaseLost) != taken || (err != nil) != taken {
+				t.Errorf("taken by another: %v; Err = %v", taken, err)
+			}
+		})
+	}
+}
+
 // TestLeaseOfTheDead: a holder that vanished is waited for, but not for ever.
 func TestLeaseOfTheDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
