@@ -77,7 +77,11 @@ func (r *Router) dnsHealth() (detail string, serves bool) {
 
 func (r *Router) emailHealth() string {
 	var problems []string
-	if r.email.Stats().Spool.Paused {
+	spool := r.email.Stats().Spool
+	if spool.Unusable {
+		problems = append(problems, "no mail is taken or delivered: the lease of the spool was lost, and the log says why")
+	}
+	if spool.Paused {
 		problems = append(problems, "the queue is paused: nothing is delivered")
 	}
 	if r.mailCert != nil {

@@ -559,7 +559,7 @@ func (q *queue) stats() SpoolStats {
 	st := q.store.Stats()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return SpoolStats{Messages: st.Messages, Bytes: st.Bytes, Quarantined: q.held, Paused: q.paused}
+	return SpoolStats{Messages: st.Messages, Bytes: st.Bytes, Quarantined: q.held, Paused: q.paused, Unusable: st.Unusable != nil}
 }
 
 // dueList is a heap of entries, the next due first.

@@ -120,7 +120,7 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	if r.domains, err = s.openDomains(ctx); err != nil {
 		return nil, err
 	}
-	if r.store, err = s.openSpool(ctx); err != nil {
+	if r.store, err = s.openSpool(ctx, r.fail); err != nil {
 		return nil, err
 	}
 	if err := r.openOutbound(ctx); err != nil {
@@ -132,9 +132,10 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	return r, r.listen(ctx)
 }
 
-// openSpool opens the spool in the folder for data, or else in the storage.
-func (s *Server) openSpool(ctx context.Context) (spool.Store, error) {
-	o := spool.Options{Logger: s.log}
+// openSpool opens the spool in the folder for data, or else in the storage. lost is
+// told if another Server takes it over.
+func (s *Server) openSpool(ctx context.Context, lost func(error)) (spool.Store, error) {
+	o := spool.Options{Logger: s.log, OnLost: lost}
 	switch {
 	case s.cfg.DataPath != "":
 		return spool.OpenLog(filepath.Join(s.cfg.DataPath, "spool"), o)

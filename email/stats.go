@@ -100,6 +100,10 @@ type SpoolStats struct {
 	Quarantined int64 `json:"quarantined"`
 	// Paused is set between [Server.PauseQueue] and [Server.ResumeQueue].
 	Paused bool `json:"paused"`
+	// Unusable is set while mail can neither be taken nor delivered, because the
+	// storage that has the spool could not be reached for so long that others may
+	// open it.
+	Unusable bool `json:"unusable"`
 }
 
 // counters are what Stats shows.

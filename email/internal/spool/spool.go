@@ -152,6 +152,11 @@ type Options struct {
 	// besides. The default is 32 MiB. Memory has only MaxBytes.
 	DraftMemory int64
 
+	// OnLost is called at most once, when the store cannot go on because somebody
+	// else has opened the spool: all calls fail from then on. Only that of
+	// OpenStorage can be lost.
+	OnLost func(error)
+
 	// SegmentSize is the size of a segment of the log in bytes, from 16 KiB
 	// to 1 GiB. The default is 64 MiB. Segments may have different sizes.
 	SegmentSize int64
@@ -163,6 +168,9 @@ type Stats struct {
 	Messages int64 // now
 	Bytes    int64 // of their bodies
 	Drafts   int64 // open ones
+
+	// Unusable is why all calls fail at present, nil if they do not.
+	Unusable error
 
 	// Of the log's files.
 	Segments  int64 // files, with the spare one

@@ -3,6 +3,7 @@ package spool
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"iter"
@@ -22,7 +23,8 @@ import (
 //
 // A lease on prefix keeps others out. OpenStorage waits for it as long as ctx
 // lives, because that of a process that was killed may last a while, and then
-// returns ErrInUse. Without the lease all calls fail.
+// returns ErrInUse. Without the lease all calls fail. When it is lost, it is
+// taken again, see storage_lease.go.
 func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Options) (Store, error) {
 	prefix, err := storage.CanonicalKey(strings.TrimSuffix(prefix, "/"))
 	if err != nil {
@@ -35,7 +37,7 @@ func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Opt
 		}
 		return nil, fmt.Errorf("spool: opening %q: %w", prefix, err)
 	}
-	s := &stored{st: st, prefix: prefix, log: opts.Logger, lease: lease, maxBytes: opts.MaxBytes,
+	s := &stored{st: st, prefix: prefix, log: opts.Logger, lease: lease, holder: rand.Text(), maxBytes: opts.MaxBytes,
 		index: make(map[key]storedEntry), reading: make(map[uint64]*storedReaders), done: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -44,9 +46,16 @@ func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Opt
 	s.drafts.perDraft = chunkSize
 	s.drafts.overflow = func(ctx context.Context) (overflow, error) { return newChunkWriter(ctx, s), nil }
 	s.drafts.room = s.room
-	if err := s.load(ctx); err != nil {
+	err = st.Put(ctx, s.holderKey(), []byte(s.holder)) // before anything is changed
+	if err == nil {
+		err = s.load(ctx)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("spool: opening %q: %w", prefix, errors.Join(err, lease.Release(context.WithoutCancel(ctx))))
 	}
+	keep, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	s.keeping.Go(func() { s.keepLease(keep, opts.OnLost) })
 	return s, nil
 }
 
@@ -55,20 +64,24 @@ func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Opt
 //	messages/{ID}/{set}-{size}  checksums and sizes of the chunks, and the envelope
 //	states/{ID}                 the state
 //	bodies/{set}/{number}       a chunk of a body
+//	holder                      who opened it last
 //
 // The set of chunks has a random name, because the ID comes after the body.
 type stored struct {
 	st       *storage.Store
 	prefix   string
 	log      *slog.Logger
-	lease    *storage.Lease
+	holder   string // a random name
 	maxBytes int64
 	drafts   draftPool
 	done     chan struct{} // closed when Close has finished
 	closeErr error
 	busy     sync.WaitGroup
+	cancel   context.CancelFunc // ends keepLease
+	keeping  sync.WaitGroup
 
 	mu      sync.Mutex
+	lease   *storage.Lease
 	index   map[key]storedEntry
 	reading map[uint64]*storedReaders // by set
 	stats   Stats
@@ -413,6 +426,7 @@ func (s *stored) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stats
+	st.Unusable = s.lease.Err()
 	st.Drafts = s.drafts.open.Load()
 	for _, e := range s.index {
 		if e.ready {
@@ -428,8 +442,10 @@ func (s *stored) Close(ctx context.Context) error {
 	s.closed = true
 	s.mu.Unlock()
 	if first {
+		s.cancel()
 		go func() {
 			s.busy.Wait()
+			s.keeping.Wait()
 			release, cancel := afterwards(ctx)
 			defer cancel()
 			s.closeErr = s.lease.Release(release)

@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
@@ -270,6 +272,109 @@ func TestStorageInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close(t.Context())
+}
+
+// leaseBackend is a backend with leases of its own, which may be out of reach.
+type leaseBackend struct {
+	storage.Backend
+	leases storage.Leaser
+	down   atomic.Bool
+}
+
+func (b *leaseBackend) AcquireLease(ctx context.Context, name string, ttl time.Duration) (uint64, error) {
+	if b.down.Load() {
+		return 0, errDead
+	}
+	return b.leases.AcquireLease(ctx, name, ttl)
+}
+
+func (b *leaseBackend) RenewLease(ctx context.Context, name string, token uint64, ttl time.Duration) error {
+	if b.down.Load() {
+		return errDead
+	}
+	return b.leases.RenewLease(ctx, name, token, ttl)
+}
+
+func (b *leaseBackend) ReleaseLease(ctx context.Context, name string, token uint64) error {
+	if b.down.Load() {
+		return errDead
+	}
+	return b.leases.ReleaseLease(ctx, name, token)
+}
+
+// TestStorageLeaseLost: a lost lease is taken again, and what was begun goes on.
+// Only where somebody else had the spool meanwhile it does not.
+func TestStorageLeaseLost(t *testing.T) {
+	for _, other := range []string{"nobody", "one that is there", "one that was there"} {
+		t.Run(other, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := storage.Memory()
+				b := &leaseBackend{Backend: m, leases: m.(storage.Leaser)}
+				st, err := storage.Open(t.Context(), b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer st.Close()
+				lost := make(chan error, 1)
+				s, err := OpenStorage(t.Context(), st, "spool", Options{OnLost: func(err error) { lost <- err }})
+				if err != nil {
+					t.Fatal(err)
+				}
+				id := mustAdd(t, s, []byte("e"), pattern(1, 1000))
+				d, err := s.Draft(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := d.Write(pattern(2, 3*chunkSize)); err != nil {
+					t.Fatal(err)
+				}
+
+				b.down.Store(true)
+				time.Sleep(time.Minute)
+				if _, err := s.Get(t.Context(), id); !errors.Is(err, storage.ErrLeaseLost) || !errors.Is(s.Stats().Unusable, storage.ErrLeaseLost) {
+					t.Errorf("without the lease: %v, and in its figures %v", err, s.Stats().Unusable)
+				}
+				if other != "nobody" {
+					st, err := storage.Open(t.Context(), m)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer st.Close()
+					s, err := OpenStorage(t.Context(), st, "spool", Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer s.Close(t.Context())
+					if other == "one that was there" {
+						s.Close(t.Context())
+					}
+				}
+				b.down.Store(false)
+				time.Sleep(10 * time.Second)
+				addErr := s.Add(t.Context(), NewID(time.Now()), []byte("e"), d)
+				_, getErr := s.Get(t.Context(), id)
+				unusable := s.Stats().Unusable
+				closeErr := s.Close(t.Context())
+				if other == "nobody" {
+					if addErr != nil || getErr != nil || unusable != nil || closeErr != nil {
+						t.Errorf("with a new lease: %v, %v, %v, %v", addErr, getErr, unusable, closeErr)
+					}
+					return
+				}
+				if !errors.Is(addErr, storage.ErrLeaseLost) || !errors.Is(getErr, storage.ErrLeaseLost) {
+					t.Errorf("it goes on behind the other's back: %v, %v", addErr, getErr)
+				}
+				select {
+				case err := <-lost:
+					if !errors.Is(err, ErrInUse) {
+						t.Error(err)
+					}
+				default:
+					t.Error("nobody is told")
+				}
+			})
+		})
+	}
 }
 
 // FuzzStoredMessage reads the value of a message.
