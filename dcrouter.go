@@ -15,6 +15,7 @@ import (
 	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/certs"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
@@ -229,14 +230,41 @@ func stop(ctx context.Context, list []component) error {
 			// under way.
 			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), momentToStop)
 		}
-		errs = append(errs, inSection(c.section, c.name, c.stop(ctx)))
+		err := patiently(ctx, errors.Join(errs...), func() error { return c.stop(ctx) })
+		errs = append(errs, inSection(c.section, c.name, err))
 		cancel()
 	}
 	return errors.Join(errs...)
 }
 
-// momentToStop is what a subsystem has to stop once the time of all is up.
-const momentToStop = time.Second / 2
+const (
+	// momentToStop is what a subsystem has to stop once the time of all is up.
+	momentToStop = time.Second / 2
+	// timeToAnswer is how long what does not heed the end of its time, because the
+	// storage does not, is waited for. The mail system takes 30 s of that for what
+	// it has to note.
+	timeToAnswer = 35 * time.Second
+)
+
+// patiently has something end, but does not wait without end for what hangs, and
+// not long for what comes after that. before is what has come of the others.
+func patiently(ctx context.Context, before error, end func() error) error {
+	d := timeToAnswer
+	if errors.Is(before, grace.ErrHangs) {
+		d = momentToStop
+	}
+	return grace.Wait(ctx, d, end)
+}
+
+// closeStore closes the storage after the others, of which err has come, and adds
+// to that.
+func closeStore(ctx context.Context, store *storage.Store, err error) error {
+	closeErr := patiently(ctx, err, store.Close)
+	if errors.Is(closeErr, grace.ErrHangs) {
+		closeErr = fmt.Errorf("dcrouter: closing the storage: %w", closeErr)
+	}
+	return errors.Join(err, closeErr)
+}
 
 // Check reads the files that the configuration names, as Start would, and
 // returns all mistakes in them. Together with New it finds what is wrong with a
@@ -408,8 +436,9 @@ func (r *Router) latest() *run {
 // closes what is left, which is an error, and closes the storage. The others
 // stop after the proxy, whose requests may be for them, and have a moment for
 // that also if it has used up the time. Afterwards no goroutine
-// of the Router is left. It may be called at any time, also several times at
-// once.
+// of the Router is left, unless the storage hangs: what waits for it is given up
+// 35 s after the end of ctx, which is an error. It may be called at any time, also
+// several times at once.
 func (r *Router) Stop(ctx context.Context) error {
 	r.mu.Lock()
 	if r.giveUp != nil {
@@ -451,7 +480,7 @@ func (r *Router) Stop(ctx context.Context) error {
 		r.sockets.Close()
 		latest.err = inSection("smartProxyConfig", "proxy", r.proxy.Stop(ctx))
 	} else {
-		latest.err = errors.Join(stop(ctx, r.components()), latest.store.Close())
+		latest.err = closeStore(ctx, latest.store, stop(ctx, r.components()))
 	}
 	r.sockets.Close()
 	close(latest.stopped)

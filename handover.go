@@ -95,12 +95,14 @@ func (r *Router) Handover(ctx context.Context) error {
 	}
 	list := slices.DeleteFunc(r.components(), func(c component) bool { return c.name == "proxy" })
 	slices.Reverse(list)
+	var before error
 	stopAll := func(slow bool) {
 		for _, c := range list {
 			if c.slow != slow {
 				continue
 			}
-			if err := c.stop(ctx); err != nil {
+			if err := patiently(ctx, before, func() error { return c.stop(ctx) }); err != nil {
+				before = errors.Join(before, err)
 				r.log.Warn("a part did not come to its end in order", "component", c.name, "err", err)
 			}
 		}
@@ -108,7 +110,7 @@ func (r *Router) Handover(ctx context.Context) error {
 	stopAll(true)
 	r.proxy.Pause(ctx)
 	stopAll(false)
-	if err := run.store.Close(); err != nil {
+	if err := patiently(ctx, before, run.store.Close); err != nil {
 		r.log.Error("the storage could not be closed in order", "err", err)
 	}
 	close(run.stopped)

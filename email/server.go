@@ -15,6 +15,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/dnsc"
 	"github.com/dcrouter/dcrouter/email/internal/webhook"
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -237,8 +238,9 @@ func (s *Server) current() *run {
 // Stop stops listening at once, tells clients that wait to come back (421), and
 // waits until messages and deliveries under way are through or ctx ends; then it
 // gives up on them and returns ctx's error. What was accepted is in the spool
-// for the next Start. Afterwards no goroutine of the Server is left. It may be
-// called at any time, also several times at once.
+// for the next Start. Afterwards no goroutine of the Server is left, unless the
+// storage hangs: what waits for it is given up 30 s after that, which is an error.
+// It may be called at any time, also several times at once.
 func (s *Server) Stop(ctx context.Context) error {
 	r := s.latest()
 	if r == nil {
@@ -254,7 +256,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		}
 		return r.stopErr
 	}
-	r.stopErr = r.stop(ctx)
+	r.stopErr = grace.Wait(r.ctx, lastWrites, func() error { return r.stop(ctx) })
 	close(r.stopped)
 	return r.stopErr
 }
