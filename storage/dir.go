@@ -50,6 +50,7 @@ type dir struct {
 
 	foldersMu sync.Mutex
 	folders   map[string]bool // folders whose entry in their parent is durable
+	unpruned  map[string]bool // folders that may be empty
 }
 
 // Open creates the folder if need be, locks it, and tidies up after a crash.
@@ -84,7 +85,7 @@ func (d *dir) Open(ctx context.Context) error {
 	if err := tidy(ctx, root, ".", folders); err != nil {
 		return errors.Join(d.fail(err), root.Close(), lock.Close())
 	}
-	d.root, d.lock, d.folders = root, lock, folders
+	d.root, d.lock, d.folders, d.unpruned = root, lock, folders, make(map[string]bool)
 	return nil
 }
 
@@ -218,22 +219,32 @@ func (d *dir) remove(root *os.Root, name string) error {
 	return nil
 }
 
-// prune removes folders that are empty now. It is only for tidiness, so it
-// does not wait for anybody and it need not be durable.
+// prune removes folders that are empty now. It is only for tidiness, so it need
+// not be durable, and waits for nobody: while others write, the folder is noted for
+// whoever deletes next. Only when that has become many, it has them wait.
 func (d *dir) prune(root *os.Root, folder string) {
-	if !d.shape.TryLock() {
+	d.foldersMu.Lock()
+	d.unpruned[folder] = true
+	many := len(d.unpruned) >= maxUnpruned
+	d.foldersMu.Unlock()
+	if many {
+		d.shape.Lock()
+	} else if !d.shape.TryLock() {
 		return
 	}
 	defer d.shape.Unlock()
-	for ; folder != "."; folder = path.Dir(folder) {
-		if root.Remove(folder) != nil { // not empty
-			return
+	d.foldersMu.Lock()
+	defer d.foldersMu.Unlock()
+	for folder := range d.unpruned {
+		for ; folder != "." && root.Remove(folder) == nil; folder = path.Dir(folder) {
+			delete(d.folders, folder)
 		}
-		d.foldersMu.Lock()
-		delete(d.folders, folder)
-		d.foldersMu.Unlock()
 	}
+	clear(d.unpruned)
 }
+
+// maxUnpruned is how many folders may wait to be removed.
+const maxUnpruned = 64
 
 // makeFolder makes sure that folder and its parents exist and that a crash
 // does not take them away. The lock is held meanwhile: whoever finds a folder

@@ -110,9 +110,9 @@ func makeFolders(abs string) error {
 	return errors.Join(syncFolder(root, "."), root.Close())
 }
 
-// tidy removes what a crash left half-written and flushes every folder: a
-// process that was killed may have renamed a file and not come to that, and
-// from now on its value will be seen and relied on.
+// tidy removes what a crash left half-written, and folders that are empty, and
+// flushes every other folder: a process that was killed may have renamed a file and
+// not come to that, and from now on its value will be seen and relied on.
 func tidy(ctx context.Context, root *os.Root, folder string, folders map[string]bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -137,6 +137,9 @@ func tidy(ctx context.Context, root *os.Root, folder string, folders map[string]
 		if err != nil {
 			return err
 		}
+	}
+	if folder != "." && root.Remove(folder) == nil { // fails unless it is empty
+		return nil
 	}
 	if runtime.GOOS != "windows" {
 		if err := f.Sync(); err != nil {

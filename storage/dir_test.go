@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
 func mustOpen(t *testing.T, b Backend, opts ...Option) *Store {
@@ -98,6 +101,56 @@ func TestDirFiles(t *testing.T) {
 	}
 	mustPut(t, s, "email/domains/example.org.json", "and again")
 	wantGet(t, s, "email/domains/example.org.json", "and again")
+}
+
+// TestDirPrune: no empty folder stays where many write at once, nor after Open.
+func TestDirPrune(t *testing.T) {
+	folder := t.TempDir()
+	s := mustOpen(t, Dir(folder))
+	folders := func() (list []string) {
+		err := filepath.WalkDir(folder, func(name string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() && strings.HasPrefix(e.Name(), "x") {
+				list = append(list, name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return list
+	}
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			for i := range 20 {
+				key := fmt.Sprintf("a/x%d-%d/k", w, i)
+				if err := s.Put(t.Context(), key, nil); err != nil {
+					t.Error(err)
+				}
+				if err := s.Delete(t.Context(), key); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	testenv.Await(t, "the writers", writers.Wait)
+	mustPut(t, s, "a/x/k", "")
+	if err := s.Delete(t.Context(), "a/x/k"); err != nil { // alone
+		t.Fatal(err)
+	}
+	if list := folders(); len(list) > 0 {
+		t.Errorf("%d empty folders are left", len(list))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(folder, "x+", "y+"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, Dir(folder))
+	if list := folders(); len(list) > 0 {
+		t.Errorf("after Open there are %q", list)
+	}
 }
 
 func TestDirForeignFiles(t *testing.T) {
