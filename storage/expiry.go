@@ -164,11 +164,13 @@ func (s *Store) sweepOnce() (next time.Time) {
 	for _, key := range keys {
 		// A List under way may have got the key from the backend and not yet
 		// asked here whether it is expired. It need not wait; we can.
-		if !s.lists.TryLock() {
+		if !s.lists.close() {
 			return time.Now()
 		}
-		err := s.sweepKey(s.ctx, key)
-		s.lists.Unlock()
+		ctx, cancel := context.WithTimeout(s.ctx, sweepTimeout)
+		err := s.sweepKey(ctx, key)
+		cancel()
+		s.lists.open()
 		if err != nil {
 			failed++
 			first = cmp.Or(first, keyErr("remove expired", key, err))
@@ -180,6 +182,10 @@ func (s *Store) sweepOnce() (next time.Time) {
 	}
 	return next
 }
+
+// sweepTimeout is for how long a List may have to wait for the removal of a value
+// where the backend does not answer.
+const sweepTimeout = 10 * time.Second
 
 // sweepKey removes the value of key if it is expired, and the entries that
 // speak of no value.

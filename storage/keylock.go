@@ -47,3 +47,43 @@ func (k *keyLocks) drop(key string, l *keyLock) {
 		delete(k.locks, key)
 	}
 }
+
+// listGate is a lock that any number of Lists have, or the one who removes an
+// expired value. The latter waits for nobody, and waiting for it ends with the
+// context.
+type listGate struct {
+	closed chan struct{} // full while a value is removed, or a List enters or leaves
+	lists  int           // those under way; guarded by closed
+}
+
+func newListGate() *listGate { return &listGate{closed: make(chan struct{}, 1)} }
+
+func (g *listGate) enter(ctx context.Context) error {
+	select {
+	case g.closed <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	g.lists++
+	<-g.closed
+	return nil
+}
+
+func (g *listGate) leave() {
+	g.closed <- struct{}{} // not closed while a List is under way
+	g.lists--
+	<-g.closed
+}
+
+// close keeps Lists out until open. It fails if one is under way. One may close it
+// at a time.
+func (g *listGate) close() bool {
+	g.closed <- struct{}{}
+	if g.lists > 0 {
+		<-g.closed
+		return false
+	}
+	return true
+}
+
+func (g *listGate) open() { <-g.closed }

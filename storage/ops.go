@@ -350,8 +350,10 @@ func (s *Store) keys(ctx context.Context, prefix string) ([]string, error) {
 		return nil, err
 	}
 	defer end()
-	s.lists.RLock()
-	defer s.lists.RUnlock()
+	if err := s.lists.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer s.lists.leave()
 
 	var keys []string
 	for k, err := range s.backend.List(ctx, p) {

@@ -38,8 +38,8 @@ type Store struct {
 	sweepPause time.Duration
 	caps       Caps
 
-	locks  *keyLocks    // one writer a key
-	lists  sync.RWMutex // held for reading by List, for writing while an expired value is removed
+	locks  *keyLocks // one writer a key
+	lists  *listGate // keeps the removal of expired values and List apart
 	local  *localState
 	hub    *hub
 	fence  *fence         // of the leaseTable; nil if the backend has leases
@@ -131,7 +131,7 @@ func Open(ctx context.Context, b Backend, opts ...Option) (*Store, error) {
 func newStore(b Backend, cfg openConfig) *Store {
 	s := &Store{
 		backend: b, log: cfg.log, maxValue: cfg.maxValue, sweepPause: cfg.sweepPause,
-		locks: newKeyLocks(), local: newLocalState(rand.Text()), hub: newHub(), leases: newReleaseNotice(),
+		locks: newKeyLocks(), lists: newListGate(), local: newLocalState(rand.Text()), hub: newHub(), leases: newReleaseNotice(),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
