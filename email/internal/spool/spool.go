@@ -143,8 +143,9 @@ type Options struct {
 	// some for the rest of the machine. Negative: none. Only the log has it.
 	Headroom int64
 
-	// MaxBytes bounds what messages and drafts take up together, in bytes.
-	// The default is 256 MiB for Memory and none for the others.
+	// MaxBytes bounds what messages take up together, in bytes: once it is
+	// reached no draft begins. That of Memory counts drafts too. The default is
+	// 256 MiB for Memory and none for the others.
 	MaxBytes int64
 
 	// DraftMemory bounds the memory of all drafts together, in bytes; what is
