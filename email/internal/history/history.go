@@ -125,6 +125,10 @@ func (h *History) load(ctx context.Context) error {
 			h.cfg.Log.Error("a part of the history of mail is damaged and left out", "key", key, "err", err)
 			continue
 		}
+		if len(list) == 0 { // by an older version
+			h.stale = append(h.stale, key)
+			continue
+		}
 		c := &chunk{key: key, saved: len(list), bytes: chunkBytes} // full: nothing is added to it
 		for _, e := range list {
 			h.enter(c, e.id, e.finished)

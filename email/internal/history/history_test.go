@@ -176,6 +176,35 @@ func TestStorageFails(t *testing.T) {
 	want(t, h, fmt.Sprint((maxUnsaved+5)*chunkRecords-1), "x")
 }
 
+// TestChunkWithoutRecords: none is stored of what was forgotten before it was, and
+// those of older versions go.
+func TestChunkWithoutRecords(t *testing.T) {
+	store := openStore(t, storage.Memory())
+	empty, err := encodeChunk(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Put(t.Context(), prefix+"0", empty); err != nil {
+		t.Fatal(err)
+	}
+	h := open(t, Config{Store: store, FlushEvery: time.Hour})
+	h.expire()
+	h.Put("a", time.Now(), []byte("x"))
+	h.mu.Lock()
+	c := h.chunks[len(h.chunks)-1]
+	h.forget(len(h.chunks) - 1)
+	h.mu.Unlock()
+	if err := h.save(t.Context(), c); err != nil {
+		t.Error(err)
+	}
+	if err := h.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if list := keys(t, store); len(list) != 0 {
+		t.Errorf("%q is stored", list)
+	}
+}
+
 // TestMemoryOfHistory measures a full history.
 func TestMemoryOfHistory(t *testing.T) {
 	heap := func() uint64 {

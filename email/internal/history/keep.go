@@ -63,8 +63,11 @@ func (h *History) Flush(ctx context.Context) error {
 
 func (h *History) save(ctx context.Context, c *chunk) error {
 	h.mu.Lock()
-	records := c.records // grows at the end only
+	records, gone := c.records, c.gone // records grow at the end only
 	h.mu.Unlock()
+	if gone { // meanwhile
+		return nil
+	}
 	value, err := encodeChunk(records)
 	if err != nil {
 		return err
