@@ -315,9 +315,14 @@ func TestMerge(t *testing.T) {
 	})
 }
 
-// TestCleaning: what has expired goes, from memory and storage.
+// TestCleaning: what has expired goes, from memory and storage. What could not be
+// read stays.
 func TestCleaning(t *testing.T) {
 	store, now := openStore(t, storage.Memory()), time.Now()
+	newer := prefix + "of-a-newer-version"
+	if err := store.Put(t.Context(), newer, []byte{99, 1, 2, 3}); err != nil {
+		t.Fatal(err)
+	}
 	l, err := Open(t.Context(), Config{Store: store, FlushEvery: time.Hour, PollEvery: time.Hour, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
@@ -333,6 +338,9 @@ func TestCleaning(t *testing.T) {
 	}
 	if again := open(t, store); l.Len() != 1 || again.Len() != 1 {
 		t.Errorf("%d and %d entries", l.Len(), again.Len())
+	}
+	if _, err := store.Get(t.Context(), newer); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -36,7 +36,11 @@ type segments struct {
 	gone  int                // records in the table of addresses that were removed
 }
 
-type segment struct{ size, records int }
+type segment struct {
+	size, records int
+	// damaged is set for one that could not be read, or not to its end. It stays.
+	damaged bool
+}
 
 // count notes that a record takes the place of another in the table.
 func (l *List) count(old, r record) {
@@ -148,7 +152,7 @@ func (l *List) write(ctx context.Context, records []record) error {
 		value := encodeSegment(records[:n])
 		// Known before, or it would be read back from the watch.
 		l.mu.Lock()
-		l.segments.known[key] = segment{len(value), n}
+		l.segments.known[key] = segment{size: len(value), records: n}
 		l.mu.Unlock()
 		if err := l.cfg.Store.Put(ctx, key, value); err != nil {
 			l.mu.Lock()
@@ -233,7 +237,7 @@ func (l *List) take(key string, value []byte) {
 		l.cfg.Log.Error("a part of the suppression list is damaged and was read as far as possible", "key", key, "err", err)
 	}
 	l.mu.Lock()
-	l.segments.known[key] = segment{len(value), n}
+	l.segments.known[key] = segment{len(value), n, err != nil}
 	l.mu.Unlock()
 }
 
@@ -243,6 +247,9 @@ func (l *List) clean(ctx context.Context) error {
 	var all, small []string
 	stored := 0
 	for key, s := range l.segments.known {
+		if s.damaged {
+			continue
+		}
 		all = append(all, key)
 		if stored += s.records; s.size < smallSize {
 			small = append(small, key)
