@@ -194,10 +194,10 @@ func TestChunkWithoutRecords(t *testing.T) {
 	c := h.chunks[len(h.chunks)-1]
 	h.forget(len(h.chunks) - 1)
 	h.mu.Unlock()
-	if err := h.save(t.Context(), c); err != nil {
+	if err := h.Flush(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := h.Flush(t.Context()); err != nil {
+	if err := h.save(t.Context(), c); err != nil {
 		t.Error(err)
 	}
 	if list := keys(t, store); len(list) != 0 {
