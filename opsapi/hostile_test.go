@@ -51,6 +51,19 @@ func TestSuccessesDoNotCount(t *testing.T) {
 	d.tryLogin("vera", otherPassword).fails(http.StatusTooManyRequests, CodeLocked)
 }
 
+// Whether a secret is the one in force shows in what is said of a configuration
+// that has it: who may not change it must not try, for nobody counts.
+func TestOnlyAdminsTryOutSecrets(t *testing.T) {
+	d := openDesk(t, newHost(), nil)
+	otto := d.signIn("otto", otherPassword)
+	for _, guess := range []string{"wrong", secretToken} {
+		for _, method := range []string{"validateConfiguration", "updateConfiguration"} {
+			d.post(otto, method, object{"configuration": object{"apiToken": guess}}).fails(http.StatusForbidden, CodeForbidden)
+		}
+	}
+	d.post(otto, "validateRoutes", object{"routes": []object{{"name": "web", "port": 443, "password": "***"}}}).into(&validateResponse{})
+}
+
 // However much there is to read, a stream ends with its session.
 func TestFloodedStreamEndsWithItsSession(t *testing.T) {
 	testenv.Goroutines(t)

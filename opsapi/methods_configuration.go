@@ -117,7 +117,8 @@ type (
 func (s *Server) registerConfiguration() {
 	m := &s.methods
 	Handle(m, "getConfiguration", RoleViewer, s.getConfiguration, Doc("Returns the configuration in force, or that of an earlier version."))
-	Handle(m, "validateConfiguration", RoleOperator, s.validateConfiguration, Doc("Says what is wrong with a configuration, and what it would change."), Unaudited())
+	// Not for operators: whether a secret in it is the one in force shows in the answer.
+	Handle(m, "validateConfiguration", RoleAdmin, s.validateConfiguration, Doc("Says what is wrong with a configuration, and what it would change."), Unaudited())
 	Handle(m, "updateConfiguration", RoleAdmin, s.updateConfiguration, Doc("Puts a configuration into force, or says what is wrong with it and changes nothing."))
 	Handle(m, "confirmConfiguration", RoleOperator, s.confirmConfiguration, Doc("Makes a change stay that waits to be confirmed."))
 	Handle(m, "revertConfiguration", RoleOperator, s.revertConfiguration, Doc("Takes a change back that waits to be confirmed."))
