@@ -125,6 +125,35 @@ func TestStrangersDoNotUseUpTheRoomForBodies(t *testing.T) {
 	}
 }
 
+// What is searched is compared with the text as often as there is something to
+// search, so a long one would take minutes.
+func TestSearchesAreShort(t *testing.T) {
+	d := openDesk(t, newHost(), nil)
+	token := d.admin()
+	searches := 0
+	for _, m := range d.server.methods.list() {
+		request := object{"search": strings.Repeat("x", maxSearch+1)}
+		if m.name == "getDnsRecords" {
+			request["zone"] = "example.com"
+		}
+		a := d.post(token, m.name, request)
+		if a.status != http.StatusBadRequest || !strings.Contains(string(a.body), `"path":"search"`) { // or it knows no such field
+			t.Errorf("%s: %d %s", m.name, a.status, a.body)
+		}
+		if strings.Contains(string(a.body), "longer") {
+			searches++
+			request["search"] = strings.Repeat("x", maxSearch)
+			if a := d.post(token, m.name, request); a.status != http.StatusOK {
+				t.Errorf("%s: %d %s", m.name, a.status, a.body)
+			}
+		}
+	}
+	if searches < 6 {
+		t.Errorf("%d methods search", searches)
+	}
+	d.send(http.MethodGet, "/api/v1/events?search="+strings.Repeat("x", maxSearch+1), token, nil).fails(http.StatusBadRequest, CodeInvalid)
+}
+
 // One user's sessions do not end another's.
 func TestSessionsOfOneUserDoNotEndOthers(t *testing.T) {
 	d := openDesk(t, newHost(), nil)

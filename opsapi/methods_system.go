@@ -3,6 +3,7 @@ package opsapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 const (
 	defaultLimit = 100
 	maxLimit     = 1000
+	maxSearch    = 256 // bytes
 )
 
 // limited returns how many elements a request asks for.
@@ -27,16 +29,25 @@ func limited(limit int) (int, error) {
 	return limit, nil
 }
 
+// shortSearch bounds the text that a request looks for: all that is searched is
+// compared with it.
+func shortSearch(text string) error {
+	if len(text) > maxSearch {
+		return &FieldError{Path: "search", Msg: fmt.Sprintf("longer than %d bytes", maxSearch)}
+	}
+	return nil
+}
+
 // pageRequest is what requests for lists have in common.
 type pageRequest struct {
-	Search string `json:"search,omitempty" doc:"text that an element must contain"`
+	Search string `json:"search,omitempty" doc:"text that an element must contain, at most 256 bytes"`
 	Limit  int    `json:"limit,omitempty" doc:"100 by default, at most 1000"`
 	After  string `json:"after,omitempty" doc:"next of the page before"`
 }
 
 func (p pageRequest) page() (Page, error) {
 	limit, err := limited(p.Limit)
-	return Page{Search: p.Search, Limit: limit, After: p.After}, err
+	return Page{Search: p.Search, Limit: limit, After: p.After}, errors.Join(err, shortSearch(p.Search))
 }
 
 // healthResponse is of getHealthStatus.
@@ -74,7 +85,7 @@ type logsRequest struct {
 	Level       string    `json:"level,omitempty" doc:"the least level: debug, info, warn or error"`
 	Limit       int       `json:"limit,omitempty" doc:"100 by default, at most 1000"`
 	Component   string    `json:"component,omitempty"`
-	Search      string    `json:"search,omitempty" doc:"text in the message or an attribute"`
+	Search      string    `json:"search,omitempty" doc:"text in the message or an attribute, at most 256 bytes"`
 	Correlation string    `json:"correlation,omitempty" doc:"the id of a connection, message or request"`
 	Since       time.Time `json:"since,omitempty"`
 	Before      uint64    `json:"before,omitempty" doc:"seq of the first entry of the page before"`
@@ -91,7 +102,7 @@ type securityRequest struct {
 	Limit  int       `json:"limit,omitempty" doc:"100 by default, at most 1000"`
 	Since  time.Time `json:"since,omitempty"`
 	Kind   string    `json:"kind,omitempty"`
-	Search string    `json:"search,omitempty"`
+	Search string    `json:"search,omitempty" doc:"at most 256 bytes"`
 	Before uint64    `json:"before,omitempty" doc:"seq of the last event of the page before"`
 }
 
@@ -111,7 +122,7 @@ type auditRequest struct {
 	Limit  int    `json:"limit,omitempty" doc:"100 by default, at most 1000"`
 	Before uint64 `json:"before,omitempty" doc:"seq of the last entry of the page before"`
 	User   string `json:"user,omitempty"`
-	Search string `json:"search,omitempty"`
+	Search string `json:"search,omitempty" doc:"at most 256 bytes"`
 }
 
 // auditResponse is of getAuditLog.
@@ -197,7 +208,7 @@ func (s *Server) getLogs(_ context.Context, req logsRequest) (logsResponse, erro
 		return logsResponse{}, notConfigured("the log is")
 	}
 	limit, err := limited(req.Limit)
-	if err != nil {
+	if err := errors.Join(err, shortSearch(req.Search)); err != nil {
 		return logsResponse{}, err
 	}
 	filter := logFilter{component: req.Component, search: req.Search, correlation: req.Correlation, since: req.Since}
@@ -223,7 +234,7 @@ func (s *Server) getLogs(_ context.Context, req logsRequest) (logsResponse, erro
 
 func (s *Server) getSecurityEvents(_ context.Context, req securityRequest) (securityResponse, error) {
 	limit, err := limited(req.Limit)
-	if err != nil {
+	if err := errors.Join(err, shortSearch(req.Search)); err != nil {
 		return securityResponse{}, err
 	}
 	response := securityResponse{Events: []SecurityEvent{}}
@@ -257,7 +268,7 @@ func (s *Server) checkReputation(ctx context.Context, req reputationRequest) (Re
 
 func (s *Server) getAuditLog(ctx context.Context, req auditRequest) (auditResponse, error) {
 	limit, err := limited(req.Limit)
-	if err != nil {
+	if err := errors.Join(err, shortSearch(req.Search)); err != nil {
 		return auditResponse{}, err
 	}
 	response := auditResponse{Entries: []AuditEntry{}}

@@ -63,7 +63,7 @@ type Limit struct {
 
 // Page asks for a part of a list.
 type Page struct {
-	// Search is text that an element must contain; "" takes all.
+	// Search is text that an element must contain, of at most 256 bytes; "" takes all.
 	Search string
 	// Limit is the most elements that are returned, 1 or more.
 	Limit int

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -97,7 +98,8 @@ func (s *Server) openStream(r *http.Request, c *caller) (*stream, error) {
 	slices.Sort(topics)
 	filter := logFilter{component: query.Get("component"), search: query.Get("search"), correlation: query.Get("correlation")}
 	var err error
-	if filter.level, err = parseLevel(query.Get("level")); err != nil {
+	filter.level, err = parseLevel(query.Get("level"))
+	if err := errors.Join(err, shortSearch(filter.search)); err != nil {
 		return nil, err
 	}
 	var feeds []*feed
