@@ -34,8 +34,9 @@ type Config struct {
 	Users []User `json:"users"`
 	// TrustedProxies are addresses and CIDR blocks of proxies in front, whose
 	// X-Forwarded-For header says who the client is. The default none means that
-	// the header is not believed: then clients behind a proxy share the
-	// limit of failed attempts to sign in.
+	// the header is not believed: then clients behind a proxy share the limits of
+	// an address: of failed attempts to sign in, and a quarter of all connections
+	// (256) and of the requests that are read at once.
 	TrustedProxies []string `json:"trustedProxies"`
 	// MetricsToken is what /metrics wants as "Authorization: Bearer" of who has not
 	// signed in. The default "" means that only programs on this machine may read

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -102,17 +104,12 @@ func TestStrangersDoNotUseUpTheRoomForBodies(t *testing.T) {
 			if size < smallBody {
 				many = maxSmall + 1
 			}
-			for range many {
-				conn, err := net.Dial("tcp", d.server.Addr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				fmt.Fprintf(conn, "POST /api/v1/getHealthStatus HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size+1, strings.Repeat(" ", size))
+			for i := range many {
+				d.sendSlowly(i%8+2, size)
 			}
 			room := &d.server.running().strangers
 			testenv.WaitFor(t, 30*time.Second, func() error {
-				if len(room.large) < cap(room.large) && len(room.small) < cap(room.small) {
+				if room.large.number() < maxLarge && room.small.number() < maxSmall {
 					return errors.New("there is room")
 				}
 				return nil
@@ -122,6 +119,108 @@ func TestStrangersDoNotUseUpTheRoomForBodies(t *testing.T) {
 				t.Errorf("got %d %s", a.status, a.body)
 			}
 		})
+	}
+}
+
+// sendSlowly begins a request from 127.0.0.n, with a body that lacks its last byte.
+func (d *desk) sendSlowly(n, size int) net.Conn {
+	d.t.Helper()
+	conn, err := d.dialerFrom(n).Dial("tcp", d.server.Addr().String())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { conn.Close() })
+	if _, err := fmt.Fprintf(conn, "POST /api/v1/getHealthStatus HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", size+1, strings.Repeat(" ", size)); err != nil {
+		d.t.Fatal(err)
+	}
+	return conn
+}
+
+// dialerFrom dials from 127.0.0.n.
+func (d *desk) dialerFrom(n int) *net.Dialer {
+	d.t.Helper()
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(testenv.Loopback(d.t, fmt.Sprintf("127.0.0.%d", n)))}}
+}
+
+// number is how many places are taken.
+func (p *places) number() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
+}
+
+// One stranger takes neither all the room for bodies, nor all connections.
+func TestOneStrangerLeavesRoom(t *testing.T) {
+	d := openDesk(t, newHost(), nil)
+	for range maxConnections / 4 {
+		d.sendSlowly(2, 1)
+	}
+	one, err := d.dialerFrom(2).Dial("tcp", d.server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	one.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := one.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one connection more: %v", err)
+	}
+	small := d.server.running().strangers.small
+	testenv.WaitFor(t, 30*time.Second, func() error {
+		if n := small.number(); n != maxSmall/4 {
+			return fmt.Errorf("%d bodies are read", n)
+		}
+		return nil
+	})
+	d.viewer() // from another address
+}
+
+// A proxy in front that is trusted has the connections of all its clients.
+func TestTrustedProxiesHaveAllConnections(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		bounded := newBoundedListener(ln, 8, func(netip.Addr) bool { return trusted })
+		go http.Serve(bounded, http.NotFoundHandler())
+		served := 0
+		for range 8 {
+			conn, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(30 * time.Second))
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			if n, _ := conn.Read(make([]byte, 1)); n == 1 {
+				served++
+			}
+		}
+		bounded.Close()
+		if want := map[bool]int{false: 2, true: 8}[trusted]; served != want {
+			t.Errorf("trusted %t: %d connections are served, want %d", trusted, served, want)
+		}
+	}
+}
+
+// Who has a share has no more, until he gives something back; others have theirs.
+func TestPlaces(t *testing.T) {
+	p := newPlaces(5, 2)
+	a, b := holder(netip.MustParseAddr("2001:db8::1")), holder(netip.MustParseAddr("2001:db8:0:ff::1"))
+	other := holder(netip.MustParseAddr("2001:db8:1::1"))
+	for i, step := range []struct {
+		who  string
+		want bool
+	}{{a, true}, {b, true}, {a, false}, {other, true}, {holder(netip.Addr{}), true}, {"", true}, {"", false}, {other, false}} {
+		if got := p.take(step.who); got != step.want {
+			t.Errorf("%d: %q: %t", i, step.who, got)
+		}
+	}
+	for _, who := range []string{a, b, other, "", ""} {
+		p.release(who)
+	}
+	if p.taken != 0 || len(p.by) != 0 {
+		t.Errorf("%d, %v are left", p.taken, p.by)
 	}
 }
 

@@ -57,10 +57,10 @@ func (s *Server) Handler() http.Handler {
 
 // room bounds the bodies that are read at once: anybody may send one, and take
 // his time.
-type room struct{ small, large chan struct{} }
+type room struct{ small, large *places }
 
 func newRoom() room {
-	return room{small: make(chan struct{}, maxSmall), large: make(chan struct{}, maxLarge)}
+	return room{small: newPlaces(maxSmall, maxSmall/4), large: newPlaces(maxLarge, maxLarge/2)}
 }
 
 // take reports whether there was room for one more.
@@ -76,28 +76,30 @@ func take(tokens chan struct{}) bool {
 func release(tokens chan struct{}) { <-tokens }
 
 // readBody reads a request's body; done makes room for the next. Strangers have
-// room of their own, so that they cannot use up that of others. Whoever sends his
-// token in the body is one of them until it is read.
+// room of their own, so that they cannot use up that of others, nor can one of
+// them, or one user, use up all of it. Whoever sends his token in the body is one of
+// them until it is read.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, done func(), err error) {
-	in := s.running().strangers
-	if s.identify(w, r, "").identity != nil {
-		in = s.running().bodies
+	c := s.identify(w, r, "")
+	in, who := s.running().strangers, holder(c.address)
+	if c.identity != nil {
+		in, who = s.running().bodies, c.name()
 	}
 	done = func() {}
-	busy := &RetryError{After: s.busyTime, Reason: "too many large requests are under way"}
-	if !take(in.small) {
+	busy := &RetryError{After: s.busyTime, Reason: "too many requests are being read"}
+	if !in.small.take(who) {
 		return nil, done, busy
 	}
-	defer release(in.small)
+	defer in.small.release(who)
 	limited := http.MaxBytesReader(w, r.Body, maxBody)
 	body, err = io.ReadAll(io.LimitReader(limited, smallBody))
 	if err != nil || len(body) < smallBody {
 		return body, done, err
 	}
-	if !take(in.large) {
+	if !in.large.take(who) {
 		return nil, done, busy
 	}
-	done = func() { release(in.large) }
+	done = func() { in.large.release(who) }
 	rest, err := io.ReadAll(limited)
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		err = errorf(CodeTooLarge, "the request is larger than %d bytes", maxBody)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -581,17 +582,17 @@ func TestSeveralAtOnce(t *testing.T) {
 func TestLargeRequestsAreBounded(t *testing.T) {
 	d := openDesk(t, newHost(), nil)
 	large := d.server.running().strangers.large
-	for range cap(large) {
-		large <- struct{}{}
+	for range maxLarge {
+		large.take("")
 	}
 	body := bytes.Repeat([]byte(" "), smallBody)
 	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body).fails(http.StatusServiceUnavailable, "busy")
 	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body[1:]).into(&healthResponse{})
-	for range cap(large) {
-		<-large
+	for range maxLarge {
+		large.release("")
 	}
 	d.send(http.MethodPost, "/api/v1/getHealthStatus", "", body).into(&healthResponse{})
-	if len(large) != 0 {
+	if large.number() != 0 {
 		t.Error("room was not made again")
 	}
 }
@@ -601,7 +602,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bounded := newBoundedListener(ln, 1)
+	bounded := newBoundedListener(ln, 1, func(netip.Addr) bool { return false })
 	accepted := make(chan net.Conn)
 	go func() {
 		defer close(accepted)

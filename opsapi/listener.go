@@ -3,21 +3,24 @@ package opsapi
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
 
 // boundedListener keeps connections to a number. More wait in the system's
-// queue.
+// queue, but those of an address that has a quarter of all: they are closed.
 type boundedListener struct {
 	net.Listener
+	trusts func(netip.Addr) bool // who may have more
 	tokens chan struct{}
+	places *places
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newBoundedListener(ln net.Listener, most int) *boundedListener {
-	return &boundedListener{Listener: ln, tokens: make(chan struct{}, most), closed: make(chan struct{})}
+func newBoundedListener(ln net.Listener, most int, trusts func(netip.Addr) bool) *boundedListener {
+	return &boundedListener{Listener: ln, trusts: trusts, tokens: make(chan struct{}, most), places: newPlaces(most, max(1, most/4)), closed: make(chan struct{})}
 }
 
 // Accept waits for a connection, and for room for it.
@@ -27,12 +30,25 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.tokens
-		return nil, err
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			<-l.tokens
+			return nil, err
+		}
+		who := ""
+		if addr := parseAddr(conn.RemoteAddr().String()); !l.trusts(addr) {
+			who = holder(addr)
+		}
+		if !l.places.take(who) {
+			conn.Close()
+			continue
+		}
+		return &boundedConn{Conn: conn, release: sync.OnceFunc(func() {
+			l.places.release(who)
+			<-l.tokens
+		})}, nil
 	}
-	return &boundedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.tokens })}, nil
 }
 
 // Close ends Accept.

@@ -231,7 +231,7 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 	if local := parseAddr(r.ln.Addr().String()); s.opts.tls == nil && local.IsValid() && !local.IsLoopback() {
 		s.log.Warn("passwords would go over the network in the clear: put a proxy with TLS in front, or give a TLS configuration", "address", r.ln.Addr().String())
 	}
-	r.ln = newBoundedListener(r.ln, maxConnections)
+	r.ln = newBoundedListener(r.ln, maxConnections, s.trusts)
 	if s.opts.tls != nil {
 		c := s.opts.tls.Clone()
 		if len(c.NextProtos) == 0 {
