@@ -1,11 +1,13 @@
 package opsapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,13 +16,17 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-// auditEntries is how many entries the audit log holds.
+// auditEntries is how many entries the audit log holds, and how many of signing
+// in and out beside them.
 const auditEntries = 10_000
 
 // maxTaken is how many numbers are tried for an entry.
 const maxTaken = 1000
 
-const auditPrefix = "ops/audit/"
+const (
+	auditPrefix  = "ops/audit/"
+	signInPrefix = "ops/sign-ins/"
+)
 
 // AuditEntry says who did what.
 type AuditEntry struct {
@@ -36,65 +42,84 @@ type AuditEntry struct {
 }
 
 // audit is the audit log: a value in the storage for each entry, of which the
-// oldest go. Nothing here changes one.
+// oldest go. Nothing here changes one. Who signs in and out has a trail of its own,
+// since every user may as often as he likes, and must not push out what others have
+// changed.
 type audit struct {
 	store *storage.Store
 
-	mu          sync.Mutex
-	first, last uint64 // numbers of what there is; first > last: nothing
+	mu      sync.Mutex
+	last    uint64 // number of the newest entry
+	changes trail
+	signIns trail
 }
 
-func auditKey(seq uint64) string { return fmt.Sprintf("%s%016d", auditPrefix, seq) }
+// trail are the numbers of entries with a prefix, the oldest first.
+type trail struct {
+	prefix  string
+	numbers []uint64
+}
+
+func auditKey(prefix string, seq uint64) string { return fmt.Sprintf("%s%016d", prefix, seq) }
 
 func loadAudit(ctx context.Context, store *storage.Store) (*audit, error) {
-	a := &audit{store: store, first: 1}
-	for key, err := range store.List(ctx, auditPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("opsapi: the audit log: %w", err)
+	a := &audit{store: store, changes: trail{prefix: auditPrefix}, signIns: trail{prefix: signInPrefix}}
+	for _, t := range []*trail{&a.changes, &a.signIns} {
+		for key, err := range store.List(ctx, t.prefix) { // in order
+			if err != nil {
+				return nil, fmt.Errorf("opsapi: the audit log: %w", err)
+			}
+			if n, err := strconv.ParseUint(strings.TrimPrefix(key, t.prefix), 10, 64); err == nil {
+				t.numbers = append(t.numbers, n)
+				a.last = max(a.last, n)
+			}
 		}
-		n, err := strconv.ParseUint(strings.TrimPrefix(key, auditPrefix), 10, 64)
-		if err != nil {
-			continue
-		}
-		if a.last == 0 {
-			a.first = n // keys come in order
-		}
-		a.last = n
 	}
 	return a, nil
+}
+
+// trail returns that of a method.
+func (a *audit) trail(method string) *trail {
+	switch method {
+	case "adminLoginWithUsernameAndPassword", "adminLogout":
+		return &a.signIns
+	}
+	return &a.changes
 }
 
 // add appends an entry and returns it with its number.
 func (a *audit) add(ctx context.Context, e AuditEntry) (AuditEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	t := a.trail(e.Method)
 	for range maxTaken {
 		e.Seq = a.last + 1
 		data, err := json.Marshal(e)
 		if err != nil {
 			return e, err
 		}
-		_, err = a.store.Create(ctx, auditKey(e.Seq), data)
+		_, err = a.store.Create(ctx, auditKey(t.prefix, e.Seq), data)
 		if err != nil && !errors.Is(err, storage.ErrExists) {
 			return e, err
 		}
 		// The number is taken where the storage did what it said it had not, or by
 		// another process that shares it.
-		a.last++
+		a.last = e.Seq
+		t.numbers = append(t.numbers, e.Seq)
 		if err == nil {
-			return e, a.trim(ctx)
+			return e, a.trim(ctx, t)
 		}
 	}
 	return e, fmt.Errorf("%d numbers in a row are taken", maxTaken)
 }
 
 // trim removes the oldest entries beyond what is kept.
-func (a *audit) trim(ctx context.Context) error {
-	for a.last-a.first >= auditEntries {
-		if err := a.store.Delete(ctx, auditKey(a.first)); err != nil {
+func (a *audit) trim(ctx context.Context, t *trail) error {
+	for len(t.numbers) > auditEntries {
+		if err := a.store.Delete(ctx, auditKey(t.prefix, t.numbers[0])); err != nil {
 			return err
 		}
-		a.first++
+		t.numbers = t.numbers[1:]
 	}
 	return nil
 }
@@ -102,14 +127,24 @@ func (a *audit) trim(ctx context.Context) error {
 // newest calls visit with entries from the newest on, those with a number of
 // before or more left out unless it is 0, until visit returns false.
 func (a *audit) newest(ctx context.Context, before uint64, visit func(AuditEntry) bool) error {
-	a.mu.Lock()
-	first, n := a.first, a.last
-	a.mu.Unlock()
-	if before > 0 && before <= n {
-		n = before - 1
+	type place struct {
+		prefix string
+		seq    uint64
 	}
-	for ; n >= first && n > 0; n-- {
-		data, err := a.store.Get(ctx, auditKey(n))
+	var list []place
+	a.mu.Lock()
+	for _, t := range []trail{a.changes, a.signIns} {
+		for _, n := range t.numbers {
+			if before == 0 || n < before {
+				list = append(list, place{t.prefix, n})
+			}
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(list, func(x, y place) int { return cmp.Compare(y.seq, x.seq) })
+	for _, at := range list {
+		key := auditKey(at.prefix, at.seq)
+		data, err := a.store.Get(ctx, key)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // gone meanwhile
 		}
@@ -118,7 +153,7 @@ func (a *audit) newest(ctx context.Context, before uint64, visit func(AuditEntry
 		}
 		var e AuditEntry
 		if err := json.Unmarshal(data, &e); err != nil {
-			return fmt.Errorf("%s cannot be read: %w", auditKey(n), err)
+			return fmt.Errorf("%s cannot be read: %w", key, err)
 		}
 		if !visit(e) {
 			return nil

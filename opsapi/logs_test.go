@@ -144,8 +144,8 @@ func TestAuditLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(1)
-	if a.last != auditEntries+6 || a.last-a.first != auditEntries-1 {
-		t.Errorf("from %d to %d", a.first, a.last)
+	if n := a.changes.numbers; len(n) != auditEntries || n[0] != 7 || a.last != auditEntries+6 {
+		t.Errorf("%d from %d to %d", len(n), n[0], a.last)
 	}
 	var seqs []uint64
 	if err := a.newest(t.Context(), 8, func(e AuditEntry) bool { seqs = append(seqs, e.Seq); return true }); err != nil || fmt.Sprint(seqs) != "[7]" {
@@ -156,14 +156,60 @@ func TestAuditLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.store.Create(t.Context(), auditKey(1), []byte("{}")); err != nil {
+	if _, err := b.store.Create(t.Context(), auditKey(auditPrefix, 1), []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
 	if e, err := b.add(t.Context(), AuditEntry{}); err != nil || e.Seq != 2 {
 		t.Errorf("the next is %d, %v", e.Seq, err)
 	}
-	if data, err := b.store.Get(t.Context(), auditKey(1)); err != nil || string(data) != "{}" {
+	if data, err := b.store.Get(t.Context(), auditKey(auditPrefix, 1)); err != nil || string(data) != "{}" {
 		t.Errorf("an entry was written over: %s, %v", data, err)
+	}
+}
+
+// However often somebody signs in and out, what was changed stays in the log, in its
+// place between the others.
+func TestSigningInPushesNoChangeOut(t *testing.T) {
+	store := openStore(t)
+	a, err := loadAudit(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(method string) {
+		if _, err := a.add(t.Context(), AuditEntry{User: "vera", Method: method}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("updateRoutes")
+	for range auditEntries/2 + 1 {
+		add("adminLoginWithUsernameAndPassword")
+		add("adminLogout")
+	}
+	add("updateConfiguration")
+	add("adminLogout")
+	if a, err = loadAudit(t.Context(), store); err != nil { // a restart
+		t.Fatal(err)
+	}
+	read := func(before uint64, most int) (methods []string, last uint64) {
+		err := a.newest(t.Context(), before, func(e AuditEntry) bool {
+			methods, last = append(methods, e.Method), e.Seq
+			return len(methods) < most
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return methods, last
+	}
+	all, last := read(0, 2*auditEntries)
+	if n := len(all); n != auditEntries+2 || all[0] != "adminLogout" || all[1] != "updateConfiguration" || all[n-1] != "updateRoutes" || last != 1 {
+		t.Errorf("%d entries, the newest %v, the oldest %q with number %d", n, all[:2], all[n-1], last)
+	}
+	if page, _ := read(a.last, 2); fmt.Sprint(page) != "[updateConfiguration adminLogout]" {
+		t.Errorf("before the newest are %v", page)
+	}
+	add("addBlock")
+	if page, _ := read(0, 1); page[0] != "addBlock" {
+		t.Errorf("the newest is %v", page)
 	}
 }
 
