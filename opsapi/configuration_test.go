@@ -230,7 +230,7 @@ func TestRoutes(t *testing.T) {
 // openHistory makes a history without a server around it.
 func openHistory(t *testing.T, h *host, store *storage.Store) *history {
 	t.Helper()
-	x := &history{source: h, log: slog.New(slog.DiscardHandler), now: time.Now, key: []byte("k"), v: versionStore{store: store}, publish: func(configurationEvent) {}}
+	x := &history{source: h, log: slog.New(slog.DiscardHandler), now: time.Now, key: []byte("k"), v: versionStore{store: store}, publish: func(configurationEvent) {}, over: context.Background()}
 	if err := x.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -470,6 +470,59 @@ func TestChangeThatTakesTooLong(t *testing.T) {
 		}
 		x.close()
 	})
+}
+
+// stuck is a host that applies nothing until it is told to end.
+type stuck struct {
+	*host
+	entered chan struct{}
+}
+
+func (s stuck) Apply(ctx context.Context, _ json.RawMessage) error {
+	close(s.entered)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A change that does not come to an end holds Stop up no longer than its context,
+// and is nothing that has been.
+func TestStopEndsAChange(t *testing.T) {
+	testenv.Goroutines(t)
+	h := newHost()
+	slow := stuck{h, make(chan struct{})}
+	d := openDesk(t, h, openStore(t), WithConfiguration(slow))
+	token := d.admin()
+	answered := make(chan error, 1)
+	go func() {
+		body := strings.NewReader(`{"configuration":{"greeting":"lost"},"confirmWithinSeconds":3600}`)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.base+"/api/v1/updateConfiguration", body)
+		if err == nil {
+			r.Header.Set("Authorization", "Bearer "+token)
+			var resp *http.Response
+			if resp, err = d.client.Do(r); err == nil {
+				resp.Body.Close()
+			}
+		}
+		answered <- err
+	}()
+	testenv.Receive(t, slow.entered)
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.server.Stop(ctx) }()
+	cancel()
+	if err := testenv.Receive(t, stopped); !errors.Is(err, context.Canceled) {
+		t.Errorf("Stop: %v", err)
+	}
+	testenv.Receive(t, answered)
+	if err := d.server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.base = "http://" + d.server.Addr().String()
+	var list historyResponse
+	d.post(token, "getConfigurationHistory", object{}).into(&list)
+	if len(list.Versions) != 1 || list.Versions[0].State != "current" {
+		t.Errorf("the history has %+v", list)
+	}
 }
 
 // A storage that fails leaves what was.

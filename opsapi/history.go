@@ -50,6 +50,7 @@ type history struct {
 	now     func() time.Time
 	key     []byte // of hashes: else who sees one could try out secrets
 	publish func(configurationEvent)
+	over    context.Context // ends when Stop waits no longer
 
 	mu     sync.Mutex
 	v      versionStore
@@ -171,9 +172,20 @@ type change struct {
 	build func(ctx context.Context, current json.RawMessage) (json.RawMessage, error)
 }
 
+// within returns the context of a change. It goes on if its client does not wait for
+// it, but ends a grace after Stop waits no longer.
+func (h *history) within(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	stop := context.AfterFunc(h.over, func() { time.AfterFunc(grace, cancel) })
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // apply makes a change, or nothing and an error.
 func (h *history) apply(ctx context.Context, c change) (Applied, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	ctx, cancel := h.within(ctx, 0)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -234,7 +246,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 // brought back if it is not nil. It has time of its own: that of the change may be
 // over.
 func (h *history) takeBack(ctx context.Context, before json.RawMessage, version int) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	ctx, cancel := h.within(ctx, drainTime)
 	defer cancel()
 	var err error
 	if before != nil {
@@ -296,7 +308,7 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 
 // revert takes a change back that waits to be confirmed.
 func (h *history) revert(ctx context.Context, version int) (Applied, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
+	ctx, cancel := h.within(ctx, 0)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -61,6 +61,8 @@ type run struct {
 
 	ctx      context.Context // ends when streams should
 	cancel   context.CancelFunc
+	over     context.Context // ends when Stop waits no longer
+	giveUp   context.CancelFunc
 	wait     sync.WaitGroup
 	stopping bool // guarded by Server.mu
 	stopped  chan struct{}
@@ -143,6 +145,7 @@ func (s *Server) Start(ctx context.Context) error {
 		bodies: newRoom(), strangers: newRoom(),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.over, r.giveUp = context.WithCancel(context.Background())
 	if err := s.open(ctx, r); err != nil {
 		r.cancel()
 		if s.opts.listener != nil {
@@ -205,7 +208,7 @@ func (s *Server) open(ctx context.Context, r *run) error {
 	mac.Write([]byte("hashes of configurations"))
 	r.history = &history{
 		source: s.opts.configuration, log: s.log, now: s.now, key: mac.Sum(nil), v: versionStore{store: store},
-		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) },
+		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) }, over: r.over,
 	}
 	return r.history.open(ctx)
 }
@@ -252,6 +255,7 @@ func (r *run) close() error {
 	if r.history != nil {
 		r.history.close()
 	}
+	r.giveUp()
 	if r.ln != nil {
 		r.ln.Close() // may be closed already
 	}
@@ -279,7 +283,8 @@ func (s *Server) Addr() net.Addr {
 }
 
 // Stop ends streams of events, waits for requests under way until ctx ends, then
-// closes their connections and returns ctx's error. Afterwards no goroutine of
+// closes their connections, ends the context of a change of the configuration that is
+// being applied, and returns ctx's error. Afterwards no goroutine of
 // the Server is left. It may be called at any time, also several times at once.
 // A change of the configuration that waits to be confirmed is taken back at the
 // next Start.
@@ -300,12 +305,14 @@ func (s *Server) Stop(ctx context.Context) error {
 		select {
 		case <-r.stopped:
 		case <-ctx.Done():
+			r.giveUp()
 			r.server.Close() // this caller's patience ends before that of the first one
 			<-r.stopped
 		}
 		return r.stopErr
 	}
 	r.cancel()
+	defer context.AfterFunc(ctx, r.giveUp)()
 	silent := time.AfterFunc(silentGrace, r.silent.close)
 	r.stopErr = r.server.Shutdown(ctx)
 	silent.Stop()
