@@ -53,6 +53,34 @@ func TestSuccessesDoNotCount(t *testing.T) {
 	d.tryLogin("vera", otherPassword).fails(http.StatusTooManyRequests, CodeLocked)
 }
 
+// That an account is locked is not forgotten for the many names that somebody
+// with many addresses can try.
+func TestOtherNamesDoNotUnlock(t *testing.T) {
+	g := newGate(map[string]*account{"admin": {name: "admin", secret: adminPassword}}, time.Now)
+	tries := 0
+	try := func(name, password string) error {
+		tries++ // nine from each /64
+		_, err := g.signIn(t.Context(), name, password, netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", tries/9)))
+		return err
+	}
+	code := func(err error) string {
+		var e *Error
+		errors.As(err, &e)
+		return e.Code
+	}
+	for range maxFailures {
+		try("admin", "wrong")
+	}
+	for i := range lockoutKeys {
+		if got := code(try(fmt.Sprint("name", i), "wrong")); got != CodeUnauthenticated {
+			t.Fatalf("name %d: %s", i, got)
+		}
+	}
+	if err := try("admin", adminPassword); err == nil || code(err) != CodeLocked {
+		t.Errorf("the account is locked no more: %v", err)
+	}
+}
+
 // Whether a secret is the one in force shows in what is said of a configuration
 // that has it: who may not change it must not try, for nobody counts.
 func TestOnlyAdminsTryOutSecrets(t *testing.T) {

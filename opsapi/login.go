@@ -32,6 +32,7 @@ type gate struct {
 	nobody    *account // compared with where there is no account
 	now       func() time.Time
 	byAccount *lockout.Table
+	byName    *lockout.Table // of names that are no account's
 	byAddress *lockout.Table
 	byPair    *lockout.Table // of a familiar account and address, while the account is locked
 	waiting   chan struct{}  // a token for each who wants to compare
@@ -46,9 +47,11 @@ type gate struct {
 
 func newGate(accounts map[string]*account, now func() time.Time) *gate {
 	limits := lockout.Limits{Attempts: maxFailures, Window: failureWindow, Lock: lockTime, Keys: lockoutKeys}
+	each := limits
+	each.Keys = len(accounts)
 	return &gate{
 		accounts: accounts, nobody: newNobody(accounts), now: now,
-		byAccount: lockout.New(limits), byAddress: lockout.New(limits), byPair: lockout.New(limits),
+		byAccount: lockout.New(each), byName: lockout.New(limits), byAddress: lockout.New(limits), byPair: lockout.New(limits),
 		waiting: make(chan struct{}, comparisons+waitingComparisons), comparing: make(chan struct{}, comparisons),
 		familiar: map[[2]string]bool{},
 	}
@@ -74,9 +77,18 @@ func newNobody(accounts map[string]*account) *account {
 // maxFamiliar bounds what is remembered of who signed in from where.
 const maxFamiliar = 1000
 
+// failures are those at an account, or at a name that is none's: of the latter
+// there may be any number, which must not push out that an account is locked.
+func (g *gate) failures(name string) *lockout.Table {
+	if g.accounts[name] != nil {
+		return g.byAccount
+	}
+	return g.byName
+}
+
 // signIn returns the account if the password is right. Whether an account
 // exists shows neither in the answer nor in the time that it takes, nor in what
-// is locked.
+// is locked, but to who has thousands of other names locked meanwhile.
 func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr) (*account, error) {
 	address, now := lockoutKey(from), g.now()
 	select {
@@ -89,7 +101,7 @@ func (g *gate) signIn(ctx context.Context, name, secret string, from netip.Addr)
 		return nil, locked(until)
 	}
 	pair := name + "\n" + address
-	accountLocked := g.byAccount.Attempt(name, now)
+	accountLocked := g.failures(name).Attempt(name, now)
 	if until := accountLocked; !until.IsZero() {
 		if g.isFamiliar(name, address) {
 			until = g.byPair.Attempt(pair, now)
@@ -141,7 +153,7 @@ func (g *gate) isFamiliar(name, address string) bool {
 // locks reports whether the last failure has locked something.
 func (g *gate) locks(name string, from netip.Addr) bool {
 	now := g.now()
-	return !g.byAccount.Locked(name, now).IsZero() || !g.byAddress.Locked(lockoutKey(from), now).IsZero()
+	return !g.failures(name).Locked(name, now).IsZero() || !g.byAddress.Locked(lockoutKey(from), now).IsZero()
 }
 
 // locked is the error for who has to wait.
