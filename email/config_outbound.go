@@ -139,7 +139,7 @@ type WarmUpHold struct {
 // Webhooks has it (webhook-id, webhook-timestamp, webhook-signature). What is not
 // answered with 2xx is sent again for a day.
 type Webhook struct {
-	// URL is where to. Required.
+	// URL is where to. It is no secret. Required.
 	URL string `json:"url" conf:"key"`
 	// Secret signs: "whsec_" and the base64 of 24 to 64 random bytes. Required.
 	Secret Secret `json:"secret"`

@@ -90,7 +90,7 @@ type ForwardAction struct {
 	Auth *Credentials `json:"auth"`
 	// TLS is about TLS on the way there.
 	TLS ClientTLS `json:"tls" conf:"key"` // a password must not follow to weaker TLS
-	// AddHeaders are put in front of the message's own headers.
+	// AddHeaders are put in front of the message's own headers. They are no secrets.
 	AddHeaders map[string]string `json:"addHeaders"`
 	// Queue accepts mail first and hands it over after that, as often as
 	// [Config.Queue] says. The default false hands it over while the client

@@ -501,7 +501,8 @@ type HeaderEdits struct {
 }
 
 // HeaderEdit is applied in the order Remove, Set, Add. Values of Set and Add
-// may contain {client_ip}, {host}, {scheme}, {port} and {route}.
+// may contain {client_ip}, {host}, {scheme}, {port} and {route}. They are no
+// secrets: everybody who may see the configuration sees them.
 type HeaderEdit struct {
 	Set    map[string]string `json:"set"`
 	Add    map[string]string `json:"add"`
