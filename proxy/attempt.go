@@ -27,6 +27,7 @@ const (
 	brokeOff                   // the connection broke before all of the answer was there
 	timedOut                   // there was no answer in time
 	givenUp                    // that it ended is not the target's doing
+	provoked                   // it failed, perhaps for what the client wants: that is not held against it
 )
 
 // answered is the outcome of an HTTP exchange.
@@ -103,7 +104,7 @@ func (e *entry) done(o outcome, err error) {
 func (e *entry) report(o outcome, err error) {
 	t := e.target
 	switch o {
-	case givenUp:
+	case givenUp, provoked:
 		e.abandon()
 		return
 	case unreachable:

@@ -160,6 +160,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			err, outcome = errClientBody, givenUp
 		case req.Context().Err() != nil:
 			outcome = givenUp
+		case x.route.provoked(err):
+			outcome = provoked
 		case isDialError(err):
 			outcome = unreachable
 		case isTimeout(err) || isNetTimeout(err):
@@ -175,6 +177,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			// The connection broke before an answer came. A request without
 			// side effects and without a body can be sent again.
 			return nil, err
+		case outcome == provoked && !isDialError(err):
+			return nil, err // it would fail at the others, too
 		case body != nil && body.read.Load(), !b.mayRetry(&ch, e, outcome):
 			return nil, err
 		}

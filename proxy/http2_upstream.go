@@ -81,7 +81,7 @@ func (t *target) dialHTTP2(ctx context.Context, addr string, gate *dialGate) (ne
 	}
 	if secure.ConnectionState().NegotiatedProtocol != "h2" {
 		secure.Close()
-		return nil, &dialError{fmt.Errorf("%s does not speak HTTP/2 over TLS", t.name)}
+		return nil, t.tlsError(name, fmt.Errorf("%s does not speak HTTP/2 over TLS", t.name))
 	}
 	conn.count(gate)
 	return secure, nil

@@ -51,6 +51,8 @@ func (l *fastLane) forward() verdict {
 		switch {
 		case errors.Is(err, errClientBody), errors.Is(err, errClientGone), l.conn.closed.Load(), x.run.ctx.Err() != nil:
 			outcome = givenUp
+		case x.route.provoked(err):
+			outcome = provoked
 		case isDialError(err):
 			outcome = unreachable
 		case isTimeout(err) || isNetTimeout(err):
@@ -64,6 +66,7 @@ func (l *fastLane) forward() verdict {
 			// The connection broke before an answer came. A request without
 			// side effects and without a body can be sent again.
 			outcome == brokeOff && (l.req.ContentLength != 0 || !idempotent(l.req.Method)),
+			outcome == provoked && !isDialError(err), // it would fail at the others, too
 			!b.mayRetry(&l.choice, e, outcome):
 			return l.fail(err)
 		}

@@ -71,6 +71,21 @@ func (r *route) hasTarget(t *target) bool {
 	return r.balancer != nil && slices.ContainsFunc(r.balancer.entries, func(e entry) bool { return e.target.key == t.key })
 }
 
+// provoked reports whether an attempt may have failed for what the client wants.
+// If that counted against the target, anybody could take it from the others.
+func (r *route) provoked(err error) bool {
+	if e := asTLSError(err); e != nil && e.asked != "" && !isTimeout(err) {
+		return !r.names(e.asked) // the target has no certificate for every name
+	}
+	return false
+}
+
+// names reports whether a server name is of the configuration's choosing.
+func (r *route) names(name string) bool {
+	name, _ = canonicalHost(name)
+	return slices.Contains(r.domains, domain{exactDomain, name}) || r.requestEdits.set.Get("Host") == name
+}
+
 // carries tells which traffic a route may carry, from its configuration alone.
 func (r *Route) carries() (streams, http bool) {
 	a := &r.Action

@@ -130,8 +130,12 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*entry
 			e.done(givenUp, nil)
 			return nil, nil, ctx.Err()
 		}
-		e.done(unreachable, err)
-		if !rt.balancer.mayRetry(&ch, e, unreachable) {
+		outcome := unreachable
+		if rt.provoked(err) {
+			outcome = provoked
+		}
+		e.done(outcome, err)
+		if !rt.balancer.mayRetry(&ch, e, outcome) {
 			return nil, nil, err
 		}
 		problem = err

@@ -100,6 +100,21 @@ func isDialError(err error) bool {
 	return errors.As(err, &d)
 }
 
+// tlsError is a TLS handshake that failed.
+type tlsError struct {
+	error
+	asked string // the name to expect of the target, if it is the client's
+}
+
+func (e *tlsError) Unwrap() error { return e.error }
+
+// asTLSError returns nil if err is something else.
+func asTLSError(err error) *tlsError {
+	var t *tlsError
+	errors.As(err, &t)
+	return t
+}
+
 // dialStream opens a connection for a stream, with TLS if the route asks for
 // it. serverName is the name the client asked for.
 func (t *target) dialStream(ctx context.Context, port int, serverName string, proxyHeader []byte, timeout time.Duration) (net.Conn, error) {
@@ -140,9 +155,18 @@ func (t *target) handshake(ctx context.Context, conn net.Conn, serverName string
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, &dialError{fmt.Errorf("TLS with %s: %w", t.name, err)}
+		return nil, t.tlsError(serverName, fmt.Errorf("TLS with %s: %w", t.name, err))
 	}
 	return secure, nil
+}
+
+// tlsError makes a dialError of a handshake that expected a name.
+func (t *target) tlsError(serverName string, err error) error {
+	e := &tlsError{error: err}
+	if t.namedByClients() {
+		e.asked = serverName
+	}
+	return &dialError{e}
 }
 
 // serverName is the name to expect of the target: the configured one, or its
@@ -151,13 +175,16 @@ func (t *target) serverName(asked string) string {
 	switch {
 	case t.key.upstream.ServerName != "":
 		return t.key.upstream.ServerName
-	case asked == "":
-		return t.key.host
-	}
-	if _, err := netip.ParseAddr(t.key.host); err == nil {
+	case asked != "" && t.namedByClients():
 		return asked
 	}
 	return t.key.host
+}
+
+// namedByClients reports whether the name to expect is up to the client.
+func (t *target) namedByClients() bool {
+	_, err := netip.ParseAddr(t.key.host)
+	return err == nil && t.key.upstream.ServerName == ""
 }
 
 func (t *target) noteError(err error) {

@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/dcrouter/dcrouter/internal/testenv"
+)
+
+// alert watches a target so that one failure ejects it.
+func alert(a *Action) {
+	a.LoadBalancing.CircuitBreaker = &CircuitBreaker{ConsecutiveFailures: 1}
+}
+
+// statusOf sends a request as the caller changes it, and returns the status.
+func statusOf(t testing.TB, c *http.Client, url string, change func(*http.Request)) int {
+	t.Helper()
+	req, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(req)
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+// wellRegarded checks that nothing is held against any target.
+func wellRegarded(t testing.TB, p *Proxy) {
+	t.Helper()
+	for _, s := range p.Stats().Targets {
+		if !s.Healthy || s.Failures > 0 || s.Ejections > 0 || s.Circuit != CircuitClosed {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// A target has no certificate for a name that a client makes up. That must not
+// take it from those who ask for its own.
+func TestMadeUpNames(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	reencrypt := *files
+	reencrypt.Mode, reencrypt.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
+	for _, protocol := range []string{HTTP1, H2} {
+		target := func() Target {
+			if protocol == H2 {
+				return h2Backend(t, H2, files, says("ok")).Targets[0]
+			}
+			return tlsUpstream(t, files.Certificate.CertPath, files.Certificate.KeyPath)
+		}
+		a := forwardTo(target(), target())
+		a.UpstreamProtocol, a.TLS = protocol, &reencrypt
+		alert(&a)
+		p := start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0)}, Action: a}}})
+		for _, front := range []string{"http1", "h2"} {
+			c := client(t, addr(t, p, 0), pool)
+			c.Transport.(*http.Transport).ForceAttemptHTTP2 = front == "h2"
+			for _, name := range []string{"b.test", "127.0.0.1"} {
+				if status := statusOf(t, c, "https://a.test/", func(r *http.Request) { r.Host = name }); status != 502 {
+					t.Errorf("%s, %s: %d for %s, want 502", protocol, front, status, name)
+				}
+			}
+			for range 2 {
+				if status, _ := get(t, c, "https://a.test/"); status != 200 {
+					t.Errorf("%s, %s: %d for the target's own name", protocol, front, status)
+				}
+			}
+		}
+		wellRegarded(t, p)
+
+		// What the configuration names, the target has to know.
+		p = start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0), Domains: []string{"a.test", "B.test"}}, Action: a}}})
+		statusOf(t, client(t, addr(t, p, 0), pool), "https://a.test/", func(r *http.Request) { r.Host = "b.test" })
+		for _, s := range p.Stats().Targets {
+			if s.Failures != 1 || s.Circuit != CircuitOpen {
+				t.Errorf("%s, with the name in the configuration: %+v", protocol, s)
+			}
+		}
+	}
+}
+
+func TestMadeUpNamesOfStreams(t *testing.T) {
+	front, pool := tlsFiles(t, "a.test", "b.test")
+	cert, key, _ := testenv.SelfSigned(t, "a.test")
+	echo := tlsServer(t, cert, key, func(c *tls.Conn) {
+		b := make([]byte, 100)
+		n, _ := c.Read(b)
+		c.Write(b[:n])
+	})
+	a := forwardTo(echo.target())
+	settings := *front
+	settings.Mode, settings.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: cert}
+	a.TLS = &settings
+	alert(&a)
+	p := start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0), Protocol: "tcp", Domains: []string{"*.test"}}, Action: a}}})
+	if c := dialTLS(t, addr(t, p, 0), "b.test", pool); !isClosed(c, 10*time.Second) {
+		t.Error("a stream to a name that the target does not have is open")
+	}
+	mustBounce(t, dialTLS(t, addr(t, p, 0), "A.test", pool), "hello")
+	wellRegarded(t, p)
+}
