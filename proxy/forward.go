@@ -160,8 +160,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			err, outcome = errClientBody, givenUp
 		case req.Context().Err() != nil:
 			outcome = givenUp
-		case x.route.provoked(err):
-			outcome = provoked
+		case x.route.provoked(err), asksUpgrade(e.target, req) && (!isDialError(err) || asTLSError(err) != nil):
+			outcome = provoked // one that speaks HTTP/2 need not understand HTTP/1.1
 		case isDialError(err):
 			outcome = unreachable
 		case isTimeout(err) || isNetTimeout(err):
@@ -205,10 +205,10 @@ func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port i
 	sent := x.run.p.access.now()
 	var resp *http.Response
 	var err error
-	if t.h2 != nil && upgradeType(out.Header) == "" {
-		resp, err = t.sendHTTP2(x, out, key)
-	} else {
+	if t.h2 == nil || asksUpgrade(t, out) {
 		resp, err = t.sendHTTP1(x.run, out, key)
+	} else {
+		resp, err = t.sendHTTP2(x, out, key)
 	}
 	if err != nil {
 		return nil, err
@@ -235,6 +235,12 @@ func (x *exchange) roundTrip(e *entry, req *http.Request, body *onceBody, port i
 		resp.Body = &responseBody{ReadCloser: resp.Body, timer: timer, done: done, ctx: req.Context(), request: x.body, entry: e, resp: resp, call: call}
 	}
 	return resp, nil
+}
+
+// asksUpgrade reports whether a target of HTTP/2 is to be asked in HTTP/1.1, as
+// HTTP/2 has no Upgrade.
+func asksUpgrade(t *target, req *http.Request) bool {
+	return t.h2 != nil && upgradeType(req.Header) != ""
 }
 
 // errClientBody ends a request whose body the client did not send as announced.

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -103,4 +105,73 @@ func TestMadeUpNamesOfStreams(t *testing.T) {
 	}
 	mustBounce(t, dialTLS(t, addr(t, p, 0), "A.test", pool), "hello")
 	wellRegarded(t, p)
+}
+
+// A target of HTTP/2 is asked in HTTP/1.1 if a client wants an upgrade. That it
+// does not understand that is no fault.
+func TestUpgradeNotSpoken(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	pair, _ := tls.LoadX509KeyPair(files.Certificate.CertPath, files.Certificate.KeyPath)
+	// strict is what gRPC servers do with clients that do not offer h2.
+	strict := func() Target {
+		return tcpServer(t, func(c *net.TCPConn) {
+			s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+				if len(h.SupportedProtos) == 0 {
+					return nil, errors.New("no ALPN")
+				}
+				return nil, nil
+			}})
+			if s.Handshake() != nil {
+				return
+			}
+			if p := h2Greet(s, 0); p != nil {
+				for id, _ := p.request(); id != 0; id, _ = p.request() {
+					p.respond(id, "ok")
+				}
+			}
+		}).target()
+	}
+	h2, h2c := h2Backend(t, H2, files, says("ok")), h2Backend(t, H2C, files, says("ok"))
+	h2.Targets = append(h2.Targets, strict())
+	h2c.Targets = append(h2c.Targets, h2Backend(t, H2C, files, says("ok")).Targets...)
+	for _, a := range []Action{h2, h2c} {
+		alert(&a)
+		p, addrs := h2Front(t, nil, files, a)
+		c, url := client(t, addrs["h2"], pool), "https://a.test/"
+		c.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+		for range 3 {
+			for _, protocol := range []string{"websocket", "other"} {
+				status := statusOf(t, c, url, func(r *http.Request) {
+					r.Header.Set("Connection", "Upgrade")
+					r.Header.Set("Upgrade", protocol)
+				})
+				if status != 502 {
+					t.Errorf("%s: %d for an upgrade to %q, want 502", a.UpstreamProtocol, status, protocol)
+				}
+			}
+			if status, _ := get(t, c, url); status != 200 {
+				t.Errorf("%s: %d afterwards", a.UpstreamProtocol, status)
+			}
+		}
+		wellRegarded(t, p)
+	}
+
+	// Where there is nobody another target is asked.
+	_, plain := backend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" {
+			w.WriteHeader(400)
+		}
+	})
+	a := forwardTo(deadTarget(t), plain)
+	a.UpstreamProtocol = H2C
+	p := start(t, oneRoute(a))
+	for range 2 {
+		status := statusOf(t, client(t, addr(t, p, 0), nil), "http://a.test/", func(r *http.Request) {
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", "websocket")
+		})
+		if status != 200 {
+			t.Errorf("%d with a dead target beside", status)
+		}
+	}
 }
