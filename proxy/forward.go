@@ -307,7 +307,7 @@ type responseBody struct {
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.timer.moved()
-	if err != nil && err != io.EOF && b.ctx.Err() == nil && (b.request == nil || !b.request.failed.Load()) {
+	if err != nil && err != io.EOF && b.ctx.Err() == nil && !isOversized(err) && (b.request == nil || !b.request.failed.Load()) {
 		switch {
 		case !b.call.over():
 			b.entry.report(brokeOff, err)
@@ -385,6 +385,10 @@ func forwardError(w http.ResponseWriter, req *http.Request, err error) {
 		}
 		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
 		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+		return
+	case isOversized(err):
+		x.run.log.Debug("request could not be forwarded", "route", x.route.Name, "conn_id", x.conn.name(), "remote", x.conn.client, "err", err)
+		http.Error(w, http.StatusText(http.StatusRequestHeaderFieldsTooLarge), http.StatusRequestHeaderFieldsTooLarge)
 		return
 	case errors.Is(err, errGRPCDeadline):
 		answerGRPCDeadline(w, req)

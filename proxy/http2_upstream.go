@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,6 +180,13 @@ func (t *target) sendHTTP2(x *exchange, req *http.Request, key poolKey) (*http.R
 			return nil, err
 		}
 	}
+}
+
+// isOversized knows the error of http.Transport, which has no value, where the
+// header or the trailer of a request is longer than the target takes
+// (SETTINGS_MAX_HEADER_LIST_SIZE). It is not sent then.
+func isOversized(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "request header list larger than peer's advertised limit")
 }
 
 var errRefused = errors.New("the target refuses requests")

@@ -3,8 +3,11 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +107,58 @@ func TestMadeUpNamesOfStreams(t *testing.T) {
 		t.Error("a stream to a name that the target does not have is open")
 	}
 	mustBounce(t, dialTLS(t, addr(t, p, 0), "A.test", pool), "hello")
+	wellRegarded(t, p)
+}
+
+// How long a header a target of HTTP/2 takes is between it and the client.
+func TestOversizedHeader(t *testing.T) {
+	server := func() Target {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/early" {
+				http.NewResponseController(w).Flush()
+			}
+			io.Copy(w, r.Body)
+		}))
+		s.Config.MaxHeaderBytes = 4 << 10
+		s.Config.Protocols = new(http.Protocols)
+		s.Config.Protocols.SetUnencryptedHTTP2(true)
+		s.Start()
+		closeAfter(t, s)
+		return targetOf(s.Listener.Addr())
+	}
+	a := forwardTo(server(), server())
+	a.UpstreamProtocol = H2C
+	alert(&a)
+	p := start(t, oneRoute(a))
+	large := strings.Repeat("x", 10<<10)
+	for _, c := range []*http.Client{client(t, addr(t, p, 0), nil), h2cClient(t, addr(t, p, 0))} {
+		get(t, c, "http://a.test/") // before, the limit is not known
+		get(t, c, "http://a.test/")
+		if status := statusOf(t, c, "http://a.test/", func(r *http.Request) { r.Header.Set("X-Large", large) }); status != 431 {
+			t.Errorf("%d for a large header, want 431", status)
+		}
+		if status, _ := get(t, c, "http://a.test/"); status != 200 {
+			t.Errorf("%d afterwards", status)
+		}
+	}
+	c := h2cClient(t, addr(t, p, 0)) // trailers of HTTP/1.1 have a limit of their own
+	for path, want := range map[string]int{"/": 431, "/early": 200} {
+		body, end := io.Pipe()
+		if path == "/" {
+			end.Close()
+		}
+		req, _ := http.NewRequest("POST", "http://a.test"+path, body)
+		req.Trailer = http.Header{"X-Large": {large}}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); resp.StatusCode != want || (err == nil) != (want == 431) {
+			t.Errorf("%s: %d, %v, for a large trailer, want %d", path, resp.StatusCode, err, want)
+		}
+		resp.Body.Close()
+	}
 	wellRegarded(t, p)
 }
 

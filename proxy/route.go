@@ -77,7 +77,7 @@ func (r *route) provoked(err error) bool {
 	if e := asTLSError(err); e != nil && e.asked != "" && !isTimeout(err) {
 		return !r.names(e.asked) // the target has no certificate for every name
 	}
-	return false
+	return isOversized(err)
 }
 
 // names reports whether a server name is of the configuration's choosing.
