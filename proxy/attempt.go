@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"time"
 )
 
 // errBusy means that all targets that could be chosen are at their limit, and
@@ -29,6 +30,28 @@ const (
 	givenUp                    // that it ended is not the target's doing
 	provoked                   // it failed, perhaps for what the client wants: that is not held against it
 )
+
+// servesSlow is the shortest limit that a target may have for how long a client
+// takes to send or to read. Where that takes less, it is not why one breaks off.
+const servesSlow = time.Second
+
+// pauses are the times between reads of a response, in which the client gets what
+// has been read.
+type pauses struct {
+	began time.Time
+	sum   time.Duration
+}
+
+func (p *pauses) begin(now time.Time) { p.began = now }
+
+func (p *pauses) end(now time.Time) {
+	if !p.began.IsZero() {
+		p.sum += now.Sub(p.began)
+	}
+}
+
+// areLong reports whether a target may have lost its patience with the client.
+func (p *pauses) areLong() bool { return p.sum >= servesSlow }
 
 // answered is the outcome of an HTTP exchange.
 func answered(status int) outcome { return outcome(status) }

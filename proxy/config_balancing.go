@@ -50,7 +50,9 @@ const (
 // CircuitBreaker watches how targets do with real traffic and ejects those that
 // fail, which others call outlier detection or passive health checks. What
 // counts as a failure is that a target cannot be reached, breaks off, does not
-// answer within Timeouts.ResponseHead, or answers with one of Statuses.
+// answer within Timeouts.ResponseHead, or answers with one of Statuses. What may
+// be for the client does not count: that the target breaks off when it has waited
+// a second or more for the client to send or to read, for example.
 //
 // A target that is ejected, its circuit is open, gets nothing for EjectionTime.
 // Then the circuit is half-open: one request tries the target. If that goes

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -168,6 +169,8 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			outcome = timedOut
 		case call.over():
 			err, outcome = errGRPCDeadline, givenUp
+		case x.body.isSlow():
+			outcome = provoked
 		}
 		e.done(outcome, err)
 		switch {
@@ -301,16 +304,21 @@ type responseBody struct {
 	entry   *entry
 	resp    *http.Response
 	call    grpcCall
+	reads   pauses
 }
 
 // Read reads a part of the body.
 func (b *responseBody) Read(p []byte) (int, error) {
+	b.reads.end(time.Now())
 	n, err := b.ReadCloser.Read(p)
+	b.reads.begin(time.Now())
 	b.timer.moved()
-	if err != nil && err != io.EOF && b.ctx.Err() == nil && !isOversized(err) && (b.request == nil || !b.request.failed.Load()) {
+	if err != nil && err != io.EOF && b.ctx.Err() == nil && (b.request == nil || !b.request.failed.Load()) {
 		switch {
 		case !b.call.over():
-			b.entry.report(brokeOff, err)
+			if !isOversized(err) && !b.request.isSlow() && !b.reads.areLong() {
+				b.entry.report(brokeOff, err)
+			}
 		case b.call.end(b.resp):
 			return n, io.EOF
 		}

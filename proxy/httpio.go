@@ -248,6 +248,8 @@ type requestBody struct {
 	ended  atomic.Bool               // read to its end
 	failed atomic.Bool               // the client broke it off, or sent what is no body
 	quit   atomic.Bool               // nobody wants the rest
+	began  time.Time
+	length int64 // -1 if it tells its end itself
 	readBy time.Time
 	stall  *idleTimer // instead of that, as in responseWriter
 
@@ -270,7 +272,7 @@ func newRequestBody(c *conn, w http.ResponseWriter, req *http.Request) *requestB
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil
 	}
-	b := &requestBody{ReadCloser: req.Body, writer: w, idle: c.run.times.Idle}
+	b := &requestBody{ReadCloser: req.Body, writer: w, idle: c.run.times.Idle, began: time.Now(), length: req.ContentLength}
 	if req.ProtoMajor == 1 {
 		b.in = &c.bodyIn
 	}
@@ -344,6 +346,12 @@ func (b *requestBody) hasRead(err error) {
 		// error the deadline stays: net/http would wait for the rest without.
 		b.deadline(time.Time{})
 	}
+}
+
+// isSlow reports whether a target may have lost its patience with the client, who
+// has not sent all of the body.
+func (b *requestBody) isSlow() bool {
+	return b != nil && !b.ended.Load() && (b.length < 0 || b.bytes.own.Load() < uint64(b.length)) && time.Since(b.began) >= servesSlow
 }
 
 // share replaces the body's own limit by one for both directions.

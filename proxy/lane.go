@@ -35,6 +35,7 @@ type fastLane struct {
 	fields   h1.Fields
 	choice   choice
 	broke    error // why the target did not send all of its response
+	reads    pauses
 	upload   upload
 	bodyRead atomic.Bool // the request's body has been taken from the client, or there is none
 	watch    watch

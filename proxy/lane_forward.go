@@ -57,6 +57,8 @@ func (l *fastLane) forward() verdict {
 			outcome = unreachable
 		case isTimeout(err) || isNetTimeout(err):
 			outcome = timedOut
+		case l.upload.isSlow(l):
+			outcome = provoked
 		}
 		e.done(outcome, err)
 		switch {

@@ -19,7 +19,7 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	close := l.closes() || early
 	pool := &l.run.p.buffers
 	buffer := pool.Get().(*[]byte)
-	l.broke = nil
+	l.broke, l.reads = nil, pauses{}
 	b := l.appendResponse((*buffer)[:0], l.stickyCookie(e), hasBody, close, early)
 	var err error
 	if len(b) > len(*buffer)/2 {
@@ -46,7 +46,7 @@ func (l *fastLane) relay(e *entry, up *upstreamConn) verdict {
 	whole := l.upload.end(l, up) && err == nil
 	l.conn.use(nil)
 	up.release(whole && !resp.Close && length != h1.UntilClose)
-	if l.broke != nil && !l.watch.gone.Load() && !l.upload.clientErr.Load() && !l.conn.closed.Load() {
+	if l.broke != nil && !l.watch.gone.Load() && !l.upload.clientErr.Load() && !l.conn.closed.Load() && !l.upload.isSlow(l) && !l.reads.areLong() {
 		e.report(brokeOff, l.broke)
 	}
 	l.aborted = err != nil
@@ -141,6 +141,8 @@ func (l *fastLane) readBody(up *upstreamConn, body *h1.Body, p []byte) (int, err
 	idle := l.run.times.Idle
 	step := within(idle, time.Second)
 	still := time.Now() // since when nothing moves
+	l.reads.end(still)
+	defer func() { l.reads.begin(time.Now()) }()
 	for now := still; ; now = time.Now() {
 		switch {
 		case l.watch.on():
@@ -189,7 +191,9 @@ func (l *fastLane) splice(up *upstreamConn, body *h1.Body) error {
 	up.readDeadline(time.Time{})
 	l.writeBy = time.Time{}
 	l.client.SetWriteDeadline(l.writeBy)
+	l.reads.begin(time.Now())
 	err := l.moveRest(l.client, up.Conn, body, body.Length(), &l.exchange.out)
+	l.reads.end(time.Now()) // who was slow is not known
 	if err != nil && !isWriteError(err) {
 		l.broke = err
 	}

@@ -10,6 +10,7 @@ import (
 
 // upload sends the body of a request while the lane waits for the response.
 type upload struct {
+	began     time.Time
 	done      chan struct{} // nil: there is nothing to send
 	whole     bool          // all of it has been sent; valid when done
 	clientErr atomic.Bool   // the client broke it off, or sent what is no body
@@ -18,7 +19,7 @@ type upload struct {
 }
 
 func (u *upload) start(l *fastLane, up *upstreamConn) {
-	u.done = make(chan struct{})
+	u.began, u.done = time.Now(), make(chan struct{})
 	l.run.working.Add(1)
 	go func() {
 		defer l.run.working.Done()
@@ -119,6 +120,11 @@ func (u *upload) sending() bool {
 	default:
 		return true
 	}
+}
+
+// isSlow is as with a requestBody.
+func (u *upload) isSlow(l *fastLane) bool {
+	return u.done != nil && !l.bodyRead.Load() && time.Since(u.began) >= servesSlow
 }
 
 // end makes the upload stop. It reports whether the body was sent whole.
