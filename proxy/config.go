@@ -414,7 +414,9 @@ type LoadBalancing struct {
 // as healthy until it fails.
 type HealthCheck struct {
 	// Path is requested with GET; an answer of 2xx or 3xx is healthy. Without
-	// a Path, a TCP connection that opens is, for UDP too.
+	// a Path, a TCP connection that opens is, for UDP too. With TLS to the target
+	// the handshake has to succeed in both cases; where the name to expect is the
+	// one that clients ask for, see [UpstreamTLS], the certificate may be for any.
 	Path string `json:"path"`
 	// Port is probed instead of the target's. It is needed where the target's
 	// port is not fixed.

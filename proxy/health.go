@@ -45,11 +45,7 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 			return t.connect(ctx, network, addr, t.ownHeader())
 		},
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			name, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
+			return t.dialTLS(ctx, addr, t.ownName(), t.ownHeader(), check.Timeout)
 		},
 	}
 	if t.h2 != nil {
@@ -107,10 +103,14 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 	if check.Path == "" {
 		var conn net.Conn
 		var err error
-		if t.key.udp { // a datagram would tell nothing
-			conn, err = t.dial(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-		} else {
-			conn, err = t.dialStream(ctx, port, "", t.ownHeader(), check.Timeout)
+		addr := net.JoinHostPort("", strconv.Itoa(port))
+		switch {
+		case t.key.udp: // a datagram would tell nothing
+			conn, err = t.dial(ctx, "tcp", addr)
+		case t.tls == nil:
+			conn, err = t.connect(ctx, "tcp", addr, t.ownHeader())
+		default:
+			conn, err = t.dialTLS(ctx, addr, t.ownName(), t.ownHeader(), check.Timeout)
 		}
 		if err != nil {
 			return err

@@ -24,7 +24,7 @@ func (a *Action) upstreamHTTP2() string {
 }
 
 // newHTTP2Transport makes the client side of a target that speaks HTTP/2. gate
-// hears of its connections; it may be nil.
+// hears of its connections; it is nil for health checks.
 func newHTTP2Transport(t *target, gate *dialGate) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(t.key.protocol == H2)
@@ -60,6 +60,9 @@ func (t *target) dialHTTP2(ctx context.Context, addr string, gate *dialGate) (ne
 	name, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
+	}
+	if gate == nil {
+		name = t.ownName()
 	}
 	if limit := t.proxy.times.Connect; limit > 0 {
 		var cancel context.CancelFunc

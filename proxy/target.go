@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -148,16 +149,32 @@ func (t *target) dialTLS(ctx context.Context, addr, serverName string, proxyHead
 	return secure, nil
 }
 
-// handshake puts TLS on top of a connection. protocols are offered in ALPN.
+// handshake puts TLS on top of a connection. protocols are offered in ALPN. With
+// serverName "" the certificate may be for any name.
 func (t *target) handshake(ctx context.Context, conn net.Conn, serverName string, protocols ...string) (*tls.Conn, error) {
 	config := t.tls.Clone()
 	config.ServerName, config.NextProtos = serverName, protocols
+	if serverName == "" && !config.InsecureSkipVerify {
+		config.InsecureSkipVerify, config.VerifyConnection = true, verifyChain(config.RootCAs)
+	}
 	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, t.tlsError(serverName, fmt.Errorf("TLS with %s: %w", t.name, err))
 	}
 	return secure, nil
+}
+
+// verifyChain is what crypto/tls does by itself, but for the name.
+func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
+	return func(state tls.ConnectionState) error {
+		opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		for _, cert := range state.PeerCertificates[1:] {
+			opts.Intermediates.AddCert(cert)
+		}
+		_, err := state.PeerCertificates[0].Verify(opts)
+		return err
+	}
 }
 
 // tlsError makes a dialError of a handshake that expected a name.
@@ -179,6 +196,14 @@ func (t *target) serverName(asked string) string {
 		return asked
 	}
 	return t.key.host
+}
+
+// ownName is the name to expect where no client asks for one, "" if that is any.
+func (t *target) ownName() string {
+	if t.namedByClients() {
+		return ""
+	}
+	return t.serverName("")
 }
 
 // namedByClients reports whether the name to expect is up to the client.
