@@ -69,6 +69,10 @@ func (t *target) dialHTTP2(ctx context.Context, addr string, gate *dialGate) (ne
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
+	if gate.isCrowded() {
+		// Clients that make up names have opened them, one for each.
+		t.h2.CloseIdleConnections()
+	}
 	raw, err := t.dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -127,6 +131,16 @@ func (g *dialGate) add(n int) {
 	g.mu.Lock()
 	g.open += n
 	g.mu.Unlock()
+}
+
+// isCrowded reports whether there are more connections than HTTP/1.1 would keep.
+func (g *dialGate) isCrowded() bool {
+	if g == nil {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open >= maxIdlePerTarget
 }
 
 // pass waits if another request is opening the first connection. The caller

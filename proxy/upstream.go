@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -78,20 +79,46 @@ func (p *connPool) take(key poolKey) *upstreamConn {
 	return c
 }
 
-// put takes a connection back, or reports that it has no place for it.
+// put takes a connection back, or reports that it has no place for it. If all
+// places are taken another connection has to go: clients can make up keys, and
+// what they fill the pool with would keep others out.
 func (p *connPool) put(c *upstreamConn) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	list := p.idle[c.key]
-	if p.retired || len(list) >= maxIdlePerKey || p.count >= maxIdlePerTarget {
+	if p.retired || len(list) >= maxIdlePerKey {
+		p.mu.Unlock()
 		return false
+	}
+	var other *upstreamConn
+	if p.count >= maxIdlePerTarget {
+		other = p.evict()
+		list = p.idle[c.key]
 	}
 	if p.idle == nil {
 		p.idle = make(map[poolKey][]*upstreamConn)
 	}
 	p.idle[c.key] = append(list, c)
 	p.count++
+	p.mu.Unlock()
+	if other != nil {
+		other.Conn.Close()
+	}
 	return true
+}
+
+// evict takes the oldest connection of some key out. p.mu is held.
+func (p *connPool) evict() *upstreamConn {
+	for key, list := range p.idle { // in random order
+		if len(list) == 0 {
+			delete(p.idle, key)
+			continue
+		}
+		c := list[0]
+		p.idle[key] = slices.Delete(list, 0, 1)
+		p.count--
+		return c
+	}
+	return nil
 }
 
 // sweep closes connections that have been idle for too long, or that the
