@@ -389,6 +389,61 @@ func TestConfigurationOutlastsRestart(t *testing.T) {
 	}
 }
 
+// A host that keeps by itself what was applied, as parts of a Router do, goes on with
+// what the history says all the same.
+func TestWhatWasNotFinishedIsTakenBack(t *testing.T) {
+	ctx := t.Context()
+	for name, c := range map[string]struct {
+		confirmed string // by the API before, or ""
+		within    time.Duration
+		crash     bool   // before the change was noted as the one in force
+		given     string // what the host says by itself at the next start
+		want      string
+	}{
+		"waits":                          {within: time.Hour},
+		"waits after another":            {confirmed: "ann's", within: time.Hour, want: "ann's"},
+		"crash":                          {crash: true},
+		"crash after another":            {confirmed: "ann's", crash: true, want: "ann's"},
+		"other configuration":            {given: "edited", want: "edited"},
+		"waits, and other configuration": {confirmed: "ann's", within: time.Hour, given: "edited", want: "edited"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, h := openStore(t), newHost()
+			x := openHistory(t, h, store)
+			if c.confirmed != "" {
+				if _, err := x.apply(ctx, greetChange(h, c.confirmed, 0)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			head := x.v.head
+			applied, err := x.apply(ctx, greetChange(h, "last", c.within))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.crash {
+				if err := x.v.setHead(ctx, head); err != nil {
+					t.Fatal(err)
+				}
+			}
+			x.close()
+			if c.given != "" {
+				other := newHost()
+				other.config.Greeting = c.given
+				other.begin()
+				h.given = other.given
+			}
+			for range 2 {
+				x = openHistory(t, h, store)
+				undone, ok := x.v.find(applied.Version)
+				if h.greeting() != c.want || x.v.head.pending() || !ok || undone.Reverted != (c.within > 0 || c.crash) {
+					t.Errorf("the host says %q, want %q; %+v", h.greeting(), c.want, x.v)
+				}
+				x.close()
+			}
+		})
+	}
+}
+
 // stalled is a storage that answers no more, from one key on.
 type stalled struct {
 	storage.Backend

@@ -65,10 +65,13 @@ func (h *history) hash(doc json.RawMessage) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// open reads the versions and brings the last one back into force, if it was made
-// through the API: what the host changed by itself it will change again. If the
-// host is started with another configuration than that which the version was
-// made from, then that is in force.
+// open reads the versions and has that in force which the history says: the last
+// one, if it was made through the API, without a change that was not confirmed or
+// not finished. What the host changed by itself it will change again. If the host
+// is started with another configuration than that which the version was made from,
+// then that is in force.
+//
+// That the history cannot be written is no reason not to start.
 func (h *history) open(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -84,33 +87,66 @@ func (h *history) open(ctx context.Context) error {
 	before := h.v.head
 	last, known := h.v.find(before.Confirmed)
 	if !known {
-		return h.record(ctx, current, "")
+		return h.written(ctx, h.record(ctx, current, ""))
 	}
-	if before.pending() {
-		h.log.Warn("a change of the configuration was not confirmed before the end: it is taken back", "version", before.Current)
-		if err := h.v.markReverted(ctx, before.Current); err != nil {
-			return fmt.Errorf("opsapi: the history of the configuration: %w", err)
-		}
-	}
+	undo, unfinished := h.unfinished()
+	var err error
+	want := current
 	switch {
-	case h.hash(current) == last.Hash:
+	case h.base != before.Base && (unfinished || last.Author != hostAuthor):
+		want = given
+	case h.hash(current) != last.Hash && (unfinished || last.Author != hostAuthor):
+		want, err = h.v.document(ctx, last.Version)
+	}
+	if err == nil && !bytes.Equal(want, current) {
+		err = h.source.Apply(ctx, want)
+	}
+	if err != nil {
+		h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
+		return h.written(ctx, h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version)))
+	}
+	if unfinished {
+		h.log.Warn("a change of the configuration was not confirmed or not finished before the end: it is taken back", "version", undo)
+		if err := h.v.markReverted(ctx, undo); err != nil {
+			h.log.Warn("the history of the configuration cannot be written", "err", err)
+		}
+	}
+	switch hash := h.hash(want); {
 	case last.Author == hostAuthor:
-		return h.record(ctx, current, "")
-	case h.base != before.Base:
+	case hash != last.Hash:
 		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
-		return h.record(ctx, current, "")
-	default:
-		doc, err := h.v.document(ctx, last.Version)
-		if err == nil {
-			err = h.source.Apply(ctx, doc)
-		}
-		if err != nil {
-			h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
-			return h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version))
-		}
+	case h.hash(current) != hash:
 		h.log.Info("the configuration is the one changed through the API", "version", last.Version, "author", last.Author)
 	}
-	return h.v.setHead(ctx, headRecord{Current: last.Version, Confirmed: last.Version, Base: h.base})
+	if h.hash(want) != last.Hash {
+		return h.written(ctx, h.record(ctx, want, ""))
+	}
+	h.v.head = headRecord{Current: last.Version, Confirmed: last.Version, Base: h.base}
+	if h.v.head == before {
+		return nil
+	}
+	return h.written(ctx, h.v.setHead(ctx, h.v.head))
+}
+
+// unfinished returns the change that was under way at the end: it waited to be
+// confirmed, or nobody has got an answer yet.
+func (h *history) unfinished() (version int, ok bool) {
+	if h.v.head.pending() {
+		return h.v.head.Current, true
+	}
+	newest := h.v.list[len(h.v.list)-1]
+	return newest.Version, newest.Version > h.v.head.Current && newest.Author != hostAuthor && !newest.Reverted
+}
+
+// written returns err of the history at a start if the start is over, and logs it
+// otherwise: the next change writes all of it.
+func (h *history) written(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	h.v.head.Current, h.v.head.ConfirmBy = h.v.head.Confirmed, time.Time{} // what waited is taken back, or cannot be
+	h.log.Error("the history of the configuration cannot be written; it is tried again with the next change", "err", err)
+	return nil
 }
 
 // record makes a version of what the host has put into force by itself.

@@ -1,0 +1,95 @@
+package dcrouter_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/email"
+	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/opsapi"
+	"github.com/dcrouter/dcrouter/proxy"
+	"github.com/dcrouter/dcrouter/radius"
+	"github.com/dcrouter/dcrouter/storage"
+)
+
+// everyLive is a configuration with all that can change while a Router runs.
+func everyLive(t *testing.T) dcrouter.Config {
+	section := opsSection()
+	return dcrouter.Config{
+		Ops: &section,
+		Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{{Name: "before", Match: proxy.Match{Ports: proxy.Ports(testenv.FreePort(t))},
+			Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.com/"}}}}},
+		Email: &email.Config{ListenHost: "127.0.0.1", Ports: []email.Port{{Port: 0}}, Hostname: "mx.example.com", Domains: []email.Domain{{Domain: "example.com"}},
+			Routes: []email.Route{{Name: "before", Match: email.Match{Recipients: []string{"*@example.com"}},
+				Action: email.Action{Type: email.Reject, Reject: &email.RejectAction{Code: 550, Message: "no"}}}}},
+		RADIUS: &radius.Config{ListenHost: "127.0.0.1", Port: new(int), AccountingPort: new(int), Secret: "hunter2 radius secret",
+			Clients: []radius.Client{{Name: "switch", IP: "127.0.0.1", Secret: "hunter2 client secret"}}},
+	}
+}
+
+// changeAll changes all of everyLive to something with "changed" in it.
+func changeAll(o *operator, confirmWithin int) {
+	o.t.Helper()
+	var current struct{ Configuration map[string]any }
+	o.call("getConfiguration", nil, &current)
+	for _, section := range []string{"smartProxyConfig", "emailConfig"} {
+		current.Configuration[section].(map[string]any)["routes"].([]any)[0].(map[string]any)["name"] = "changed"
+	}
+	current.Configuration["radiusConfig"].(map[string]any)["vlanAssignment"] = []any{map[string]any{"match": map[string]any{"mac": "00:11:22:33:44:55"}, "vlanName": "changed"}}
+	o.call("updateConfiguration", map[string]any{"configuration": current.Configuration, "confirmWithinSeconds": confirmWithin}, &opsapi.Applied{})
+}
+
+// wantChanged wants so many of the three changes in force.
+func wantChanged(o *operator, n int) {
+	o.t.Helper()
+	if body := o.call("getConfiguration", nil, nil); strings.Count(body, "changed") != n {
+		o.t.Errorf("want %d changes in %s", n, body)
+	}
+}
+
+// A change that waits to be confirmed is not in force after a restart, also where a
+// subsystem keeps its own part of it.
+func TestUnconfirmedChangeDoesNotOutlastRestart(t *testing.T) {
+	testenv.Goroutines(t)
+	cfg, folder := everyLive(t), t.TempDir()
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	o := signIn(t, r)
+	changeAll(o, 600)
+	wantChanged(o, 3)
+	stop(t, r)
+	again := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	o = signIn(t, again)
+	wantChanged(o, 0)
+	var history struct {
+		Versions []struct{ Author, State string }
+	}
+	o.call("getConfigurationHistory", nil, &history)
+	if v := history.Versions; len(v) != 2 || v[0].State != "reverted" || v[1].State != "current" {
+		t.Errorf("history %+v", history)
+	}
+
+	// Nor in the same Router.
+	changeAll(o, 600)
+	stop(t, again)
+	if err := again.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o = signIn(t, again)
+	wantChanged(o, 0)
+	changeAll(o, 0)
+	stop(t, again)
+	again = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	wantChanged(signIn(t, again), 3)
+}
+
+// Another configuration replaces all that was changed through the API.
+func TestNewConfigurationReplacesAllChanges(t *testing.T) {
+	cfg, folder := everyLive(t), t.TempDir()
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	changeAll(signIn(t, r), 0)
+	stop(t, r)
+	cfg.Proxy.MaxConnections = 100
+	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	wantChanged(signIn(t, r), 0)
+}
