@@ -54,13 +54,15 @@ func (r *Router) setUpOps(o *options) error {
 	if err != nil {
 		return err
 	}
+	configuration := &opsConfiguration{router: r, given: given}
+	configuration.learnCode()
 	all := []opsapi.Option{
 		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs), opsapi.WithSockets(&r.sockets),
 		opsapi.WithStats(func() any { return r.Stats() }),
 		opsapi.WithLimits(r.opsLimits),
 		opsapi.WithHealth(r.health),
 		opsapi.WithMetrics(&metricsHandler{next: promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})}),
-		opsapi.WithConfiguration(&opsConfiguration{router: r, given: given}),
+		opsapi.WithConfiguration(configuration),
 		opsapi.WithRoutesAt("smartProxyConfig", "routes"),
 		opsapi.WithDashboard(dashboard.Files()),
 	}
@@ -98,6 +100,9 @@ type opsConfiguration struct {
 	router *Router
 	given  json.RawMessage
 	mu     sync.Mutex // held while it is changed
+
+	codeMu sync.Mutex
+	code   map[string]proxy.Action // of routes with code that there are or were, by name
 }
 
 // canonical is a configuration in the form in which two that mean the same are
@@ -173,25 +178,39 @@ func (o *opsConfiguration) Parse(ctx context.Context, doc, prev json.RawMessage)
 	return conf.Encode(c, true)
 }
 
+// learnCode remembers the code of the routes in force, by which they come back when
+// their removal is taken back.
+func (o *opsConfiguration) learnCode() {
+	for _, rt := range o.router.Routes() {
+		a := rt.Action
+		if rt.Name == "" || a.Handler == nil && a.SocketHandler == nil && !slices.ContainsFunc(a.Targets, func(t proxy.Target) bool { return t.PortFunc != nil }) {
+			continue
+		}
+		if o.code == nil {
+			o.code = map[string]proxy.Action{}
+		}
+		o.code[rt.Name] = a
+	}
+}
+
 // keepCode gives routes the code of the host that has no form in JSON, by their
 // names.
 func (o *opsConfiguration) keepCode(c *Config) {
 	if c.Proxy == nil {
 		return
 	}
-	code := map[string]proxy.Action{}
-	for _, rt := range o.router.Routes() {
-		if rt.Name != "" {
-			code[rt.Name] = rt.Action
-		}
-	}
+	o.codeMu.Lock()
+	defer o.codeMu.Unlock()
+	o.learnCode()
 	for i := range c.Proxy.Routes {
 		rt := &c.Proxy.Routes[i]
-		had, ok := code[rt.Name]
+		had, ok := o.code[rt.Name]
 		if !ok {
 			continue
 		}
-		rt.Action.Handler, rt.Action.SocketHandler = had.Handler, had.SocketHandler
+		if rt.Action.Type == "" { // else it is another one of that name
+			rt.Action.Handler, rt.Action.SocketHandler = had.Handler, had.SocketHandler
+		}
 		for j := range rt.Action.Targets {
 			if j < len(had.Targets) && had.Targets[j].PortFunc != nil && rt.Action.Targets[j].Port == had.Targets[j].Port {
 				rt.Action.Targets[j].PortFunc = had.Targets[j].PortFunc

@@ -1,6 +1,9 @@
 package dcrouter_test
 
 import (
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -92,4 +95,50 @@ func TestNewConfigurationReplacesAllChanges(t *testing.T) {
 	cfg.Proxy.MaxConnections = 100
 	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
 	wantChanged(signIn(t, r), 0)
+}
+
+// The removal of a route that is code can be taken back, also after a restart.
+func TestCodeComesBack(t *testing.T) {
+	folder, port := t.TempDir(), testenv.FreePort(t)
+	says := func(text string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) })
+	}
+	match := proxy.Match{Ports: proxy.Ports(port)}
+	open := func() (*dcrouter.Router, *operator) {
+		code := proxy.Route{Name: "code", Match: match, Action: proxy.Action{Handler: says("code")}}
+		r := start(t, dcrouter.WithStorage(storage.Dir(folder)), dcrouter.WithOps(opsSection()), dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{code}}))
+		return r, signIn(t, r)
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
+	answers := func(want string) {
+		t.Helper()
+		if got := get(t, url); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	r, o := open()
+	// Another route of that name takes its place, but not its code.
+	other := proxy.Route{Name: "code", Match: match, Action: proxy.Action{Type: proxy.Forward, Targets: []proxy.Target{backend(t, "no code")}}}
+	var applied opsapi.Applied
+	o.call("updateRoutes", map[string]any{"routes": []proxy.Route{other}, "confirmWithinSeconds": 600}, &applied)
+	answers("no code")
+	o.call("revertConfiguration", map[string]any{"version": applied.Version}, nil)
+	answers("code")
+
+	// The latest code of a name is what comes back.
+	if err := r.UpdateRoutes(t.Context(), []proxy.Route{{Name: "code", Match: match, Action: proxy.Action{Handler: says("new code")}}}); err != nil {
+		t.Fatal(err)
+	}
+	other.Name = "other"
+	o.call("updateRoutes", map[string]any{"routes": []proxy.Route{other}}, nil)
+	answers("no code")
+	o.call("rollbackConfiguration", map[string]any{"version": 1}, nil)
+	answers("new code")
+
+	o.call("updateRoutes", map[string]any{"routes": []proxy.Route{other}}, nil)
+	stop(t, r)
+	_, o = open()
+	answers("no code")
+	o.call("rollbackConfiguration", map[string]any{"version": 1}, nil)
+	answers("code")
 }

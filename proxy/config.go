@@ -343,7 +343,9 @@ type Action struct {
 	ProxyProtocol *ProxyProtocol `json:"proxyProtocol"`
 
 	// Handler answers HTTP requests in the host's process. It finds the
-	// connection's [ConnInfo] with [ConnInfoFrom].
+	// connection's [ConnInfo] with [ConnInfoFrom]. The operations API, which has
+	// routes as JSON, knows code by the Name of its route: one without refuses
+	// changes of routes there.
 	Handler http.Handler `json:"-"`
 	// SocketHandler takes over whole connections in the host's process.
 	SocketHandler SocketHandler `json:"-"`
