@@ -186,7 +186,7 @@ func (r *Router) components() []component {
 		list = append(list, component{section: "emailConfig", name: "email", start: r.email.Start, stop: r.email.Stop, wait: r.email.Wait, slow: true,
 			talks: r.config.Email.UseSocketHandler})
 	}
-	list = append(list, component{section: "smartProxyConfig", name: "proxy", start: r.proxy.Start, stop: r.proxy.Stop, wait: r.proxy.Wait})
+	list = append(list, component{section: "smartProxyConfig", name: "proxy", start: r.startProxy, stop: r.proxy.Stop, wait: r.proxy.Wait})
 	if r.certs != nil {
 		// Authorities come to the others.
 		start := func(context.Context) error { r.certs.Start(); return nil }
@@ -199,6 +199,18 @@ func (r *Router) components() []component {
 		list = append(list, component{section: "opsServerConfig", name: "ops", start: r.ops.Start, stop: r.ops.Stop, wait: r.ops.Wait, slow: true})
 	}
 	return list
+}
+
+// startProxy starts the proxy with the routes that were changed last through the
+// operations API: what is closed there is not open until that starts. Email and
+// RADIUS, which keep such changes by themselves, have started already.
+func (r *Router) startProxy(ctx context.Context) error {
+	if r.ops != nil {
+		if err := r.ops.Restore(ctx); err != nil {
+			return err
+		}
+	}
+	return r.proxy.Start(ctx)
 }
 
 // sectionError is inSection for what a component says.

@@ -293,7 +293,7 @@ func (o *opsConfiguration) Apply(ctx context.Context, doc json.RawMessage) error
 		// same.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
 		defer cancel()
-		for _, done := range slices.Backward(steps[:i]) {
+		for _, done := range slices.Backward(steps[:i+1]) {
 			err = errors.Join(err, done(ctx, before))
 		}
 		return err
@@ -312,7 +312,12 @@ func (o *opsConfiguration) applyProxy(ctx context.Context, c Config) error {
 	if same(routes, o.router.Routes()) {
 		return nil
 	}
-	return o.router.UpdateRoutes(ctx, routes)
+	if err := o.router.UpdateRoutes(ctx, routes); err != nil || len(o.router.proxy.Addrs()) > 0 {
+		return err
+	}
+	// Before the start it has set them and no more. That they cannot be served is an
+	// error here, so that those of the host are, and not the end of the start.
+	return o.router.routesError(len(routes), errors.Join(o.router.proxy.Unready(), o.router.proxy.Check()))
 }
 
 func (o *opsConfiguration) applyEmail(ctx context.Context, c Config) error {

@@ -1,11 +1,16 @@
 package dcrouter_test
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/email"
@@ -95,6 +100,72 @@ func TestNewConfigurationReplacesAllChanges(t *testing.T) {
 	cfg.Proxy.MaxConnections = 100
 	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
 	wantChanged(signIn(t, r), 0)
+}
+
+// watchedStorage calls a func before a key is read.
+type watchedStorage struct {
+	storage.Backend
+	reading func(key string)
+}
+
+func (w *watchedStorage) Get(ctx context.Context, key string) ([]byte, error) {
+	w.reading(key)
+	return w.Backend.Get(ctx, key)
+}
+
+// What was closed through the API is not open at any moment of a start.
+func TestClosedRouteIsNotOpenAtTheStart(t *testing.T) {
+	port := testenv.FreePort(t)
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	var open atomic.Bool
+	backend := &watchedStorage{Backend: storage.Memory(), reading: func(key string) {
+		if !strings.HasPrefix(key, "ops/configuration/") {
+			return
+		}
+		if conn, err := net.DialTimeout("tcp", addr, 10*time.Second); err == nil {
+			conn.Close()
+			open.Store(true)
+		}
+	}}
+	route := proxy.Route{Name: "web", Match: proxy.Match{Ports: proxy.Ports(port)}, Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.com/"}}}
+	section := proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}}
+	r := start(t, dcrouter.WithStorage(backend), dcrouter.WithProxy(section), dcrouter.WithOps(opsSection()))
+	route.Action.Security.IPBlockList = []string{"0.0.0.0/0"}
+	signIn(t, r).call("updateRoutes", map[string]any{"routes": []proxy.Route{route}}, nil)
+	stop(t, r)
+	open.Store(false)
+	r = start(t, dcrouter.WithStorage(backend), dcrouter.WithProxy(section), dcrouter.WithOps(opsSection()))
+	if open.Load() {
+		t.Error("the proxy serves before it has the routes that are in force")
+	}
+	if routes := r.Routes(); len(routes) != 1 || len(routes[0].Action.Security.IPBlockList) != 1 {
+		t.Errorf("the routes are %v", routes)
+	}
+}
+
+// Routes that cannot be served any more do not keep those of the host from it.
+func TestRoutesThatCannotBeBroughtBack(t *testing.T) {
+	folder, port := t.TempDir(), testenv.FreePort(t)
+	route := proxy.Route{Name: "web", Match: proxy.Match{Ports: proxy.Ports(port)}, Action: proxy.Action{Type: proxy.Redirect, Redirect: proxy.RedirectTo{To: "https://example.com/"}}}
+	open := func() *dcrouter.Router {
+		return start(t, dcrouter.WithStorage(storage.Dir(folder)), dcrouter.WithOps(opsSection()), dcrouter.WithProxy(proxy.Config{ListenHost: "127.0.0.1", Routes: []proxy.Route{route}}))
+	}
+	cert, key, _ := testenv.SelfSigned(t, "www.example.com")
+	r := open()
+	other := route
+	other.Action.TLS = &proxy.TLS{Mode: proxy.Terminate, Certificate: proxy.Certificate{CertPath: cert, KeyPath: key}}
+	signIn(t, r).call("updateRoutes", map[string]any{"routes": []proxy.Route{other}}, nil)
+	stop(t, r)
+	if err := os.Remove(cert); err != nil {
+		t.Fatal(err)
+	}
+	r = open()
+	if routes := r.Routes(); len(routes) != 1 || routes[0].Action.TLS != nil {
+		t.Errorf("the routes are %v", routes)
+	}
+	if body := signIn(t, r).call("getConfigurationHistory", nil, nil); !strings.Contains(body, "version 2 could not be brought back") {
+		t.Errorf("history %s", body)
+	}
 }
 
 // The removal of a route that is code can be taken back, also after a restart.

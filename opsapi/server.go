@@ -2,6 +2,7 @@ package opsapi
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -36,6 +37,8 @@ type Server struct {
 
 	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
 	run *run       // nil before Start; kept after Stop for Wait
+	// restored is of Restore, for the next Start; nil without it.
+	restored *history
 	// served is run, for those who do not have mu.
 	served atomic.Pointer[run]
 }
@@ -124,20 +127,55 @@ func (s *Server) UseStorage(store *storage.Store) {
 	s.opts.store = store
 }
 
+// Restore brings the configuration into force that was confirmed last through the
+// API, as Start does, but sooner: for hosts that must not serve by another one until
+// then. It does nothing without [WithStorage] or [WithConfiguration]. ctx limits it.
+func (s *Server) Restore(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.notRunning(); err != nil {
+		return err
+	}
+	s.restored = nil
+	if s.opts.configuration == nil || s.opts.store == nil {
+		return nil
+	}
+	key, err := loadKey(ctx, s.opts.store)
+	if err != nil {
+		return err
+	}
+	h := s.newHistory(s.opts.store, key)
+	if err := h.open(ctx); err != nil {
+		return err
+	}
+	s.restored = h
+	return nil
+}
+
+// notRunning returns ErrRunning between Start and the end of Stop. The caller holds
+// s.mu.
+func (s *Server) notRunning() error {
+	if s.run == nil {
+		return nil
+	}
+	select {
+	case <-s.run.stopped:
+		return nil
+	default:
+		return ErrRunning
+	}
+}
+
 // Start begins to serve. It reads what is stored, brings the configuration into
-// force that was confirmed last through the API, and returns when the port is
-// bound; on an error it takes everything back. ctx limits the start alone. A
-// Server that has stopped can be started again, unless its listener was the
+// force that was confirmed last through the API unless Restore has, and returns when
+// the port is bound; on an error it takes everything back. ctx limits the start
+// alone. A Server that has stopped can be started again, unless its listener was the
 // host's.
 func (s *Server) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.run != nil {
-		select {
-		case <-s.run.stopped:
-		default:
-			return ErrRunning
-		}
+	if err := s.notRunning(); err != nil {
+		return err
 	}
 	r := &run{
 		started: s.now(), stopped: make(chan struct{}), failed: make(chan error, 1),
@@ -204,13 +242,25 @@ func (s *Server) open(ctx context.Context, r *run) error {
 	if s.opts.configuration == nil {
 		return nil
 	}
-	mac := hmac.New(sha256.New, r.sessions.key.Seed())
-	mac.Write([]byte("hashes of configurations"))
-	r.history = &history{
-		source: s.opts.configuration, log: s.log, now: s.now, key: mac.Sum(nil), v: versionStore{store: store},
-		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) }, over: r.over,
+	restored := s.restored
+	s.restored = nil
+	if restored != nil && restored.v.store == store {
+		restored.over = r.over
+		r.history = restored
+		return nil
 	}
+	r.history = s.newHistory(store, r.sessions.key)
+	r.history.over = r.over
 	return r.history.open(ctx)
+}
+
+func (s *Server) newHistory(store *storage.Store, key ed25519.PrivateKey) *history {
+	mac := hmac.New(sha256.New, key.Seed())
+	mac.Write([]byte("hashes of configurations"))
+	return &history{
+		source: s.opts.configuration, log: s.log, now: s.now, key: mac.Sum(nil), v: versionStore{store: store},
+		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) },
+	}
 }
 
 func (s *Server) listen(ctx context.Context, r *run) error {

@@ -51,10 +51,8 @@ type sessions struct {
 	live map[string]*session
 }
 
-// loadSessions reads the key and what sessions there are. The key is made at
-// the first start.
-func loadSessions(ctx context.Context, store *storage.Store, accounts map[string]*account, now func() time.Time) (*sessions, error) {
-	s := &sessions{store: store, accounts: accounts, now: now, live: map[string]*session{}}
+// loadKey reads the key for tokens, which is made at the first start.
+func loadKey(ctx context.Context, store *storage.Store) (ed25519.PrivateKey, error) {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)
 	_, err := store.Create(ctx, signingKey, seed)
@@ -67,7 +65,16 @@ func loadSessions(ctx context.Context, store *storage.Store, accounts map[string
 	if len(seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("opsapi: the key for tokens, %s in the storage, has %d bytes instead of %d: remove it to have a new one made", signingKey, len(seed), ed25519.SeedSize)
 	}
-	s.key = ed25519.NewKeyFromSeed(seed)
+	return ed25519.NewKeyFromSeed(seed), nil
+}
+
+// loadSessions reads the key and what sessions there are.
+func loadSessions(ctx context.Context, store *storage.Store, accounts map[string]*account, now func() time.Time) (*sessions, error) {
+	s := &sessions{store: store, accounts: accounts, now: now, live: map[string]*session{}}
+	var err error
+	if s.key, err = loadKey(ctx, store); err != nil {
+		return nil, err
+	}
 	for key, err := range store.List(ctx, sessionPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("opsapi: sessions: %w", err)
