@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -577,6 +578,59 @@ func TestStopEndsAChange(t *testing.T) {
 	d.post(token, "getConfigurationHistory", object{}).into(&list)
 	if len(list.Versions) != 1 || list.Versions[0].State != "current" {
 		t.Errorf("the history has %+v", list)
+	}
+}
+
+// A full disk does not keep a host from starting.
+func TestStartOnAFullDisk(t *testing.T) {
+	var full atomic.Bool
+	backend := storage.Memory()
+	store, err := storage.Open(t.Context(), storage.Funcs(backend.Get, func(ctx context.Context, key string, value []byte) error {
+		if full.Load() {
+			return errors.New("no space left on device")
+		}
+		return backend.Put(ctx, key, value)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	h, clock := newHost(), testenv.NewClock(time.Now())
+	open := func() *desk { return openDesk(t, h, store, WithClock(clock.Now)) }
+	d := open()
+	d.greet(d.admin(), "hello", nil).into(&Applied{})
+	d.greet(d.admin(), "unconfirmed", object{"confirmWithinSeconds": 3600}).into(&Applied{})
+	d.stop()
+	clock.Advance(sessionLife + time.Minute) // there are sessions to remove
+
+	full.Store(true)
+	for range 2 {
+		d = open()
+		if h.greeting() != "hello" {
+			t.Errorf("the host says %q", h.greeting())
+		}
+		d.stop()
+	}
+	h.set(func(c *hostConfig) { c.Greeting = "edited" })
+	h.begin()
+	d = open()
+	if h.greeting() != "edited" {
+		t.Errorf("the host says %q", h.greeting())
+	}
+
+	full.Store(false)
+	token := d.admin()
+	if now := d.current(token); now.Version != 4 || now.Author != hostAuthor || now.Pending != nil {
+		t.Errorf("the configuration is %+v", now)
+	}
+	var applied Applied
+	if d.greet(token, "written again", nil).into(&applied); applied.Version != 5 {
+		t.Errorf("applied %+v", applied)
+	}
+	d.stop()
+	open()
+	if h.greeting() != "written again" {
+		t.Errorf("the host says %q", h.greeting())
 	}
 }
 

@@ -221,7 +221,7 @@ func (s *Server) open(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	if r.sessions, err = loadSessions(ctx, store, accounts, s.now); err != nil {
+	if r.sessions, err = loadSessions(ctx, store, accounts, s.now, s.log); err != nil {
 		return err
 	}
 	r.gate = newGate(accounts, s.now)

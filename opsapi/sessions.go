@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -53,11 +54,13 @@ type sessions struct {
 
 // loadKey reads the key for tokens, which is made at the first start.
 func loadKey(ctx context.Context, store *storage.Store) (ed25519.PrivateKey, error) {
-	seed := make([]byte, ed25519.SeedSize)
-	rand.Read(seed)
-	_, err := store.Create(ctx, signingKey, seed)
-	if errors.Is(err, storage.ErrExists) {
-		seed, err = store.Get(ctx, signingKey)
+	seed, err := store.Get(ctx, signingKey) // a full disk may not even say that it exists
+	if errors.Is(err, storage.ErrNotFound) {
+		seed = make([]byte, ed25519.SeedSize)
+		rand.Read(seed)
+		if _, err = store.Create(ctx, signingKey, seed); errors.Is(err, storage.ErrExists) {
+			seed, err = store.Get(ctx, signingKey)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opsapi: the key for tokens: %w", err)
@@ -68,8 +71,9 @@ func loadKey(ctx context.Context, store *storage.Store) (ed25519.PrivateKey, err
 	return ed25519.NewKeyFromSeed(seed), nil
 }
 
-// loadSessions reads the key and what sessions there are.
-func loadSessions(ctx context.Context, store *storage.Store, accounts map[string]*account, now func() time.Time) (*sessions, error) {
+// loadSessions reads the key and what sessions there are. Those that have ended it
+// removes, as far as the storage can be written.
+func loadSessions(ctx context.Context, store *storage.Store, accounts map[string]*account, now func() time.Time, log *slog.Logger) (*sessions, error) {
 	s := &sessions{store: store, accounts: accounts, now: now, live: map[string]*session{}}
 	var err error
 	if s.key, err = loadKey(ctx, store); err != nil {
@@ -94,7 +98,7 @@ func loadSessions(ctx context.Context, store *storage.Store, accounts map[string
 		}
 		if err != nil || sessionPrefix+one.ID != key || !s.good(one) {
 			if err := store.Delete(ctx, key); err != nil {
-				return nil, fmt.Errorf("opsapi: sessions: %w", err)
+				log.Warn("a session that has ended cannot be removed", "err", err)
 			}
 			continue
 		}
