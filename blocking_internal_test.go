@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/blocklist"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -83,6 +85,69 @@ func openKeeper(t *testing.T, backend storage.Backend) *blocking {
 		}
 	})
 	return b
+}
+
+// fullBackend is a storage of which writes fail, while it is full.
+type fullBackend struct {
+	storage.Backend
+	full atomic.Bool
+}
+
+func (b *fullBackend) Put(ctx context.Context, key string, value []byte) error {
+	if b.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return b.Backend.Put(ctx, key, value)
+}
+
+func (b *fullBackend) Delete(ctx context.Context, key string) error {
+	if b.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return b.Backend.Delete(ctx, key)
+}
+
+// A person is told that a block is made or lifted when that is kept, and else that it
+// is not, which does not end the trying.
+func TestBlocksByHandAreKeptWhenThatIsSaid(t *testing.T) {
+	backend := &fullBackend{Backend: storage.Memory()}
+	b := openKeeper(t, backend)
+	o, ctx := opsBlocks{&Router{blocking: b, log: b.log}}, t.Context()
+	kept := func(address string) bool {
+		p, err := blocklist.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = backend.Get(ctx, blockKey(p))
+		return err == nil
+	}
+	for _, address := range []string{"192.0.2.1", "2001:db8::1", "198.51.100.0/24"} {
+		block := opsapi.Block{Address: address, Source: "operator", Since: time.Now()}
+		if err := o.AddBlock(ctx, block); err != nil || !kept(address) {
+			t.Errorf("%s is added, %v, and kept: %t", address, err, kept(address))
+		}
+		backend.full.Store(true)
+		if err := o.RemoveBlock(ctx, address); err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("%s is lifted: %v", address, err)
+		}
+		if err := o.AddBlock(ctx, block); err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("%s is added: %v", address, err)
+		}
+		backend.full.Store(false)
+		if err := o.RemoveBlock(ctx, address); err != nil || kept(address) {
+			t.Errorf("%s is lifted, %v, and kept: %t", address, err, kept(address))
+		}
+	}
+	backend.full.Store(true)
+	if err := o.AddBlock(ctx, opsapi.Block{Address: "203.0.113.1", Source: "operator", Since: time.Now()}); err == nil {
+		t.Error("it is kept")
+	}
+	backend.full.Store(false)
+	b.keeper.save(blocklist.Block{Prefix: netip.MustParsePrefix("203.0.113.2/32")})
+	b.written(t)
+	if !kept("203.0.113.1") {
+		t.Error("it was not tried again")
+	}
 }
 
 // Blocks that a flood pushes out do not stay in the storage, however slow that is,

@@ -182,7 +182,7 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 	if gone {
 		_ = k.blocking.set.Lift(p) // another Router has, or it is over
 	} else {
-		k.take(p, key, data)
+		k.enter(p, key, data)
 	}
 	// If ours has changed meanwhile, that is what holds.
 	if b, changed := k.waiting(p); changed && b == nil {
@@ -193,8 +193,8 @@ func (k *blockKeeper) read(ctx context.Context, key string) error {
 	return nil
 }
 
-// take enters what was read.
-func (k *blockKeeper) take(p netip.Prefix, key string, data []byte) {
+// enter enters what was read.
+func (k *blockKeeper) enter(p netip.Prefix, key string, data []byte) {
 	var b keptBlock
 	if err := json.Unmarshal(data, &b); err != nil || b.Address != p {
 		k.blocking.log.Warn("a blocked address that was kept cannot be read", "component", "blocking", "key", key, "err", err)
@@ -345,14 +345,31 @@ func (k *blockKeeper) flush(ctx context.Context) {
 func (k *blockKeeper) flushOne(ctx context.Context) (more bool, err error) {
 	k.io.Lock()
 	defer k.io.Unlock()
-	p, b, ok := k.next()
+	p, ok := k.next()
 	if !ok {
 		return false, nil
+	}
+	return true, k.put(ctx, p)
+}
+
+// writeNow writes the change of a block, for somebody who is told that it is kept. If
+// that fails it waits with the others.
+func (k *blockKeeper) writeNow(ctx context.Context, p netip.Prefix) error {
+	k.io.Lock()
+	defer k.io.Unlock()
+	return k.put(ctx, p)
+}
+
+// put writes the change of a block, if there is one; io is held.
+func (k *blockKeeper) put(ctx context.Context, p netip.Prefix) error {
+	b, changed := k.take(p)
+	if !changed {
+		return nil
 	}
 	if b != nil && !k.blocking.set.Holds(p) {
 		b = nil // it was gone before anybody had it saved
 	}
-	err = k.keep(ctx, p, b)
+	err := k.keep(ctx, p, b)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, newer := k.pending[p]; err != nil && !newer {
@@ -361,21 +378,30 @@ func (k *blockKeeper) flushOne(ctx context.Context) (more bool, err error) {
 	if b == nil && err == nil {
 		delete(k.stored, p)
 	}
-	return true, err
+	return err
 }
 
-// next takes a change that is to be written.
-func (k *blockKeeper) next() (netip.Prefix, *blocklist.Block, bool) {
+// next returns what has a change that is to be written.
+func (k *blockKeeper) next() (netip.Prefix, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for p, b := range k.pending {
-		delete(k.pending, p)
-		if b != nil {
-			k.stored[p] = struct{}{}
-		}
-		return p, b, true
+	for p := range k.pending {
+		return p, true
 	}
-	return netip.Prefix{}, nil, false
+	return netip.Prefix{}, false
+}
+
+// take takes the change of a block that is to be written.
+func (k *blockKeeper) take(p netip.Prefix) (b *blocklist.Block, changed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if b, changed = k.pending[p]; changed {
+		delete(k.pending, p)
+	}
+	if b != nil {
+		k.stored[p] = struct{}{}
+	}
+	return b, changed
 }
 
 func (k *blockKeeper) keep(ctx context.Context, p netip.Prefix, b *blocklist.Block) error {

@@ -31,7 +31,7 @@ func (o opsBlocks) Blocks(_ context.Context, p opsapi.Page) ([]opsapi.Block, str
 	return list, next, nil
 }
 
-func (o opsBlocks) AddBlock(_ context.Context, b opsapi.Block) error {
+func (o opsBlocks) AddBlock(ctx context.Context, b opsapi.Block) error {
 	p, err := blocklist.Parse(b.Address)
 	if err != nil {
 		return &FieldError{Path: "address", Msg: err.Error()}
@@ -42,10 +42,13 @@ func (o opsBlocks) AddBlock(_ context.Context, b opsapi.Block) error {
 	}
 	o.router.blocking.keeper.save(block)
 	o.router.tellOfBlock(block, "")
+	if err := o.router.blocking.keeper.writeNow(ctx, p); err != nil {
+		return fmt.Errorf("%s is blocked, but a restart may forget it, since that could not be written; it is tried again: %w", b.Address, err)
+	}
 	return nil
 }
 
-func (o opsBlocks) RemoveBlock(_ context.Context, address string) error {
+func (o opsBlocks) RemoveBlock(ctx context.Context, address string) error {
 	set := o.router.blocking.set
 	p, err := blocklist.Parse(address)
 	if err != nil {
@@ -56,6 +59,9 @@ func (o opsBlocks) RemoveBlock(_ context.Context, address string) error {
 	case err == nil:
 		o.router.blocking.keeper.remove(p)
 		o.router.log.Info("a block is lifted", "component", "blocking", "address", p.String())
+		if err := o.router.blocking.keeper.writeNow(ctx, p); err != nil {
+			return fmt.Errorf("%s is not blocked any more, but may be after a restart, since that could not be written; it is tried again: %w", address, err)
+		}
 		return nil
 	case errors.Is(err, blocklist.ErrConfigured):
 		return &FieldError{Path: "address", Msg: address + " is on blocking.blockList of the configuration: change that"}
