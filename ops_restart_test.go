@@ -85,6 +85,20 @@ func TestUnconfirmedChangeDoesNotOutlastRestart(t *testing.T) {
 	}
 	o = signIn(t, again)
 	wantChanged(o, 0)
+
+	// Nor when it takes back what it has handed over.
+	changeAll(o, 600)
+	if err := again.Handover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	o = signIn(t, again)
+	wantChanged(o, 0)
+	if len(again.Addrs()["proxy"]) != 1 {
+		t.Errorf("the proxy listens on %v", again.Addrs()["proxy"])
+	}
 	changeAll(o, 0)
 	stop(t, again)
 	again = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
