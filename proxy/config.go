@@ -28,9 +28,9 @@ type Config struct {
 	// removed or replaced.
 	TrustedProxies []string `json:"trustedProxies"`
 
-	// MaxConnections limits client connections open at once over all ports, UDP
-	// sessions included. More are closed as soon as they are accepted. The
-	// default 0 means no limit.
+	// MaxConnections limits client connections open at once over all ports, and UDP
+	// sessions apart from them, as anybody may make these in the name of others.
+	// More are closed as soon as they are accepted. The default 0 means no limit.
 	MaxConnections int `json:"maxConnections"`
 
 	// MaxConnectionsPerIP is the same limit for one client: an address of IPv4, a

@@ -84,7 +84,7 @@ func (r *run) learnClient(c *conn) bool {
 	}
 	r.mu.Lock()
 	_, open := r.conns[c] // once closed, nobody would count it out again
-	c.counted = open && r.countIP(c.client.Addr())
+	c.counted = open && r.countIP(r.perIP, c.client.Addr())
 	counted := c.counted
 	r.mu.Unlock()
 	if open && !counted {

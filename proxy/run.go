@@ -53,6 +53,7 @@ type run struct {
 	empty     chan struct{} // closed when settled and no connection is left
 	sessions  int           // of UDP
 	perIP     map[netip.Addr]int
+	udpPerIP  map[netip.Addr]int // sessions
 	listeners map[int]net.Listener
 	packets   map[int]net.PacketConn
 	udp       map[int]*udpPort  // those of packets that are forwarded
@@ -73,6 +74,7 @@ func newRun(p *Proxy) *run {
 		conns:     make(map[*conn]struct{}),
 		empty:     make(chan struct{}),
 		perIP:     make(map[netip.Addr]int),
+		udpPerIP:  make(map[netip.Addr]int),
 		listeners: make(map[int]net.Listener),
 		packets:   make(map[int]net.PacketConn),
 		udp:       make(map[int]*udpPort),
@@ -278,7 +280,7 @@ func (r *run) book(c *conn) *rejection {
 		return nil
 	}
 	if !c.proxied { // for whom the others count is not known yet
-		if c.counted = r.countIP(c.client.Addr()); !c.counted {
+		if c.counted = r.countIP(r.perIP, c.client.Addr()); !c.counted {
 			return &r.p.stats.tooManyPerIP
 		}
 	}
@@ -298,7 +300,7 @@ func (r *run) forget(c *conn) {
 		close(r.empty)
 	}
 	if c.counted {
-		r.discountIP(c.client.Addr())
+		r.discountIP(r.perIP, c.client.Addr())
 	}
 }
 
@@ -312,7 +314,7 @@ func (r *run) full() *rejection {
 
 // crowded is full as far as the number of connections goes. r.mu is held.
 func (r *run) crowded() *rejection {
-	if limit := r.p.cfg.MaxConnections; limit > 0 && len(r.conns)+r.sessions >= limit {
+	if limit := r.p.cfg.MaxConnections; limit > 0 && len(r.conns) >= limit {
 		return &r.p.stats.tooMany
 	}
 	return nil
@@ -320,25 +322,25 @@ func (r *run) crowded() *rejection {
 
 // countIP counts a connection or session for its client's address, unless that
 // has too many already. r.mu is held.
-func (r *run) countIP(ip netip.Addr) bool {
+func (r *run) countIP(perIP map[netip.Addr]int, ip netip.Addr) bool {
 	switch limit := r.p.cfg.MaxConnectionsPerIP; {
 	case limit <= 0:
-	case r.perIP[clientNetwork(ip)] >= limit:
+	case perIP[clientNetwork(ip)] >= limit:
 		return false
 	default:
-		r.perIP[clientNetwork(ip)]++
+		perIP[clientNetwork(ip)]++
 	}
 	return true
 }
 
 // discountIP is the opposite.
-func (r *run) discountIP(ip netip.Addr) {
+func (r *run) discountIP(perIP map[netip.Addr]int, ip netip.Addr) {
 	if r.p.cfg.MaxConnectionsPerIP <= 0 {
 		return
 	}
 	network := clientNetwork(ip)
-	if r.perIP[network]--; r.perIP[network] <= 0 {
-		delete(r.perIP, network)
+	if perIP[network]--; perIP[network] <= 0 {
+		delete(perIP, network)
 	}
 }
 

@@ -202,15 +202,21 @@ func (u *udpPort) close() {
 }
 
 // admitSession counts a session of a client, or tells why there may be no more.
+// Sessions do not count with connections: one datagram makes one, whoever it says
+// to be from, and others' connections must not pay for that.
 func (r *run) admitSession(client netip.Addr) *rejection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch reason := r.full(); {
-	case reason != nil:
-		return reason
-	case r.sessions >= defaultTo(r.p.cfg.MaxUDPSessions, defaultUDPSessions):
+	most := defaultTo(r.p.cfg.MaxUDPSessions, defaultUDPSessions)
+	if limit := r.p.cfg.MaxConnections; limit > 0 {
+		most = min(most, limit)
+	}
+	switch {
+	case r.stopping:
+		return &r.p.stats.stopping
+	case r.sessions >= most:
 		return &r.p.stats.tooMany
-	case !r.countIP(client):
+	case !r.countIP(r.udpPerIP, client):
 		return &r.p.stats.tooManyPerIP
 	}
 	r.sessions++
@@ -223,5 +229,5 @@ func (r *run) forgetSession(client netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sessions--
-	r.discountIP(client)
+	r.discountIP(r.udpPerIP, client)
 }
