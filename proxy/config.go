@@ -359,7 +359,8 @@ const (
 )
 
 // PreservePort as a Target's Port stands for the port that the client
-// connected to. Written as JSON it is "preserve".
+// connected to. Written as JSON it is "preserve". Where the route has several
+// ports, that the target cannot be reached at one does not count against it.
 const PreservePort = -1
 
 // Target is one server behind a route.

@@ -161,7 +161,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			err, outcome = errClientBody, givenUp
 		case req.Context().Err() != nil:
 			outcome = givenUp
-		case x.route.provoked(err), asksUpgrade(e.target, req) && (!isDialError(err) || asTLSError(err) != nil):
+		case x.route.provoked(e, err), asksUpgrade(e.target, req) && (!isDialError(err) || asTLSError(err) != nil):
 			outcome = provoked // one that speaks HTTP/2 need not understand HTTP/1.1
 		case isDialError(err):
 			outcome = unreachable

@@ -51,7 +51,7 @@ func (l *fastLane) forward() verdict {
 		switch {
 		case errors.Is(err, errClientBody), errors.Is(err, errClientGone), l.conn.closed.Load(), x.run.ctx.Err() != nil:
 			outcome = givenUp
-		case x.route.provoked(err):
+		case x.route.provoked(e, err):
 			outcome = provoked
 		case isDialError(err):
 			outcome = unreachable

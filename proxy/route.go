@@ -73,11 +73,17 @@ func (r *route) hasTarget(t *target) bool {
 
 // provoked reports whether an attempt may have failed for what the client wants.
 // If that counted against the target, anybody could take it from the others.
-func (r *route) provoked(err error) bool {
-	if e := asTLSError(err); e != nil && e.asked != "" && !isTimeout(err) {
-		return !r.names(e.asked) // the target has no certificate for every name
+func (r *route) provoked(e *entry, err error) bool {
+	if t := asTLSError(err); t != nil && t.asked != "" && !isTimeout(err) {
+		return !r.names(t.asked) // the target has no certificate for every name
 	}
-	return isOversized(err)
+	return isOversized(err) || isDialError(err) && e.target.key.port == PreservePort && r.hasPorts()
+}
+
+// hasPorts reports whether clients have a choice of ports. That one of a target's is
+// closed says nothing of the others.
+func (r *route) hasPorts() bool {
+	return len(r.Match.Ports) > 1 || len(r.Match.Ports) == 1 && r.Match.Ports[0].To > r.Match.Ports[0].From
 }
 
 // names reports whether a server name is of the configuration's choosing.

@@ -33,9 +33,9 @@ func TestPortRangeIsPreserved(t *testing.T) {
 	other := testenv.Loopback(t, "127.0.0.2")
 	var servers []net.Listener
 	var first int
-	for servers == nil { // three ports in a row, free on both addresses
+	for servers == nil { // four ports in a row, free on both addresses
 		first = testenv.FreePort(t)
-		for port := first; port < first+3; port++ {
+		for port := first; port < first+4; port++ {
 			mine, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 			if err == nil {
 				mine.Close()
@@ -52,7 +52,7 @@ func TestPortRangeIsPreserved(t *testing.T) {
 		}
 	}
 	defer closeListeners(servers)
-	for i, ln := range servers {
+	for i, ln := range servers[:3] {
 		go func() {
 			for {
 				c, err := ln.Accept()
@@ -65,10 +65,16 @@ func TestPortRangeIsPreserved(t *testing.T) {
 		}()
 	}
 	r := streamRoute("range", 0, Target{Host: other, Port: PreservePort})
-	r.Match.Ports = []PortRange{{From: first, To: first + 2}}
+	r.Match.Ports = []PortRange{{From: first, To: first + 3}}
+	alert(&r.Action)
 	p := start(t, Config{Routes: []Route{r}})
-	if n := len(p.Addrs()); n != 3 {
+	if n := len(p.Addrs()); n != 4 {
 		t.Fatalf("%d addresses", n)
+	}
+	// Nobody listens there any more, of which the other ports must not suffer.
+	servers[3].Close()
+	if c := dialTCP(t, addr(t, p, first+3)); !isClosed(c, 5*time.Second) {
+		t.Error("a connection to a closed port is open")
 	}
 	for i := range 3 {
 		got, err := io.ReadAll(dialTCP(t, addr(t, p, first+i)))

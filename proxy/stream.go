@@ -131,7 +131,7 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*entry
 			return nil, nil, ctx.Err()
 		}
 		outcome := unreachable
-		if rt.provoked(err) {
+		if rt.provoked(e, err) {
 			outcome = provoked
 		}
 		e.done(outcome, err)
