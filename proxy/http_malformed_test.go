@@ -223,7 +223,7 @@ func TestHTTPEndlessBlankLines(t *testing.T) {
 	}
 	eventually(t, "counted", func() bool {
 		s := p.Stats()
-		return s.ActiveConnections == 0 && s.Refused["silent"]+s.Refused["noRoute"] == 3
+		return s.ActiveConnections == 0 && s.Refused["silent"]+s.Refused["badRequest"] == 3
 	})
 }
 
