@@ -566,7 +566,8 @@ func TestStopEndsAChange(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- d.server.Stop(ctx) }()
 	cancel()
-	if err := testenv.Receive(t, stopped); !errors.Is(err, context.Canceled) {
+	// Where the change ends at once there is nothing left that Stop gives up.
+	if err := testenv.Receive(t, stopped); err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("Stop: %v", err)
 	}
 	testenv.Receive(t, answered)
