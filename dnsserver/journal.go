@@ -30,11 +30,14 @@ type journal struct {
 	state  journalState
 	next   uint64 // number of the next change
 	before uint64 // changes from this number on are not read; 0 reads all
+	// unkept is set if since the state was written a version was served that has
+	// something that is not kept, so that it cannot be made again.
+	unkept bool
 }
 
 type journalState struct {
 	Serial     uint32 `json:"serial"`     // when this was written
-	Base       string `json:"base"`       // hash of what the zone began with
+	Base       string `json:"base"`       // hash of what the zone began with; empty if what was served had more
 	Folded     uint64 `json:"folded"`     // the last change that the parts contain
 	Generation uint64 `json:"generation"` // of the parts
 	Parts      int    `json:"parts"`
@@ -58,7 +61,8 @@ func zoneFolder(zone string) string {
 	return url.PathEscape(name) + "/"
 }
 
-// append keeps a change of the zone, and its serial number.
+// append keeps a change of the zone, and its serial number. That alone says of a
+// change without sets that there was something else.
 func (j *journal) append(ctx context.Context, z *zone, changed []setChange) error {
 	if j.store == nil {
 		return nil
@@ -77,6 +81,7 @@ func (j *journal) append(ctx context.Context, z *zone, changed []setChange) erro
 		return fmt.Errorf("keeping the change: %w", err)
 	}
 	j.next++
+	j.unkept = j.unkept || len(changed) == 0
 	return nil
 }
 
@@ -175,10 +180,15 @@ func (j *journal) load(ctx context.Context, set func(keptSet)) (serial uint32, k
 		if err != nil {
 			return err
 		}
-		n, err := parseSets(text, set)
+		empty := true
+		n, err := parseSets(text, func(s keptSet) {
+			empty = false
+			set(s)
+		})
 		if err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
+		j.unkept = j.unkept || empty
 		if n != 0 {
 			serial, known = n, true
 		}
@@ -227,7 +237,8 @@ func (j *journal) numbers(ctx context.Context) ([]uint64, error) {
 
 // fold writes all that is kept anew, sets once each, in the place of the changes
 // one by one, which are left to tidy. If it is interrupted nothing is lost: the
-// state comes last. base is the hash of what the zone began with.
+// state comes last. base is the hash of what the zone began with, or empty if
+// that and what is kept do not make what is served under the serial number.
 func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 	if j.store == nil {
 		return nil
@@ -272,7 +283,7 @@ func (j *journal) fold(ctx context.Context, base string, serial uint32) error {
 	if err := j.store.Put(ctx, j.prefix+"state", encoded); err != nil {
 		return err
 	}
-	j.state = state
+	j.state, j.unkept = state, false
 	return nil
 }
 

@@ -218,7 +218,9 @@ func (e *zoneEdit) hash() string {
 }
 
 // load makes the first version of a zone: the base with what has been changed
-// since, under a serial number that is not behind the one it had last.
+// since, under a serial number that is not behind the one it had last. It is
+// the same only where the contents are: who follows the zone takes changes from
+// one number to the next for changes of what he has (RFC 1995 section 4).
 func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 	e := b.edit
 	own := e.serial()
@@ -235,7 +237,7 @@ func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 	}
 	switch {
 	case !known:
-	case z.journal.state.Base == b.hash && z.signer == nil && (b.dated || !serialAfter(own, last)):
+	case z.journal.state.Base == b.hash && !z.journal.unkept && z.signer == nil && (b.dated || !serialAfter(own, last)):
 		e.setSerial(last)
 	case !serialAfter(own, last):
 		e.setSerial(nextSerial(last))
@@ -249,7 +251,11 @@ func (z *servedZone) load(ctx context.Context, b *base) (*zone, error) {
 	}
 	whole := e.finish()
 	if state := &z.journal.state; z.journal.store != nil && (state.Base != b.hash || z.journal.next-state.Folded > foldAfter || whole.serial() != last) {
-		if err := z.journal.fold(ctx, b.hash, whole.serial()); err != nil {
+		served := b.hash
+		if z.signer != nil {
+			served = "" // with signatures
+		}
+		if err := z.journal.fold(ctx, served, whole.serial()); err != nil {
 			return nil, &ZoneError{Zone: nameText(z.name), Err: err}
 		}
 		if err := z.journal.tidy(ctx); err != nil {

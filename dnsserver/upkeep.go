@@ -87,7 +87,11 @@ func (z *servedZone) tryFold(ctx context.Context) (*journal, error) {
 	if z.journal.store == nil || now == nil || z.journal.next-z.journal.state.Folded <= foldAfter {
 		return nil, nil
 	}
-	if err := z.journal.fold(ctx, z.journal.state.Base, now.serial()); err != nil {
+	base := z.journal.state.Base
+	if z.journal.unkept {
+		base = ""
+	}
+	if err := z.journal.fold(ctx, base, now.serial()); err != nil {
 		return nil, err
 	}
 	folded := z.journal
