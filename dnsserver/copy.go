@@ -184,12 +184,16 @@ func (t *transfers) refresh(ctx context.Context, z *servedZone) error {
 // refreshFrom takes what one primary has that is new.
 func (t *transfers) refreshFrom(ctx context.Context, z *servedZone, p *peer) error {
 	c := z.copy
-	in, err := t.fetch(ctx, z.name, p, c.held)
+	held := c.held
+	if !t.now().Before(c.expires) {
+		held = nil // an expired copy is discarded (RFC 1034 section 4.3.5), so its serial number does not count
+	}
+	in, err := t.fetch(ctx, z.name, p, held)
 	var next *zone
 	if err == nil && in.deltas != nil {
-		next, err = c.held.changed(in.deltas)
+		next, err = held.changed(in.deltas)
 	}
-	if err != nil && c.held != nil && ctx.Err() == nil && wantsAll(err) {
+	if err != nil && held != nil && ctx.Err() == nil && wantsAll(err) {
 		t.log.Info("a primary is asked for all of a zone, as what has changed will not do", "zone", nameText(z.name), "remote", p.addr, "err", err)
 		in, err = t.fetch(ctx, z.name, p, nil)
 	}
@@ -197,14 +201,14 @@ func (t *transfers) refreshFrom(ctx context.Context, z *servedZone, p *peer) err
 		return err
 	}
 	if in.whole == nil && in.deltas == nil {
-		if soaSerial(in.soa.data) != c.held.serial() {
+		if soaSerial(in.soa.data) != held.serial() {
 			return errOlder
 		}
-		t.heard(ctx, z, c.held, nil, false)
+		t.heard(ctx, z, held, nil, false)
 		return nil
 	}
 	if in.whole != nil {
-		if c.held != nil && serialAfter(c.held.serial(), soaSerial(in.soa.data)) {
+		if held != nil && serialAfter(held.serial(), soaSerial(in.soa.data)) {
 			return errOlder
 		}
 		counters := (*zoneCounters)(nil)

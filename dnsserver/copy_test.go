@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -153,4 +154,52 @@ func TestCopyExpires(t *testing.T) {
 	}
 	testServerOf(t, nil, primary, p.port)
 	served(s, "192.0.2.25")
+}
+
+// An expired copy does not stand in the way of what a primary has now, even
+// under a lower serial number; one that has not does.
+func TestExpiredCopyGivesWay(t *testing.T) {
+	testenv.Goroutines(t)
+	serial := 2000000000
+	p := hostile(t, func(q *dns.Msg, send func(*dns.Msg) error) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = zoneRecords(soaLine(serial))
+		if q.Question[0].Qtype == dns.TypeAXFR {
+			m.Answer = append(m.Answer, zoneRecords("example.com. 300 IN NS ns1.example.com.", soaLine(serial))...)
+		}
+		send(m)
+	})
+	now := time.Now()
+	store := memory(t)
+	open := func() (*transfers, *servedZone) {
+		t.Helper()
+		zs := &zones{now: func() time.Time { return now }, store: store, responder: &responder{}, list: map[string]*servedZone{}}
+		zs.responder.zones.Store(newZoneSet(nil))
+		z, err := zs.openCopy(t.Context(), &Zone{Name: "example.com", Primaries: []Peer{p}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return newTransfers(zs), z
+	}
+	tr, z := open()
+	if err := tr.refresh(t.Context(), z); err != nil {
+		t.Fatal(err)
+	}
+	serial = 10
+	if err := tr.refresh(t.Context(), z); !errors.Is(err, errOlder) {
+		t.Errorf("an older version: %v", err)
+	}
+	now = now.Add(z.copy.held.soaTimer(soaExpireField) + time.Second)
+	again, kept := open() // as after a restart
+	for _, test := range []struct {
+		t *transfers
+		z *servedZone
+	}{{tr, z}, {again, kept}} {
+		if err := test.t.refresh(t.Context(), test.z); err != nil {
+			t.Error(err)
+		}
+		if got := test.z.ref.current.Load(); got == nil || got.serial() != 10 {
+			t.Errorf("what the primary has is not served: %v", got != nil)
+		}
+	}
 }
