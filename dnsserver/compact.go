@@ -133,7 +133,7 @@ type onlineShard struct {
 
 type onlineSig struct {
 	rrset
-	until int64 // Unix seconds
+	from, until int64 // Unix seconds
 }
 
 const (
@@ -164,11 +164,11 @@ func (o *onlineSigner) sign(d *compactDenial, z *zone, set *rrset, name, wire []
 	shard.mu.Lock()
 	known, ok := shard.sigs[string(id)]
 	shard.mu.Unlock()
-	if ok && now.Unix() < known.until {
+	if ok && now.Unix() >= known.from && now.Unix() < known.until {
 		set.wire, set.sigs, set.signs = known.wire, known.sigs, known.signs
 		return true
 	}
-	made := onlineSig{rrset: *set, until: now.Add(o.config.Refresh / 2).Unix()}
+	made := onlineSig{rrset: *set, from: now.Add(-clockSkew).Unix(), until: now.Add(o.config.Refresh / 2).Unix()}
 	made.wire, made.signs = string(wire), 1
 	if !o.make(d, z, &made.rrset, string(name), now) {
 		return false

@@ -59,6 +59,27 @@ func TestCompactBudget(t *testing.T) {
 }
 
 // Clients that know of compact proofs get the response code that is true.
+// A signature that is remembered counts only once it has begun, as the clock
+// that it was made by may have been ahead.
+func TestCompactAfterClockWasAhead(t *testing.T) {
+	c := newClock()
+	s := testSigner(t, "\x07example\x00", DNSSEC{Denial: denialCompact}, nil, c)
+	r := testResponder(s.edited(t, parsedZone(t, "example.", signedExampleZone)))
+	for _, back := range []time.Duration{0, 20 * day} {
+		c.at = c.at.Add(-back)
+		m := answerTo(t, r, new(dns.Msg).SetQuestion("nobody.example.", dns.TypeA).SetEdns0(1232, true), overUDP)
+		begun := 0
+		for _, rr := range m.Ns {
+			if sig, ok := rr.(*dns.RRSIG); ok && sig.TypeCovered == dns.TypeNSEC && sig.ValidityPeriod(c.at) {
+				begun++
+			}
+		}
+		if begun != 1 {
+			t.Errorf("%v back: no good proof in\n%v", back, m)
+		}
+	}
+}
+
 func TestCompactAnswersOK(t *testing.T) {
 	s := testSigner(t, "\x07example\x00", DNSSEC{Denial: denialCompact}, nil, newClock())
 	r := testResponder(s.edited(t, parsedZone(t, "example.", signedExampleZone)))

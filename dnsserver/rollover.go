@@ -269,6 +269,12 @@ func (s *signer) rollAt() time.Time {
 // be replaced in the version of the zone that is served. It reports whether the
 // zone has to be signed anew for that to take effect.
 func (s *signer) maintain(ctx context.Context, z *zone, now time.Time) (resign bool, err error) {
+	s.mu.Lock()
+	if now.Before(s.looked) { // the clock was ahead, and so is what was to be done next
+		s.pass, s.nextCheck = pass{}, time.Time{}
+	}
+	s.looked = now
+	s.mu.Unlock()
 	if err := s.checkParent(ctx, now); err != nil {
 		s.log.Warn("asking the zone above for its DS records", "err", err)
 	}

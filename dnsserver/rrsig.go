@@ -112,17 +112,18 @@ func signedLabels(owner string) byte {
 
 // The fields of the data of a signature.
 func sigExpiration(data string) uint32 { return uint32At(data, 8) }
+func sigInception(data string) uint32  { return uint32At(data, 12) }
 func sigTag(data string) uint16        { return uint16At(data, 16) }
 
 // isFresh reports whether a set has the signatures of these keys, and none of
-// them ends before a time.
-func (s *rrset) isFresh(keys []*key, until uint32) bool {
+// them begins after now or ends before a time.
+func (s *rrset) isFresh(keys []*key, now time.Time, until uint32) bool {
 	if int(s.signs) != len(keys) {
 		return false
 	}
 	i := 0
 	for data := range eachData(s.sigs) {
-		if sigTag(data) != keys[i].tag || serialAfter(until, sigExpiration(data)) {
+		if sigTag(data) != keys[i].tag || serialAfter(until, sigExpiration(data)) || serialAfter(sigInception(data), uint32(now.Unix())) {
 			return false
 		}
 		i++

@@ -62,7 +62,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: time.Now, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
+	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: wallClock, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents).changed = s.opts.zoneChanged
 	if s.transfers.aliases.resolver = s.opts.resolver; s.opts.resolver == nil {
 		s.transfers.aliases.resolver = newStubResolver(cfg.Resolvers)
@@ -78,6 +78,11 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	s.reading[1].New = func() any { b := make([]byte, largeRead); return &b }
 	return s, nil
 }
+
+// wallClock is the time without Go's monotonic reading: signatures, keys and
+// copies end by the wall clock, also after a step of it or while the machine was
+// suspended, which the other does not count.
+func wallClock() time.Time { return time.Now().Round(0) }
 
 // check finds what only options and configuration together tell.
 func (o *options) check(c *Config) error {

@@ -33,6 +33,7 @@ type signer struct {
 	pass      pass
 	nextCheck time.Time // of the zone above
 	notBefore time.Time // maintain is not due before
+	looked    time.Time // by maintain
 }
 
 func newSigner(zone string, config DNSSEC, store *storage.Store, now func() time.Time, log *slog.Logger) *signer {
@@ -231,7 +232,7 @@ func (s *signer) look(z *zone, now time.Time) bool {
 				p.next, ended = n.key, false
 				break
 			}
-			if s.stale(n, until) {
+			if s.stale(n, now, until) {
 				p.found++
 				if p.chain {
 					p.hashed = append(p.hashed, n.key)
@@ -263,7 +264,7 @@ func (s *signer) look(z *zone, now time.Time) bool {
 }
 
 // stale reports whether a node has signatures that have to be replaced.
-func (s *signer) stale(n *node, until uint32) bool {
+func (s *signer) stale(n *node, now time.Time, until uint32) bool {
 	stale := false
 	for i := range n.sets {
 		set := &n.sets[i]
@@ -271,7 +272,7 @@ func (s *signer) stale(n *node, until uint32) bool {
 			continue
 		}
 		keys := s.pass.keys.signersAt(n.key, set.rtype)
-		if !set.isFresh(keys, until) {
+		if !set.isFresh(keys, now, until) {
 			stale = true
 			for data := range eachData(set.sigs) {
 				tag := sigTag(data)

@@ -137,7 +137,7 @@ func (p *signing) complete(maker *sigMaker, it *item) {
 		default:
 			keys := p.keys.signersAt(n.key, set.rtype)
 			it.ttl = max(it.ttl, set.ttl())
-			if set.isFresh(keys, p.until) {
+			if set.isFresh(keys, p.now, p.until) {
 				break
 			}
 			if name == "" {

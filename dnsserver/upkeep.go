@@ -12,7 +12,8 @@ import (
 func (zs *zones) upkeep(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	rotated := zs.now()
+	looked := zs.now()
+	rotated := looked
 	for {
 		select {
 		case <-ctx.Done():
@@ -20,9 +21,17 @@ func (zs *zones) upkeep(ctx context.Context) {
 		case <-timer.C:
 		case <-zs.wake:
 		}
-		next := zs.now().Add(cookieLasts)
+		now := zs.now()
+		back := now.Before(looked) // the clock was ahead, so what is due may be put down for too late
+		if looked = now; back {
+			rotated = now
+		}
+		next := now.Add(lookEvery)
 		for _, z := range zs.unsorted() {
-			if at := z.nextLook.Load(); at <= zs.now().UnixNano() {
+			if back {
+				z.retryAt = time.Time{}
+			}
+			if at := z.nextLook.Load(); back || at <= zs.now().UnixNano() {
 				z.nextLook.Store(never)
 				// A change meanwhile has it looked at again.
 				z.nextLook.CompareAndSwap(never, z.keepUp(ctx))
@@ -38,6 +47,10 @@ func (zs *zones) upkeep(ctx context.Context) {
 		timer.Reset(max(next.Sub(zs.now()), 10*time.Millisecond))
 	}
 }
+
+// lookEvery is at least how often there is a look at the clock: timers know
+// nothing of its steps, and stand still while the machine is suspended.
+const lookEvery = time.Minute
 
 // never is a time that does not come, in nanoseconds.
 const never = math.MaxInt64
