@@ -156,19 +156,25 @@ func jitter(d time.Duration) time.Duration { return d - rand.N(d/4+1) }
 
 // refresh asks the primaries in turn until one has answered.
 func (t *transfers) refresh(ctx context.Context, z *servedZone) error {
-	select {
-	case t.inward <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-t.inward }()
 	c := z.copy
 	first := int(c.asked.Load())
 	var errs []error
 	for i := range c.primaries {
 		n := (first + i) % len(c.primaries)
 		p := c.primaries[n]
-		err := t.refreshFrom(ctx, z, p)
+		patience := time.Duration(never)
+		if i+1 < len(c.primaries) {
+			patience = connectTime // another may have time
+		} else if left := c.expires.Sub(t.now()); left > 0 {
+			patience = left // not to serve it for longer
+		}
+		turn, cancel := context.WithTimeoutCause(ctx, patience, errBusy)
+		give, err := t.inward.take(turn, p)
+		cancel()
+		if err == nil {
+			err = t.refreshFrom(ctx, z, p)
+			give()
+		}
 		if err == nil {
 			c.asked.CompareAndSwap(int32(first), int32(n))
 			return nil

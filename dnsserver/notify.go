@@ -58,14 +58,12 @@ func (t *transfers) tell(ctx context.Context, z *servedZone, p *peer) {
 
 // tellOnce sends a notification until it is answered, or hope is gone.
 func (t *transfers) tellOnce(ctx context.Context, z *servedZone, p *peer) error {
-	select {
-	case t.telling <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
+	give, err := t.telling.take(ctx, p)
+	if err != nil {
+		return err
 	}
-	defer func() { <-t.telling }()
+	defer give()
 	wait := notifyTimeout
-	var err error
 	for range notifyTries {
 		current := z.ref.current.Load()
 		if current == nil {

@@ -20,8 +20,8 @@ type transfers struct {
 	changed func(zone string) // what [WithZoneChanged] has set, or nil
 
 	slots    chan struct{} // of transfers to others
-	inward   chan struct{} // of transfers from others
-	telling  chan struct{} // of notifications
+	inward   *turns        // of transfers from others
+	telling  *turns        // of notifications
 	updates  updateLog
 	aliases  aliases
 	catalogs catalogs
@@ -37,7 +37,9 @@ type transfers struct {
 
 const (
 	maxTransfersIn = 16
-	maxTelling     = 64
+	maxInPerPeer   = 4
+	maxTelling     = 128
+	maxTellPerPeer = 16
 )
 
 // newTransfers is about the zones, of which it reads the keys when they are
@@ -45,7 +47,7 @@ const (
 func newTransfers(zs *zones) *transfers {
 	t := &transfers{
 		zones: zs, log: zs.logger(), now: zs.now,
-		slots: make(chan struct{}, maxTransfersOut), inward: make(chan struct{}, maxTransfersIn), telling: make(chan struct{}, maxTelling),
+		slots: make(chan struct{}, maxTransfersOut), inward: newTurns(maxTransfersIn, maxInPerPeer), telling: newTurns(maxTelling, maxTellPerPeer),
 		catalogs: catalogs{wake: make(chan struct{}, 1)},
 		aliases:  aliases{resolver: newStubResolver(nil), wake: make(chan struct{}, 1), slots: make(chan struct{}, maxLookups), retry: aliasRetry},
 		maxCopy:  maxCopySize, minRefresh: minRefresh, firstRetry: firstRetry,

@@ -1,0 +1,44 @@
+package dnsserver
+
+import (
+	"context"
+	"sync"
+)
+
+// turns bound how much goes on with other servers at once: in all, and with each
+// of them, so that those that are slow or do not answer hold up nobody else.
+type turns struct {
+	all  chan struct{}
+	each int
+
+	mu    sync.Mutex
+	peers map[string]chan struct{} // by address; no more than are configured
+}
+
+func newTurns(all, each int) *turns {
+	return &turns{all: make(chan struct{}, all), each: each, peers: make(map[string]chan struct{})}
+}
+
+// take waits for a turn with a server until ctx ends, and returns what ends the
+// turn. The error is the cause of the end of ctx.
+func (t *turns) take(ctx context.Context, p *peer) (give func(), err error) {
+	t.mu.Lock()
+	own := t.peers[p.addr]
+	if own == nil {
+		own = make(chan struct{}, t.each)
+		t.peers[p.addr] = own
+	}
+	t.mu.Unlock()
+	select {
+	case own <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case t.all <- struct{}{}:
+	case <-ctx.Done():
+		<-own
+		return nil, context.Cause(ctx)
+	}
+	return func() { <-t.all; <-own }, nil
+}
