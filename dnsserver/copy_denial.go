@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"crypto/sha1" //nolint // RFC 5155 knows no other
 	"iter"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -11,7 +12,8 @@ import (
 // zone came with (RFC 5155 section 7.2). Other than those of [nsec3Denial] they
 // may have salt and iterations, and leave out delegations (opt-out).
 type copiedNSEC3 struct {
-	chain      trie // by the key of the first label
+	chain      trie   // by the key of the first label
+	params     string // of the chain to prove with: iterations and salt as in its records, from the third octet
 	iterations int
 	salt       string
 }
@@ -32,8 +34,8 @@ func newCopiedDenial(e *zoneEdit, hashes trie) (denial, error) {
 		return d, nil // it is being signed: what is there is transferred on
 	}
 	for data := range params.data() {
-		if len(data) == 5+int(data[4]) {
-			d.iterations, d.salt = int(uint16At(data, 2)), data[5:]
+		if len(data) == 5+int(data[4]) && data[1] == 0 { // with flags it says nothing (RFC 5155 section 4.1.2)
+			d.params, d.iterations, d.salt = data[2:], int(uint16At(data, 2)), data[5:]
 		}
 	}
 	if d.iterations > maxIterations {
@@ -77,11 +79,42 @@ func (d *copiedNSEC3) insecure(m *message, z *zone, cut *node) { d.matchOrAbove(
 
 // cover adds the record that covers a name.
 func (d *copiedNSEC3) cover(m *message, z *zone, key string) {
-	n := d.chain.floor(d.hash(z, key))
-	if n == nil {
-		n = d.chain.last() // which covers what is before the first
+	m.prove(z, d.covering(d.hash(z, key)), dns.TypeNSEC3)
+}
+
+// covering returns the node of the chain at the key of a hash, or the last before
+// it. There are others in between while the primary changes salt or iterations
+// (RFC 5155 section 7.3).
+func (d *copiedNSEC3) covering(hash string) *node {
+	nearest := d.before(hash)
+	n := nearest
+	for range 32 { // in a zone that is not sound there may be any number
+		if d.inChain(n) {
+			return n
+		}
+		if n.key == "" { // at the top, where there should be none
+			n = d.chain.last()
+		} else {
+			n = d.before(beforeKey(n.key))
+		}
 	}
-	m.prove(z, n, dns.TypeNSEC3)
+	return nearest
+}
+
+func (d *copiedNSEC3) before(hash string) *node {
+	if n := d.chain.floor(hash); n != nil {
+		return n
+	}
+	return d.chain.last() // which covers what is before the first
+}
+
+func (d *copiedNSEC3) inChain(n *node) bool {
+	for data := range n.set(dns.TypeNSEC3).data() {
+		if len(data) > 2 && strings.HasPrefix(data[2:], d.params) {
+			return true
+		}
+	}
+	return false
 }
 
 // matchOrAbove proves with the record of a name, or, if the name was left out

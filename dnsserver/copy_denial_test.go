@@ -136,3 +136,50 @@ func TestCopyWithoutProofs(t *testing.T) {
 		t.Errorf("went on to %q", n.key)
 	}
 }
+
+// While a primary changes salt or iterations there are records of two chains in
+// the zone. Proofs are of the one that is complete, by its NSEC3PARAM record.
+func TestCopyWithTwoChains(t *testing.T) {
+	names := []string{"example.com."}
+	records := []record{mustRecord(soaLine(1)), mustRecord("example.com. 300 IN NS ns1.example.com.")}
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("n%d.example.com.", i))
+		records = append(records, mustRecord(names[i+1]+" 300 IN A 192.0.2.1"))
+	}
+	// A record with flags says nothing (RFC 5155 section 4.1.2).
+	records = append(records, mustRecord("example.com. 0 IN NSEC3PARAM 1 0 0 -"), mustRecord("example.com. 0 IN NSEC3PARAM 1 1 0 AABB"))
+	records = append(records, mustRecord("example.com. 60 IN NSEC3 1 0 0 AABB 0P9MHAVEQVM6T7VBL5LOP2U3T2RP3TOM A")) // out of place
+	for _, salt := range []string{"", "AABB"} {
+		var hashes []string
+		for _, n := range names {
+			hashes = append(hashes, dns.HashName(n, dns.SHA1, 0, salt))
+		}
+		slices.Sort(hashes)
+		for i, h := range hashes {
+			rr := &dns.NSEC3{Hash: dns.SHA1, Salt: salt, SaltLength: uint8(len(salt) / 2), HashLength: 20, NextDomain: hashes[(i+1)%len(hashes)], TypeBitMap: []uint16{dns.TypeA}}
+			rr.Hdr = dns.RR_Header{Name: h + ".example.com.", Rrtype: dns.TypeNSEC3, Class: dns.ClassINET, Ttl: 60}
+			records = append(records, mustRecord(rr.String()))
+		}
+	}
+	z, err := newCopy("\x07example\x03com\x00", records, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := testResponder(z)
+	for i := range 200 {
+		name := fmt.Sprintf("x%d.example.com.", i)
+		m := answerTo(t, r, new(dns.Msg).SetQuestion(name, dns.TypeA).SetEdns0(4096, true), overTCP)
+		covered := false
+		for _, rr := range m.Ns {
+			if n, ok := rr.(*dns.NSEC3); ok {
+				covered = covered || n.Salt == "" && n.Cover(name)
+				if n.Salt != "" {
+					t.Errorf("%s: a record of the other chain", name)
+				}
+			}
+		}
+		if !covered {
+			t.Errorf("%s: no proof", name)
+		}
+	}
+}
