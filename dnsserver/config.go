@@ -116,8 +116,9 @@ type Zone struct {
 	// DNSSEC signs the zone (RFC 4033). Nil means not to.
 	DNSSEC *DNSSEC `json:"dnssec"`
 	// Primaries make the zone a copy of theirs, which is kept up to date by
-	// zone transfers (RFC 5936, RFC 1995). They are tried in this order. Empty
-	// means that this server is the source of the zone.
+	// zone transfers (RFC 5936, RFC 1995). They are tried in this order. A
+	// transfer may take 512 MiB of memory, which is about 800,000 records of
+	// addresses. Empty means that this server is the source of the zone.
 	Primaries []Peer `json:"primaries"`
 	// AllowTransfer is who may have the whole zone by a transfer: addresses,
 	// CIDR blocks, and "key:" with the name of a TSIG key. Empty means nobody.

@@ -31,7 +31,7 @@ const (
 	lastRetry    = 5 * time.Minute  // this
 	wakePause    = 100 * time.Millisecond
 	checkedEvery = time.Minute
-	maxCopySize  = 1 << 30 // octets
+	maxCopySize  = 512 << 20 // octets in memory, of which a record takes about 600
 )
 
 func newZoneCopy(z *servedZone, primaries []*peer) *zoneCopy {

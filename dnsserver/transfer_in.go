@@ -22,7 +22,7 @@ type transferIn struct {
 	limit int    // of size
 
 	state  transferState
-	size   int // octets in memory, about
+	size   int // octets in memory, about, until a zone is made of it
 	soa    record
 	whole  []record // the zone, or nil if there are
 	deltas []*delta // changes
@@ -48,6 +48,10 @@ var (
 	errOtherQuestion = errors.New("it answers another question")
 )
 
+// recordCost is what a record takes in memory beside its name and data, which
+// are there several times while a zone is made of it: measured, and rounded up.
+const recordCost = 500
+
 // rcodeError is a response code in place of a transfer.
 type rcodeError int
 
@@ -71,8 +75,8 @@ func (in *transferIn) message(a *answerIn) (end bool, err error) {
 		if in.state == inEnd {
 			return false, errTransfer
 		}
-		if in.size += len(r.name) + len(r.data) + 100; in.size > in.limit {
-			return false, errTransferSize
+		if in.size += recordCost + 4*(len(r.name)+len(r.data)); in.size > in.limit {
+			return false, fmt.Errorf("%w: this server takes what fits into %d MiB of memory", errTransferSize, in.limit>>20)
 		}
 		if err := in.record(r.record); err != nil {
 			return false, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func TestHostilePrimaries(t *testing.T) {
 			zs := &zones{now: time.Now, responder: &responder{}, list: map[string]*servedZone{}}
 			zs.responder.zones.Store(newZoneSet(nil))
 			tr := newTransfers(zs)
-			tr.maxCopy = 1 << 20
+			tr.maxCopy = 8 << 20
 			cfg := Zone{Name: "example.com", Primaries: []Peer{p}}
 			z, err := zs.openCopy(t.Context(), &cfg)
 			if err != nil {
@@ -179,6 +180,51 @@ func TestHostilePrimaries(t *testing.T) {
 				t.Errorf("serial %d", now.serial())
 			}
 		})
+	}
+}
+
+// The limit of a transfer is one of memory: what it counts is no less than what
+// is there in the end.
+func TestTransferCountsMemory(t *testing.T) {
+	inUse := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	for _, value := range []string{"A 192.0.2.1", "TXT " + strings.Repeat("x", 200)} {
+		in := &transferIn{zone: "\x07example\x03com\x00", limit: 1 << 30}
+		before := inUse()
+		for i := 0; i < 5000; i += 100 {
+			m := new(dns.Msg)
+			m.Response = true
+			if i == 0 {
+				m.Answer = zoneRecords(soaLine(1))
+			}
+			for j := range 100 {
+				m.Answer = append(m.Answer, zoneRecords(fmt.Sprintf("n%d.example.com. 300 IN %s", i+j, value))...)
+			}
+			wire, err := m.Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := readAnswer(wire)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := in.message(&a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		z, err := newCopy(in.zone, in.whole, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if used := inUse() - before; used > in.size {
+			t.Errorf("%.5s: %d octets in use, %d counted", value, used, in.size)
+		}
+		runtime.KeepAlive(z)
+		runtime.KeepAlive(in)
 	}
 }
 
