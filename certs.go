@@ -70,7 +70,7 @@ func (r *Router) newCertificates(a *proxy.ACME, o *options) (*certs.Manager, err
 		Challenges:    a.Challenges,
 		NoRenewal:     a.AutoRenew != nil && !*a.AutoRenew,
 		CloseWithout:  a.OnFailure == "close",
-		PublishCAA:    a.PublishCAA,
+		PublishCAA:    a.PublishCAA != nil && *a.PublishCAA,
 		RetryInterval: a.RetryInterval,
 		Timeout:       a.Timeout,
 	}

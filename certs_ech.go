@@ -97,21 +97,14 @@ func (r *Router) withdrawOldHellos(ctx context.Context, store *storage.Store) {
 			wanted[name] = true
 		}
 	}
-	err := func() error {
-		for key, err := range store.List(ctx, helloRecords) {
-			if err != nil {
-				return err
-			}
-			if name := strings.TrimPrefix(key, helloRecords); !wanted[name] {
-				if err := r.withdrawHello(ctx, store, key, name); err != nil {
-					return err
-				}
-			}
+	for key, err := range store.List(ctx, helloRecords) {
+		name := strings.TrimPrefix(key, helloRecords)
+		if err == nil && !wanted[name] {
+			err = r.withdrawHello(ctx, store, key, name)
 		}
-		return nil
-	}()
-	if err != nil && ctx.Err() == nil {
-		r.log.Warn("cannot take back old keys of encrypted client hello", "component", "certificates", "err", err)
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("cannot take back old keys of encrypted client hello", "component", "certificates", "name", name, "err", err)
+		}
 	}
 }
 

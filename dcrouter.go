@@ -210,7 +210,11 @@ func (r *Router) startProxy(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.proxy.Start(ctx)
+	err := r.proxy.Start(ctx)
+	if c := r.config.Proxy; err != nil && r.ops != nil && c != nil && !same(r.Routes(), c.Routes) {
+		err = fmt.Errorf("%w (with the routes as changed through the operations API: those of the configuration come back when anything in it is changed)", err)
+	}
+	return err
 }
 
 // sectionError is inSection for what a component says.
@@ -449,7 +453,8 @@ func (r *Router) latest() *run {
 // stop after the proxy, whose requests may be for them, and have a moment for
 // that also if it has used up the time. Afterwards no goroutine
 // of the Router is left, unless the storage hangs: what waits for it is given up
-// 35 s after the end of ctx, which is an error. It may be called at any time, also
+// 35 s after the end of ctx, which is an error; a Start that waits for a storage
+// which does not heed its context is waited for. It may be called at any time, also
 // several times at once.
 func (r *Router) Stop(ctx context.Context) error {
 	r.mu.Lock()

@@ -16,16 +16,22 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
-// auditEntries is how many entries the audit log holds, and how many of signing
-// in and out beside them.
+// auditEntries is how many entries the audit log holds, and how many beside them
+// of what changes nothing: of signing in and out, and of calls that failed.
 const auditEntries = 10_000
 
 // maxTaken is how many numbers are tried for an entry.
 const maxTaken = 1000
 
 const (
-	auditPrefix  = "ops/audit/"
-	signInPrefix = "ops/sign-ins/"
+	auditPrefix   = "ops/audit/"
+	attemptPrefix = "ops/attempts/"
+)
+
+// Values of [AuditEntry.Outcome].
+const (
+	outcomeOK    = "ok"
+	outcomeError = "error"
 )
 
 // AuditEntry says who did what.
@@ -42,16 +48,16 @@ type AuditEntry struct {
 }
 
 // audit is the audit log: a value in the storage for each entry, of which the
-// oldest go. Nothing here changes one. Who signs in and out has a trail of its own,
+// oldest go. Nothing here changes one. What changes nothing has a trail of its own,
 // since every user may as often as he likes, and must not push out what others have
 // changed.
 type audit struct {
 	store *storage.Store
 
-	mu      sync.Mutex
-	last    uint64 // number of the newest entry
-	changes trail
-	signIns trail
+	mu       sync.Mutex
+	last     uint64 // number of the newest entry
+	changes  trail
+	attempts trail
 }
 
 // trail are the numbers of entries with a prefix, the oldest first.
@@ -63,8 +69,8 @@ type trail struct {
 func auditKey(prefix string, seq uint64) string { return fmt.Sprintf("%s%016d", prefix, seq) }
 
 func loadAudit(ctx context.Context, store *storage.Store) (*audit, error) {
-	a := &audit{store: store, changes: trail{prefix: auditPrefix}, signIns: trail{prefix: signInPrefix}}
-	for _, t := range []*trail{&a.changes, &a.signIns} {
+	a := &audit{store: store, changes: trail{prefix: auditPrefix}, attempts: trail{prefix: attemptPrefix}}
+	for _, t := range []*trail{&a.changes, &a.attempts} {
 		for key, err := range store.List(ctx, t.prefix) { // in order
 			if err != nil {
 				return nil, fmt.Errorf("opsapi: the audit log: %w", err)
@@ -78,11 +84,10 @@ func loadAudit(ctx context.Context, store *storage.Store) (*audit, error) {
 	return a, nil
 }
 
-// trail returns that of a method.
-func (a *audit) trail(method string) *trail {
-	switch method {
-	case "adminLoginWithUsernameAndPassword", "adminLogout":
-		return &a.signIns
+// trail returns that of an entry.
+func (a *audit) trail(e *AuditEntry) *trail {
+	if e.Outcome == outcomeError || e.Method == "adminLoginWithUsernameAndPassword" || e.Method == "adminLogout" {
+		return &a.attempts
 	}
 	return &a.changes
 }
@@ -91,7 +96,7 @@ func (a *audit) trail(method string) *trail {
 func (a *audit) add(ctx context.Context, e AuditEntry) (AuditEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t := a.trail(e.Method)
+	t := a.trail(&e)
 	for range maxTaken {
 		e.Seq = a.last + 1
 		data, err := json.Marshal(e)
@@ -133,7 +138,7 @@ func (a *audit) newest(ctx context.Context, before uint64, visit func(AuditEntry
 	}
 	var list []place
 	a.mu.Lock()
-	for _, t := range []trail{a.changes, a.signIns} {
+	for _, t := range []trail{a.changes, a.attempts} {
 		for _, n := range t.numbers {
 			if before == 0 || n < before {
 				list = append(list, place{t.prefix, n})

@@ -528,6 +528,71 @@ func TestChangeThatTakesTooLong(t *testing.T) {
 	})
 }
 
+// Nor does the confirmation of one hold Stop up.
+func TestStopEndsAConfirmation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := &stalled{Backend: storage.Memory()}
+		store, err := storage.Open(t.Context(), struct{ storage.Backend }{backend})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		h := newHost()
+		x := openHistory(t, h, store)
+		over, giveUp := context.WithCancel(t.Context())
+		x.over = over
+		pending, err := x.apply(t.Context(), greetChange(h, "pending", time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		backend.key = headKey
+		begun := time.Now()
+		time.AfterFunc(time.Second, giveUp)
+		if _, err := x.confirm(t.Context(), pending.Version); err == nil {
+			t.Error("it was stored")
+		}
+		x.close()
+		if d := time.Since(begun); d != time.Second {
+			t.Errorf("ended after %v", d)
+		}
+	})
+}
+
+// What was not confirmed goes also where the version of before cannot be brought
+// back: then the host's configuration is in force.
+func TestUnconfirmedChangeGoesWithoutTheConfirmed(t *testing.T) {
+	store, h := openStore(t), newHost()
+	x := openHistory(t, h, store)
+	if _, err := x.apply(t.Context(), greetChange(h, "confirmed", 0)); err != nil {
+		t.Fatal(err)
+	}
+	pending, err := x.apply(t.Context(), greetChange(h, "pending", time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.close()
+	y := &history{source: forgetful{h}, log: x.log, now: x.now, key: x.key, v: versionStore{store: store}, publish: x.publish, over: x.over}
+	if err := y.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	undone, _ := y.v.find(pending.Version)
+	current, _ := y.v.find(y.v.head.Current)
+	if h.greeting() != "" || !undone.Reverted || y.v.head.pending() || current.Author != hostAuthor || !strings.Contains(current.Comment, "version 2") {
+		t.Errorf("the host says %q; %+v", h.greeting(), y.v)
+	}
+	y.close()
+}
+
+// forgetful is a host that lacks what its confirmed configuration needs.
+type forgetful struct{ *host }
+
+func (f forgetful) Apply(ctx context.Context, doc json.RawMessage) error {
+	if strings.Contains(string(doc), "confirmed") {
+		return errors.New("a file is gone")
+	}
+	return f.host.Apply(ctx, doc)
+}
+
 // stuck is a host that applies nothing until it is told to end.
 type stuck struct {
 	*host

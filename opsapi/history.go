@@ -103,13 +103,20 @@ func (h *history) open(ctx context.Context) error {
 	}
 	if err != nil {
 		h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
+		if unfinished { // what was not confirmed must not stay for that
+			if err := h.source.Apply(ctx, given); err != nil {
+				h.log.Error("a change of the configuration that was not confirmed cannot be taken back", "version", undo, "err", err)
+			} else {
+				h.takenBack(ctx, undo)
+			}
+			if current, err = h.source.Current(ctx); err != nil {
+				return fmt.Errorf("opsapi: the configuration: %w", err)
+			}
+		}
 		return h.written(ctx, h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version)))
 	}
 	if unfinished {
-		h.log.Warn("a change of the configuration was not confirmed or not finished before the end: it is taken back", "version", undo)
-		if err := h.v.markReverted(ctx, undo); err != nil {
-			h.log.Warn("the history of the configuration cannot be written", "err", err)
-		}
+		h.takenBack(ctx, undo)
 	}
 	switch hash := h.hash(want); {
 	case last.Author == hostAuthor:
@@ -126,6 +133,14 @@ func (h *history) open(ctx context.Context) error {
 		return nil
 	}
 	return h.written(ctx, h.v.setHead(ctx, h.v.head))
+}
+
+// takenBack says that a change was undone that nobody had confirmed.
+func (h *history) takenBack(ctx context.Context, version int) {
+	h.log.Warn("a change of the configuration was not confirmed or not finished before the end: it is taken back", "version", version)
+	if err := h.v.markReverted(ctx, version); err != nil {
+		h.log.Warn("the history of the configuration cannot be written", "err", err)
+	}
 }
 
 // unfinished returns the change that was under way at the end: it waited to be
@@ -325,6 +340,8 @@ func notPending(version int) error {
 
 // confirm makes a change stay.
 func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
+	ctx, cancel := h.within(ctx, 0)
+	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_, current, err := h.sync(ctx)

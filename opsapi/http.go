@@ -141,12 +141,12 @@ func (s *Server) invoke(ctx context.Context, c *caller, name string, request jso
 
 // record adds to the audit log.
 func (s *Server) record(ctx context.Context, c *caller, method string, err error) {
-	e := AuditEntry{Time: s.now().UTC(), User: c.name(), Address: c.address, Method: method, Outcome: "ok", Detail: c.detail}
+	e := AuditEntry{Time: s.now().UTC(), User: c.name(), Address: c.address, Method: method, Outcome: outcomeOK, Detail: c.detail}
 	if c.identity != nil {
 		e.Role = c.identity.Role.String()
 	}
 	if err != nil {
-		e.Outcome = "error"
+		e.Outcome = outcomeError
 		e.Detail = strings.TrimPrefix(e.Detail+": "+bounded(clientError(err).Text), ": ")
 	}
 	added, err := s.running().audit.add(context.WithoutCancel(ctx), e)

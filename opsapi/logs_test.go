@@ -167,23 +167,24 @@ func TestAuditLog(t *testing.T) {
 	}
 }
 
-// However often somebody signs in and out, what was changed stays in the log, in its
+// However often somebody signs in, or tries what fails, what was changed stays in the log, in its
 // place between the others.
-func TestSigningInPushesNoChangeOut(t *testing.T) {
+func TestAttemptsPushNoChangeOut(t *testing.T) {
 	store := openStore(t)
 	a, err := loadAudit(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	add := func(method string) {
-		if _, err := a.add(t.Context(), AuditEntry{User: "vera", Method: method}); err != nil {
+	record := func(method, outcome string) {
+		if _, err := a.add(t.Context(), AuditEntry{User: "vera", Method: method, Outcome: outcome}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	add := func(method string) { record(method, outcomeOK) }
 	add("updateRoutes")
 	for range auditEntries/2 + 1 {
 		add("adminLoginWithUsernameAndPassword")
-		add("adminLogout")
+		record("retryEmail", outcomeError)
 	}
 	add("updateConfiguration")
 	add("adminLogout")
@@ -204,7 +205,7 @@ func TestSigningInPushesNoChangeOut(t *testing.T) {
 	if n := len(all); n != auditEntries+2 || all[0] != "adminLogout" || all[1] != "updateConfiguration" || all[n-1] != "updateRoutes" || last != 1 {
 		t.Errorf("%d entries, the newest %v, the oldest %q with number %d", n, all[:2], all[n-1], last)
 	}
-	if page, _ := read(a.last, 2); fmt.Sprint(page) != "[updateConfiguration adminLogout]" {
+	if page, _ := read(a.last, 2); fmt.Sprint(page) != "[updateConfiguration retryEmail]" {
 		t.Errorf("before the newest are %v", page)
 	}
 	add("addBlock")

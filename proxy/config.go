@@ -193,8 +193,9 @@ type ACME struct {
 	// 8659 section 3): with a certificate for example.com here, nobody else can
 	// obtain one for it, nor for www.example.com that is served elsewhere, unless
 	// that has a CAA record of its own. Records that are not wanted any more, by
-	// the routes or because this is false, go at the next start.
-	PublishCAA bool `json:"publishCaa"`
+	// the routes or because this is not true, go at the next start. The default nil
+	// means false.
+	PublishCAA *bool `json:"publishCaa"`
 	// OnFailure is what becomes of connections while there is no certificate
 	// for them: "self-signed" shows them one that nobody trusts, "close" ends
 	// the handshake. An expired certificate is better than none in either case.

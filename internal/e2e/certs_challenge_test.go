@@ -330,7 +330,7 @@ func TestWildcardAnswersDuringChallenge(t *testing.T) {
 func TestCertificateOfAlias(t *testing.T) {
 	testenv.Goroutines(t)
 	port := testenv.FreePort(t)
-	g := newGateway(t, setup{acme: proxy.ACME{PublishCAA: true}, routes: []proxy.Route{autoRoute(port, "www.example.com")}, config: func(c *dcrouter.Config) {
+	g := newGateway(t, setup{acme: proxy.ACME{PublishCAA: new(true)}, routes: []proxy.Route{autoRoute(port, "www.example.com")}, config: func(c *dcrouter.Config) {
 		c.DNS.Records = append(c.DNS.Records, dnsserver.Record{Name: "www.example.com", Type: "CNAME", Value: "example.com"})
 	}})
 	waitForCertificate(t, port, "www.example.com", g.pebble.Root(t))

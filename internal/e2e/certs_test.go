@@ -206,7 +206,7 @@ func TestCertificatesByDNS(t *testing.T) {
 		events[e.State.Name] += e.Kind
 	}
 	g := newGateway(t, setup{
-		acme:   proxy.ACME{PublishCAA: true},
+		acme:   proxy.ACME{PublishCAA: new(true)},
 		routes: []proxy.Route{autoRoute(port, "example.com", "*.example.com")},
 		opts:   []dcrouter.Option{dcrouter.WithCertificateObserver(tell)},
 	})
@@ -259,7 +259,7 @@ func TestNoCAAUnasked(t *testing.T) {
 func TestNewDomainInSeconds(t *testing.T) {
 	testenv.Goroutines(t)
 	port := testenv.FreePort(t)
-	g := newGateway(t, setup{acme: proxy.ACME{PublishCAA: true}, routes: []proxy.Route{autoRoute(port, "old.example.com")}})
+	g := newGateway(t, setup{acme: proxy.ACME{PublishCAA: new(true)}, routes: []proxy.Route{autoRoute(port, "old.example.com")}})
 	roots := g.pebble.Root(t)
 	waitForCertificate(t, port, "old.example.com", roots)
 	begin := time.Now()
