@@ -119,7 +119,9 @@ type MailProvider struct {
 
 // WarmUpHold is when an address does not go on in its schedule: each field is a
 // share of a day's answers from a provider, from 0 to 1. At twice the share it steps
-// back by two days. Bounces and complaints count on the day on which they come.
+// back by two days. Bounces and complaints count on the day on which they come,
+// whoever sends them: who has got two messages can hold an address back with two
+// complaints that he makes up.
 type WarmUpHold struct {
 	// Off goes on whatever happens.
 	Off bool `json:"off"`

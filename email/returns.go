@@ -134,9 +134,11 @@ func (r *run) takeBack(ctx context.Context, d *delivery, i int) result {
 		return refusal(&Reply{Code: 550, Enhanced: [3]int{5, 1, 1}, Text: "No such mailbox here"})
 	}
 	if d.comeBack == nil { // for the first of its recipients
-		if d.comeBack, err = readComeBack(d.body); err != nil {
+		said, err := readComeBack(d.body)
+		if err != nil {
 			return result{said: err.Error(), reply: unreadable()}
 		}
+		d.comeBack = said
 	}
 	if c := d.comeBack.complaint; c != nil {
 		return noted(r.complaint(ctx, about, c), "taken as a complaint")

@@ -36,6 +36,9 @@ type run struct {
 	ctx    context.Context // ends when what is left at Stop must go
 	cancel context.CancelFunc
 
+	last    context.Context // of what has to be written all the same: ends lastWrites after that
+	endLast context.CancelFunc
+
 	engine     *smtpd.Server
 	listeners  []listener
 	store      spool.Store
@@ -86,10 +89,12 @@ func (s *Server) open(ctx context.Context) (_ *run, err error) {
 	r.buffers.New = func() any { b := make([]byte, 32<<10); return &b }
 	r.readers.New = func() any { return bufio.NewReader(nil) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.last, r.endLast = context.WithCancel(context.Background())
+	context.AfterFunc(r.ctx, func() { time.AfterFunc(lastWrites, r.endLast) })
 	defer func() {
 		if err != nil {
 			r.cancel()
-			err = errors.Join(err, r.close(ctx))
+			err = errors.Join(err, r.close())
 		}
 	}()
 	check := conf.NewChecker()
@@ -347,12 +352,12 @@ func (r *run) stop(ctx context.Context) error {
 	}
 	r.cancel()
 	<-done
-	return errors.Join(err, r.close(ctx))
+	return errors.Join(err, r.close())
 }
 
 // close closes what open has opened.
-func (r *run) close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
+func (r *run) close() error {
+	ctx, cancel := r.lasting()
 	defer cancel()
 	var errs []error
 	if r.engine != nil {
@@ -379,12 +384,16 @@ func (r *run) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// lastWrites bounds what must be written though somebody is in a hurry.
-const lastWrites = 30 * time.Second
+const (
+	// lastWrites bounds what must be written though somebody is in a hurry, all of it.
+	lastWrites = 30 * time.Second
+	// lastAnswers is for what comes to its end then.
+	lastAnswers = 2 * time.Second
+)
 
 // lasting is for what has to be noted, also if Stop has lost patience.
 func (r *run) lasting() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(r.ctx), lastWrites)
+	return context.WithTimeout(r.last, lastWrites)
 }
 
 // ConnInfo describes a connection that the host has accepted, where the connection

@@ -239,7 +239,7 @@ func (s *Server) current() *run {
 // waits until messages and deliveries under way are through or ctx ends; then it
 // gives up on them and returns ctx's error. What was accepted is in the spool
 // for the next Start. Afterwards no goroutine of the Server is left, unless the
-// storage hangs: what waits for it is given up 30 s after that, which is an error.
+// storage hangs: what waits for it is given up 32 s after that, which is an error.
 // It may be called at any time, also several times at once.
 func (s *Server) Stop(ctx context.Context) error {
 	r := s.latest()
@@ -256,7 +256,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		}
 		return r.stopErr
 	}
-	r.stopErr = grace.Wait(r.ctx, lastWrites, func() error { return r.stop(ctx) })
+	r.stopErr = grace.Wait(r.ctx, lastWrites+lastAnswers, func() error { return r.stop(ctx) })
 	close(r.stopped)
 	return r.stopErr
 }

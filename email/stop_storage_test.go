@@ -55,7 +55,7 @@ func TestStopStorageHangs(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		err = s.Stop(ctx)
-		if took := time.Since(began); !errors.Is(err, grace.ErrHangs) || took > time.Second+lastWrites+time.Second {
+		if took := time.Since(began); !errors.Is(err, grace.ErrHangs) || took > time.Second+lastWrites+lastAnswers+time.Second {
 			t.Errorf("after %v: %v", took, err)
 		}
 	})

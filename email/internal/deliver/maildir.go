@@ -70,7 +70,7 @@ func (m *Maildir) Deliver(ctx context.Context, user, domain string, prefix []byt
 		return "", temporary(err)
 	}
 	if m.toClean(folder) {
-		m.clean(filepath.Join(folder, "tmp"))
+		m.clean(folder)
 	}
 	return path, nil
 }
@@ -222,13 +222,27 @@ func (m *Maildir) toClean(folder string) bool {
 
 // clean removes files that a crash has left in the tmp of a mailbox. What cannot be
 // removed stays; the message has been delivered.
-func (m *Maildir) clean(tmp string) {
-	entries, _ := os.ReadDir(tmp)
+// A link in its place is not followed: who owns the mailbox may have made it.
+func (m *Maildir) clean(folder string) {
+	mailbox, err := os.OpenRoot(folder)
+	if err != nil {
+		return
+	}
+	defer mailbox.Close()
+	if info, err := mailbox.Lstat("tmp"); err != nil || !info.IsDir() {
+		return
+	}
+	tmp, err := mailbox.OpenRoot("tmp")
+	if err != nil {
+		return
+	}
+	defer tmp.Close()
+	entries, _ := fs.ReadDir(tmp.FS(), ".")
 	for _, e := range entries {
 		info, err := e.Info()
 		if err != nil || !info.Mode().IsRegular() || m.now().Sub(info.ModTime()) < tmpAge {
 			continue // gone meanwhile, none of ours, or in use
 		}
-		_ = os.Remove(filepath.Join(tmp, e.Name()))
+		_ = tmp.Remove(e.Name())
 	}
 }

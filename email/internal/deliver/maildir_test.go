@@ -439,3 +439,34 @@ func TestDovecotReadsIt(t *testing.T) {
 		t.Errorf("%v: %q, not %q (%s)", err, got, want, stderr.String())
 	}
 }
+
+// Who owns a mailbox must not have the files of others removed.
+func TestCleanFollowsNoLink(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	theirs := filepath.Join(other, "theirs")
+	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(theirs, time.Time{}, time.Now().Add(-2*tmpAge)); err != nil {
+		t.Fatal(err)
+	}
+	box := filepath.Join(dir, "bob")
+	for _, name := range []string{"new", "cur"} {
+		if err := os.MkdirAll(filepath.Join(box, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(other, filepath.Join(box, "tmp")); err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := ParseTemplate(filepath.Join(dir, "{user}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewMaildir(tmpl, "mx", time.Now).Deliver(t.Context(), "bob", "example.com", nil, section("a: b\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+}

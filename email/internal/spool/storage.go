@@ -46,7 +46,12 @@ func OpenStorage(ctx context.Context, st *storage.Store, prefix string, opts Opt
 	s.drafts.perDraft = chunkSize
 	s.drafts.overflow = func(ctx context.Context) (overflow, error) { return newChunkWriter(ctx, s), nil }
 	s.drafts.room = s.room
-	err = st.Put(ctx, s.holderKey(), []byte(s.holder)) // before anything is changed
+	// Before anything is changed. On a full disk, which only what leaves the spool
+	// makes room on, that nobody holds it will do: a lost lease is then lost for good.
+	if err = st.Put(ctx, s.holderKey(), []byte(s.holder)); err != nil && st.Delete(ctx, s.holderKey()) == nil {
+		s.log.Warn("the spool cannot be marked as in use here", "err", err)
+		err = nil
+	}
 	if err == nil {
 		err = s.load(ctx)
 	}

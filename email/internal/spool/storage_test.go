@@ -395,3 +395,47 @@ func FuzzStoredMessage(f *testing.F) {
 		}
 	})
 }
+
+// What is in the spool can leave it where nothing can be written any more.
+func TestStorageOpensOnAFullDisk(t *testing.T) {
+	b := &fullBackend{Backend: storage.Memory()}
+	st, err := storage.Open(t.Context(), struct {
+		storage.Backend
+		storage.Leaser
+	}{b, b.Backend.(storage.Leaser)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s, err := OpenStorage(t.Context(), st, "spool", Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := mustAdd(t, s, []byte("e"), pattern(1, 1000))
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.full.Store(true)
+	if s, err = OpenStorage(t.Context(), st, "spool", Options{}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	if _, err := s.Get(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if err := s.Remove(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
+type fullBackend struct {
+	storage.Backend
+	full atomic.Bool
+}
+
+func (b *fullBackend) Put(ctx context.Context, key string, value []byte) error {
+	if b.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return b.Backend.Put(ctx, key, value)
+}

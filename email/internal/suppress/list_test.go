@@ -512,3 +512,38 @@ func TestMemoryOfMillion(t *testing.T) {
 		t.Errorf("%d entries with %d bytes each, opened in %v", l.Len(), used/uint64(n), opened)
 	}
 }
+
+// What was removed does not come back from a damaged segment, which stays.
+func TestRemovedFromDamaged(t *testing.T) {
+	store, now := openStore(t, storage.Memory()), time.Now()
+	damaged := encodeSegment([]record{newRecord("x@example.com", 'b', now.UnixMilli(), 1, 0, ""), newRecord("y@example.com", 'b', now.UnixMilli(), 1, 0, "")})
+	if err := store.Put(t.Context(), prefix+"0", damaged[:len(damaged)-1]); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Store: store, FlushEvery: time.Hour, PollEvery: time.Hour, Now: func() time.Time { return now }}
+	l, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	if was, err := l.Remove("x@example.com"); !was || err != nil {
+		t.Fatal(was, err)
+	}
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(2 * tombstoneAge)
+	keys := slices.Sorted(maps.Keys(l.segments.known))
+	keys = slices.DeleteFunc(keys, func(k string) bool { return l.segments.known[k].damaged })
+	if err := errors.Join(l.rewrite(t.Context(), keys), l.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close(t.Context())
+	if _, on := again.Check("x@example.com"); on {
+		t.Error("it is on the list again")
+	}
+}

@@ -292,10 +292,10 @@ func (l *List) pages(yield func([]record) bool) {
 
 // expired counts what can go.
 func (l *List) expired() (n int) {
-	now := l.cfg.Now()
+	outdated := l.outdated()
 	for page := range l.pages {
 		for _, r := range page {
-			if r.outdated(now) {
+			if outdated(r) {
 				n++
 			}
 		}
@@ -303,11 +303,22 @@ func (l *List) expired() (n int) {
 	return n
 }
 
-// outdated reports whether nobody needs the record any more: what has expired, and
-// removals that every process has seen.
-func (r record) outdated(now time.Time) bool {
-	at := r.expires()
-	return at != 0 && at <= now.UnixMilli() || r.gone() && r.stamp() < now.Add(-tombstoneAge).UnixMilli()
+// outdated returns what tells whether nobody needs a record any more: what has
+// expired, and removals that every process has seen, unless there are damaged
+// segments, which may have what was removed.
+func (l *List) outdated() func(record) bool {
+	now := l.cfg.Now().UnixMilli()
+	seen := l.cfg.Now().Add(-tombstoneAge).UnixMilli()
+	l.mu.RLock()
+	damaged := false
+	for _, s := range l.segments.known {
+		damaged = damaged || s.damaged
+	}
+	l.mu.RUnlock()
+	return func(r record) bool {
+		at := r.expires()
+		return at != 0 && at <= now || !damaged && r.gone() && r.stamp() < seen
+	}
 }
 
 // merge makes one of many small segments.
@@ -335,17 +346,17 @@ func (l *List) merge(ctx context.Context, keys []string) error {
 // rewrite stores the table as it is, in place of all these segments, which are in
 // it.
 func (l *List) rewrite(ctx context.Context, keys []string) error {
-	now := l.cfg.Now()
+	outdated := l.outdated()
 	var live []record
 	for page := range l.pages {
 		for _, r := range page {
-			if !r.outdated(now) {
+			if !outdated(r) {
 				live = append(live, r)
 			}
 		}
 		l.mu.Lock()
 		for _, r := range page {
-			if there, ok := l.table.get(r.address()); ok && there == r && r.outdated(now) {
+			if there, ok := l.table.get(r.address()); ok && there == r && outdated(r) {
 				l.table.delete(r.address())
 				if r.gone() {
 					l.segments.gone--
