@@ -274,8 +274,9 @@ type Match struct {
 	//     after terminating TLS, or on a port with such routes speaks HTTP with
 	//     clients that do, which their first bytes tell, and passes any other
 	//     stream through. A client that says nothing is closed. What could pass
-	//     for HTTP with some server counts as HTTP: a line of more than 4 KiB,
-	//     "GET" and one word, a PROXY header that nobody may send.
+	//     for HTTP with some server counts as HTTP: a line of more than 4 KiB, one
+	//     with a URI, as of RTSP, "GET" and one word, a PROXY header that nobody
+	//     may send.
 	//   - "tcp" passes the stream through without looking inside, unless a
 	//     condition or the action is about HTTP, or a domain must be found in
 	//     it. It is the choice for protocols in which the server speaks first;

@@ -16,6 +16,7 @@ import (
 func TestNoRequestPassesAsAStream(t *testing.T) {
 	t.Parallel()
 	const secret = "GET /admin/x HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
+	const noEnd = "without an end of the line"
 	long := strings.Repeat("a", maxRequestLine+100)
 	for _, disguise := range []struct {
 		name  string
@@ -23,11 +24,14 @@ func TestNoRequestPassesAsAStream(t *testing.T) {
 	}{
 		{"HTTP/0.9", []string{"GET http://a.test/admin/x\r\n"}},
 		{"HTTP/0.9 without a slash", []string{"GET admin/x\r\n"}},
+		{noEnd, []string{"GET admin/x"}},
 		{"long path", []string{"GET http://a.test/" + long, " HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
 		{"long method", []string{long, " / HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
 		{"long line", []string{"GET a" + strings.Repeat(" ", maxRequestLine), " HTTP/1.1\r\nHost: a.test\r\n\r\n" + secret}},
 		{"PROXY", []string{"PROXY TCP4 10.1.1.1 10.0.0.1 1 80\r\n" + secret}},
 		{"PROXY, binary", []string{"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x01\x01\x01\x0a\x00\x00\x01\x00\x01\x00\x50" + secret}},
+		{"another version", []string{"GET http://a.test/admin/x RTSP/1.0\r\nHost: a.test\r\n\r\n"}},
+		{"another version before", []string{"OPTIONS rtsp://a.test/x RTSP/1.0\r\n\r\n" + secret}},
 		{"another blank", []string{"GET\x1c/admin/x HTTP/1.1\r\nHost: a.test\r\n\r\n"}},
 	} {
 		for _, secure := range []bool{false, true} {
@@ -64,6 +68,9 @@ func TestNoRequestPassesAsAStream(t *testing.T) {
 					time.Sleep(50 * time.Millisecond) // so that the part before is judged alone
 				}
 				io.WriteString(c, part)
+			}
+			if disguise.name == noEnd {
+				c.(interface{ CloseWrite() error }).CloseWrite()
 			}
 			answer, _ := io.ReadAll(c)
 			if p.Stats().Routes[1].Streams != 0 {

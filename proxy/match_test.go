@@ -338,7 +338,10 @@ func TestLook(t *testing.T) {
 		{"GET\r/ HTTP/1.1\r\n", looksHTTP},
 		{"GET\x1c/ HTTP/1.1\r\n", looksHTTP}, // by Python's split
 		{"GET\xa0/ HTTP/1.1\r\n", looksHTTP},
-		{"GET http://a/x\r\n", looksHTTP}, // HTTP/0.9
+		{"GET http://a/x\r\n", looksHTTP},          // HTTP/0.9
+		{"GET http://a/x RTSP/1.0\r\n", looksHTTP}, // by Node.js
+		{"OPTIONS rtsp://a/x RTSP/1.0\r\n", looksHTTP},
+		{"GET x:/y z\r\n", looksHTTP}, // by Java's HttpServer
 		{"GET key\r\n", looksHTTP},
 		{"GET key \n", looksHTTP},
 		{strings.Repeat("A", 9000), looksHTTP}, // nobody knows yet
@@ -357,7 +360,8 @@ func TestLook(t *testing.T) {
 		{"SET key value\r\n", looksOther},
 		{"get key\r\n", looksOther}, // memcached
 		{"GET key value\r\n", looksOther},
-		{"OPTIONS rtsp://a/x RTSP/1.0\r\n", looksOther},
+		{"MAIL FROM:<a/b@c>\r\n", looksOther},
+		{"get a/b\r\n", looksOther},
 		{"INVITE sip:a@b SIP/2.0\r\n", looksOther},
 		{"0\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00", looksOther}, // LDAP, whose length is a blank
 		{"0\x20\x02\x01\x01\x60\x1b\x02\x01\x03\x04\x0ccn=a,dc=b,dc=c\x80\x03abc", looksOther},

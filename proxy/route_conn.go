@@ -257,7 +257,7 @@ func (c *conn) sniff() (looks, error) {
 		}
 		if err := c.fill(maxSniff); err != nil {
 			if err == io.EOF && len(c.head) > 0 {
-				return kind, nil
+				return lookAtAll(c.head), nil
 			}
 			return 0, err
 		}
@@ -279,11 +279,18 @@ func sniff(c net.Conn) (head []byte, kind looks, err error) {
 		head = append(head, buf[:n]...)
 		if n == 0 && err != nil {
 			if err == io.EOF && len(head) > 0 {
-				return head, kind, nil
+				return head, lookAtAll(head), nil
 			}
 			return head, 0, err
 		}
 	}
+}
+
+// lookAtAll is look for a stream that has ended: some take that for the end of a
+// line.
+func lookAtAll(b []byte) looks {
+	kind, _ := look(append(bytes.Clone(b), '\n'))
+	return kind
 }
 
 // look tells what a stream that begins with b is, and whether more bytes could
@@ -293,8 +300,9 @@ func sniff(c net.Conn) (head []byte, kind looks, err error) {
 // that HTTP routes make, only because it is HTTP that net/http would refuse and
 // a lenient target would not. So a first line counts as HTTP
 //
-//   - that has a word and then a path or somewhere "HTTP/", whatever the case and
-//     the white space,
+//   - that has a word and then a path, a URI, or somewhere "HTTP/", whatever the
+//     case and the white space: there are servers that take another version, such
+//     as RTSP/1.0, or any word, for one of HTTP,
 //   - that is GET and one word, all there is to a request of HTTP/0.9,
 //   - whose end does not come within maxRequestLine: it may hold what a target
 //     that reads further takes for one of these,
@@ -335,7 +343,7 @@ func look(b []byte) (kind looks, sure bool) {
 		return looksOther, true
 	case string(method) == string(proxyproto.SIGV1):
 		return looksHTTP, true
-	case len(target) > 0 && (target[0] == '/' || target[0] == '*'):
+	case len(target) > 0 && (target[0] == '/' || target[0] == '*'), beginsURI(target):
 		return looksHTTP, true
 	case len(target) > 0 && target[0] < ' ' && !bytes.ContainsFunc(method, isLetter):
 		// LDAP: tag and length of a message, tag of its number. No server has a
@@ -345,6 +353,13 @@ func look(b []byte) (kind looks, sure bool) {
 		return looksHTTP, true
 	}
 	return looksOther, ended
+}
+
+// beginsURI reports whether there is a scheme, and then a path or an authority
+// (RFC 3986 section 3).
+func beginsURI(b []byte) bool {
+	scheme := until(b, func(c byte) bool { return !isToken(c) })
+	return len(scheme) > 0 && bytes.HasPrefix(b[len(scheme):], []byte(":/"))
 }
 
 // isWord reports whether there is one word only, and perhaps blanks behind it.
