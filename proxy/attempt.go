@@ -127,7 +127,11 @@ func (e *entry) done(o outcome, err error) {
 func (e *entry) report(o outcome, err error) {
 	t := e.target
 	switch o {
-	case givenUp, provoked:
+	case provoked:
+		t.noteError(err)
+		e.abandon()
+		return
+	case givenUp:
 		e.abandon()
 		return
 	case unreachable:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,29 @@ func TestMadeUpNames(t *testing.T) {
 			if s.Failures != 1 || s.Circuit != CircuitOpen {
 				t.Errorf("%s, with the name in the configuration: %+v", protocol, s)
 			}
+		}
+	}
+}
+
+// A target that nobody gets TLS with is broken, whatever names clients ask for.
+func TestBrokenTLSOfTarget(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	reencrypt := *files
+	reencrypt.Mode, reencrypt.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
+	broken := wireServer(t, func(c net.Conn) { c.Read(make([]byte, 1)) })
+	a := forwardTo(broken, tlsUpstream(t, files.Certificate.CertPath, files.Certificate.KeyPath))
+	a.TLS = &reencrypt
+	alert(&a)
+	p := start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0), Domains: []string{"*.test"}}, Action: a}}})
+	c := client(t, addr(t, p, 0), pool)
+	for range 10 {
+		if status, _ := get(t, c, "https://a.test/"); status != 200 {
+			t.Errorf("%d although one target is well", status)
+		}
+	}
+	for i, s := range p.Stats().Targets {
+		if isBroken := s.Name == net.JoinHostPort(broken.Host, strconv.Itoa(broken.Port)); (s.Circuit == CircuitOpen) != isBroken {
+			t.Errorf("target %d: %+v", i, s)
 		}
 	}
 }

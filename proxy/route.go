@@ -74,8 +74,10 @@ func (r *route) hasTarget(t *target) bool {
 // provoked reports whether an attempt may have failed for what the client wants.
 // If that counted against the target, anybody could take it from the others.
 func (r *route) provoked(e *entry, err error) bool {
-	if t := asTLSError(err); t != nil && t.asked != "" && !isTimeout(err) {
-		return !r.names(t.asked) // the target has no certificate for every name
+	if t := asTLSError(err); t != nil && t.asked != "" {
+		// The target has no certificate for every name, and servers say so in many
+		// ways. But one that others do not reach either is broken.
+		return !r.names(t.asked) && (isNameError(err) || e.target.doesWell())
 	}
 	return isOversized(err) || isDialError(err) && e.target.key.port == PreservePort && r.hasPorts()
 }
@@ -89,7 +91,8 @@ func (r *route) hasPorts() bool {
 // names reports whether a server name is of the configuration's choosing.
 func (r *route) names(name string) bool {
 	name, _ = canonicalHost(name)
-	return slices.Contains(r.domains, domain{exactDomain, name}) || r.requestEdits.set.Get("Host") == name
+	fixed, _ := canonicalHost(r.requestEdits.set.Get("Host"))
+	return slices.Contains(r.domains, domain{exactDomain, name}) || fixed == name
 }
 
 // carries tells which traffic a route may carry, from its configuration alone.

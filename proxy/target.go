@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -114,6 +115,12 @@ func asTLSError(err error) *tlsError {
 	var t *tlsError
 	errors.As(err, &t)
 	return t
+}
+
+// isNameError knows a handshake that failed because of the name and nothing else.
+// crypto/tls has no value for the alert.
+func isNameError(err error) bool {
+	return errors.As(err, new(x509.HostnameError)) || strings.HasSuffix(err.Error(), "tls: unrecognized name")
 }
 
 // dialStream opens a connection for a stream, with TLS if the route asks for

@@ -237,6 +237,11 @@ func TestStrangersAmongManyAddresses(t *testing.T) {
 					t.Errorf("%s: no answer", kind)
 				}
 			}
+			// A wrong one in another coding, which is rejected and not ignored.
+			latin1 := request{user: mac, pap: new("m\xfcller")}
+			if p := ask(t, authAddr(s), latin1.encode(t), testSecret); p.Code != layeh.CodeAccessReject {
+				t.Errorf("Latin-1: got %v", p.Code)
+			}
 			for _, kind := range []string{"password", "an empty password", "signed"} { // which latches
 				if p := ask(t, authAddr(s), clients[kind].encode(t), testSecret); p.Code != layeh.CodeAccessAccept {
 					t.Errorf("%s: got %v", kind, p.Code)

@@ -87,10 +87,12 @@ func decryptPassword(encrypted layeh.Attribute, secret, authenticator []byte) (s
 }
 
 // provesSecret reports whether a User-Password was hidden with the secret: with
-// another it is no text. An empty one is 16 octets too.
+// another it is no text, and does not end in the zeros that fill it up. An empty one
+// is 16 octets too.
 func provesSecret(encrypted, secret, authenticator []byte) bool {
 	password, ok := decryptPassword(encrypted, secret, authenticator)
-	return ok && len(encrypted) > 0 && isText(password)
+	padding := len(encrypted) - len(password)
+	return ok && len(encrypted) > 0 && (isText(password) || padding >= 2) // or text of another coding
 }
 
 // isText tells a password from what a wrong secret makes of one.
