@@ -293,8 +293,8 @@ func lookAtAll(b []byte) looks {
 	return kind
 }
 
-// look tells what a stream that begins with b is, and whether more bytes could
-// still say something else.
+// look tells what a stream that begins with b is, and whether that is sure,
+// whatever follows.
 //
 // What may carry HTTP must not slip by as an ordinary stream, past every check
 // that HTTP routes make, only because it is HTTP that net/http would refuse and
