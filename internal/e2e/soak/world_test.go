@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/dcrouter/dcrouter"
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/email"
@@ -111,6 +113,10 @@ func newWorld(t *testing.T, b *book, validity time.Duration) *world {
 	for _, name := range names {
 		testenv.WaitFor(t, patience, func() error { return w.shake(context.Background(), name) })
 	}
+	testenv.WaitFor(t, patience, func() error { // the name server's certificate is one more
+		_, err := w.overTLS(context.Background(), new(dns.Msg).SetQuestion(zone+".", dns.TypeSOA))
+		return err
+	})
 	return w
 }
 
