@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/dcrouter/dcrouter/email/internal/auth/lookup"
@@ -18,6 +17,7 @@ import (
 	"github.com/dcrouter/dcrouter/email/internal/dnsc"
 	"github.com/dcrouter/dcrouter/email/internal/history"
 	"github.com/dcrouter/dcrouter/email/internal/mx"
+	"github.com/dcrouter/dcrouter/email/internal/publicip"
 	"github.com/dcrouter/dcrouter/email/internal/quota"
 	"github.com/dcrouter/dcrouter/email/internal/tlspolicy"
 	"github.com/dcrouter/dcrouter/email/internal/tlsrpt"
@@ -54,7 +54,7 @@ func (r *run) openOutbound(ctx context.Context) error {
 	resolver, secure := s.outboundResolver()
 	hosts := mx.Options{Names: []string{s.cfg.Hostname}, Own: s.isOwn, Keep: cfg.MXCacheTimeout, Now: s.now}
 	if s.opts.dial == nil && !cfg.PrivateNetworks { // as strangersDialer
-		hosts.Usable = isPublic
+		hosts.Usable = publicip.Is
 	}
 	o.mx = mx.New(resolver, hosts)
 	if o.returns, err = newReturns(ctx, s); err != nil {
@@ -330,7 +330,7 @@ func (s *Server) strangersDialer() dialer {
 	}
 	d := &net.Dialer{Timeout: 20 * time.Second}
 	if !s.cfg.Outbound.PrivateNetworks {
-		d.Control = onlyInternet
+		d.Control = publicip.Control
 	}
 	if system, ok := s.opts.resolver.(*net.Resolver); ok {
 		d.Resolver = system
@@ -339,17 +339,6 @@ func (s *Server) strangersDialer() dialer {
 	return dialerFunc(func(ctx context.Context, network, address string) (net.Conn, error) {
 		return dialResolved(ctx, d, s.opts.resolver, network, address)
 	})
-}
-
-func onlyInternet(_, address string, _ syscall.RawConn) error {
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	if ip := a.Addr(); !isPublic(ip) {
-		return fmt.Errorf("%v is not an address of the internet", ip)
-	}
-	return nil
 }
 
 // dialResolved connects to the first address of a host that answers.
@@ -373,26 +362,6 @@ func dialResolved(ctx context.Context, d *net.Dialer, resolver Resolver, network
 		}
 	}
 	return nil, err
-}
-
-// isPublic reports whether an address is one of the internet: not of this machine,
-// this network or its provider's (RFC 6598), in whatever form it is written (RFC
-// 6052, RFC 3056).
-func isPublic(ip netip.Addr) bool {
-	ip = ip.Unmap()
-	b := ip.As16()
-	switch {
-	case netip.MustParsePrefix("64:ff9b::/96").Contains(ip):
-		return isPublic(netip.AddrFrom4([4]byte(b[12:])))
-	case netip.MustParsePrefix("2002::/16").Contains(ip):
-		return isPublic(netip.AddrFrom4([4]byte(b[2:6])))
-	}
-	if ip.Is6() {
-		return netip.MustParsePrefix("2000::/3").Contains(ip) // all that is assigned
-	}
-	return ip.IsGlobalUnicast() && !ip.IsPrivate() &&
-		!slices.ContainsFunc([]string{"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4"},
-			func(p string) bool { return netip.MustParsePrefix(p).Contains(ip) })
 }
 
 // dialer is the function as others want it; net.Dialer for nil.

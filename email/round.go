@@ -72,13 +72,13 @@ func (r *run) placeOf(rt *route, domain string) place {
 func (q *queue) begin(e *entry, env *queued) {
 	if e.resting() {
 		if q.claim(e) {
-			q.sites.Add("", false, expiry{q, e})
+			q.sites.Add("", false, chore{q, e, "removing a message", q.expire})
 		}
 		return
 	}
 	if e.unread {
 		if q.claim(e) {
-			q.sites.Add("", false, reading{q, e})
+			q.sites.Add("", false, chore{q, e, "reading a message", q.readAgain})
 		}
 		return
 	}
@@ -146,35 +146,22 @@ func (j *job) lookUp(ctx context.Context) {
 	}, "domain", j.to.domain)
 }
 
-// expiry is the job of an entry whose time to be kept is over.
-type expiry struct {
-	q *queue
-	e *entry
+// chore is the job of an entry that is not to be delivered now.
+type chore struct {
+	q    *queue
+	e    *entry
+	what string
+	do   func(context.Context, *entry)
 }
 
-func (x expiry) Run() sched.Outcome {
-	if x.q.r.s.guarded("removing a message", func() error { x.q.expire(x.q.r.ctx, x.e); return nil }, "msg_id", x.e.id) != nil {
-		x.q.putBack(x.e, x.q.r.s.now().Add(maxRetryDelay))
+func (c chore) Run() sched.Outcome {
+	if c.q.r.s.guarded(c.what, func() error { c.do(c.q.r.ctx, c.e); return nil }, "msg_id", c.e.id) != nil {
+		c.q.putBack(c.e, c.q.r.s.now().Add(maxRetryDelay))
 	}
 	return sched.Outcome{}
 }
-func (x expiry) Skip(time.Time, string) {}
-func (x expiry) Drop()                  {}
-
-// reading is the job of an entry of which nothing is known yet.
-type reading struct {
-	q *queue
-	e *entry
-}
-
-func (x reading) Run() sched.Outcome {
-	if x.q.r.s.guarded("reading a message", func() error { x.q.readAgain(x.q.r.ctx, x.e); return nil }, "msg_id", x.e.id) != nil {
-		x.q.putBack(x.e, x.q.r.s.now().Add(maxRetryDelay))
-	}
-	return sched.Outcome{}
-}
-func (x reading) Skip(time.Time, string) {}
-func (x reading) Drop()                  {}
+func (chore) Skip(time.Time, string) {}
+func (chore) Drop()                  {}
 
 // job brings a message to the recipients that are at one place.
 type job struct {

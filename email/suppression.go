@@ -64,9 +64,10 @@ type SuppressionQuery struct {
 //
 // The list is in memory, some 120 bytes and the detail for each entry, and a check
 // does no I/O. Changes take effect at once, and are stored within two seconds, by
-// Flush and by Close; call Flush before you tell somebody that it is done. In the storage it is below "email/bounces/suppression/";
-// several processes on one storage see each other's changes within a minute. Its
-// methods may be called from several goroutines.
+// Flush and by Close; call Flush before you tell somebody that it is done. In the
+// storage it is below "email/bounces/suppression/"; several processes on one storage
+// see each other's changes within a minute. Its methods may be called from several
+// goroutines.
 type SuppressionList struct{ l *suppress.List }
 
 // NewSuppressionList reads the list from storage. Of the options, those about

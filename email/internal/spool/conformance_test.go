@@ -23,17 +23,24 @@ var ctxBackground = context.Background()
 // opener opens a kind of store on what it had before.
 type opener func(t testing.TB) Store
 
+// openBackend opens a storage that the test closes in the end.
+func openBackend(t testing.TB, b storage.Backend) *storage.Store {
+	t.Helper()
+	st, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	return st
+}
+
 // stores are all kinds; each call of one begins with an empty one.
 func stores() map[string]func(t testing.TB) opener {
 	onStorage := func(backend func(t testing.TB) storage.Backend) func(t testing.TB) opener {
 		return func(t testing.TB) opener {
 			b := backend(t)
 			return func(t testing.TB) Store {
-				st, err := storage.Open(t.Context(), b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { st.Close() })
+				st := openBackend(t, b)
 				s, err := OpenStorage(t.Context(), st, "email/spool", Options{})
 				if err != nil {
 					t.Fatal(err)

@@ -143,11 +143,7 @@ func leftovers(t *testing.T, b *mortalBackend, l *ledger) error {
 // TestStorageSmallChunks: without memory for drafts they go to the backend in small
 // chunks.
 func TestStorageSmallChunks(t *testing.T) {
-	st, err := storage.Open(t.Context(), storage.Memory())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
+	st := openBackend(t, storage.Memory())
 	s, err := OpenStorage(t.Context(), st, "/spool/", Options{DraftMemory: 10_000})
 	if err != nil {
 		t.Fatal(err)
@@ -170,11 +166,7 @@ func TestStorageSmallChunks(t *testing.T) {
 // memory again.
 func TestStorageCollects(t *testing.T) {
 	b := &mortalBackend{values: make(map[string][]byte), left: -1}
-	st, err := storage.Open(t.Context(), b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
+	st := openBackend(t, b)
 	s, err := OpenStorage(t.Context(), st, "spool", Options{DraftMemory: chunkSize})
 	if err != nil {
 		t.Fatal(err)
@@ -221,11 +213,7 @@ func TestStorageCollects(t *testing.T) {
 // TestStorageDamage: what another hand changed is not taken for a message.
 func TestStorageDamage(t *testing.T) {
 	b := &mortalBackend{values: make(map[string][]byte), left: -1}
-	st, err := storage.Open(t.Context(), b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
+	st := openBackend(t, b)
 	s, err := OpenStorage(t.Context(), st, "spool", Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -250,11 +238,7 @@ func TestStorageDamage(t *testing.T) {
 // TestStorageInUse: a lease keeps a second one out, and is given back.
 func TestStorageInUse(t *testing.T) {
 	testenv.Goroutines(t)
-	st, err := storage.Open(t.Context(), storage.Memory())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
+	st := openBackend(t, storage.Memory())
 	s, err := OpenStorage(t.Context(), st, "spool", Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -310,11 +294,7 @@ func TestStorageLeaseLost(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := storage.Memory()
 				b := &leaseBackend{Backend: m, leases: m.(storage.Leaser)}
-				st, err := storage.Open(t.Context(), b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer st.Close()
+				st := openBackend(t, b)
 				lost := make(chan error, 1)
 				s, err := OpenStorage(t.Context(), st, "spool", Options{OnLost: func(err error) { lost <- err }})
 				if err != nil {
@@ -335,11 +315,7 @@ func TestStorageLeaseLost(t *testing.T) {
 					t.Errorf("without the lease: %v, and in its figures %v", err, s.Stats().Unusable)
 				}
 				if other != "nobody" {
-					st, err := storage.Open(t.Context(), m)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer st.Close()
+					st := openBackend(t, m)
 					s, err := OpenStorage(t.Context(), st, "spool", Options{})
 					if err != nil {
 						t.Fatal(err)
@@ -399,14 +375,10 @@ func FuzzStoredMessage(f *testing.F) {
 // What is in the spool can leave it where nothing can be written any more.
 func TestStorageOpensOnAFullDisk(t *testing.T) {
 	b := &fullBackend{Backend: storage.Memory()}
-	st, err := storage.Open(t.Context(), struct {
+	st := openBackend(t, struct {
 		storage.Backend
 		storage.Leaser
 	}{b, b.Backend.(storage.Leaser)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
 	s, err := OpenStorage(t.Context(), st, "spool", Options{})
 	if err != nil {
 		t.Fatal(err)

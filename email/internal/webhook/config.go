@@ -1,25 +1,22 @@
 package webhook
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/publicip"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -143,25 +140,13 @@ func newEndpoint(c Endpoint, check *conf.Checker) *endpoint {
 func newTransport(timeout time.Duration, publicOnly bool, conns int) *http.Transport {
 	dialer := &net.Dialer{Timeout: timeout}
 	if publicOnly {
-		// At each connection, as names may change where they lead.
-		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			ap, err := netip.ParseAddrPort(address)
-			if err != nil || !isPublic(ap.Addr().Unmap()) {
-				return fmt.Errorf("%s is no address of the Internet", address)
-			}
-			return nil
-		}
+		dialer.Control = publicip.Control
 	}
 	return &http.Transport{
 		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: timeout, ResponseHeaderTimeout: timeout, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: conns,
 		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
-}
-
-func isPublic(a netip.Addr) bool {
-	shared := netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64, 0, 0}), 10) // RFC 6598
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !shared.Contains(a)
 }
 
 // closeIdle ends connections that wait for another request.

@@ -511,7 +511,7 @@ func TestPublicOnly(t *testing.T) {
 	s := start(t, Config{PublicOnly: true, Endpoints: []Endpoint{{URL: strings.Replace(server.URL, "127.0.0.1", "localhost", 1), Secret: testSecret}}})
 	send(t, s, "x", "delivered")
 	testenv.WaitFor(t, 30*time.Second, func() error {
-		if st := s.Stats()[0]; !strings.Contains(st.LastError, "is no address of the Internet") {
+		if st := s.Stats()[0]; !strings.Contains(st.LastError, "is not an address of the internet") {
 			return fmt.Errorf("%+v", st)
 		}
 		return nil
