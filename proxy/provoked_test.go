@@ -90,6 +90,20 @@ func TestMadeUpNames(t *testing.T) {
 	}
 }
 
+// What is no name is nobody's choice of the configuration.
+func TestNamesOfTheConfiguration(t *testing.T) {
+	r := &route{domains: []domain{{exactDomain, "a.test"}}}
+	for name, want := range map[string]bool{"a.test": true, "A.test.": true, "a.test:443": true, "b.test": false, "[": false, "a b": false} {
+		if got := r.names(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
+	}
+	r.requestEdits.set = r.requestEdits.set.Set("Host", "Fixed.test:443")
+	if !r.names("fixed.test") || r.names("[") {
+		t.Error("a fixed Host is not found, or what is no name is one")
+	}
+}
+
 // A target that nobody gets TLS with is broken, whatever names clients ask for.
 func TestBrokenTLSOfTarget(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")

@@ -90,9 +90,9 @@ func (r *route) hasPorts() bool {
 
 // names reports whether a server name is of the configuration's choosing.
 func (r *route) names(name string) bool {
-	name, _ = canonicalHost(name)
+	name, ok := canonicalHost(name)
 	fixed, _ := canonicalHost(r.requestEdits.set.Get("Host"))
-	return slices.Contains(r.domains, domain{exactDomain, name}) || fixed == name
+	return ok && (slices.Contains(r.domains, domain{exactDomain, name}) || fixed == name)
 }
 
 // carries tells which traffic a route may carry, from its configuration alone.

@@ -15,7 +15,7 @@ type standing struct {
 	pause     gate // after a failure to connect
 	ejections atomic.Uint64
 	back      atomic.Int64             // when it came back into service, Unix nanoseconds; 0: it was never out
-	heard     atomic.Int64             // when it was reached last, to a second; Unix nanoseconds
+	heard     atomic.Int64             // with TLS: when it was reached last, to a second; Unix nanoseconds
 	queues    atomic.Pointer[[]*queue] // where requests may wait for it
 	turn      atomic.Uint32            // which of them is first
 	circuits  []*circuit               // one for each way to watch it; under Proxy.update
@@ -30,15 +30,17 @@ func (t *target) failed(err error) {
 
 // reached notes that it could.
 func (t *target) reached() {
-	if now := time.Now().UnixNano(); now-t.heard.Load() > int64(time.Second) {
-		t.heard.Store(now)
+	if t.tls != nil {
+		if now := time.Now().UnixNano(); now-t.heard.Load() > int64(time.Second) {
+			t.heard.Store(now)
+		}
 	}
 	if t.pause.open() {
 		t.returned()
 	}
 }
 
-// doesWell reports whether the target has been reached lately.
+// doesWell reports whether a target with TLS has been reached lately.
 func (t *target) doesWell() bool {
 	return time.Now().UnixNano()-t.heard.Load() < int64(failPause)
 }
