@@ -198,17 +198,24 @@ func TestRestartOnSamePort(t *testing.T) {
 	}
 }
 
-// A stream that does not end uses up the time of all, which is no failure of those
-// that have nothing under way.
-func TestStopBlamesTheProxyAlone(t *testing.T) {
-	testenv.Goroutines(t)
+// streamTo is a listener, and a route that takes streams there.
+func streamTo(t testing.TB) (net.Listener, proxy.Route) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	t.Cleanup(func() { ln.Close() })
 	route := forward("stream", 0, target(t, ln.Addr().String()))
 	route.Match.Protocol = "tcp"
+	return ln, route
+}
+
+// A stream that does not end uses up the time of all, which is no failure of those
+// that have nothing under way.
+func TestStopBlamesTheProxyAlone(t *testing.T) {
+	testenv.Goroutines(t)
+	ln, route := streamTo(t)
 	r, err := dcrouter.New(onLoopback(route), dcrouter.WithDNS(dnsserver.Config{ListenHost: "127.0.0.1", Port: new(0)}),
 		dcrouter.WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: new(0), AccountingPort: new(0), Secret: "a secret of the tests"}))
 	if err != nil {

@@ -84,13 +84,7 @@ func TestHandover(t *testing.T) {
 // A Router that was handed over and is being stopped does not start again meanwhile.
 func TestStartWhileStoppingAfterHandover(t *testing.T) {
 	testenv.Goroutines(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	route := forward("stream", 0, target(t, ln.Addr().String()))
-	route.Match.Protocol = "tcp"
+	ln, route := streamTo(t)
 	r := start(t, onLoopback(route))
 	addr := r.Addrs()["proxy"][0]
 	c, err := net.Dial("tcp", addr)

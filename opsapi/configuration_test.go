@@ -451,6 +451,18 @@ type stalled struct {
 	key string
 }
 
+// openStalled opens a storage on one that does not stall yet.
+func openStalled(t *testing.T) (*stalled, *storage.Store) {
+	t.Helper()
+	s := &stalled{Backend: storage.Memory()}
+	store, err := storage.Open(t.Context(), struct{ storage.Backend }{s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return s, store
+}
+
 func (s *stalled) Put(ctx context.Context, key string, value []byte) error {
 	if s.key != "" && key == s.key {
 		<-ctx.Done()
@@ -507,12 +519,7 @@ func TestOnlyChangesThroughTheAPIAreReplaced(t *testing.T) {
 // A change whose time is over before it is stored is taken back all the same.
 func TestChangeThatTakesTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := &stalled{Backend: storage.Memory()}
-		store, err := storage.Open(t.Context(), struct{ storage.Backend }{backend})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
+		backend, store := openStalled(t)
 		h := newHost()
 		x := openHistory(t, h, store)
 		x.source = impatient{h}

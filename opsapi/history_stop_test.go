@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/storage"
 )
 
 // stuck is a host that applies nothing until it is told to end.
@@ -71,12 +70,7 @@ func TestStopEndsAChange(t *testing.T) {
 // Nor does the confirmation of one hold Stop up.
 func TestStopEndsAConfirmation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := &stalled{Backend: storage.Memory()}
-		store, err := storage.Open(t.Context(), struct{ storage.Backend }{backend})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
+		backend, store := openStalled(t)
 		h := newHost()
 		x := openHistory(t, h, store)
 		over, giveUp := context.WithCancel(t.Context())
