@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dcrouter/dcrouter/email/internal/publicip"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/storage"
 )
@@ -43,9 +42,6 @@ type Config struct {
 	Now func() time.Time
 	// Transport makes the requests, by default one of the package's own.
 	Transport http.RoundTripper
-	// PublicOnly refuses endpoints whose address is not one of the Internet's,
-	// whatever their name says. It has no effect with a Transport of the caller's.
-	PublicOnly bool
 	// MaxQueue is how many events wait for each endpoint, 10,000 by default. Then
 	// the oldest go.
 	MaxQueue int
@@ -81,7 +77,7 @@ func (c *Config) setDefaults() {
 		c.Concurrency = 4
 	}
 	if c.Transport == nil {
-		c.Transport = newTransport(c.Timeout, c.PublicOnly, c.Concurrency)
+		c.Transport = newTransport(c.Timeout, c.Concurrency)
 	}
 }
 
@@ -137,11 +133,8 @@ func newEndpoint(c Endpoint, check *conf.Checker) *endpoint {
 	return e
 }
 
-func newTransport(timeout time.Duration, publicOnly bool, conns int) *http.Transport {
+func newTransport(timeout time.Duration, conns int) *http.Transport {
 	dialer := &net.Dialer{Timeout: timeout}
-	if publicOnly {
-		dialer.Control = publicip.Control
-	}
 	return &http.Transport{
 		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: timeout, ResponseHeaderTimeout: timeout, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: conns,

@@ -504,16 +504,3 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
-func TestPublicOnly(t *testing.T) {
-	server := httptest.NewServer(http.NotFoundHandler())
-	defer server.Close()
-	s := start(t, Config{PublicOnly: true, Endpoints: []Endpoint{{URL: strings.Replace(server.URL, "127.0.0.1", "localhost", 1), Secret: testSecret}}})
-	send(t, s, "x", "delivered")
-	testenv.WaitFor(t, 30*time.Second, func() error {
-		if st := s.Stats()[0]; !strings.Contains(st.LastError, "is not an address of the internet") {
-			return fmt.Errorf("%+v", st)
-		}
-		return nil
-	})
-}
