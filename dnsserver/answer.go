@@ -133,13 +133,13 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 			return false
 		}
 		if found = n.set(m.qtype); found != nil {
-			z.needAsked(m, found, stars)
+			z.needAsked(m, n, found, stars)
 		}
 	}
 	if found == nil && m.qtype != dns.TypeNSEC && m.qtype != dns.TypeANY {
 		if found = n.set(dns.TypeCNAME); found != nil {
 			at := m.len() + recordHead
-			z.needAsked(m, found, stars)
+			z.needAsked(m, n, found, stars)
 			again = !m.full && at <= 0x3fff
 			if stars && z.denial != nil && m.do {
 				m.stars[m.due] = starProof{z, encloser, n, m.nameAt}
@@ -172,9 +172,12 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	return false
 }
 
-// needAsked adds a set of the name that is asked about, or of the wildcard that
+// needAsked adds a set of the name that is asked about, or of the wildcard n that
 // stands for it.
-func (z *zone) needAsked(m *message, s *rrset, stars bool) {
+func (z *zone) needAsked(m *message, n *node, s *rrset, stars bool) {
+	if s.rtype == dns.TypeDNAME && !stars && slices.Contains(m.dnames[:m.dname], n) {
+		return // it has led here, and is in the answer
+	}
 	if compact, ok := z.denial.(*compactDenial); ok && stars && m.do {
 		if s = compact.expand(m, z, s); s == nil {
 			return
@@ -208,7 +211,7 @@ func (z *zone) answerAny(m *message, n *node, stars, all bool) (found *rrset, at
 			continue
 		}
 		found, at = s, m.len()
-		if z.needAsked(m, s, stars); !all {
+		if z.needAsked(m, n, s, stars); !all {
 			break
 		}
 	}

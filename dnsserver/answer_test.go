@@ -25,6 +25,19 @@ func TestManyTypesAtOnce(t *testing.T) {
 	}
 }
 
+// A DNAME record that an alias below it leads back to is in the answer once, in
+// whatever case the question has its name.
+func TestBackToDNAME(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+
+		"old DNAME example.com.\nold A 192.0.2.1\n")}}})
+	for qtype, want := range map[uint16]int{dns.TypeDNAME: 2, dns.TypeA: 3} { // with the CNAME record
+		m := answerTo(t, r, new(dns.Msg).SetQuestion("OLD.old.EXAMPLE.com.", qtype), overUDP)
+		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != want || len(m.Ns) != 0 {
+			t.Error(m)
+		}
+	}
+}
+
 // Without the AA bit negative answers are no referrals, and answers for all
 // classes never have it.
 func TestAuthority(t *testing.T) {

@@ -308,6 +308,8 @@ func TestAnswersAgainstOracle(t *testing.T) {
 				problem = "authority"
 			case !slices.Equal(texts(got.Extra), texts(want.Extra)):
 				problem = "additional"
+			case len(texts(got.Answer)) != len(got.Answer) || len(texts(got.Ns)) != len(got.Ns):
+				problem = "a record twice"
 			}
 			if problem != "" {
 				t.Fatalf("%s: got\n%v\nwant\n%v\nof\n%v", problem, got, &want, strings.Join(texts(o.rrs), "\n"))
