@@ -276,12 +276,15 @@ type Match struct {
 	//     stream through. A client that says nothing is closed. What could pass
 	//     for HTTP with some server counts as HTTP: a line of more than 4 KiB, one
 	//     with a URI, as of RTSP, "GET" and one word, a PROXY header that nobody
-	//     may send.
+	//     may send. On a port where another route is about HTTP alone, by a
+	//     condition or by its action, it takes only HTTP: some servers find a
+	//     request in what is none, and what that route protects would be open.
 	//   - "tcp" passes the stream through without looking inside, unless a
 	//     condition or the action is about HTTP, or a domain must be found in
-	//     it. It is the choice for protocols in which the server speaks first;
-	//     on a port shared with other routes that works once the client has
-	//     been silent for Timeouts.Route.
+	//     it. It is the choice for protocols that share a port with HTTP, and for
+	//     those in which the server speaks first; on a port shared with other
+	//     routes the latter works once the client has been silent for
+	//     Timeouts.Route.
 	//   - "http" takes only HTTP.
 	//   - "udp" takes datagrams. The first from an address and port opens a
 	//     session with a target, which those that follow and the answers belong

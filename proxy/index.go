@@ -11,6 +11,10 @@ type hostIndex struct {
 	wild   map[string]*bucket // by what follows "*."
 	any    *bucket
 	fast   bool // some requests may take the fast lane
+	// strict says that some route of the port is about HTTP alone. What it protects
+	// must not be reached by a stream that the target takes for HTTP, though it is
+	// none, so streams are only for routes that take nothing else or ask for them.
+	strict bool
 }
 
 // bucket has the routes of one domain pattern, in the order of compareRoutes.
@@ -38,20 +42,20 @@ func (x *hostIndex) compile() {
 	x.exact, x.wild = make(map[string]*bucket), make(map[string]*bucket)
 	for _, r := range x.routes {
 		if len(r.domains) == 0 {
-			x.bucket(anyDomain, "").add(r)
+			x.bucket(anyDomain, "").add(r, x.strict)
 		}
 		for _, d := range r.domains {
-			x.bucket(d.kind, d.name).add(r)
+			x.bucket(d.kind, d.name).add(r, x.strict)
 		}
 	}
 	if x.any != nil {
-		x.any.compile(nil)
+		x.any.compile(nil, x.strict)
 	}
 	for _, b := range x.wild {
-		b.compile(x.any)
+		b.compile(x.any, x.strict)
 	}
 	for name, b := range x.exact {
-		b.compile(x.wildcard(name))
+		b.compile(x.wildcard(name), x.strict)
 	}
 }
 
@@ -81,12 +85,12 @@ func newBucket() *bucket {
 	return b
 }
 
-func (b *bucket) add(r *route) {
+func (b *bucket) add(r *route, strict bool) {
 	n := len(b.routes)
 	if b.routes = appendRoute(b.routes, r); len(b.routes) == n {
 		return
 	}
-	if r.streams {
+	if r.takesStreams(strict) {
 		b.manyStreams++
 	}
 	if r.http {
@@ -94,11 +98,11 @@ func (b *bucket) add(r *route) {
 	}
 }
 
-func (b *bucket) compile(wider *bucket) {
+func (b *bucket) compile(wider *bucket, strict bool) {
 	b.wider = wider
 	b.streams = b.routes
 	if b.manyStreams < len(b.routes) {
-		b.streams = filter(b.routes, b.manyStreams, func(r *route) bool { return r.streams })
+		b.streams = filter(b.routes, b.manyStreams, func(r *route) bool { return r.takesStreams(strict) })
 	}
 	if b.manyHTTP > fewRoutes {
 		b.paths = newPathIndex(filter(b.routes, b.manyHTTP, func(r *route) bool { return r.http }))
@@ -172,21 +176,11 @@ func (b *bucket) find(q *query, traffic int) *route {
 	return nil
 }
 
-// takes reports whether all conditions hold, domain and port aside.
+// takes reports whether all conditions hold, domain and port aside. That r takes
+// streams, if q is one, is known.
 func (r *route) takes(q *query, traffic int) bool {
-	switch traffic {
-	case streamTraffic:
-		if !r.streams {
-			return false
-		}
-	case opaqueTraffic:
-		if !r.streams || r.http {
-			return false
-		}
-	case httpTraffic:
-		if !r.http {
-			return false
-		}
+	if traffic == opaqueTraffic && r.http || traffic == httpTraffic && !r.http {
+		return false
 	}
 	return r.match.matchesClient(q.client) && (!q.http || r.match.matchesRequest(q))
 }

@@ -112,6 +112,12 @@ func (r *Route) carries() (streams, http bool) {
 	return true, true
 }
 
+// takesStreams reports whether the route may carry streams on a port where, if
+// strict is set, they have to be asked for.
+func (r *route) takesStreams(strict bool) bool {
+	return r.streams && (!strict || !r.http || r.Match.Protocol == "tcp")
+}
+
 // hasDomains reports whether the route is limited to certain domains.
 func (m *Match) hasDomains() bool {
 	return len(m.Domains) > 0 && !slices.Contains(m.Domains, "*")

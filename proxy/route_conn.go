@@ -18,6 +18,7 @@ import (
 var (
 	errHeadTooLong = errors.New("too many bytes before the connection could be routed")
 	errNoRoute     = errors.New("no route takes this connection")
+	errNoStream    = errors.New("no route takes what is not HTTP: on a port with routes for HTTP alone it needs protocol tcp")
 )
 
 // maxHead is how much is read to find a route: the largest ClientHello, in the
@@ -107,7 +108,11 @@ func (r *run) routes(c *conn) (*table, *portRoutes) {
 func (r *run) streamPlain(c *conn, t *table, p *portRoutes, q *query) {
 	rt := p.plain.find(q, streamTraffic)
 	if rt == nil {
-		r.reject(c, &r.p.stats.noRoute, errNoRoute)
+		err := errNoRoute
+		if p.plain.strict {
+			err = errNoStream
+		}
+		r.reject(c, &r.p.stats.noRoute, err)
 		return
 	}
 	r.stream(c, c.Conn, c.takeHead(), t, rt)

@@ -144,6 +144,8 @@ func (t *table) find(key string, near int) *route {
 
 func newPortRoutes(routes []*route) *portRoutes {
 	p := &portRoutes{direct: true}
+	strict := slices.ContainsFunc(routes, func(r *route) bool { return r.http && !r.streams })
+	p.hello.strict, p.terminated.strict, p.plain.strict = strict, strict, strict
 	for _, r := range routes {
 		p.add(r)
 	}
@@ -180,7 +182,7 @@ func (p *portRoutes) add(r *route) {
 		p.hello.add(r)
 		p.hasTLS = true
 	default:
-		if r.streams {
+		if r.takesStreams(p.hello.strict) {
 			p.hello.add(r)
 		}
 		p.plain.add(r)

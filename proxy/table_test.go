@@ -104,6 +104,10 @@ const (
 func naiveFind(routes []Route, port, index int, q *query, traffic int) (found int) {
 	found = -1
 	var foundKind domainKind
+	strict := slices.ContainsFunc(routes, func(r Route) bool {
+		streams, _ := r.carries()
+		return !streams && naivePort(&r, port)
+	})
 	for i := range routes {
 		r := &routes[i]
 		kind := domainKind(-1)
@@ -116,6 +120,7 @@ func naiveFind(routes []Route, port, index int, q *query, traffic int) (found in
 			}
 		}
 		streams, carriesHTTP := r.carries()
+		streams = streams && (!carriesHTTP || !strict || r.Match.Protocol == "tcp")
 		inIndex := false
 		switch index {
 		case inHello:
@@ -127,7 +132,7 @@ func naiveFind(routes []Route, port, index int, q *query, traffic int) (found in
 		}
 		switch {
 		case kind < 0, !inIndex,
-			!slices.ContainsFunc(r.Match.Ports, func(p PortRange) bool { return p.From <= port && port <= p.To }),
+			!naivePort(r, port),
 			traffic == streamTraffic && !streams, traffic == httpTraffic && !carriesHTTP,
 			traffic == opaqueTraffic && (!streams || carriesHTTP),
 			len(r.Match.ClientIP) > 0 && !slices.ContainsFunc(r.Match.ClientIP, func(s string) bool { return naiveClient(s, q.client) }),
@@ -139,6 +144,10 @@ func naiveFind(routes []Route, port, index int, q *query, traffic int) (found in
 		}
 	}
 	return found
+}
+
+func naivePort(r *Route, port int) bool {
+	return slices.ContainsFunc(r.Match.Ports, func(p PortRange) bool { return p.From <= port && port <= p.To })
 }
 
 func naiveDomain(pattern, host string) (domainKind, bool) {
@@ -256,8 +265,15 @@ func TestTableAgainstScan(t *testing.T) {
 	for range 60 {
 		p := newProxy(t, Config{})
 		routes := make([]Route, 1+w.IntN(w.pickInt(10, 50, 300)))
+		streams := w.IntN(3) == 0 // no route is about HTTP alone, at first
 		for i := range routes {
 			routes[i] = w.route(i)
+			for streams && routes[i].Action.Handler != nil {
+				routes[i] = w.route(i)
+			}
+			if streams {
+				routes[i].noHTTP()
+			}
 		}
 		for range 4 {
 			a, err := p.assemble(p.takeOver(routes))
