@@ -29,6 +29,7 @@ const (
 	timedOut                   // there was no answer in time
 	givenUp                    // that it ended is not the target's doing
 	provoked                   // it failed, perhaps for what the client wants: that is not held against it
+	doubtful                   // as unreachable, but what the client wants may be why: others go first
 )
 
 // servesSlow is the shortest limit that a target may have for how long a client
@@ -133,6 +134,12 @@ func (e *entry) report(o outcome, err error) {
 		return
 	case givenUp:
 		e.abandon()
+		return
+	case doubtful:
+		// Nobody knows whether it is broken, so those to whom it is well must not be
+		// kept out.
+		e.abandon()
+		t.failed(err)
 		return
 	case unreachable:
 		t.failed(err)

@@ -487,7 +487,8 @@ type UpstreamTLS struct {
 	// ServerName is sent to and verified of the target. The default is the
 	// target's Host, or if that is an address the name the client asked for. If
 	// TLS fails for such a name, and no Match names it in full, that does not
-	// count as a failure of a target that does well with others.
+	// count as a failure of a target that does well with others, and never for
+	// CircuitBreaker.
 	ServerName string `json:"serverName"`
 	// CAPath is a PEM file with the authorities to trust instead of the
 	// system's.

@@ -164,7 +164,7 @@ func (balancedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		case x.route.provoked(e, err), asksUpgrade(e.target, req) && (!isDialError(err) || asTLSError(err) != nil):
 			outcome = provoked // one that speaks HTTP/2 need not understand HTTP/1.1
 		case isDialError(err):
-			outcome = unreachable
+			outcome = x.route.unreached(err)
 		case isTimeout(err) || isNetTimeout(err):
 			outcome = timedOut
 		case call.over():

@@ -54,7 +54,7 @@ func (l *fastLane) forward() verdict {
 		case x.route.provoked(e, err):
 			outcome = provoked
 		case isDialError(err):
-			outcome = unreachable
+			outcome = x.route.unreached(err)
 		case isTimeout(err) || isNetTimeout(err):
 			outcome = timedOut
 		case l.upload.isSlow(l):

@@ -4,11 +4,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,7 +106,8 @@ func TestNamesOfTheConfiguration(t *testing.T) {
 	}
 }
 
-// A target that nobody gets TLS with is broken, whatever names clients ask for.
+// A target that nobody gets TLS with comes after the others, whatever names clients
+// ask for.
 func TestBrokenTLSOfTarget(t *testing.T) {
 	files, pool := tlsFiles(t, "a.test")
 	reencrypt := *files
@@ -121,8 +124,67 @@ func TestBrokenTLSOfTarget(t *testing.T) {
 		}
 	}
 	for i, s := range p.Stats().Targets {
-		if isBroken := s.Name == net.JoinHostPort(broken.Host, strconv.Itoa(broken.Port)); (s.Circuit == CircuitOpen) != isBroken {
+		if isBroken := s.Name == net.JoinHostPort(broken.Host, strconv.Itoa(broken.Port)); s.Healthy == isBroken {
 			t.Errorf("target %d: %+v", i, s)
+		}
+	}
+}
+
+// A target of which nothing has been heard for a while must not be out for everybody
+// because of what one client asks for, nor must each such request go to all targets.
+func TestMadeUpNamesBeforeOthers(t *testing.T) {
+	files, pool := tlsFiles(t, "a.test")
+	cert, err := tls.LoadX509KeyPair(files.Certificate.CertPath, files.Certificate.KeyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reencrypt := *files
+	reencrypt.Mode, reencrypt.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
+	var handshakes atomic.Int32
+	picky := func() Target {
+		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+		s.Config.ErrorLog = log.New(io.Discard, "", 0)
+		s.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			handshakes.Add(1)
+			if hello.ServerName != "a.test" {
+				return nil, errors.New("no such name") // clients hear of an internal error
+			}
+			return &cert, nil
+		}}
+		s.StartTLS()
+		closeAfter(t, s)
+		return targetOf(s.Listener.Addr())
+	}
+	var targets []Target
+	for range 8 {
+		targets = append(targets, picky())
+	}
+	for _, list := range [][]Target{targets[:1], targets} {
+		a := forwardTo(list...)
+		a.TLS = &reencrypt
+		alert(&a)
+		p := start(t, Config{Routes: []Route{{Match: Match{Ports: Ports(0)}, Action: a}}})
+		c := client(t, addr(t, p, 0), pool)
+		ask := func() {
+			if status := statusOf(t, c, "https://a.test/", func(r *http.Request) { r.Host = "b.test" }); status != 502 {
+				t.Errorf("%d for a name that the target does not have", status)
+			}
+		}
+		ask()
+		for range list {
+			if status, _ := get(t, c, "https://a.test/"); status != 200 {
+				t.Errorf("%d for the target's own name", status)
+			}
+		}
+		handshakes.Store(0)
+		began := time.Now()
+		const requests = 60
+		for range requests {
+			ask()
+		}
+		budget := requests/5 + 10*int(time.Since(began)/time.Second+1)
+		if n := int(handshakes.Load()); n > requests+budget {
+			t.Errorf("%d handshakes with %d targets for %d requests", n, len(list), requests)
 		}
 	}
 }

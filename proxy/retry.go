@@ -16,9 +16,10 @@ func (r Retry) withDefaults() Retry {
 // which has been reported, and notes in ch that e's has been. The caller knows
 // whether the request can be sent again at all.
 //
-// What a target that cannot be reached, for whatever reason, did not get costs the budget nothing, as
+// What a target that cannot be reached did not get costs the budget nothing, as
 // long as there is a target of which nothing bad is known: to go there instead
-// is no extra work for anybody.
+// is no extra work for anybody. What a client has provoked costs it: each target
+// in turn would have a handshake for every such request.
 func (b *balancer) mayRetry(ch *choice, e *entry, o outcome) bool {
 	ch.tried = append(ch.tried, e.target)
 	if b.retry.Attempts > 0 && len(ch.tried) >= b.retry.Attempts {
@@ -28,7 +29,7 @@ func (b *balancer) mayRetry(ch *choice, e *entry, o outcome) bool {
 	switch budget := &b.state.retries; {
 	case !some:
 		return false
-	case (o == unreachable || o == provoked) && well, b.retry.BudgetPercent < 0:
+	case (o == unreachable || o == doubtful) && well, b.retry.BudgetPercent < 0:
 		budget.made.Add(1)
 		return true
 	default:

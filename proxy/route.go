@@ -76,10 +76,18 @@ func (r *route) hasTarget(t *target) bool {
 func (r *route) provoked(e *entry, err error) bool {
 	if t := asTLSError(err); t != nil && t.asked != "" {
 		// The target has no certificate for every name, and servers say so in many
-		// ways. But one that others do not reach either is broken.
+		// ways. But one that others do not reach either may be broken.
 		return !r.names(t.asked) && (isNameError(err) || e.target.doesWell())
 	}
 	return isOversized(err) || isDialError(err) && e.target.key.port == PreservePort && r.hasPorts()
+}
+
+// unreached is the outcome where there is no connection and it is not provoked.
+func (r *route) unreached(err error) outcome {
+	if t := asTLSError(err); t != nil && t.asked != "" && !r.names(t.asked) {
+		return doubtful
+	}
+	return unreachable
 }
 
 // hasPorts reports whether clients have a choice of ports. That one of a target's is

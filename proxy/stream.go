@@ -130,7 +130,7 @@ func (r *run) dialStream(ctx context.Context, rt *route, info *ConnInfo) (*entry
 			e.done(givenUp, nil)
 			return nil, nil, ctx.Err()
 		}
-		outcome := unreachable
+		outcome := rt.unreached(err)
 		if rt.provoked(e, err) {
 			outcome = provoked
 		}
