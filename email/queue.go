@@ -299,6 +299,8 @@ func (q *queue) serve() {
 		select {
 		case <-q.r.quit:
 			return
+		case <-q.r.ctx.Done(): // Stop still waits for a session
+			return
 		case <-q.wake:
 		case <-timer.C:
 		}
@@ -312,6 +314,8 @@ func (q *queue) serve() {
 			select {
 			case <-q.r.quit:
 				return // what is left is in the spool
+			case <-q.r.ctx.Done():
+				return
 			default:
 			}
 		}

@@ -337,6 +337,7 @@ func (r *run) stop(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.ctx, cancel)() // another caller of Stop has lost patience
+	defer context.AfterFunc(ctx, r.cancel)() // a session may hang: from here on it is waited for a while only
 	err := r.engine.Shutdown(ctx)
 	close(r.quit)
 	done := make(chan struct{})

@@ -3,6 +3,9 @@ package email
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -58,5 +61,46 @@ func TestStopStorageHangs(t *testing.T) {
 		if took := time.Since(began); !errors.Is(err, grace.ErrHangs) || took > time.Second+lastWrites+lastAnswers+time.Second {
 			t.Errorf("after %v: %v", took, err)
 		}
+	})
+}
+
+// Nor does a session hold it up whose mailbox hangs, and no delivery begins when the
+// time for Stop is over.
+func TestStopSessionHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var over atomic.Bool
+		end := make(chan struct{})
+		cfg := Config{Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes, Queue: Queue{RetryDelay: time.Second}}
+		cfg.Defaults.DKIM.KeySize = 1024
+		n := &network{}
+		s := inBubble(t, n, cfg, WithResolver(noDNS{}), WithMailbox(func(_ context.Context, d *Delivery) error {
+			switch {
+			case d.Recipient == "hang@example.com":
+				<-end
+			case over.Load():
+				t.Error("a delivery has begun after the end of Stop's time")
+			}
+			return &Reply{Code: 451, Enhanced: [3]int{4, 0, 0}, Text: "later"}
+		}))
+		if _, err := s.SendEmail(t.Context(), Email{From: "a@example.com", To: []string{"b@example.com"}, Subject: "x", Text: "y"}); err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		go s.ServeConn(context.Background(), theirs, SMTP, ConnInfo{Client: netip.MustParseAddrPort("192.0.2.1:30000")})
+		go io.Copy(io.Discard, ours)
+		for _, line := range []string{"HELO x\r\n", "MAIL FROM:<a@example.net>\r\n", "RCPT TO:<hang@example.com>\r\n", "DATA\r\n", "From: a@example.net\r\n\r\n.\r\n"} {
+			io.WriteString(ours, line)
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		defer context.AfterFunc(ctx, func() { time.Sleep(time.Second); over.Store(true) })()
+		began := time.Now()
+		err := s.Stop(ctx)
+		if took := time.Since(began); !errors.Is(err, grace.ErrHangs) || took > time.Second+lastWrites+lastAnswers+time.Second {
+			t.Errorf("after %v: %v", took, err)
+		}
+		close(end)
 	})
 }
