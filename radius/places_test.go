@@ -131,17 +131,73 @@ func TestHomeServerThatHangsHoldsUpNothingElse(t *testing.T) {
 func TestHomeServerThatHangsOverRadSec(t *testing.T) {
 	s := startOthers(t)
 	conn := dialRadSec(t, s.Server, s.client)
-	for range 10 {
-		conn.Write(request{user: "bob@away", secret: radSecSecret, sign: true}.encode(t))
+	away := func() { conn.Write(request{user: "bob@away", secret: radSecSecret, sign: true}.encode(t)) }
+	for range 6 {
+		away()
 	}
 	d := request{user: "alice", secret: radSecSecret, sign: true}.encode(t)
 	conn.Write(d)
 	s.serves(t, "alice", "bob@there")
 	s.keeps(t, "alice", "bob@there")
 	checkReply(t, readPacket(t, conn), d, radSecSecret)
-	if n := s.Stats().Dropped[overloaded.String()]; n == 0 {
-		t.Error("none was dropped")
+	testenv.WaitFor(t, testPatience, func() error {
+		if s.Stats().HomeServers[0].Alive {
+			return errors.New("the server that never answers is alive")
+		}
+		return nil
+	})
+	testenv.WaitFor(t, testPatience, func() error {
+		if away(); s.Stats().Dropped[overloaded.String()] == 0 {
+			return errors.New("none was dropped")
+		}
+		return nil
+	})
+}
+
+// Records that wait over RadSec hold up no login behind them on their connection, as
+// many as there are.
+func TestSinkThatHangsOverRadSec(t *testing.T) {
+	s := startOthers(t)
+	conn := dialRadSec(t, s.Server, s.client)
+	login := func() {
+		t.Helper()
+		d := request{user: "alice", secret: radSecSecret, sign: true}.encode(t)
+		conn.Write(d)
+		checkReply(t, readPacket(t, conn), d, radSecSecret)
 	}
+	record := start("stuck")
+	send := func(n int) {
+		for range n {
+			q := record(n)
+			q.secret = radSecSecret
+			conn.Write(q.encode(t))
+		}
+	}
+	send(maxPending)
+	login()
+	if n := s.Stats().Dropped[overloaded.String()]; n != 0 {
+		t.Errorf("%d were dropped of as many as a client has identifiers", n)
+	}
+	send(10)
+	login()
+	if n := s.Stats().Dropped[overloaded.String()]; n != 10 {
+		t.Errorf("%d were dropped, want 10", n)
+	}
+	s.serves(t, "alice", "bob@there")
+}
+
+// Nor do logins that wait hold up records.
+func TestAuthorizerThatHangsOverRadSec(t *testing.T) {
+	s := startOthers(t)
+	conn := dialRadSec(t, s.Server, s.client)
+	for range 10 {
+		conn.Write(request{user: "stuck", secret: radSecSecret, sign: true}.encode(t))
+	}
+	q := acct(StatusStart, "alice")
+	q.secret = radSecSecret
+	d := q.encode(t)
+	conn.Write(d)
+	checkReply(t, readPacket(t, conn), d, radSecSecret)
 }
 
 // A client that does not read its answers holds up itself alone.

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	layeh "layeh.com/radius"
+
 	"github.com/dcrouter/dcrouter/internal/certfile"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
@@ -199,7 +201,7 @@ func (r *run) acceptRadSec() {
 		}
 		r.reading.Go(func() {
 			defer rs.leave(c)
-			conn := &radSecConn{rs: rs, raw: c, from: from, client: client, pending: make(places, maxPending)}
+			conn := &radSecConn{rs: rs, raw: c, from: from, client: client, logins: make(places, maxPending), records: make(places, maxPending)}
 			if err := conn.serve(); err != nil && r.stopping.Load() == 0 {
 				r.s.drop(dropped{from: from, client: client, why: badRadSec, err: err, radSec: true})
 			}
@@ -215,13 +217,32 @@ type radSecConn struct {
 	from   netip.AddrPort
 	client *client
 
-	writing sync.Mutex
-	pending places // for requests whose answers are to come
+	writing         sync.Mutex
+	logins, records places // for requests whose answers are to come
 }
 
-// maxPending is how many requests of one connection can be under way: a client has
-// no more identifiers (RFC 2865 section 3).
+// maxPending is how many logins, and how many records, of one connection can be
+// under way: a client has no more identifiers (RFC 6613 section 2.6.4).
 const maxPending = 256
+
+// enter takes a place for a request until it is answered. The next packet is not
+// read before there is one for a login. There may be none for a record, which then
+// has the identifier of one that its client has given up: logins behind it do not
+// wait for that.
+func (c *radSecConn) enter(in *arrival) bool {
+	if in.d.code() == layeh.CodeAccountingRequest {
+		return c.records.enter(c.rs.r.ctx, false)
+	}
+	return c.logins.enter(c.rs.r.ctx, true)
+}
+
+func (c *radSecConn) leave(in *arrival) {
+	if in.d.code() == layeh.CodeAccountingRequest {
+		c.records.leave()
+	} else {
+		c.logins.leave()
+	}
+}
 
 // serve takes packets until the client closes, is silent for long, or sends
 // what is none. A stream that has lost its packets' boundaries is of no use, so
@@ -238,7 +259,8 @@ func (c *radSecConn) serve() error {
 	}
 	defer func() { // answers need the connection
 		for range maxPending {
-			c.pending <- struct{}{}
+			c.logins <- struct{}{}
+			c.records <- struct{}{}
 		}
 	}()
 	b := make([]byte, maxPacket)

@@ -213,26 +213,27 @@ func (in *arrival) clone() *arrival {
 }
 
 // later works on a request that has to wait for something, if there is a place.
-// Over RadSec, where nobody asks twice, the next packet is not read before there is
-// one, if wait says that it is worth it.
+// Over RadSec, where nobody asks twice, the request waits for one, if wait says that
+// it is worth it; those behind it on the connection are read meanwhile, and may be
+// answered before it.
 func (r *run) later(in *arrival, p places, wait bool, work func(context.Context) (datagram, error)) {
-	if in.tls() {
-		in.conn.pending <- struct{}{}
-	}
-	done := func() {
-		if in.tls() {
-			in.conn.pending.leave()
+	wait = wait && in.tls()
+	entered := !in.tls() || in.conn.enter(in)
+	if !entered || !wait && !p.enter(r.ctx, false) {
+		if entered && in.tls() {
+			in.conn.leave(in)
 		}
-	}
-	if !p.enter(r.ctx, wait && in.tls()) {
-		in.drop(r.s, overloaded, nil)
-		r.finish(in, nil)
-		done()
+		r.answer(in, nil, &dropError{overloaded, nil})
 		return
 	}
 	r.working.Go(func() {
-		defer done()
+		if in.tls() {
+			defer in.conn.leave(in)
+		}
 		reply, err := func() (datagram, error) {
+			if wait && !p.enter(r.ctx, true) {
+				return nil, &dropError{overloaded, nil}
+			}
 			defer p.leave()
 			return work(r.ctx)
 		}()
