@@ -3,7 +3,6 @@ package radius
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,8 +21,12 @@ import (
 // what all of them know is removed from the journal. Entries hold whole
 // sessions, so it does no harm to read one twice.
 //
+// A write that has failed may come through later all the same. So a key is not
+// written again after that, nor after a start, which does not know of such writes:
+// shards go to the next generation, and the highest counts.
+//
 //	radius/sessions/journal/{number, 16 hexadecimal digits}
-//	radius/sessions/state/{shard, 3 hexadecimal digits}
+//	radius/sessions/state/{shard, 3 hexadecimal digits}-{generation, 16 hexadecimal digits}
 const (
 	journalPrefix = "radius/sessions/journal/"
 	statePrefix   = "radius/sessions/state/"
@@ -62,7 +65,9 @@ type journal struct {
 	entries []uint64 // stored ones
 	bytes   int      // of them
 
-	stateBytes int // of all shards when last written
+	generation uint64                // that shards are written as
+	stored     [sessionShards]string // the key that each shard is at, or ""
+	stateBytes int                   // of all shards when last written
 }
 
 func openJournal(ctx context.Context, s *Server) (*journal, error) {
@@ -231,6 +236,10 @@ func appendClosing(b []byte, c *closing) []byte {
 	return binary.AppendUvarint(b, uint64(c.cause))
 }
 
+func stateKey(shard int, generation uint64) string {
+	return statePrefix + fmt.Sprintf("%03x-%016x", shard, generation)
+}
+
 func journalKey(seq uint64) string { return journalPrefix + fmt.Sprintf("%016x", seq) }
 
 // compactPause is how long the next compaction waits after one that has failed: the
@@ -284,12 +293,20 @@ func (j *journal) writeState(ctx context.Context) error {
 		shard.dirty = false
 		shard.mu.Unlock()
 		total += len(value)
-		if err := j.store.Put(ctx, statePrefix+fmt.Sprintf("%03x", i), value); err != nil {
+		key := stateKey(i, j.generation)
+		if err := j.store.Put(ctx, key, value); err != nil {
 			shard.mu.Lock()
 			shard.dirty = true
 			shard.mu.Unlock()
+			j.generation++
 			return err
 		}
+		if old := j.stored[i]; old != "" && old != key {
+			if err := j.store.Delete(ctx, old); err != nil {
+				return err
+			}
+		}
+		j.stored[i] = key
 	}
 	j.mu.Lock()
 	j.stateBytes = total
@@ -313,12 +330,14 @@ func (j *journal) writeState(ctx context.Context) error {
 func (j *journal) load(ctx context.Context) error {
 	table := j.s.sessions
 	table.clear()
-	for i := range table.shards {
-		key := statePrefix + fmt.Sprintf("%03x", i)
-		value, err := j.store.Get(ctx, key)
-		if errors.Is(err, storage.ErrNotFound) {
+	if err := j.findState(ctx); err != nil {
+		return err
+	}
+	for i, key := range j.stored {
+		if key == "" {
 			continue
 		}
+		value, err := j.store.Get(ctx, key)
 		if err == nil {
 			err = j.loadShard(i, value)
 		}
@@ -349,7 +368,34 @@ func (j *journal) load(ctx context.Context) error {
 	}
 	// Numbers that were used before this start without anything to be found may
 	// come to be found yet: they are of an earlier time.
-	j.seq = max(j.seq, uint64(max(0, time.Now().UnixNano())))
+	now := uint64(max(0, time.Now().UnixNano()))
+	j.seq = max(j.seq, now)
+	j.generation = max(j.generation+1, now)
+	return nil
+}
+
+// findState looks up at which key each shard is, and removes what late writes have
+// left of earlier generations.
+func (j *journal) findState(ctx context.Context) error {
+	for key, err := range j.store.List(ctx, statePrefix) { // in order
+		if err != nil {
+			return err
+		}
+		shard, generation, _ := strings.Cut(strings.TrimPrefix(key, statePrefix), "-")
+		i, err := strconv.ParseUint(shard, 16, 16)
+		if err != nil || i >= sessionShards {
+			continue // not ours
+		}
+		number, err := strconv.ParseUint(generation, 16, 64)
+		if err != nil && generation != "" {
+			continue
+		}
+		if old := j.stored[i]; old != "" {
+			j.store.Delete(ctx, old) // if it stays, the next start finds it again
+		}
+		j.stored[i] = key
+		j.generation = max(j.generation, number)
+	}
 	return nil
 }
 

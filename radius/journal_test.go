@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"layeh.com/radius/rfc2866"
+
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -50,6 +52,71 @@ func TestLateWriteToTheJournal(t *testing.T) {
 			again()
 			if got := openSessions(s); !slices.Contains(got, "kept") {
 				t.Errorf("open are %v, without the one that was acknowledged", got)
+			}
+		})
+	}
+}
+
+// The same of the state.
+func TestLateWriteToTheState(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart=", restart), func(t *testing.T) {
+			memory := storage.Memory()
+			var late func() error
+			backend := &putBackend{memory, func(ctx context.Context, key string, value []byte) error {
+				if late == nil && strings.HasPrefix(key, statePrefix) {
+					value = slices.Clone(value)
+					late = func() error { return memory.Put(context.Background(), key, value) }
+					return errors.New("it takes too long")
+				}
+				return memory.Put(ctx, key, value)
+			}}
+			store := openStore(t, backend)
+			s := startServer(t, Config{}, WithStorage(store))
+			again := func() {
+				t.Helper()
+				if err := s.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			record := func(octets uint32) {
+				t.Helper()
+				ask(t, acctAddr(s), acct(StatusInterim, "x", number(rfc2866.AcctInputOctets_Type, octets)).encode(t), testSecret)
+			}
+			record(1)
+			if err := s.latest().journal.writeState(t.Context()); err == nil {
+				t.Fatal("the write has not failed")
+			}
+			if restart {
+				again()
+			}
+			for octets := range uint32(3) {
+				record(2 + octets)
+				if err := s.latest().journal.writeState(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := late(); err != nil {
+				t.Fatal(err)
+			}
+			again()
+			for session := range s.Sessions() {
+				if session.InputOctets != 4 {
+					t.Errorf("%d octets are known, 4 were acknowledged", session.InputOctets)
+				}
+			}
+			if n := s.Stats().Sessions; n != 1 {
+				t.Errorf("%d sessions are known, want 1", n)
+			}
+			var keys []string
+			for key := range store.List(t.Context(), statePrefix) {
+				keys = append(keys, key)
+			}
+			if len(keys) != 1 {
+				t.Errorf("stored are %v, want one", keys)
 			}
 		})
 	}
