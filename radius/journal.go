@@ -181,7 +181,11 @@ func (j *journal) commit(batch []*change) error {
 	}
 	seq := j.seq + 1
 	if j.store != nil {
-		if err := j.store.Put(j.ctx, journalKey(seq), entry); err != nil {
+		err := j.store.Put(j.ctx, journalKey(seq), entry)
+		if err == nil {
+			err = j.ctx.Err() // the table may be another Start's by now
+		}
+		if err != nil {
 			// It may be there all the same, or come to be there later: so its
 			// number is never used again. A start then finds records that nobody
 			// was told are safe, below those of what came after.
@@ -255,7 +259,7 @@ func (j *journal) compactAll() {
 			return
 		}
 		err := j.writeState(j.ctx)
-		if err == nil {
+		if err == nil || j.ctx.Err() != nil {
 			continue
 		}
 		j.s.log.Error("the sessions' journal could not be compacted; it goes on growing", "err", err)
@@ -275,6 +279,9 @@ func (j *journal) writeState(ctx context.Context) error {
 	j.mu.Unlock()
 	total := 0
 	for i := range j.s.sessions.shards {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		shard := &j.s.sessions.shards[i]
 		shard.mu.Lock()
 		if !shard.dirty {

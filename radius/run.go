@@ -3,11 +3,14 @@ package radius
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/grace"
 )
 
 // run is a Server between one Start and its Stop: sockets and all goroutines.
@@ -26,6 +29,8 @@ type run struct {
 	reading sync.WaitGroup // who brings new requests
 	working sync.WaitGroup // who is at them
 	keeping sync.WaitGroup // who has to be there until they are done
+
+	loggingIn, reporting atomic.Int64 // requests and records that wait for something
 
 	stopping atomic.Int32  // 1: Stop was called
 	quit     chan struct{} // closed then, when nobody brings new requests
@@ -130,6 +135,11 @@ func (r *run) failure() error {
 	}
 }
 
+// stopPatience is how long Stop waits for answers where its context has no deadline:
+// no NAS waits as long. What does not heed that the end has come is waited for as
+// long again.
+const stopPatience = 30 * time.Second
+
 // stop is the way out: no new requests, then the end of those under way, then
 // the sockets that their answers go through, and the journal that has their
 // records.
@@ -152,24 +162,35 @@ func (r *run) stop(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		err = ctx.Err()
+		err = r.giveUp(ctx.Err())
 	case <-r.ctx.Done(): // another caller of Stop has lost patience
-		err = context.DeadlineExceeded
+		err = r.giveUp(context.DeadlineExceeded)
 	}
 	r.cancel()
-	if r.radsec != nil {
-		r.radsec.closeAll()
+	hangs := grace.Wait(r.ctx, stopPatience, func() error {
+		if r.radsec != nil {
+			r.radsec.closeAll()
+		}
+		if err != nil {
+			r.close() // readers of a host's PacketConn may not mind the deadline
+			r.journal.cancel()
+		}
+		<-done
+		r.close()
+		r.journal.stop()
+		r.journal.cancel() // a compaction can begin anew after the next start
+		r.keeping.Wait()
+		return nil
+	})
+	if hangs != nil {
+		return errors.Join(err, fmt.Errorf("radius: the storage or a function of the host: %w", hangs))
 	}
-	if err != nil {
-		r.close() // readers of a host's PacketConn may not mind the deadline
-		r.journal.cancel()
-	}
-	<-done
-	r.journal.stop()
-	r.keeping.Wait()
-	r.journal.cancel()
-	r.close()
 	return err
+}
+
+// giveUp says what is not waited for any longer.
+func (r *run) giveUp(err error) error {
+	return fmt.Errorf("radius: given up: %d logins, and %d accounting records, which are not acknowledged: %w", r.loggingIn.Load(), r.reporting.Load(), err)
 }
 
 // isStopping reports whether err is what a reader gets at Stop.

@@ -226,7 +226,13 @@ func (r *run) later(in *arrival, p places, wait bool, work func(context.Context)
 		r.answer(in, nil, &dropError{overloaded, nil})
 		return
 	}
+	waiting := &r.loggingIn
+	if in.d.code() == layeh.CodeAccountingRequest {
+		waiting = &r.reporting
+	}
+	waiting.Add(1)
 	r.working.Go(func() {
+		defer waiting.Add(-1)
 		if in.tls() {
 			defer in.conn.leave(in)
 		}

@@ -212,12 +212,20 @@ func (s *Server) current() *run {
 }
 
 // Stop stops listening at once and waits until requests under way are answered
-// or ctx ends; then it gives up on them and returns ctx's error. Afterwards no
-// goroutine of the Server is left. It may be called at any time, also several
-// times at once. It waits for a Start that is under way; if ctx ends before, that
-// Start fails.
+// or ctx ends, or 30 s have passed where ctx has no deadline; then it gives up on
+// them and returns an error that says so and wraps ctx's. Clients do not get records
+// acknowledged that are given up, and send them again. Afterwards no goroutine of the
+// Server is left, unless the storage, the Authorizer or the accounting sink hangs:
+// what waits for it is given up 30 s after that, which is an error. It may be called
+// at any time, also several times at once. It waits for a Start that is under way; if
+// ctx ends before, that Start fails.
 func (s *Server) Stop(ctx context.Context) error {
-	err := s.awaitStart(ctx)
+	limited, cancel := ctx, func() {}
+	if _, ok := ctx.Deadline(); !ok {
+		limited, cancel = context.WithTimeout(ctx, stopPatience)
+	}
+	defer cancel()
+	err := s.awaitStart(limited)
 	r := s.latest()
 	if err != nil && (r == nil || r.stopping.Load() != 0) {
 		return err
@@ -235,7 +243,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		}
 		return r.stopErr
 	}
-	r.stopErr = r.stop(ctx)
+	r.stopErr = r.stop(limited)
 	close(r.stopped)
 	return r.stopErr
 }
