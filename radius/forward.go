@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -342,14 +343,27 @@ func (r *run) probeHomeServers() {
 		}
 	})
 	for sleep(ctx, probePause) {
-		for _, realm := range r.s.realms {
-			for _, h := range realm.servers {
-				for _, l := range []*link{&h.auth, &h.acct} {
-					if l.down.Load() && h.probe(ctx, l) == nil {
+		r.probeDown(ctx)
+	}
+}
+
+// probeDown asks all that do not answer, at once: the time that one takes to fail is
+// not for others to wait.
+func (r *run) probeDown(ctx context.Context) {
+	var probing sync.WaitGroup
+	defer probing.Wait()
+	for _, realm := range r.s.realms {
+		for _, h := range realm.servers {
+			for _, l := range []*link{&h.auth, &h.acct} {
+				if !l.down.Load() {
+					continue
+				}
+				probing.Go(func() {
+					if h.probe(ctx, l) == nil {
 						l.down.Store(false)
 						r.s.log.Info("a home server answers again", "realm", realm.Name, "addr", l.addr)
 					}
-				}
+				})
 			}
 		}
 	}

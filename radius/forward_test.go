@@ -2,6 +2,7 @@ package radius
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -93,6 +94,34 @@ func TestHomeServers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// One that does not come back keeps no other from being found to be back.
+func TestHomeServersAreProbedAtOnce(t *testing.T) {
+	home := func(addr string) HomeServer {
+		host, port := split(t, addr)
+		return HomeServer{Host: host, Port: port, Secret: testSecret, Timeout: time.Minute}
+	}
+	back := startServer(t, Config{})
+	s := startServer(t, Config{Realms: []Realm{{Name: "*", HomeServers: []HomeServer{home(listenUDP(t).LocalAddr().String()), home(authAddr(back))}}}})
+	for _, h := range s.realms[0].servers {
+		h.auth.down.Store(true)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	probed := make(chan struct{})
+	go func() {
+		defer close(probed)
+		s.latest().probeDown(ctx)
+	}()
+	testenv.WaitFor(t, testPatience, func() error {
+		if !s.Stats().HomeServers[1].Alive {
+			return errors.New("it is not back")
+		}
+		return nil
+	})
+	cancel()
+	testenv.Receive(t, probed)
 }
 
 // The name within EAP cannot be changed, so neither is the one beside it.
