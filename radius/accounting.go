@@ -22,7 +22,7 @@ var (
 	errNoSessionID     = errors.New("it has no Acct-Session-Id")
 	errNoStatus        = errors.New("it has no Acct-Status-Type")
 	errStaleByNAS      = errors.New("its Acct-Status-Type is that of stale sessions, which no NAS reports")
-	errTooManySessions = errors.New("as many sessions as accounting.maxSessions are kept")
+	errTooManySessions = errors.New("as many sessions as accounting.maxSessions are open, or as many again have ended in the last 10 minutes")
 )
 
 // causeNASReboot is the Acct-Terminate-Cause of sessions that end with their
@@ -242,7 +242,7 @@ func (r *run) account(ctx context.Context, in *arrival, record *Record) error {
 		key := keyOfSession(session)
 		if old, ok := s.sessions.get(key); ok {
 			*session = record.on(old, s.sessions.staleAfter)
-		} else if s.sessions.count.Load() >= s.sessions.most {
+		} else if s.sessions.full(record.Status == StatusStop) {
 			return failed(errTooManySessions)
 		}
 		c = &change{key: key, next: func(old string) string {

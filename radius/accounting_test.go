@@ -274,6 +274,30 @@ func TestAccountingMistakes(t *testing.T) {
 	}
 }
 
+// Sessions that have ended take no room from others, up to a point.
+func TestEndedSessionsLeaveRoom(t *testing.T) {
+	s := startServer(t, Config{Accounting: Accounting{MaxSessions: 2}})
+	n := dialServer(t, acctAddr(s))
+	record := func(status Status, id string) {
+		t.Helper()
+		ask(t, acctAddr(s), acct(status, id).encode(t), testSecret)
+	}
+	record(StatusStart, "1")
+	record(StatusStart, "2")
+	silence(t, s, n, acct(StatusStart, "3").encode(t), accountingFailed)
+	record(StatusStop, "3") // it opens nothing
+	record(StatusStop, "1")
+	record(StatusStart, "4")
+	if got := openSessions(s); !slices.Equal(got, []string{"2", "4"}) {
+		t.Errorf("open are %v", got)
+	}
+	record(StatusStop, "2")
+	record(StatusStop, "4")
+	silence(t, s, n, acct(StatusStart, "5").encode(t), accountingFailed)
+	s.latest().sweep(time.Now().Add(2 * closedLife))
+	record(StatusStart, "5")
+}
+
 func TestStaleSessions(t *testing.T) {
 	var stale atomic.Int32
 	s := startServer(t, Config{Accounting: Accounting{StaleAfter: 50 * time.Millisecond}}, WithAccountingSink(func(_ context.Context, r *Record) error {

@@ -157,9 +157,10 @@ type Accounting struct {
 	// default 0 means 24 hours; it should be several times the interval of the
 	// NAS's interim updates.
 	StaleAfter time.Duration `json:"staleAfter"`
-	// MaxSessions is how many sessions are kept: the open ones, and for 10 minutes
-	// those that have ended. Records of further ones are not acknowledged. The
-	// default 0 means 2,000,000, for which it takes about 600 MB of memory.
+	// MaxSessions is how many sessions may be open. Records of further ones are not
+	// acknowledged. Those that have ended are kept for 10 minutes beside them, as
+	// long as there are less than twice as many in all. The default 0 means
+	// 2,000,000, which take about 600 MB of memory.
 	MaxSessions int `json:"maxSessions"`
 }
 

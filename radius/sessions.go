@@ -56,6 +56,12 @@ func newSessions(a *Accounting) *sessions {
 
 func (t *sessions) open() int { return int(t.opened.Load()) }
 
+// full reports whether there is no room for another session. Those that have ended
+// take none from the open ones, but may not be without number either.
+func (t *sessions) full(ended bool) bool {
+	return !ended && t.opened.Load() >= t.most || t.count.Load() >= 2*t.most
+}
+
 func (t *sessions) shard(k sessionKey) *sessionShard {
 	return &t.shards[(int(k[0])<<8|int(k[1]))%sessionShards]
 }
