@@ -14,6 +14,7 @@ import (
 	"time"
 
 	layeh "layeh.com/radius"
+	"layeh.com/radius/rfc2865"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
@@ -64,7 +65,15 @@ func readPacket(t testing.TB, r io.Reader) datagram {
 func TestRadSecProxy(t *testing.T) {
 	path := testenv.Need(t, "radsecproxy", "apt-get install radsecproxy")
 	cfg, _, cert, key := radSecConfig(t)
-	s := startServer(t, cfg)
+	cfg.Limits.MaxConcurrent = 2
+	end := make(chan struct{})
+	s := startServer(t, cfg, WithAccountingSink(func(ctx context.Context, r *Record) error {
+		if r.Session.ID == "stuck" {
+			<-end
+		}
+		return nil
+	}))
+	t.Cleanup(func() { close(end) })
 	_, port := split(t, radSecAddr(s))
 	local := testenv.FreePort(t)
 	dir := testenv.Folder(t)
@@ -110,14 +119,30 @@ realm * {
 		}
 		return nil
 	})
-	out := radclient(t, addr, "auth", testSecret, `User-Name = "aabbccddeeff"`, `User-Password = "aabbccddeeff"`, `Calling-Station-Id = "aabbccddeeff"`, "Message-Authenticator = 0x00")
-	if !strings.Contains(out, "Received Access-Accept") || !strings.Contains(out, `Tunnel-Private-Group-Id:0 = "5"`) {
-		t.Error(out)
+	login := func() {
+		t.Helper()
+		out := radclient(t, addr, "auth", testSecret, `User-Name = "aabbccddeeff"`, `User-Password = "aabbccddeeff"`, `Calling-Station-Id = "aabbccddeeff"`, "Message-Authenticator = 0x00")
+		if !strings.Contains(out, "Received Access-Accept") || !strings.Contains(out, `Tunnel-Private-Group-Id:0 = "5"`) {
+			t.Error(out)
+		}
 	}
-	out = radclient(t, addr, "acct", testSecret, `User-Name = "aabbccddeeff"`, "Acct-Status-Type = Start", `Acct-Session-Id = "1"`)
+	login()
+	out := radclient(t, addr, "acct", testSecret, `User-Name = "aabbccddeeff"`, "Acct-Status-Type = Start", `Acct-Session-Id = "1"`)
 	if !strings.Contains(out, "Received Accounting-Response") || s.Stats().Sessions != 1 {
 		t.Errorf("%d sessions; %s", s.Stats().Sessions, out)
 	}
+	// Records that wait for the sink hold up no login on their connection.
+	before := s.Stats().Requests
+	for range 5 {
+		dialServer(t, addr).send(acct(StatusStart, "stuck", avp(rfc2865.UserName_Type, "alice")).encode(t))
+	}
+	testenv.WaitFor(t, testPatience, func() error {
+		if n := s.Stats().Requests - before; n < 5 {
+			return fmt.Errorf("%d records have come", n)
+		}
+		return nil
+	})
+	login()
 }
 
 func TestRadSecClients(t *testing.T) {
