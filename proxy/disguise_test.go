@@ -37,6 +37,11 @@ func TestNoRequestPassesAsAStream(t *testing.T) {
 		{"NUL", []string{"\x00" + secret}, true},
 		{"no character of a method", []string{"(" + secret}, true},
 		{"TLS", []string{"\x16\x03\x01\n" + secret}, true},
+		{"bare line feed", []string{"GET\n/admin/x HTTP/1.1\r\nHost: a.test\r\n\r\n"}, true},
+		{"another protocol's version", []string{"GET xadmin/x FOO/1.1\r\nHost: a.test\r\n\r\n"}, true},
+		{"another protocol before", []string{"INVITE sip:a@b SIP/2.0\r\nHost: a.test\r\n\r\n" + secret}, true},
+		{"no method", []string{"GET@ /admin/x HTTP/1.1\r\nHost: a.test\r\n\r\n"}, true},
+		{"LDAP", []string{"000\x0c\x02 /admin/x HTTP/1.1\r\nHost: a.test\r\n\r\n"}, true},
 	} {
 		for i := range 4 {
 			secure, beside := i&1 != 0, i&2 != 0
