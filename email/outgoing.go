@@ -269,7 +269,8 @@ func (r *run) sign(ctx context.Context, d *delivery, rt *route) ([]byte, error) 
 	if d.round == nil {
 		return r.signature(ctx, d)
 	}
-	d.round.signing.Do(func() { d.round.signature, d.round.signErr = r.signature(ctx, d) })
+	// It is for the other places too, and so must not end with the job for this one.
+	d.round.signing.Do(func() { d.round.signature, d.round.signErr = r.signature(r.ctx, d) })
 	return d.round.signature, d.round.signErr
 }
 

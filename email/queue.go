@@ -121,8 +121,8 @@ func newQueue(r *run, store spool.Store) *queue {
 	return &queue{
 		r:       r,
 		store:   store,
-		sites:   sched.New(sched.Config{Jobs: jobs, SlowJobs: slowPerJob * jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
-		lookups: sched.New(sched.Config{Jobs: lookupsAtOnce, SlowJobs: lookupsAtOnce, JobsPerSite: lookupsPerOwner, FirstJobs: lookupsPerOwner, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		sites:   sched.New(r.ctx, sched.Config{Jobs: jobs, SlowJobs: slowPerJob * jobs, JobsPerSite: perSite, FirstJobs: min(perSite, firstPerSite), WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
+		lookups: sched.New(r.ctx, sched.Config{Jobs: lookupsAtOnce, SlowJobs: lookupsAtOnce, JobsPerSite: lookupsPerOwner, FirstJobs: lookupsPerOwner, WaitingPerSite: mostWaitingPerSite, Now: r.s.now}),
 		entries: make(map[spool.ID]*entry),
 		wake:    make(chan struct{}, 1),
 		paused:  cfg.Paused,

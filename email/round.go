@@ -130,9 +130,9 @@ func ownerOf(domain string) string {
 // mxLookup is a job that still has to learn where its domain has its mail.
 type mxLookup struct{ *job }
 
-func (l mxLookup) Run() sched.Outcome {
+func (l mxLookup) Run(ctx context.Context) sched.Outcome {
 	q := l.round.q
-	l.lookUp(q.r.ctx)
+	l.lookUp(ctx)
 	q.sites.Add(l.mx.Site, l.first(), l.job)
 	return sched.Outcome{Works: true}
 }
@@ -154,7 +154,7 @@ type chore struct {
 	do   func(context.Context, *entry)
 }
 
-func (c chore) Run() sched.Outcome {
+func (c chore) Run(context.Context) sched.Outcome {
 	if c.q.r.s.guarded(c.what, func() error { c.do(c.q.r.ctx, c.e); return nil }, "msg_id", c.e.id) != nil {
 		c.q.putBack(c.e, c.q.r.s.now().Add(maxRetryDelay))
 	}
@@ -264,7 +264,7 @@ func (rd *round) recipients(ctx context.Context, to place) ([]int, error) {
 }
 
 // Run makes the attempt.
-func (j *job) Run() (site sched.Outcome) {
+func (j *job) Run(ctx context.Context) (site sched.Outcome) {
 	rd := j.round
 	if rd.q.holds(rd) {
 		j.Drop()
@@ -274,15 +274,15 @@ func (j *job) Run() (site sched.Outcome) {
 	if !rd.q.claim(rd.e) {
 		return sched.Outcome{}
 	}
-	if err := rd.q.r.s.guarded("a delivery", func() error { site = j.attempt(); return nil }, "msg_id", rd.e.id); err != nil {
+	if err := rd.q.r.s.guarded("a delivery", func() error { site = j.attempt(ctx); return nil }, "msg_id", rd.e.id); err != nil {
 		rd.fail(err)
 	}
 	return site
 }
 
-func (j *job) attempt() sched.Outcome {
-	rd, ctx := j.round, j.round.q.r.ctx
-	list, err := rd.recipients(ctx, j.to)
+func (j *job) attempt(ctx context.Context) sched.Outcome {
+	rd := j.round
+	list, err := rd.recipients(rd.q.r.ctx, j.to)
 	if err != nil || len(list) == 0 {
 		return sched.Outcome{}
 	}
@@ -309,7 +309,7 @@ func (rd *round) bringByContent(ctx context.Context, d *delivery, list []int) sc
 			return sched.Outcome{}
 		}
 		if rt == nil && d.env.Own && d.env.From == "" {
-			rd.record(ctx, d, place{route: rd.table.named(outgoing)}, []int{i},
+			rd.record(d, place{route: rd.table.named(outgoing)}, []int{i},
 				all(result{permanent: true, status: "5.1.1", said: "no route takes mail to the sender whom this bounce is for"}, []int{i}), false)
 			continue
 		}
@@ -352,7 +352,7 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 			out.results = append(out.results, slices.Repeat([]result{troubled(out.site)}, len(list))...)
 			list = nil
 		}
-		rd.record(ctx, d, to, some, out, len(list) > 0)
+		rd.record(d, to, some, out, len(list) > 0)
 		site.Works = site.Works || out.site.Works
 		if out.site.Trouble {
 			site = out.site
@@ -364,6 +364,10 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 			rd.mu.Lock()
 			rd.dropped = true
 			rd.mu.Unlock()
+			break
+		}
+		if err := context.Cause(ctx); len(list) > 0 && err != nil { // nor would the others get far
+			rd.record(d, to, list, all(result{said: err.Error(), reply: unreachable()}, list), false)
 			break
 		}
 		if now := rd.q.r.s.now(); len(list) > 0 && now.Sub(begun) > turn && rd.another(now) {
@@ -399,7 +403,7 @@ func atOnce(env *queued, rt *route) int {
 
 // record notes what came of an attempt. If there are more to come, or others are
 // still under way, perhaps for long, it is made durable.
-func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, out outcome, more bool) {
+func (rd *round) record(d *delivery, to place, list []int, out outcome, more bool) {
 	defer rd.announce() // without mu
 	rd.mu.Lock()
 	defer rd.mu.Unlock()
@@ -409,7 +413,7 @@ func (rd *round) record(ctx context.Context, d *delivery, to place, list []int, 
 	if !out.later.IsZero() {
 		rd.putOff(out.later)
 	}
-	cut := ctx.Err() != nil
+	cut := rd.q.r.ctx.Err() != nil
 	for n, res := range out.results {
 		if res.putOff || cut && !res.ok && !res.permanent {
 			continue // says nothing about the recipient

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/dcrouter/dcrouter/email/internal/sched"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -145,6 +146,70 @@ func TestTarpits(t *testing.T) {
 		time.Sleep(70 * time.Second)
 		if len(b.got()) != 1 {
 			t.Errorf("mail to b.example waits: %+v", st.Stats().Deliveries)
+		}
+	})
+}
+
+// However many servers there are that answer just in time, one for each recipient,
+// others wait for no more than their turn. What was ended is tried again later, and
+// given up when its time is up.
+func TestAGreatManyTarpits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tarpits = 150
+		dns := hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2"}
+		for i := range tarpits {
+			dns[fmt.Sprintf("d%d.example", i)] = "192.0.2.66"
+		}
+		b := &script{}
+		cfg := relay("a.example")
+		cfg.Queue.Concurrency = 10 // and 100 that are slow
+		cfg.Queue.MaxAge = time.Hour
+		st := onStage(t, cfg, b, WithResolver(dns), WithDialer(func(_ context.Context, _ netip.Addr, _, address string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			if strings.HasPrefix(address, "192.0.2.66:") {
+				go converse(theirs, func(command string) string {
+					if command != "" && !strings.HasPrefix(command, "EHLO") {
+						time.Sleep(4 * time.Minute)
+					}
+					if strings.HasPrefix(command, "RCPT") {
+						return "451 4.3.0 Later"
+					}
+					return ""
+				})
+			} else {
+				go b.serve(theirs)
+			}
+			return ours, nil
+		}))
+		m := Email{From: "u@a.example", Subject: "s", Text: "t"}
+		for i := range tarpits {
+			m.Bcc = append(m.Bcc, fmt.Sprintf("x@d%d.example", i))
+		}
+		id, err := st.SendEmail(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", To: []string{"friend@b.example"}, Subject: "s", Text: "t"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(tarpits/10*30*time.Second + time.Second)
+		if len(b.got()) != 1 {
+			t.Errorf("mail to b.example waits: %+v", st.Stats().Deliveries.Running)
+		}
+		time.Sleep(30 * time.Minute)
+		ended := 0
+		for _, e := range st.seen(EventDeferred) {
+			if strings.Contains(e.Reason, sched.ErrSlow.Error()) {
+				ended++
+			}
+		}
+		if ended == 0 || ended == tarpits {
+			t.Errorf("%d of %d were ended", ended, tarpits)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := st.status(id); got.Status != StatusBounced {
+			t.Errorf("it is %q in the end", got.Status)
 		}
 	})
 }

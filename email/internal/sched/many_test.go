@@ -15,7 +15,7 @@ func TestALineIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config(10)
 		cfg.WaitingPerSite = 100
-		s := New(cfg)
+		s := New(t.Context(), cfg)
 		var ran atomic.Int32
 		var mu sync.Mutex
 		var idle time.Duration
@@ -64,7 +64,7 @@ func TestALineIsBounded(t *testing.T) {
 
 // Work for a great many sites takes time in proportion.
 func TestAGreatManySites(t *testing.T) {
-	s := New(config(1))
+	s := New(t.Context(), config(1))
 	const sites = 50_000
 	hold := make(chan struct{})
 	s.Add("first", false, job{run: func() Outcome { <-hold; return Outcome{} }})

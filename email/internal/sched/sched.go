@@ -12,7 +12,8 @@
 // counts is an attempt that was begun when the failure before it was known.
 //
 // A delivery that takes long gives up its place in all to others, so that servers
-// which answer slowly hold up those who send to them, and nobody else.
+// which answer slowly hold up those who send to them, and nobody else. When too many
+// take long, each that joins them ends the one that has gone on longest.
 //
 // Nothing here knows about mail or waits until what is not due yet is: that is kept
 // by the caller.
@@ -20,6 +21,8 @@ package sched
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -28,14 +31,18 @@ import (
 // Job is a delivery. One of its methods is called, once, from a goroutine of the
 // Scheduler; Drop and Skip from Add too.
 type Job interface {
-	// Run makes the delivery.
-	Run() Outcome
+	// Run makes the delivery. Where ctx ends with [ErrSlow], it has taken long, and
+	// others need its place.
+	Run(ctx context.Context) Outcome
 	// Skip is called instead where the site has a rest until then, and says what
 	// was wrong with it last; or where its line is full.
 	Skip(until time.Time, why string)
 	// Drop is called instead where the Scheduler is closed.
 	Drop()
 }
+
+// ErrSlow is why the context of a Job ends that has gone on longest of too many.
+var ErrSlow = errors.New("it took long, and others wait")
 
 // Outcome is what a delivery has shown of its site.
 type Outcome struct {
@@ -51,7 +58,8 @@ type Outcome struct {
 // Config is what a Scheduler is told. All fields are required.
 type Config struct {
 	// Jobs is how many may run at once, in all, and SlowJobs how many more once they
-	// have taken 30 seconds.
+	// have taken 30 seconds. So each has SlowJobs/Jobs times 30 seconds at least
+	// after those.
 	Jobs, SlowJobs int
 	// JobsPerSite is how many a site can work its way up to, FirstJobs how many it
 	// begins with.
@@ -85,12 +93,14 @@ const (
 // Scheduler runs Jobs. Its methods may be called from several goroutines.
 type Scheduler struct {
 	cfg Config
+	ctx context.Context
 	wg  sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
-	running int // but those that are slow
-	slow    int
+	running int        // but those that are slow
+	slow    []*attempt // the longest first
+	ending  int        // attempts that were slow and are to end
 	waiting int
 	turn    int
 	sites   map[string]*site
@@ -121,9 +131,9 @@ type site struct {
 	full     time.Time // since when its line is, and was not half empty
 }
 
-// New returns a Scheduler.
-func New(cfg Config) *Scheduler {
-	return &Scheduler{cfg: cfg, sites: make(map[string]*site)}
+// New returns a Scheduler whose jobs have contexts below ctx.
+func New(ctx context.Context, cfg Config) *Scheduler {
+	return &Scheduler{cfg: cfg, ctx: ctx, sites: make(map[string]*site)}
 }
 
 func (st *site) waiting() int { return st.lines[priority].len() + st.lines[normal].len() }
@@ -200,6 +210,8 @@ func (s *Scheduler) spawn() {
 
 // work runs one job after the other until there is none.
 func (s *Scheduler) work(st *site, j Job) {
+	ctx, end := context.WithCancelCause(s.ctx) // a job that is ended is the last one
+	defer end(nil)
 	for j != nil {
 		now := s.cfg.Now()
 		s.mu.Lock()
@@ -213,17 +225,19 @@ func (s *Scheduler) work(st *site, j Job) {
 		case now.Before(rest):
 			j.Skip(rest, why)
 		default:
-			a = s.watch()
-			o = j.Run()
+			a = s.watch(end)
+			o = j.Run(ctx)
 		}
 		s.mu.Lock()
-		slow := a.end()
+		gone := s.over(a)
+		if a != nil && a.state == ending {
+			o = Outcome{} // the site was not let show anything
+		}
 		st.active--
 		s.learn(st, o, known)
 		s.offer(st)
 		s.forget(st)
-		if slow { // another has its place
-			s.slow--
+		if gone { // another has its place
 			j = nil
 		} else if st, j = s.next(); j == nil {
 			s.running--
@@ -235,15 +249,27 @@ func (s *Scheduler) work(st *site, j Job) {
 
 // attempt is a job that runs. It is guarded by Scheduler.mu.
 type attempt struct {
+	end   context.CancelCauseFunc // ends the job
 	timer *time.Timer
 	over  bool
-	slow  bool // it counts for Config.SlowJobs
+	state pace
 }
 
+// pace is which of the bounds an attempt counts for.
+type pace int
+
+const (
+	ordinary pace = iota // Config.Jobs
+	slow                 // Config.SlowJobs
+	ending               // neither any more: its context ends
+)
+
 // watch sees to that a job which begins now holds up others for no more than
-// slowAfter, as long as there is room for slow ones.
-func (s *Scheduler) watch() *attempt {
-	a := &attempt{}
+// slowAfter. Where there is no room for one more that is slow, and its place is
+// needed, the one that has gone on longest ends: to see who has most of them does not
+// help, as a stranger has as many sites as he likes.
+func (s *Scheduler) watch(end context.CancelCauseFunc) *attempt {
+	a := &attempt{end: end}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a.timer = time.AfterFunc(slowAfter, func() {
@@ -251,26 +277,48 @@ func (s *Scheduler) watch() *attempt {
 		defer s.mu.Unlock()
 		switch {
 		case a.over:
-		case s.slow >= s.cfg.SlowJobs:
+		case len(s.slow) >= s.cfg.SlowJobs && (s.running < s.cfg.Jobs || !s.endLongest()):
 			a.timer.Reset(slowAfter)
 		default:
-			a.slow = true
+			a.state = slow
+			s.slow = append(s.slow, a)
 			s.running--
-			s.slow++
 			s.spawn()
 		}
 	})
 	return a
 }
 
-// end notes that the job is over, and reports whether it was slow; nil was none.
-func (a *attempt) end() bool {
+// endLongest has the slow job end that has gone on longest, unless there are many
+// already that do not end though they are to.
+func (s *Scheduler) endLongest() bool {
+	if len(s.slow) == 0 || s.ending >= s.cfg.SlowJobs {
+		return false
+	}
+	a := s.slow[0]
+	s.slow = slices.Delete(s.slow, 0, 1)
+	a.state = ending
+	s.ending++
+	a.end(ErrSlow)
+	return true
+}
+
+// over notes that a job has ended, and reports whether it had given up its place;
+// nil was none.
+func (s *Scheduler) over(a *attempt) bool {
 	if a == nil {
 		return false
 	}
 	a.timer.Stop()
 	a.over = true
-	return a.slow
+	switch a.state {
+	case slow:
+		i := slices.Index(s.slow, a)
+		s.slow = slices.Delete(s.slow, i, i+1)
+	case ending:
+		s.ending--
+	}
+	return a.state != ordinary
 }
 
 // next takes the job whose turn it is. The caller holds mu.
@@ -410,7 +458,7 @@ func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.cfg.Now()
-	out := Stats{Running: s.running + s.slow, Waiting: s.waiting}
+	out := Stats{Running: s.running + len(s.slow) + s.ending, Waiting: s.waiting}
 	for _, st := range s.sites {
 		v := Site{Name: st.name, Active: st.active, Waiting: st.waiting(), Limit: int(st.limit)}
 		if now.Before(st.rest) {

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -16,11 +17,15 @@ import (
 // job is a delivery of the tests.
 type job struct {
 	run  func() Outcome
+	runs func(context.Context) Outcome // in place of run
 	skip func(time.Time, string)
 	drop func()
 }
 
-func (j job) Run() Outcome {
+func (j job) Run(ctx context.Context) Outcome {
+	if j.runs != nil {
+		return j.runs(ctx)
+	}
 	if j.run == nil {
 		return Outcome{Works: true}
 	}
@@ -44,7 +49,7 @@ func config(jobs int) Config {
 }
 
 func TestEveryJobRunsOnce(t *testing.T) {
-	s := New(config(10))
+	s := New(t.Context(), config(10))
 	var ran [5000]atomic.Int32
 	var wg sync.WaitGroup
 	for g := range 10 {
@@ -70,7 +75,7 @@ func TestEveryJobRunsOnce(t *testing.T) {
 // A site with many jobs must not hold up one with a single job.
 func TestSitesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(4))
+		s := New(t.Context(), config(4))
 		var slow atomic.Int32
 		for range 1000 {
 			s.Add("big", false, job{run: func() Outcome {
@@ -91,7 +96,7 @@ func TestSitesTakeTurns(t *testing.T) {
 
 func TestPriorityGoesFirstAndStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(1))
+		s := New(t.Context(), config(1))
 		var order []string
 		add := func(name string, first bool) {
 			s.Add(name, first, job{run: func() Outcome {
@@ -128,7 +133,7 @@ func TestPriorityGoesFirstAndStarvesNobody(t *testing.T) {
 
 func TestASiteWorksItsWayUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(100))
+		s := New(t.Context(), config(100))
 		var active, most atomic.Int32
 		for range 2000 {
 			s.Add("site", false, job{run: func() Outcome {
@@ -154,7 +159,7 @@ func TestASiteWorksItsWayUp(t *testing.T) {
 
 func TestASiteInTroubleHasARest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(100))
+		s := New(t.Context(), config(100))
 		var tried, skipped atomic.Int32
 		var down atomic.Bool
 		down.Store(true)
@@ -213,7 +218,7 @@ func TestFailuresOfOneEventCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config(100)
 		cfg.FirstJobs, cfg.JobsPerSite = 100, 100
-		s := New(cfg)
+		s := New(t.Context(), cfg)
 		down := Outcome{Trouble: true, Why: "connection reset"}
 		var rested atomic.Int32
 		add := func(n int, o Outcome) {
@@ -258,7 +263,7 @@ func TestFailuresOfOneEventCountOnce(t *testing.T) {
 // A server that restarts within a second has what waited soon after.
 func TestABlip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(100))
+		s := New(t.Context(), config(100))
 		begin := time.Now()
 		var done, tried atomic.Int32
 		var last atomic.Int64
@@ -289,17 +294,57 @@ func TestABlip(t *testing.T) {
 	})
 }
 
-// Jobs that take long hold up those of other sites for no more than slowAfter, as
-// long as there is room for slow ones, and are waited for.
+// Jobs that take long hold up those of other sites for no more than slowAfter. Where
+// there are too many of them, those that have gone on longest end.
 func TestSlowJobsMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := config(3)
+		cfg.SlowJobs = 12
+		s := New(t.Context(), cfg)
+		const slow = 100
+		var wrong, ended, fast atomic.Int32
+		begin := time.Now()
+		for i := range slow {
+			s.Add("slow-"+strconv.Itoa(i), false, job{runs: func(ctx context.Context) Outcome {
+				begin := time.Now()
+				select {
+				case <-ctx.Done():
+					// It had its time: SlowJobs/Jobs times slowAfter, after the first.
+					if context.Cause(ctx) != ErrSlow || time.Since(begin) < 5*slowAfter {
+						wrong.Add(1)
+					}
+				case <-time.After(time.Hour):
+				}
+				ended.Add(1)
+				return Outcome{Works: true}
+			}})
+		}
+		s.Add("fast", false, job{run: func() Outcome { fast.Store(int32(time.Since(begin) / time.Second)); return Outcome{Works: true} }})
+		for range 20 {
+			time.Sleep(slowAfter)
+			synctest.Wait()
+			if n := s.Stats().Running; n > 15 {
+				t.Errorf("%d run after %v", n, time.Since(begin))
+			}
+		}
+		time.Sleep(2 * time.Hour)
+		if turns := fast.Load() / int32(slowAfter/time.Second); turns == 0 || turns > slow/3 || wrong.Load() > 0 || ended.Load() != slow {
+			t.Errorf("the fast one ran after %d seconds, %d of %d ended, %d wrongly", fast.Load(), ended.Load(), slow, wrong.Load())
+		}
+		s.Close()
+	})
+}
+
+// Jobs that do not end when they are to are bounded all the same, and are waited for.
+func TestSlowJobsThatGoOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(3)
 		cfg.SlowJobs = 4
-		s := New(cfg)
+		s := New(t.Context(), cfg)
 		var active, ended atomic.Int32
 		var fast atomic.Bool
 		begin := time.Now()
-		for i := range 10 {
+		for i := range 20 {
 			s.Add("slow-"+strconv.Itoa(i), false, job{run: func() Outcome {
 				active.Add(1)
 				time.Sleep(time.Hour)
@@ -312,7 +357,7 @@ func TestSlowJobsMakeRoom(t *testing.T) {
 		for _, step := range []struct {
 			after time.Duration
 			want  int32 // active
-		}{{time.Second, 3}, {slowAfter, 6}, {slowAfter, 7}, {30 * time.Minute, 7}} {
+		}{{time.Second, 3}, {slowAfter, 6}, {slowAfter, 9}, {slowAfter, 11}, {30 * time.Minute, 11}} {
 			time.Sleep(step.after)
 			if n := active.Load(); n != step.want {
 				t.Errorf("after %v %d jobs run, not %d", time.Since(begin), n, step.want)
@@ -321,13 +366,13 @@ func TestSlowJobsMakeRoom(t *testing.T) {
 				t.Errorf("after %v %d jobs are told of, not %d", time.Since(begin), n, step.want)
 			}
 		}
-		time.Sleep(2 * time.Hour)
-		if ended.Load() != 10 || !fast.Load() {
-			t.Errorf("%d of 10 ended, the fast one ran: %v", ended.Load(), fast.Load())
+		time.Sleep(3 * time.Hour)
+		if ended.Load() != 20 || !fast.Load() {
+			t.Errorf("%d of 20 ended, the fast one ran: %v", ended.Load(), fast.Load())
 		}
 		s.mu.Lock()
-		if s.running != 0 || s.slow != 0 {
-			t.Errorf("%d and %d are left", s.running, s.slow)
+		if s.running != 0 || len(s.slow) != 0 || s.ending != 0 {
+			t.Errorf("%d, %d and %d are left", s.running, len(s.slow), s.ending)
 		}
 		s.mu.Unlock()
 		// There is room again, and Close waits for slow jobs too.
@@ -339,15 +384,15 @@ func TestSlowJobsMakeRoom(t *testing.T) {
 			t.Errorf("%d jobs run, 4 wanted", n)
 		}
 		s.Close()
-		if n := ended.Load(); n != 14 {
-			t.Errorf("%d of 14 ended", n)
+		if n := ended.Load(); n != 24 {
+			t.Errorf("%d of 24 ended", n)
 		}
 	})
 }
 
 func TestCloseDropsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := New(config(2))
+		s := New(t.Context(), config(2))
 		var ran, dropped atomic.Int32
 		for range 100 {
 			s.Add("site", false, job{run: func() Outcome {
@@ -367,7 +412,7 @@ func TestCloseDropsWhatWaits(t *testing.T) {
 }
 
 func TestSitesAreForgotten(t *testing.T) {
-	s := New(config(10))
+	s := New(t.Context(), config(10))
 	for i := range 5 * mostIdle {
 		s.Add(strconv.Itoa(i), false, job{})
 	}
@@ -382,7 +427,7 @@ func TestSitesAreForgotten(t *testing.T) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	s := New(Config{Jobs: 20, JobsPerSite: 20, FirstJobs: 20, WaitingPerSite: 1 << 30, Now: time.Now})
+	s := New(b.Context(), Config{Jobs: 20, JobsPerSite: 20, FirstJobs: 20, WaitingPerSite: 1 << 30, Now: time.Now})
 	b.ReportAllocs()
 	for b.Loop() {
 		s.Add("site", false, job{})
