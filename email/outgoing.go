@@ -36,6 +36,8 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 		}
 	}
 	var ready *transport.Request
+	var unused warmup.Grant // what is not in the books yet
+	defer func() { r.giveBack(d.env, unused, unused.N) }()
 	for len(open) > 0 {
 		grant, next := r.permit(d.env, j, len(open))
 		if grant.N == 0 {
@@ -45,10 +47,10 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 			out.later = next
 			return out
 		}
+		unused = grant
 		if ready == nil { // not sooner: what is put off need not be signed
 			var err error
 			if ready, err = r.request(ctx, d, to, j); err != nil {
-				r.giveBack(d.env, grant, grant.N)
 				for _, n := range open {
 					out.results[n] = hopResult(err)
 				}
@@ -71,6 +73,7 @@ func (r *run) sendOut(ctx context.Context, d *delivery, to place, j *job, list [
 			}
 		}
 		one := r.send(ctx, d, &req)
+		unused = warmup.Grant{}
 		r.account(d.env, grant, one.results)
 		for k, n := range some {
 			out.results[n] = one.results[k]

@@ -3,9 +3,11 @@ package email
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +87,29 @@ func TestLimitsCountWhatWasSent(t *testing.T) {
 			}
 			for _, source := range st.Sources {
 				if source.Today != 0 || source.Traffic.LastHour.Sent != 0 {
+					t.Errorf("%d of what may be sent today from %q is used up", source.Today, source.Address)
+				}
+			}
+		})
+	})
+	t.Run("panic", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			cfg := relay("a.example")
+			cfg.Domains[0].RateLimits.Outbound.MessagesPerHour = 20
+			cfg.Outbound.WarmUp.Pools = []SourcePool{{Name: "new", Addresses: []SourceAddress{{Address: "192.0.2.77"}}}}
+			var tries atomic.Int32
+			st := onStage(t, cfg, nil, WithDialer(func(context.Context, netip.Addr, string, string) (net.Conn, error) {
+				tries.Add(1)
+				panic("boom")
+			}))
+			st.post("<user@a.example>", toB, "<u@b.example>")
+			time.Sleep(40 * time.Minute)
+			stats := st.Stats()
+			if got := stats.Quotas["a.example"].Hour; got != 0 || tries.Load() < 2 {
+				t.Errorf("%d of what may be sent in an hour is used up by %d tries", got, tries.Load())
+			}
+			for _, source := range stats.Sources {
+				if source.Today != 0 {
 					t.Errorf("%d of what may be sent today from %q is used up", source.Today, source.Address)
 				}
 			}
