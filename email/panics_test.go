@@ -106,6 +106,53 @@ func TestPanicsInTheQueue(t *testing.T) {
 	}
 }
 
+// What panics at each try comes to an end like what fails: its sender is told when its
+// time is up.
+func TestAPanicIsATry(t *testing.T) {
+	for _, where := range []string{"lookup", "dial", "mail deferred"} {
+		t.Run(where, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int32
+				ask := func(here string) {
+					if here == where {
+						tries.Add(1)
+						panic("boom")
+					}
+				}
+				s := &script{answer: func(_ int, command string) string {
+					if strings.HasPrefix(command, "RCPT") {
+						return "451 4.3.0 later"
+					}
+					return ""
+				}}
+				cfg := relay("a.example")
+				cfg.Queue.MaxAge = 12 * time.Hour
+				st := onStage(t, cfg, s,
+					WithLogger(slog.New(askingHandler{slog.NewTextHandler(testLog{t}, nil), ask})),
+					WithResolver(askingHosts{hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2"}, ask}),
+					WithDialer(func(context.Context, netip.Addr, string, string) (net.Conn, error) {
+						ask("dial")
+						ours, theirs := net.Pipe()
+						go s.serve(theirs)
+						return ours, nil
+					}))
+				id := st.post("<user@a.example>", toB, "<x@b.example>")
+				time.Sleep(time.Hour)
+				if n := tries.Load(); n < 3 {
+					t.Errorf("%d tries in an hour", n)
+				}
+				time.Sleep(15 * time.Hour)
+				if got := st.status(id); got.Status != StatusBounced {
+					t.Errorf("%+v\n%s", got, timeline(got))
+				}
+				if got := st.inbox.all(); len(got) == 0 {
+					t.Error("the sender was not told")
+				}
+			})
+		})
+	}
+}
+
 // askingHosts and askingHandler ask first.
 type askingHosts struct {
 	hosts

@@ -253,14 +253,19 @@ func (rd *round) recipients(ctx context.Context, to place) ([]int, error) {
 	if err := rd.load(ctx); err != nil {
 		return nil, err
 	}
-	var list []int
+	return rd.waiting(to), nil
+}
+
+// waiting finds the recipients of a place that are still to get the message. The
+// caller holds mu.
+func (rd *round) waiting(to place) (list []int) {
 	for i := range rd.env.Recipients {
 		rcpt := &rd.env.Recipients[i]
 		if rd.p.Recipients[i].State == "" && rd.q.place(rd.table, destination{rcpt.Route, rcpt.domain()}) == to {
 			list = append(list, i)
 		}
 	}
-	return list, nil
+	return list
 }
 
 // Run makes the attempt.
@@ -275,9 +280,28 @@ func (j *job) Run(ctx context.Context) (site sched.Outcome) {
 		return sched.Outcome{}
 	}
 	if err := rd.q.r.s.guarded("a delivery", func() error { site = j.attempt(ctx); return nil }, "msg_id", rd.e.id); err != nil {
-		rd.fail(err)
+		j.panicked(err)
 	}
 	return site
+}
+
+// panicked counts as a try, or the message would come back for ever. Where it could
+// not even be read, there is none to count for.
+func (j *job) panicked(err error) {
+	rd := j.round
+	rd.mu.Lock()
+	defer rd.mu.Unlock()
+	if rd.env == nil {
+		rd.err = err
+		return
+	}
+	rd.tried, rd.changed = true, true
+	list := rd.waiting(j.to)
+	for _, i := range list {
+		a := &rd.p.Recipients[i]
+		a.Reply = valueOr(a.Reply, err.Error())
+	}
+	rd.p.note(step{At: rd.q.r.s.now(), Kind: EventDeferred, Recipients: list, Text: err.Error()})
 }
 
 func (j *job) attempt(ctx context.Context) sched.Outcome {
