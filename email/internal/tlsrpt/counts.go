@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/net/publicsuffix"
 )
 
 const (
@@ -17,7 +19,22 @@ const (
 	maxDetails = 100
 	// maxReason bounds the text about a failure, in bytes.
 	maxReason = 200
+	// maxOwned bounds what is kept of one owner's domains on a day, in bytes more or
+	// less: he makes up as many as he likes, each with policies of 64 KB. It is enough
+	// for some days' worth of one domain that is always in trouble, and for hundreds
+	// with a policy each.
+	maxOwned = 256 << 10
+	// overhead is what a policy or a detail takes beside its text.
+	overhead = 200
 )
+
+// ownerOf is the domain that somebody has registered to have this one.
+func ownerOf(domain string) string {
+	if owner, err := publicsuffix.EffectiveTLDPlusOne(domain); err == nil {
+		return owner
+	}
+	return domain
+}
 
 // counts is what is known of a domain on a day. It is stored as JSON.
 type counts struct {
@@ -29,6 +46,7 @@ type counts struct {
 	Attempts int      `json:"attempts,omitempty"`
 	Done     []string `json:"done,omitempty"` // addresses that have it
 
+	size  int       // in bytes, more or less
 	next  time.Time // the next attempt
 	dirty bool      // it is to be stored
 	busy  bool      // it is being delivered
@@ -52,9 +70,35 @@ type detail struct {
 	Count       uint64     `json:"count"`
 }
 
-// add counts a session, and tells whether there was room for it.
-func (c *counts) add(s Session) bool {
-	p := c.policy(s.Policy)
+// measure finds the size of what was read.
+func (c *counts) measure() {
+	c.size = 0
+	for _, p := range c.Policies {
+		c.size += p.Policy.size()
+		for _, d := range p.Details {
+			c.size += d.size()
+		}
+	}
+}
+
+func (p *Policy) size() int {
+	n := overhead + len(p.Domain)
+	for _, list := range [][]string{p.Lines, p.MX} {
+		for _, s := range list {
+			n += len(s) + 16 // a string's head
+		}
+	}
+	return n
+}
+
+func (d *detail) size() int { return overhead + len(d.MX) + len(d.HELO) + len(d.Reason) }
+
+// add counts a session, and tells whether there was room for it: room is how much
+// larger the counts may get. A failure for which there is none is counted by its type
+// alone.
+func (c *counts) add(s Session, room int) bool {
+	before := c.size
+	p := c.policy(s.Policy, room)
 	if p == nil {
 		return false
 	}
@@ -68,13 +112,14 @@ func (c *counts) add(s Session) bool {
 	if p.count(d) {
 		return true
 	}
-	if len(p.Details) >= maxDetails {
+	if len(p.Details) >= maxDetails || c.size-before+d.size() > room {
 		d = detail{Failure: s.Failure, Count: 1}
 		if p.count(d) {
 			return true
 		}
 	}
 	p.Details = append(p.Details, &d)
+	c.size += d.size()
 	return true
 }
 
@@ -90,18 +135,19 @@ func (p *policyCounts) count(d detail) bool {
 	return false
 }
 
-func (c *counts) policy(p Policy) *policyCounts {
+func (c *counts) policy(p Policy, room int) *policyCounts {
 	for _, known := range c.Policies {
 		k := known.Policy
 		if k.Type == p.Type && k.Domain == p.Domain && slices.Equal(k.Lines, p.Lines) && slices.Equal(k.MX, p.MX) {
 			return known
 		}
 	}
-	if len(c.Policies) >= maxPolicies {
+	if len(c.Policies) >= maxPolicies || p.size() > room {
 		return nil
 	}
 	added := &policyCounts{Policy: p}
 	c.Policies = append(c.Policies, added)
+	c.size += p.size()
 	return added
 }
 

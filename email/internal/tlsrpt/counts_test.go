@@ -16,7 +16,7 @@ func TestCounts(t *testing.T) {
 	other := failed
 	other.MX = "mx2.a.test"
 	for _, s := range []Session{{Policy: a}, {Policy: b}, {Policy: b}, failed, failed, other} {
-		if !c.add(s) {
+		if !c.add(s, maxOwned) {
 			t.Error("no room")
 		}
 	}
@@ -40,7 +40,7 @@ func TestCountsAreBounded(t *testing.T) {
 	long := strings.Repeat("ü", 1000)
 	for i := range 5000 {
 		for _, f := range []Failure{ValidationFailure, CertificateExpired} {
-			c.add(Session{Policy: Policy{Type: STS, Domain: "a.test"}, Failure: f, MX: fmt.Sprint(i), Reason: fmt.Sprint(i, long)})
+			c.add(Session{Policy: Policy{Type: STS, Domain: "a.test"}, Failure: f, MX: fmt.Sprint(i), Reason: fmt.Sprint(i, long)}, maxOwned)
 		}
 	}
 	p := c.Policies[0]
@@ -55,7 +55,7 @@ func TestCountsAreBounded(t *testing.T) {
 		t.Error(len(p.Details), sum, p.Failures)
 	}
 	for i := range 100 {
-		c.add(Session{Policy: Policy{Type: STS, Domain: fmt.Sprint(i)}})
+		c.add(Session{Policy: Policy{Type: STS, Domain: fmt.Sprint(i)}}, maxOwned)
 	}
 	if len(c.Policies) != maxPolicies {
 		t.Error(len(c.Policies))

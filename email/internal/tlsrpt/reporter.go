@@ -51,7 +51,7 @@ type Config struct {
 	// came since.
 	SaveEvery time.Duration
 	// MaxDomains bounds the domains of a day; default 10,000. Those beyond are
-	// not counted.
+	// not counted. What is kept of the domains of one owner is bounded, too.
 	MaxDomains int
 	// Log is told what cannot be stored or delivered. Nil means nobody.
 	Log *slog.Logger
@@ -109,6 +109,7 @@ type Reporter struct {
 	mu      sync.Mutex
 	counts  map[key]*counts
 	perDay  map[string]int // how many domains a day has
+	owned   map[key]int    // the sizes of the counts of an owner's domains
 	stats   Stats
 	stopped bool
 
@@ -133,7 +134,7 @@ func Open(ctx context.Context, cfg Config) (*Reporter, error) {
 	if err := cfg.prepare(); err != nil {
 		return nil, fmt.Errorf("tlsrpt: %w", err)
 	}
-	r := &Reporter{cfg: cfg, counts: map[key]*counts{}, perDay: map[string]int{}}
+	r := &Reporter{cfg: cfg, counts: map[key]*counts{}, perDay: map[string]int{}, owned: map[key]int{}}
 	if cfg.Store != nil {
 		if err := r.load(ctx); err != nil {
 			return nil, fmt.Errorf("tlsrpt: %w", err)
@@ -171,17 +172,19 @@ func (r *Reporter) Add(s Session) {
 		return
 	}
 	k := key{r.cfg.Now().UTC().Format(dayFormat), domain}
-	c := r.counts[k]
-	if c == nil {
-		if r.perDay[k.day] >= r.cfg.MaxDomains {
-			r.stats.Uncounted++
-			return
-		}
+	c, owner := r.counts[k], key{k.day, ownerOf(domain)}
+	known := c != nil
+	if !known {
 		c = &counts{Day: k.day, Domain: domain}
-		r.put(c)
 	}
-	if !c.add(s) {
+	before := c.size
+	switch {
+	case !known && r.perDay[k.day] >= r.cfg.MaxDomains, !c.add(s, maxOwned-r.owned[owner]):
 		r.stats.Uncounted++
+	case known:
+		r.owned[owner] += c.size - before
+	default:
+		r.put(c)
 	}
 }
 
@@ -197,12 +200,17 @@ func (r *Reporter) Stats() Stats {
 func (r *Reporter) put(c *counts) {
 	r.counts[key{c.Day, c.Domain}] = c
 	r.perDay[c.Day]++
+	r.owned[key{c.Day, ownerOf(c.Domain)}] += c.size
 }
 
 func (r *Reporter) remove(c *counts) {
 	delete(r.counts, key{c.Day, c.Domain})
 	if r.perDay[c.Day]--; r.perDay[c.Day] == 0 {
 		delete(r.perDay, c.Day)
+	}
+	owner := key{c.Day, ownerOf(c.Domain)}
+	if r.owned[owner] -= c.size; r.owned[owner] == 0 {
+		delete(r.owned, owner)
 	}
 }
 
@@ -285,6 +293,7 @@ func (r *Reporter) load(ctx context.Context) error {
 			r.cfg.Log.Warn("stored counts for reports about TLS do not belong where they are", "key", name)
 			continue
 		}
+		c.measure()
 		if r.perDay[c.Day] < r.cfg.MaxDomains {
 			r.put(c)
 		}

@@ -450,3 +450,56 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// However many domains an owner makes up, and however long their policies are, what
+// is kept of them is bounded, also after a restart, and others are counted.
+func TestAnOwnerIsBounded(t *testing.T) {
+	var c clock
+	c.set(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	store := memory(t)
+	cfg := Config{Resolver: records{}, Store: store, Now: c.now, Spread: -1}
+	r := open(t, cfg)
+	long := []string{"version: STSv1", strings.Repeat("x", 32<<10)}
+	flood := func() {
+		for i := range 1000 {
+			domain := fmt.Sprintf("d%d.a.test", i)
+			r.Add(Session{Domain: domain, Policy: Policy{Type: NoPolicy, Domain: domain}})
+			r.Add(Session{Domain: domain, Policy: Policy{Type: STS, Domain: domain, Lines: long}})
+			r.Add(Session{Domain: "d0.a.test", Policy: Policy{Type: NoPolicy, Domain: "d0.a.test"}, Failure: ValidationFailure, MX: domain})
+		}
+	}
+	flood()
+	stored := func() (bytes int) {
+		for _, k := range storedKeys(t, store) {
+			value, err := store.Get(t.Context(), k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bytes += len(value)
+		}
+		return bytes
+	}
+	stats := r.Stats()
+	r.Close(t.Context())
+	if n := stored(); n > 2*maxOwned || stats.Domains < 2 || stats.Uncounted == 0 {
+		t.Errorf("%d bytes for %d domains, %d sessions were left out", n, stats.Domains, stats.Uncounted)
+	}
+	p := r.counts[key{"2026-03-01", "d0.a.test"}].Policies[0]
+	if p.Successes != 1 || p.Failures != 1000 {
+		t.Errorf("%d and %d sessions of a domain that was known were counted", p.Successes, p.Failures)
+	}
+
+	r = open(t, cfg)
+	if n := r.owned[key{"2026-03-01", "a.test"}]; n < maxOwned*9/10 || n > maxOwned+overhead {
+		t.Errorf("%d bytes are held after a restart", n)
+	}
+	flood()
+	r.Add(Session{Domain: "b.test", Policy: Policy{Type: STS, Domain: "b.test", Lines: long}})
+	if n := r.Stats().Domains; n != stats.Domains+1 {
+		t.Errorf("%d domains after a restart and one more, %d before", n, stats.Domains)
+	}
+	r.Close(t.Context())
+	if n := stored(); n > 2*maxOwned {
+		t.Errorf("%d bytes after a restart", n)
+	}
+}
