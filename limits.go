@@ -15,11 +15,11 @@ import (
 // force.
 type Limits struct {
 	// MaxConnections is how many client connections a server may have open at
-	// once: the proxy with UDP sessions (smartProxyConfig.maxConnections, without
-	// limit otherwise), the mail system (emailConfig.connections.max), the DNS
-	// server (dnsServerConfig.maxConnections) and RadSec
-	// (radiusConfig.radSec.maxConnections). Each has as many to itself; a default
-	// that is lower stays. The default 0 leaves the sections' own.
+	// once: the proxy, and UDP sessions apart from them
+	// (smartProxyConfig.maxConnections, without limit otherwise), the mail system
+	// (emailConfig.connections.max), the DNS server (dnsServerConfig.maxConnections)
+	// and RadSec (radiusConfig.radSec.maxConnections). Each has as many to itself; a
+	// default that is lower stays. The default 0 leaves the sections' own.
 	MaxConnections int `json:"maxConnections"`
 	// MaxConnectionsPerIP is how many of them one client may have
 	// (smartProxyConfig.maxConnectionsPerIp,

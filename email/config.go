@@ -167,13 +167,14 @@ type RateLimits struct {
 
 // InboundLimits bounds mail received. In each field, 0 means what
 // [Config.Defaults] say for a domain, and no limit otherwise. Those of a domain
-// are about mail to it; connections and signed in users are no domain's, and
-// their limits are the server's alone.
+// are about mail to it, and connections that bring some; signed in users are no
+// domain's, and their limit is the server's alone.
 type InboundLimits struct {
 	// MessagesPerMinute is over all clients. A message counts when its first
 	// recipient is accepted, to a domain when the first one there is.
 	MessagesPerMinute int `json:"messagesPerMinute"`
-	// ConnectionsPerIP is how many connections one address may have open.
+	// ConnectionsPerIP is how many connections one address may have open; an IPv6
+	// /64 counts as one.
 	ConnectionsPerIP int `json:"connectionsPerIp"`
 	// MessagesPerMinutePerIP is for each client address; an IPv6 /64 counts as
 	// one.

@@ -15,10 +15,10 @@ type Stats struct {
 	Messages MessageStats `json:"messages"`
 	// Refused counts refusals by reason: "connections", "tls", "blocked", "reputation",
 	// "early-talker", "timeout", "protocol", "smuggling", "rate", "greylist",
-	// "relay", "route", "split", "sender", "authentication", "scanner", "hook",
-	// "content", "storage", "next-hop", "mailbox"; by [Security] "blocked" and
-	// "port-full", and "proxy-header" by [ProxyProtocol], unless the proxy has the
-	// ports: then it counts these.
+	// "relay", "route", "suppressed", "split", "sender", "authentication",
+	// "scanner", "hook", "content", "storage", "next-hop", "mailbox"; by [Security]
+	// "blocked" and "port-full", and "proxy-header" by [ProxyProtocol], unless the
+	// proxy has the ports: then it counts these.
 	Refused map[string]uint64 `json:"refused"`
 	// Routes counts recipients by the route that took them.
 	Routes map[string]uint64 `json:"routes"`

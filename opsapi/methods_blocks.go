@@ -23,7 +23,8 @@ type Block struct {
 // Blocks are the addresses that are refused.
 type Blocks interface {
 	Blocks(ctx context.Context, p Page) (list []Block, next string, err error)
-	// AddBlock refuses an address, of IPv6 the /64 around it, or a network.
+	// AddBlock refuses an address, of IPv6 the /64 around it, or a network. It
+	// returns when that is kept for a restart, as RemoveBlock does.
 	AddBlock(ctx context.Context, b Block) error
 	// RemoveBlock ends the block of what Blocks has as Address, or of the address
 	// that it is for.

@@ -246,8 +246,8 @@ type Limits struct {
 	// in FailureWindow; then it is rejected for the rest of it without asking
 	// anyone. The default 0 means 10; -1 means no limit. A user is counted by the
 	// device (Calling-Station-Id) where there is one, and may be rejected 10 times
-	// as often from all devices together. Who can send from a
-	// client's address can use it up for others, unless the client must sign
+	// as often from all devices together. Who can send from a client's address can
+	// use it up for others, unless the client must sign
 	// (RequireMessageAuthenticator).
 	MaxFailures int `json:"maxFailures"`
 	// FailureWindow is the time that MaxFailures counts in. The default 0
