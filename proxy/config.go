@@ -284,7 +284,8 @@ type Match struct {
 	//     it. It is the choice for protocols that share a port with HTTP, and for
 	//     those in which the server speaks first; on a port shared with other
 	//     routes the latter works once the client has been silent for
-	//     Timeouts.Route.
+	//     Timeouts.Route. What counts as HTTP goes to the routes for that, if the
+	//     port has any: a protocol that begins so needs a port of its own.
 	//   - "http" takes only HTTP.
 	//   - "udp" takes datagrams. The first from an address and port opens a
 	//     session with a target, which those that follow and the answers belong
