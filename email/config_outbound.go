@@ -139,7 +139,8 @@ type WarmUpHold struct {
 
 // Webhook is told of events by HTTP POST, one event each, signed as Standard
 // Webhooks has it (webhook-id, webhook-timestamp, webhook-signature). What is not
-// answered with 2xx is sent again for a day.
+// answered with 2xx is sent again for a day; after 410 nothing is sent until the next
+// start.
 type Webhook struct {
 	// URL is where to. It is no secret. Required.
 	URL string `json:"url" conf:"key"`

@@ -27,7 +27,8 @@ import (
 //   - A write goes to a temporary file in the same folder, which is flushed,
 //     renamed, and its folder flushed. When Put or Delete return nil the
 //     change outlasts a crash of process or machine, as far as the disk keeps
-//     its word. Half-written files are removed when the folder is opened.
+//     its word. Half-written files and empty folders are removed when the folder
+//     is opened.
 //   - One process has the folder open, and one Store: for others Open fails
 //     with [ErrInUse]. So what the Store does in process, like revisions and
 //     leases, is exact.
