@@ -97,7 +97,7 @@ func (l *Limit) reached(n uint64) { l.Reached = &n }
 func (l *limitList) proxy(given, is *proxy.Config, routes []proxy.Route, s *proxy.Stats) {
 	const at = "smartProxyConfig."
 	l.add(at+"maxConnections", "connections", int64(given.MaxConnections), int64(is.MaxConnections), 0).
-		used(int64(s.ActiveConnections + s.UDPSessions)).reached(s.Refused["tooManyConnections"])
+		used(int64(s.ActiveConnections)).reached(s.Refused["tooManyConnections"])
 	l.add(at+"maxConnectionsPerIp", "connections", int64(given.MaxConnectionsPerIP), int64(is.MaxConnectionsPerIP), 0).reached(s.Refused["tooManyPerIp"])
 	l.add(at+"maxUdpSessions", "sessions", int64(given.MaxUDPSessions), int64(is.MaxUDPSessions), 10_000).used(int64(s.UDPSessions))
 	l.add(at+"maxHeaderBytes", "bytes", int64(given.MaxHeaderBytes), int64(is.MaxHeaderBytes), 16<<10)
