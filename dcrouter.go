@@ -52,10 +52,11 @@ type Router struct {
 	onDemand  bool       // certificates come at handshakes, too
 	following sync.Mutex // held by followRoutes
 
-	lifecycle sync.Mutex // held by Start
+	lifecycle chan struct{} // has an element while Start, Handover or the beginning of a Stop is under way
 	mu        sync.Mutex
-	run       *run               // nil before Start; kept after Stop for Wait
-	giveUp    context.CancelFunc // ends a Start or Handover under way; nil if there is none
+	run       *run      // nil before Start; kept after Stop for Wait
+	underWay  *underWay // nil if there is none
+	stops     int       // how many Stops wait for its end
 }
 
 // run is a Router between one Start and its Stop.
@@ -75,7 +76,7 @@ func New(opts ...Option) (*Router, error) {
 	for _, opt := range opts {
 		opt(&o)
 	}
-	r := &Router{}
+	r := &Router{lifecycle: make(chan struct{}, 1)}
 	var problems []error
 	for _, add := range o.sockets {
 		problems = append(problems, add(&r.sockets))
@@ -319,9 +320,10 @@ func (r *Router) Unready() error {
 // when all of them have bound their ports; on an error it takes everything
 // back. ctx limits the start alone. A Router that has stopped can be started
 // again, and one that was handed over goes on.
-func (r *Router) Start(ctx context.Context) error {
-	r.lifecycle.Lock()
-	defer r.lifecycle.Unlock()
+func (r *Router) Start(ctx context.Context) error { return r.startAlone(ctx) }
+
+// start is Start when nothing else is under way.
+func (r *Router) start(ctx context.Context, u *underWay) error {
 	resumes := false // after Handover
 	if old := r.latest(); old != nil {
 		r.mu.Lock()
@@ -336,9 +338,7 @@ func (r *Router) Start(ctx context.Context) error {
 	if err := r.Unready(); err != nil {
 		return err
 	}
-	ctx, done := r.hurried(ctx)
-	defer done()
-
+	r.note(u, "opening the storage")
 	backend := r.backend
 	if backend == nil {
 		r.log.Warn("no storage is configured: everything is kept in memory and lost when the process ends")
@@ -403,11 +403,16 @@ func (r *Router) Start(ctx context.Context) error {
 		}
 	}
 	for i := range len(all) + 1 {
-		var err error
-		if i == len(all) {
+		err := ctx.Err() // what came before may not have heeded it
+		switch {
+		case err != nil:
+		case i == len(all):
 			err = r.takeSockets()
-		} else if err = all[i].start(ctx); err != nil {
-			err = r.sectionError(&all[i], err)
+		default:
+			r.note(u, "starting "+all[i].name)
+			if err = all[i].start(ctx); err != nil {
+				err = r.sectionError(&all[i], err)
+			}
 		}
 		if err != nil {
 			err = errors.Join(err, stop(ctx, all[:i]))
@@ -427,20 +432,6 @@ func (r *Router) Start(ctx context.Context) error {
 	return nil
 }
 
-// hurried returns a context that Stop can end, and a func to call afterwards.
-func (r *Router) hurried(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	r.mu.Lock()
-	r.giveUp = cancel
-	r.mu.Unlock()
-	return ctx, func() {
-		r.mu.Lock()
-		r.giveUp = nil
-		r.mu.Unlock()
-		cancel()
-	}
-}
-
 func (r *Router) latest() *run {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -453,19 +444,22 @@ func (r *Router) latest() *run {
 // stop after the proxy, whose requests may be for them, and have a moment for
 // that also if it has used up the time. Afterwards no goroutine
 // of the Router is left, unless the storage hangs: what waits for it is given up
-// 35 s after the end of ctx, which is an error; a Start that waits for a storage
-// which does not heed its context is waited for. It may be called at any time, also
-// several times at once.
+// 35 s after the end of ctx, which is an error. A Start under way fails; one that
+// does not, as the storage heeds no context, is waited for until ctx ends (without
+// a deadline for 35 s). Then Stop returns an error, and the Start takes everything
+// back when the storage answers. It may be called at any time, also several times
+// at once.
 func (r *Router) Stop(ctx context.Context) error {
-	r.mu.Lock()
-	if r.giveUp != nil {
-		r.giveUp()
+	if err := r.interrupt(ctx); err != nil {
+		return err
 	}
-	r.mu.Unlock()
+	return r.end(ctx)
+}
+
+// end is Stop when nothing else is under way, and lets others begin then.
+func (r *Router) end(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-
-	r.lifecycle.Lock() // a Start under way is brought to its end
 	r.mu.Lock()
 	latest := r.run
 	if latest != nil && latest.handedOver && latest.hurry == nil { // and cannot be taken back any more
@@ -478,11 +472,11 @@ func (r *Router) Stop(ctx context.Context) error {
 	}
 	r.mu.Unlock()
 	if latest == nil {
-		defer r.lifecycle.Unlock() // else a Start would lose what it has started
+		defer r.release() // else a Start would lose what it has started
 		defer r.sockets.Close()
 		return stop(ctx, r.components()) // they have listeners of the host's, perhaps
 	}
-	r.lifecycle.Unlock()
+	r.release()
 	if !first {
 		select {
 		case <-latest.stopped:

@@ -27,9 +27,11 @@ func TestStopBeforeStart(t *testing.T) {
 	closed := false
 	given := closing{ln, func() { // Stop is at the proxy, and has still to stop the DNS server
 		closed = true
-		if r.lifecycle.TryLock() {
-			r.lifecycle.Unlock()
+		select {
+		case r.lifecycle <- struct{}{}:
+			<-r.lifecycle
 			t.Error("a Start can come in between")
+		default:
 		}
 	}}
 	r, err = New(WithProxy(proxy.Config{}, proxy.WithListener("127.0.0.1:1", given)), WithDNS(dnsserver.Config{ListenHost: "127.0.0.1", Port: new(0)}))

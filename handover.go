@@ -71,10 +71,11 @@ func (r *Router) Sockets() ([]sockets.Socket, error) { return r.sockets.List() }
 // end with 421 after the message that is being sent. An error says why nothing
 // has changed; what could not be brought to an end in order is logged.
 func (r *Router) Handover(ctx context.Context) error {
-	r.lifecycle.Lock()
-	defer r.lifecycle.Unlock()
-	ctx, done := r.hurried(ctx)
-	defer done()
+	ctx, u, err := r.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.finish(u)
 	r.mu.Lock()
 	run := r.run
 	running := run != nil && run.hurry == nil && !run.handedOver
