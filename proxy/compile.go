@@ -90,6 +90,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	r := &route{Route: cfg, index: index, key: key}
 	r.streams, r.http = cfg.carries()
 	r.domains, _ = cfg.Match.domains()
+	r.requestEdits, r.responseEdits = compileEdits(&cfg.Action.Headers.Request), compileEdits(&cfg.Action.Headers.Response)
 	// Before the balancer, which looks at it.
 	if old != nil {
 		r.state = old.state
@@ -115,7 +116,7 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	case act.Handler != nil:
 		r.handler = act.Handler
 	case act.Type == Forward:
-		r.balancer, errs[4] = a.balancer(cfg, r.state, old)
+		r.balancer, errs[4] = a.balancer(r, old)
 		errs[4] = conf.Prefix("action.tls", errs[4])
 		r.handler = a.p.forwarder
 	case act.Type == Redirect:
@@ -129,7 +130,6 @@ func (a *assembly) route(index int, cfg *Route, known map[tlsPolicyKey]*tlsPolic
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
-	r.requestEdits, r.responseEdits = compileEdits(&act.Headers.Request), compileEdits(&act.Headers.Response)
 	r.fast = act.Type == Forward && r.compress == nil && act.upstreamHTTP2() == ""
 	if limit := act.Security.RateLimit; limit != nil {
 		r.limiter = a.limiter(rateLimiterKey{r.key, *limit})
@@ -151,7 +151,7 @@ func (a *assembly) keep(r *route) {
 			e := &r.balancer.entries[i]
 			e.target.round = a.round
 			if h := e.health; h != nil {
-				a.healths[healthKey{e.target.key, h.check}] = h
+				a.healths[healthKey{e.target.key, h.check, h.name}] = h
 			}
 			if c := e.circuit; c != nil && !slices.Contains(a.circuits[e.target], c) {
 				a.circuits[e.target] = append(a.circuits[e.target], c)
@@ -251,9 +251,9 @@ func newMatcher(m *Match) (matcher, error) {
 
 // balancer makes the balancer of a route. old is what the route was before, or
 // nil.
-func (a *assembly) balancer(cfg *Route, state *routeState, old *route) (*balancer, error) {
-	act := &cfg.Action
-	base := targetKey{udp: cfg.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
+func (a *assembly) balancer(r, old *route) (*balancer, error) {
+	act := &r.Action
+	base := targetKey{udp: r.Match.Protocol == "udp", protocol: act.upstreamHTTP2()}
 	var tlsConfig *tls.Config
 	if act.TLS != nil && act.TLS.Mode == TerminateAndReencrypt {
 		var err error
@@ -293,25 +293,29 @@ func (a *assembly) balancer(cfg *Route, state *routeState, old *route) (*balance
 		t.round = a.round
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
-			e.health = a.health(t, check.withDefaults())
+			e.health = a.health(t, check.withDefaults(), r.ownName())
 		}
 		if breaker := act.LoadBalancing.CircuitBreaker; breaker != nil {
 			e.circuit = a.circuit(t, breaker.settings())
 		}
 		entries = append(entries, e)
 	}
-	return newBalancer(&act.LoadBalancing, entries, state), nil
+	return newBalancer(&act.LoadBalancing, entries, r.state), nil
 }
 
-// health returns the health of a target by a check.
-func (a *assembly) health(t *target, check HealthCheck) *health {
-	key := healthKey{t.key, check}
+// health returns the health of a target by a check. name is that to expect of the
+// target with TLS, if it is up to clients.
+func (a *assembly) health(t *target, check HealthCheck, name string) *health {
+	if t.tls == nil || !t.namedByClients() {
+		name = ""
+	}
+	key := healthKey{t.key, check, name}
 	h := a.healths[key]
 	if h == nil {
 		h = a.p.healths[key]
 	}
 	if h == nil {
-		h = &health{target: t, check: check}
+		h = &health{target: t, check: check, name: name}
 		// A new check of a target that is known to be dead begins there.
 		h.bad.Store(a.isDead(t))
 	}

@@ -424,8 +424,10 @@ type LoadBalancing struct {
 type HealthCheck struct {
 	// Path is requested with GET; an answer of 2xx or 3xx is healthy. Without
 	// a Path, a TCP connection that opens is, for UDP too. With TLS to the target
-	// the handshake has to succeed in both cases; where the name to expect is the
-	// one that clients ask for, see [UpstreamTLS], the certificate may be for any.
+	// the handshake has to succeed in both cases. Where the name to expect is the one
+	// that clients ask for, see [UpstreamTLS], the check asks for the Host that the
+	// route sets, or for the first of its Match's Domains that is one name. If there
+	// is none it asks for no name (SNI), and the certificate may be for any.
 	Path string `json:"path"`
 	// Port is probed instead of the target's. It is needed where the target's
 	// port is not fixed.

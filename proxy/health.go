@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ func (h HealthCheck) withDefaults() HealthCheck {
 type health struct {
 	target *target
 	check  HealthCheck
+	name   string // to ask for where that is up to clients, or ""
 	bad    atomic.Bool
 	stop   context.CancelFunc // nil: not watching
 }
@@ -33,6 +35,7 @@ type health struct {
 type healthKey struct {
 	target targetKey
 	check  HealthCheck
+	name   string
 }
 
 // watch probes the target until ctx ends.
@@ -45,7 +48,7 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 			return t.connect(ctx, network, addr, t.ownHeader())
 		},
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return t.dialTLS(ctx, addr, t.ownName(), t.ownHeader(), check.Timeout)
+			return t.dialTLS(ctx, addr, cmp.Or(h.name, t.ownName()), t.ownHeader(), check.Timeout)
 		},
 	}
 	if t.h2 != nil {
@@ -110,7 +113,7 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		case t.tls == nil:
 			conn, err = t.connect(ctx, "tcp", addr, t.ownHeader())
 		default:
-			conn, err = t.dialTLS(ctx, addr, t.ownName(), t.ownHeader(), check.Timeout)
+			conn, err = t.dialTLS(ctx, addr, cmp.Or(h.name, t.ownName()), t.ownHeader(), check.Timeout)
 		}
 		if err != nil {
 			return err
@@ -119,7 +122,7 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 	}
 	scheme, host := "http", t.key.host
 	if t.tls != nil {
-		scheme, host = "https", t.serverName("")
+		scheme, host = "https", t.serverName(h.name)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, strconv.Itoa(port))+check.Path, nil)
 	if err != nil {

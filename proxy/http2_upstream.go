@@ -61,7 +61,7 @@ func (t *target) dialHTTP2(ctx context.Context, addr string, gate *dialGate) (ne
 	if err != nil {
 		return nil, err
 	}
-	if gate == nil {
+	if gate == nil && name == t.key.host {
 		name = t.ownName()
 	}
 	if limit := t.proxy.times.Connect; limit > 0 {

@@ -103,6 +103,25 @@ func (r *route) names(name string) bool {
 	return ok && (slices.Contains(r.domains, domain{exactDomain, name}) || fixed == name)
 }
 
+// ownName is the name that the route asks a target for where no client does: the
+// host that it sets, or else the first of its domains that is one name. It is ""
+// if there is none.
+func (r *route) ownName() string {
+	isName := func(host string) bool { _, err := netip.ParseAddr(host); return err != nil }
+	if set := r.requestEdits.set.Get("Host"); set != "" {
+		if host, ok := canonicalHost(set); ok && isName(host) {
+			return host
+		}
+		return ""
+	}
+	for _, d := range r.domains {
+		if d.kind == exactDomain && isName(d.name) {
+			return d.name
+		}
+	}
+	return ""
+}
+
 // carries tells which traffic a route may carry, from its configuration alone.
 func (r *Route) carries() (streams, http bool) {
 	a := &r.Action
