@@ -2,12 +2,16 @@ package dcrouter
 
 import (
 	"cmp"
+	"context"
+	"net"
 	"net/netip"
+	"strconv"
 
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/conf"
 	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/radius"
+	"github.com/dcrouter/dcrouter/sockets"
 )
 
 // binding is a range of ports that a subsystem listens on.
@@ -43,6 +47,38 @@ func (c *Config) checkPorts(check *conf.Checker) {
 		}
 		others = append(others, b)
 	}
+}
+
+// probe finds ports that are not in the set and cannot be bound. It leaves out those
+// of owners that have options of the host's, as these may have brought listeners.
+func (c *Config) probe(set *sockets.Set, haveOptions map[owner]bool) error {
+	check := conf.NewChecker()
+	tried := make(map[string]bool)
+	for _, b := range append(c.proxyBindings(check), c.serverBindings(check)...) {
+		if haveOptions[b.owner] {
+			continue
+		}
+		network := b.network
+		if b.owner == dnsOwner {
+			if network == "udp" {
+				continue // its sockets share the port, also with others; that for TCP tells enough
+			}
+			if addr, err := netip.ParseAddr(b.host); err == nil && addr.Is4() {
+				network = "tcp4"
+			}
+		}
+		for port := b.from; port <= b.to; port++ {
+			addr := net.JoinHostPort(b.host, strconv.Itoa(port))
+			if tried[network+addr] {
+				continue
+			}
+			tried[network+addr] = true
+			if err := set.Probe(context.Background(), network, addr); err != nil {
+				b.at.Add(&conf.FieldError{Msg: err.Error(), Err: err})
+			}
+		}
+	}
+	return check.Err()
 }
 
 func (b binding) checkAgainst(earlier binding) {

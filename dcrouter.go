@@ -32,6 +32,7 @@ type Router struct {
 	log      *slog.Logger
 	backend  storage.Backend
 	sockets  sockets.Set
+	succeeds map[owner]bool     // who has options of the host's; nil unless there are sockets of another process
 	proxy    *proxy.Proxy       // always there, so that routes can come later
 	dns      *dnsserver.Server  // nil: not configured
 	radius   *radius.Server     // nil: not configured
@@ -96,6 +97,9 @@ func New(opts ...Option) (*Router, error) {
 func (r *Router) setUp(o *options) error {
 	if err := o.config.Validate(); err != nil {
 		return err
+	}
+	if o.succeeds {
+		r.succeeds = map[owner]bool{proxyOwner: len(o.proxy) > 0, emailOwner: len(o.email) > 0, dnsOwner: len(o.dns) > 0, radiusOwner: len(o.radius) > 0, opsOwner: len(o.ops) > 0}
 	}
 	r.config, r.limited, r.log, r.backend, r.onDemand = o.config, o.config.limited(), o.log, o.backend, o.onDemand != nil
 	r.setUpLogs()
@@ -286,8 +290,15 @@ func closeStore(ctx context.Context, store *storage.Store, err error) error {
 // Check reads the files that the configuration names, as Start would, and
 // returns all mistakes in them. Together with New it finds what is wrong with a
 // configuration without serving it.
+//
+// With [WithSockets] it also finds ports that Start could not bind, beside those
+// sockets: the other process goes on then, and has given up nothing. It leaves out
+// the ports of parts that have options of their own, such as [proxy.WithListener].
 func (r *Router) Check() error {
 	var errs []error
+	if r.succeeds != nil {
+		errs = append(errs, r.config.probe(&r.sockets, r.succeeds))
+	}
 	if r.dns != nil {
 		errs = append(errs, inSection("dnsServerConfig", "dns", r.dns.Check()))
 	}

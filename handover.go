@@ -50,6 +50,7 @@ func WithPacketConn(addr string, pc net.PacketConn) Option {
 // Router closes their files, also if New fails.
 func WithSockets(list ...sockets.Socket) Option {
 	return func(o *options) {
+		o.succeeds = o.succeeds || len(list) > 0
 		o.sockets = append(o.sockets, func(s *sockets.Set) error { return s.Add(list...) })
 	}
 }

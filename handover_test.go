@@ -5,13 +5,18 @@ package dcrouter_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/smtp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dcrouter/dcrouter"
+	"github.com/dcrouter/dcrouter/email"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 )
 
@@ -163,4 +168,92 @@ func TestSocketsOfTheHost(t *testing.T) {
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("it is not closed: %v", err)
 	}
+}
+
+// What cannot be bound in a new configuration is found before the old process gives
+// anything up; ports that one part leaves to another, or keeps for another kind of
+// traffic, can.
+func TestCheckFindsTakenPorts(t *testing.T) {
+	testenv.Goroutines(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	takenUDP, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer takenUDP.Close()
+	tcp, udp := taken.Addr().(*net.TCPAddr).Port, takenUDP.LocalAddr().(*net.UDPAddr).Port
+	a, b := testenv.FreePort(t), testenv.FreePort(t)
+	to := backend(t, "x")
+	datagrams := func(port int) proxy.Route {
+		r := forward("datagrams", port, to)
+		r.Match.Protocol = "udp"
+		return r
+	}
+	mail := email.Config{Hostname: "mx.example.com", ListenHost: "127.0.0.1"}
+	dir := t.TempDir()
+	config := func(at int, routes ...proxy.Route) dcrouter.Option {
+		c := dcrouter.Config{Storage: &dcrouter.StorageConfig{FSPath: dir}, Proxy: &proxy.Config{ListenHost: "127.0.0.1", Routes: routes}}
+		m := mail
+		m.Ports = []email.Port{{Port: at}}
+		c.Email = &m
+		return dcrouter.WithConfig(c)
+	}
+	old := start(t, config(b, forward("web", a, to)))
+	// next is a Router as in another process.
+	next := func(o dcrouter.Option) *dcrouter.Router {
+		t.Helper()
+		list, err := old.Sockets()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := dcrouter.New(o, dcrouter.WithSockets(list...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stop(t, r) })
+		return r
+	}
+	for name, c := range map[string]struct {
+		config dcrouter.Option
+		want   string
+	}{
+		"another port":   {config(b, forward("web", a, to), forward("more", tcp, to)), "smartProxyConfig.routes[1].match.ports[0]"},
+		"another kind":   {config(b, forward("web", a, to), datagrams(udp)), "smartProxyConfig.routes[1].match.ports[0]"},
+		"mail":           {config(tcp, forward("web", a, to)), "emailConfig.ports[0]"},
+		"the same":       {config(b, forward("web", a, to)), ""},
+		"kinds by turns": {config(b, forward("web", a, to), datagrams(b)), ""},
+	} {
+		err := next(c.config).Check()
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if body, err := fetch(fmt.Sprintf("127.0.0.1:%d", a)); body != "x" || err != nil {
+			t.Errorf("%s: the old one answers %q, %v", name, body, err)
+		}
+	}
+
+	// HTTP and mail change places.
+	swapped := next(config(a, forward("web", b, to)))
+	if err := swapped.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Handover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := swapped.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, old)
+	if body, err := fetch(fmt.Sprintf("127.0.0.1:%d", b)); body != "x" || err != nil {
+		t.Errorf("HTTP at the port of mail: %q, %v", body, err)
+	}
+	c, err := smtp.Dial(fmt.Sprintf("127.0.0.1:%d", a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }

@@ -29,6 +29,8 @@ type options struct {
 	ops     []opsapi.Option
 	sockets []func(*sockets.Set) error
 
+	succeeds bool // some of the sockets are another process's
+
 	getCertificate    getCertificateFunc
 	onDemand          func(ctx context.Context, name string) error
 	certificateEvents func(CertificateEvent)

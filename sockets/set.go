@@ -3,8 +3,10 @@ package sockets
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -141,6 +143,36 @@ func (s *Set) ListenGroup(network, addr string, bind func() ([]net.PacketConn, e
 		s.remember(&entry{network: "udp", asked: addr, local: pc.LocalAddr(), pc: pc, inUse: true})
 	}
 	return group, nil
+}
+
+// Probe returns the error that [Set.Listen] would have for an address, or for a
+// network of datagrams [Set.ListenPacket]. What is not in the Set is bound for that,
+// and closed at once.
+func (s *Set) Probe(ctx context.Context, network, addr string) error {
+	datagrams := strings.HasPrefix(network, "udp")
+	if s != nil {
+		kind := "tcp"
+		if datagrams {
+			kind = "udp"
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.find(kind, network, addr) != nil {
+			return nil
+		}
+	}
+	var lc net.ListenConfig
+	var opened io.Closer
+	var err error
+	if datagrams {
+		opened, err = lc.ListenPacket(ctx, network, addr)
+	} else {
+		opened, err = lc.Listen(ctx, network, addr)
+	}
+	if err != nil {
+		return err
+	}
+	return opened.Close()
 }
 
 // find returns a socket that can be handed out, first one that was asked for

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -243,4 +244,34 @@ func TestGroup(t *testing.T) {
 func TestNil(t *testing.T) {
 	listen(t, nil, "127.0.0.1:0")
 	listenPacket(t, nil, "127.0.0.1:0")
+}
+
+// What is in a Set can be had, and stays there; of anything else the system says.
+func TestProbe(t *testing.T) {
+	var old, next sockets.Set
+	ln, pc := listen(t, &old, "127.0.0.1:0"), listenPacket(t, &old, "127.0.0.1:0")
+	handOver(t, &old, &next)
+	for network, addr := range map[string]string{"tcp": ln.Addr().String(), "udp": pc.LocalAddr().String()} {
+		for range 2 {
+			if err := next.Probe(t.Context(), network, addr); err != nil {
+				t.Error(err)
+			}
+		}
+		var other *sockets.Set
+		if err := other.Probe(t.Context(), network, addr); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s of another one: %v", network, err)
+		}
+		if err := next.Probe(t.Context(), network, "127.0.0.1:0"); err != nil {
+			t.Error(err)
+		}
+	}
+	if list, err := next.List(); err != nil || len(list) != 2 {
+		t.Errorf("left: %v, %v", list, err)
+	} else {
+		for _, so := range list {
+			so.File.Close()
+		}
+	}
+	listen(t, &next, ln.Addr().String())
+	listenPacket(t, &next, pc.LocalAddr().String())
 }

@@ -417,7 +417,7 @@ func (c *echoConn) say(t *testing.T, text string) {
 func TestUpgradeFails(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page") }))
 	defer web.Close()
-	file, _ := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, startEcho(t), false)
+	file, data := everything(t, web.Listener.Addr().(*net.TCPAddr).Port, startEcho(t), false)
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -433,10 +433,16 @@ func TestUpgradeFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	session, err := smtp.Dial(g.addrs["email"][0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
 	for i, bad := range []string{
 		strings.Replace(string(good), "hostname", "hotsname", 1),
-		// Found at last by starting: after the hand-over, that is.
 		strings.Replace(string(good), `"opsServerConfig": {"port": 0`, fmt.Sprintf(`"opsServerConfig": {"port": %d`, taken.Addr().(*net.TCPAddr).Port), 1),
+		// Found at last by starting: after the hand-over, that is.
+		strings.Replace(string(good), fmt.Sprintf("%q", data), fmt.Sprintf("%q", filepath.Join(file, "no folder")), 1),
 	} {
 		write(t, file, bad)
 		g.cmd.Process.Signal(syscall.SIGUSR2)
@@ -445,6 +451,9 @@ func TestUpgradeFails(t *testing.T) {
 		})
 		long.say(t, "after")
 		l.goOn()
+		if err := session.Noop(); (err == nil) != (i < 2) {
+			t.Errorf("a mail session, after an upgrade that failed: %v", err)
+		}
 		send(t, g.addrs["email"][0])
 	}
 	l.report()
