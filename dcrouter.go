@@ -261,6 +261,9 @@ func stop(ctx context.Context, list []component) error {
 const (
 	// momentToStop is what a subsystem has to stop once the time of all is up.
 	momentToStop = time.Second / 2
+	// timeToTakeBack is what subsystems have to stop when the start of another fails.
+	// They have little under way.
+	timeToTakeBack = 5 * time.Second
 	// timeToAnswer is how long what does not heed the end of its time, because the
 	// storage does not, is waited for. The mail system takes 30 s of that for what
 	// it has to note.
@@ -426,6 +429,10 @@ func (r *Router) start(ctx context.Context, u *underWay) error {
 			}
 		}
 		if err != nil {
+			// A Stop that comes now does not hurry this: it waits, and what would be cut
+			// off by it might say so at the next one.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeToTakeBack)
+			defer cancel()
 			err = errors.Join(err, stop(ctx, all[:i]))
 			if r.certs != nil { // it has been loaded
 				err = errors.Join(err, r.certs.Stop(ctx))

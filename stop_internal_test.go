@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,8 +143,37 @@ func TestStopDuringStartThatHangs(t *testing.T) {
 	}
 }
 
-// It takes everything back when it goes on, and closes what the host has given, as
-// Stop would have.
+// A Start that fails takes back in peace what has started: that its context ends
+// meanwhile is nothing to report, then or at the next Stop.
+func TestTakeBackInPeace(t *testing.T) {
+	testenv.Goroutines(t)
+	taken, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	port := taken.LocalAddr().(*net.UDPAddr).Port
+	r, err := New(WithDNS(dnsserver.Config{}, dnsserver.WithListener(closing{ln, cancel})),
+		WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: &port, AccountingPort: new(0), Secret: "a secret of the tests"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(ctx); !errors.Is(err, syscall.EADDRINUSE) || strings.Contains(err.Error(), "dns") || ctx.Err() == nil {
+		t.Errorf("Start: %v", err)
+	}
+	if err := r.Stop(t.Context()); err != nil {
+		t.Errorf("Stop: %v", err)
+	}
+}
+
+// A Start for which Stop has not waited takes everything back when it goes on, and
+// closes what the host has given, as Stop would have.
 func TestLateStartTakesEverythingBack(t *testing.T) {
 	testenv.Goroutines(t)
 	given, err := net.Listen("tcp", "127.0.0.1:0")
