@@ -338,7 +338,7 @@ func (z *zone) refer(m *message, cut *node, left int) {
 
 // addTargets adds the addresses of the names that a set points to, which begins
 // at an offset of the message (RFC 1034 section 3.3.9, RFC 2782, RFC 9460
-// section 4.2).
+// section 4.2). Those of the first names will do.
 func (z *zone) addTargets(m *message, s *rrset, at int) {
 	skip := 0
 	switch s.rtype {
@@ -369,8 +369,11 @@ func (z *zone) addTargets(m *message, s *rrset, at int) {
 				n, nameAt = z.nodes.getBytes(m.key[len(z.key):]), m.nameAt
 			}
 		}
-		if n != nil {
-			if set := n.set(s.rtype); alias && set != nil {
+		// Several records may have the same target.
+		if n != nil && m.target < len(m.targets) && !slices.Contains(m.targets[:m.target], n) {
+			m.targets[m.target] = n
+			m.target++
+			if set := n.set(s.rtype); alias && set != nil && set != s {
 				m.put(set, owner{at: nameAt})
 			}
 			m.addresses(n, nameAt, false)

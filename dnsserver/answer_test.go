@@ -38,6 +38,17 @@ func TestBackToDNAME(t *testing.T) {
 	}
 }
 
+// The addresses of a target that several records have are there once.
+func TestSameTargets(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+
+		"_sip._tcp SRV 1 2 5060 sip\n SRV 1 2 5061 sip\nsip A 192.0.2.9\nself HTTPS 0 self\n A 192.0.2.9\n")}}})
+	for name, qtype := range map[string]uint16{"_sip._tcp.example.com.": dns.TypeSRV, "self.example.com.": dns.TypeHTTPS} {
+		if m := answerTo(t, r, new(dns.Msg).SetQuestion(name, qtype), overUDP); len(m.Extra) != 1 {
+			t.Error(m)
+		}
+	}
+}
+
 // Without the AA bit negative answers are no referrals, and answers for all
 // classes never have it.
 func TestAuthority(t *testing.T) {

@@ -42,6 +42,9 @@ type message struct {
 	stars  [maxChain]starProof // what is still to be shown
 	due    int
 
+	targets [64]*node // whose addresses have been added
+	target  int
+
 	hops [maxChain]uint16 // where the names before it are
 	hop  int
 
@@ -60,7 +63,7 @@ const (
 func (m *message) begin(dst []byte, q *query, limit int) {
 	m.base, m.limit = len(dst), limit
 	m.counts, m.section, m.full, m.rcode, m.aa = [3]uint16{}, answerSection, false, dns.RcodeSuccess, false
-	m.shows, m.due, m.dname = 0, 0, 0
+	m.shows, m.due, m.dname, m.target = 0, 0, 0, 0
 	m.do, m.co, m.qtype = q.do, q.co, q.qtype
 	m.b = append(dst, q.wire[:q.end]...)
 	m.nameAt, m.name, m.hops[0], m.hop = questionAt, q.name, questionAt, 1

@@ -50,9 +50,32 @@ func renamed(set []dns.RR, name string) (out []dns.RR) {
 	return out
 }
 
-func (o *oracle) answer(qname string, qtype uint16) (m dns.Msg) {
+// oracles are those of a server's zones.
+type oracles []*oracle
+
+// find returns the one whose zone a name is in, or nil. DS records are in the
+// zone above.
+func (list oracles) find(name string, above bool) (found *oracle) {
+	var same *oracle
+	for _, o := range list {
+		switch {
+		case !dns.IsSubDomain(o.zone, name):
+		case above && strings.EqualFold(o.zone, name):
+			same = o
+		case found == nil || dns.IsSubDomain(found.zone, o.zone):
+			found = o
+		}
+	}
+	if found == nil {
+		return same
+	}
+	return found
+}
+
+func (list oracles) answer(qname string, qtype uint16) (m dns.Msg) {
 	name := qname
-	if !dns.IsSubDomain(o.zone, name) {
+	o := list.find(name, qtype == dns.TypeDS)
+	if o == nil {
 		m.Rcode = dns.RcodeRefused
 		return m
 	}
@@ -64,7 +87,7 @@ func (o *oracle) answer(qname string, qtype uint16) (m dns.Msg) {
 	}
 hop:
 	for range maxChain {
-		if !dns.IsSubDomain(o.zone, name) {
+		if o = list.find(name, qtype == dns.TypeDS); o == nil {
 			return m
 		}
 		encloser := o.zone
@@ -147,16 +170,20 @@ hop:
 	return m
 }
 
-// randomZone returns records of a zone that has a bit of everything.
-func randomZone(r *rand.Rand) (*oracle, *zone) {
-	o := &oracle{zone: "z."}
+// randomZone returns records of a zone that has a bit of everything, and aliases
+// to others.
+func randomZone(r *rand.Rand, top string, others ...string) (*oracle, *zone) {
+	o := &oracle{zone: nameText(top)}
 	name := func() string {
 		if r.IntN(12) == 0 {
 			return "outside."
 		}
-		return nameText(randomOwner(r))
+		if len(others) > 0 && r.IntN(2) == 0 {
+			return nameText(randomOwner(r, others[r.IntN(len(others))]))
+		}
+		return nameText(randomOwner(r, top))
 	}
-	e := newZone("\x01z\x00")
+	e := newZone(top)
 	add := func(text string) {
 		rr, err := dns.NewRR(text)
 		if err != nil {
@@ -186,10 +213,10 @@ func randomZone(r *rand.Rand) (*oracle, *zone) {
 		})
 		o.rrs = append(o.rrs, rr)
 	}
-	add("z. 600 IN SOA ns.z. host.z. 7 1 2 3 300")
-	add("z. 600 IN NS ns.z.")
+	add(o.zone + " 600 IN SOA ns.z. host.z. 7 1 2 3 300")
+	add(o.zone + " 600 IN NS ns.z.")
 	for range 4 + r.IntN(25) {
-		owner := nameText(randomOwner(r))
+		owner := nameText(randomOwner(r, top))
 		switch r.IntN(12) {
 		case 0:
 			add(owner + " 60 IN CNAME " + name())
@@ -201,7 +228,11 @@ func randomZone(r *rand.Rand) (*oracle, *zone) {
 		case 3:
 			add(owner + " 60 IN MX 10 " + name())
 		case 4:
-			add(owner + " 60 IN SRV 1 2 3 " + name())
+			target := name()
+			add(owner + " 60 IN SRV 1 2 3 " + target)
+			if len(others) > 0 {
+				add(owner + " 60 IN SRV 1 2 4 " + target)
+			}
 		case 5:
 			add(owner + " 60 IN TXT hello")
 		case 6:
@@ -220,8 +251,11 @@ func randomZone(r *rand.Rand) (*oracle, *zone) {
 	return o, e.finish()
 }
 
-func randomOwner(r *rand.Rand) string {
-	name := "\x01z\x00"
+// zoneZ is the zone of most tests with random records.
+const zoneZ = "\x01z\x00"
+
+func randomOwner(r *rand.Rand, top string) string {
+	name := top
 	for range r.IntN(4) {
 		name = "\x01" + string("abc"[r.IntN(3)]) + name
 	}
@@ -264,63 +298,122 @@ func answerTo(t testing.TB, r *responder, q *dns.Msg, how transport) *dns.Msg {
 	if err := m.Unpack(got); err != nil {
 		t.Fatalf("%v in %x, the answer to\n%v", err, got, q)
 	}
+	if err := orderly(m); err != nil {
+		t.Fatalf("%v in\n%v", err, m)
+	}
 	return m
 }
 
-func TestAnswersAgainstOracle(t *testing.T) {
-	r := rand.New(rand.NewPCG(5, 6))
-	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeMX, dns.TypeSRV, dns.TypeTXT, dns.TypeDS, dns.TypeSOA, dns.TypeANY}
-	seen := map[string]int{}
-	for range 400 {
-		o, z := randomZone(r)
-		resp := testResponder(z)
-		for range 100 {
-			name := nameText(randomOwner(r))
-			switch r.IntN(20) {
-			case 0:
-				name = "y."
-			case 1:
-				name = strings.ToUpper(name)
-			case 2:
-				name = "x." + name
+// orderly reports what no answer may have: a record twice in a section, or a set
+// that is not in one piece with its signatures behind it.
+func orderly(m *dns.Msg) error {
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		seen, ended := map[string]bool{}, map[string]bool{}
+		last := ""
+		for _, rr := range section {
+			h := rr.Header()
+			if h.Rrtype == dns.TypeOPT || h.Rrtype == dns.TypeTSIG {
+				continue
 			}
-			qtype := types[r.IntN(len(types))]
-			q := new(dns.Msg).SetQuestion(name, qtype)
-			if r.IntN(2) == 0 {
-				q.SetEdns0(4000, r.IntN(2) == 0)
+			r, err := packed(rr)
+			if err != nil {
+				return err
 			}
-			got, want := answerTo(t, resp, q, overUDP), o.answer(name, qtype)
-			if got.Truncated {
-				got, seen["truncated"] = answerTo(t, resp, q, overTCP), seen["truncated"]+1
-				if qtype == dns.TypeANY {
+			set := strings.ToLower(h.Name) + " " + dns.Type(h.Rrtype).String()
+			whole := set + " " + canonicalData(r.rtype, r.data)
+			if seen[whole] {
+				return fmt.Errorf("twice: %v", rr)
+			}
+			seen[whole] = true
+			if sig, ok := rr.(*dns.RRSIG); ok {
+				covered := strings.ToLower(h.Name) + " " + dns.Type(sig.TypeCovered).String()
+				if covered == last {
 					continue
 				}
+				set += " of " + dns.Type(sig.TypeCovered).String()
 			}
-			problem := ""
-			switch {
-			case got.Id != q.Id || !got.Response || got.RecursionAvailable || !got.RecursionDesired || len(got.Question) != 1 || got.Question[0] != q.Question[0]:
-				problem = "head"
-			case got.Rcode != want.Rcode || got.Authoritative != want.Authoritative:
-				problem = "code"
-			case !slices.Equal(texts(got.Answer), texts(want.Answer)):
-				problem = "answer"
-			case !slices.Equal(texts(got.Ns), texts(want.Ns)):
-				problem = "authority"
-			case !slices.Equal(texts(got.Extra), texts(want.Extra)):
-				problem = "additional"
-			case len(texts(got.Answer)) != len(got.Answer) || len(texts(got.Ns)) != len(got.Ns):
-				problem = "a record twice"
+			if set != last && ended[set] {
+				return fmt.Errorf("in pieces: %v", rr)
 			}
-			if problem != "" {
-				t.Fatalf("%s: got\n%v\nwant\n%v\nof\n%v", problem, got, &want, strings.Join(texts(o.rrs), "\n"))
-			}
-			seen[fmt.Sprintf("%s %t %d %d %d", dns.RcodeToString[got.Rcode], got.Authoritative, min(len(got.Answer), 3), min(len(got.Ns), 2), min(len(got.Extra), 2))]++
+			last, ended[set] = set, true
 		}
+	}
+	return nil
+}
+
+func TestAnswersAgainstOracle(t *testing.T) {
+	seen := map[string]int{}
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 400 {
+		o, z := randomZone(r, zoneZ)
+		checkOracle(t, r, oracles{o}, testResponder(z), seen)
+	}
+	for range 100 {
+		var list oracles
+		var zones []*zone
+		for _, top := range severalZones() {
+			o, z := randomZone(r, top, severalZones()...)
+			list, zones = append(list, o), append(zones, z)
+		}
+		checkOracle(t, r, list, testResponder(zones...), seen)
 	}
 	if testing.Verbose() {
 		t.Log(seen)
 	}
 	if len(seen) < 15 {
 		t.Errorf("not much was tried: %v", seen)
+	}
+}
+
+// severalZones are the names of zones of one server, of which one is below
+// another.
+func severalZones() []string { return []string{zoneZ, "\x01a" + zoneZ, "\x01y\x00"} }
+
+func checkOracle(t *testing.T, r *rand.Rand, list oracles, resp *responder, seen map[string]int) {
+	t.Helper()
+	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeMX, dns.TypeSRV, dns.TypeTXT, dns.TypeDS, dns.TypeSOA, dns.TypeANY}
+	for range 100 {
+		name := nameText(randomOwner(r, zoneZ))
+		switch r.IntN(20) {
+		case 0:
+			name = "x."
+		case 1:
+			name = strings.ToUpper(name)
+		case 2:
+			name = "x." + name
+		}
+		qtype := types[r.IntN(len(types))]
+		q := new(dns.Msg).SetQuestion(name, qtype)
+		if r.IntN(2) == 0 {
+			q.SetEdns0(4000, r.IntN(2) == 0)
+		}
+		got, want := answerTo(t, resp, q, overUDP), list.answer(name, qtype)
+		if got.Truncated {
+			got, seen["truncated"] = answerTo(t, resp, q, overTCP), seen["truncated"]+1
+			if qtype == dns.TypeANY {
+				continue
+			}
+		}
+		problem := ""
+		switch {
+		case got.Id != q.Id || !got.Response || got.RecursionAvailable || !got.RecursionDesired || len(got.Question) != 1 || got.Question[0] != q.Question[0]:
+			problem = "head"
+		case got.Rcode != want.Rcode || got.Authoritative != want.Authoritative:
+			problem = "code"
+		case !slices.Equal(texts(got.Answer), texts(want.Answer)):
+			problem = "answer"
+		case !slices.Equal(texts(got.Ns), texts(want.Ns)):
+			problem = "authority"
+		case !slices.Equal(texts(got.Extra), texts(want.Extra)):
+			problem = "additional"
+		}
+		if problem != "" {
+			var rrs []dns.RR
+			for _, o := range list {
+				rrs = append(rrs, o.rrs...)
+			}
+			t.Fatalf("%s: got\n%v\nwant\n%v\nof\n%v", problem, got, &want, strings.Join(texts(rrs), "\n"))
+		}
+		seen[fmt.Sprintf("%s %t %d %d %d", dns.RcodeToString[got.Rcode], got.Authoritative, min(len(got.Answer), 3), min(len(got.Ns), 2), min(len(got.Extra), 2))]++
 	}
 }

@@ -78,7 +78,7 @@ func recordTexts(z *zone, keep func(r record) bool) (list []string) {
 func randomEdit(r *rand.Rand, z *zone) (*zoneEdit, bool) {
 	e := z.change()
 	for range 1 + r.IntN(4) {
-		owner := nameText(randomOwner(r))
+		owner := nameText(randomOwner(r, zoneZ))
 		text := owner + " 60 IN " + []string{"A 192.0.2.7", "TXT x", "NS b.z.", "DNAME outside.", "CNAME a.z.", "AAAA ::2", "DS 1 13 2 00"}[r.IntN(7)]
 		if r.IntN(4) == 0 {
 			text = "*." + text
@@ -129,7 +129,7 @@ type tried struct {
 func checkLife(t *testing.T, r *rand.Rand, mode string, edits int, seen *tried) {
 	t.Helper()
 	types := []uint16{dns.TypeA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeTXT, dns.TypeDS, dns.TypeSOA, dns.TypeNSEC, dns.TypeDNSKEY, dns.TypeANY, dns.TypeMX}
-	_, z := randomZone(r)
+	_, z := randomZone(r, zoneZ)
 	config := DNSSEC{Denial: mode, SignaturesPerSecond: 1e6}
 	if r.IntN(3) > 0 {
 		config.Algorithm = algorithmEd25519
@@ -149,7 +149,7 @@ func checkLife(t *testing.T, r *rand.Rand, mode string, edits int, seen *tried) 
 		}
 		resp := testResponder(z)
 		for range 25 {
-			name := nameText(randomOwner(r))
+			name := nameText(randomOwner(r, zoneZ))
 			switch r.IntN(10) {
 			case 0:
 				name = strings.ToUpper(name)
