@@ -124,8 +124,9 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 	case dns.TypeRRSIG:
 		for i := range n.sets {
 			if s := &n.sets[i]; s.signs > 0 {
-				m.need(&rrset{wire: s.sigs, count: s.signs}, m.asked())
-				found = s
+				if found = s; !m.do || !m.ledHere(n, s, stars) {
+					m.need(&rrset{wire: s.sigs, count: s.signs}, m.asked())
+				}
 			}
 		}
 	default:
@@ -175,8 +176,8 @@ func (z *zone) answerNode(m *message, n, encloser *node, stars, anyOverTCP bool)
 // needAsked adds a set of the name that is asked about, or of the wildcard n that
 // stands for it.
 func (z *zone) needAsked(m *message, n *node, s *rrset, stars bool) {
-	if s.rtype == dns.TypeDNAME && !stars && slices.Contains(m.dnames[:m.dname], n) {
-		return // it has led here, and is in the answer
+	if m.ledHere(n, s, stars) {
+		return
 	}
 	if compact, ok := z.denial.(*compactDenial); ok && stars && m.do {
 		if s = compact.expand(m, z, s); s == nil {
@@ -184,6 +185,12 @@ func (z *zone) needAsked(m *message, n *node, s *rrset, stars bool) {
 		}
 	}
 	m.need(s, m.asked())
+}
+
+// ledHere reports whether a set is the DNAME record of names below that have led
+// here, and so in the answer already.
+func (m *message) ledHere(n *node, s *rrset, stars bool) bool {
+	return s.rtype == dns.TypeDNAME && !stars && slices.Contains(m.dnames[:m.dname], n)
 }
 
 // answerNSEC answers a question for an NSEC record that is made when it is asked

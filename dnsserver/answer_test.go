@@ -38,6 +38,15 @@ func TestBackToDNAME(t *testing.T) {
 	}
 }
 
+// Nor are its signatures, which are asked for as well as sent along.
+func TestBackToSignedDNAME(t *testing.T) {
+	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+"old DNAME example.com.\n"), DNSSEC: &DNSSEC{}}}})
+	m := answerTo(t, r, new(dns.Msg).SetQuestion("old.old.example.com.", dns.TypeRRSIG).SetEdns0(4096, true), overUDP)
+	if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 4 || len(m.Ns) != 0 { // DNAME, its signature, CNAME, the signature of NSEC
+		t.Error(m)
+	}
+}
+
 // The addresses of a target that several records have are there once.
 func TestSameTargets(t *testing.T) {
 	_, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+

@@ -201,6 +201,89 @@ func FuzzSignedZones(f *testing.F) {
 	})
 }
 
+// checkChains asks a server with several zones, signed in one way or another or
+// not at all, for names that have aliases from one to another. Each answer has to
+// be proven.
+func checkChains(t *testing.T, r *rand.Rand, seen *tried) {
+	t.Helper()
+	types := []uint16{dns.TypeA, dns.TypeNS, dns.TypeCNAME, dns.TypeDNAME, dns.TypeDS, dns.TypeSOA, dns.TypeNSEC, dns.TypeANY, dns.TypeMX, dns.TypeSRV, dns.TypeRRSIG}
+	c := newClock()
+	v := &validator{now: c.at}
+	var zones []*zone
+	for _, top := range severalZones() {
+		_, z := randomZone(r, top, severalZones()...)
+		e := unsigned(z)
+		e.replace("", rrset{rtype: dns.TypeDS}) // it belongs into the zone above
+		if top == zoneZ {
+			below := severalZones()[1]
+			if n := e.node(e.nodeKey(below)); n != nil {
+				for _, set := range n.sets {
+					e.replace(n.key, rrset{rtype: set.rtype})
+				}
+			}
+			e.add(&record{below, dns.TypeNS, 60, below})
+		}
+		for range 3 {
+			owner := randomOwner(r, top)
+			if n := e.node(e.nodeKey(owner)); n == nil || n.set(dns.TypeA) != nil && n.set(dns.TypeNS) == nil {
+				e.add(&record{owner, typeALIAS, 60, zoneZ})
+				e.add(&record{owner, dns.TypeA, 60, "\xc0\x00\x02\x01"})
+			}
+		}
+		mode := []string{"", denialNSEC, denialNSEC3, denialCompact}[r.IntN(4)]
+		v.other = append(v.other, nameText(top))
+		if mode == "" {
+			v.plain = append(v.plain, nameText(top))
+			zones = append(zones, e.finish())
+			continue
+		}
+		s := testSigner(t, top, DNSSEC{Denial: mode, SignaturesPerSecond: 1e6, Algorithm: algorithmEd25519}, nil, c)
+		z = s.edited(t, e)
+		zones, v.keys = append(zones, z), append(v.keys, validatorOf(z, c.at).keys...)
+	}
+	resp := testResponder(zones...)
+	for range 50 {
+		name := nameText(randomOwner(r, severalZones()[r.IntN(3)]))
+		switch r.IntN(10) {
+		case 0:
+			name = strings.ToUpper(name)
+		case 1, 2, 3:
+			name = "x." + name
+		}
+		q := new(dns.Msg).SetQuestion(name, types[r.IntN(len(types))]).SetEdns0(4000, true)
+		answerTo(t, resp, q, overUDP)
+		m := answerTo(t, resp, q, overTCP)
+		if err := v.answer(m); err != nil {
+			var all []string
+			for _, z := range zones {
+				all = append(all, recordTexts(z, func(r record) bool { return r.rtype != dns.TypeRRSIG })...)
+			}
+			t.Fatalf("%v: in\n%v\nof\n%s", err, m, strings.Join(all, "\n"))
+		}
+		seen.rcodes[m.Rcode]++
+		seen.answers++
+	}
+	seen.sigs += v.sigs
+}
+
+func TestSignedChains(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	seen := tried{rcodes: map[int]int{}}
+	for range 30 {
+		checkChains(t, r, &seen)
+	}
+	if t.Logf("%+v", seen); seen.sigs < seen.answers {
+		t.Error("not much was tried")
+	}
+}
+
+func FuzzSignedChains(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		checkChains(t, rand.New(rand.NewPCG(seed, 1)), &tried{rcodes: map[int]int{}})
+	})
+}
+
 // checkDelta applies what has changed to the version before.
 func checkDelta(t *testing.T, old *zone, e *zoneEdit, z *zone) {
 	t.Helper()

@@ -372,11 +372,16 @@ func FuzzTransferIn(f *testing.F) {
 		}
 		r := testResponder(z)
 		for _, name := range []string{"example.com.", "a.example.com.", "x.a.example.com.", "0.example.com."} {
-			for _, rtype := range []uint16{dns.TypeA, dns.TypeMX, dns.TypeANY, dns.TypeDS} {
+			for _, rtype := range []uint16{dns.TypeA, dns.TypeMX, dns.TypeANY, dns.TypeDS, dns.TypeRRSIG} {
 				q := new(dns.Msg).SetQuestion(name, rtype)
 				q.SetEdns0(4096, true)
 				packed, _ := q.Pack()
-				r.respond(r.newScratch(), nil, packed, &asker{transport: overTCP})
+				got := r.respond(r.newScratch(), nil, packed, &asker{transport: overTCP})
+				if m := new(dns.Msg); m.Unpack(got) == nil {
+					if err := orderly(m); err != nil {
+						t.Fatalf("%v in\n%v", err, m)
+					}
+				}
 			}
 		}
 		s := newCopyStore(memory(t), z.name)

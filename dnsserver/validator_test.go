@@ -10,15 +10,28 @@ import (
 	"github.com/miekg/dns"
 )
 
-// validator checks answers of one zone as a resolver does that trusts its keys
+// validator checks answers of zones as a resolver does that trusts their keys
 // (RFC 4035 section 5, RFC 5155 section 8, RFC 9824). It shares no code with
 // what it checks but the order of names, which has a test of its own.
 type validator struct {
-	zone string
-	keys []*dns.DNSKEY
-	now  time.Time
+	zone  string
+	other []string // zones that aliases lead to
+	plain []string // those of all that are not signed
+	keys  []*dns.DNSKEY
+	now   time.Time
 	// sigs counts signatures that were verified.
 	sigs int
+}
+
+// zoneOf returns the zone that answers for a name, or "".
+func (v *validator) zoneOf(name string, qtype uint16) (found string) {
+	for _, zone := range append([]string{v.zone}, v.other...) {
+		above := qtype == dns.TypeDS && strings.EqualFold(zone, name) && v.zoneOf(name, dns.TypeNone) == zone && v.zoneOf(parentOf(name), dns.TypeNone) != ""
+		if dns.IsSubDomain(zone, name) && len(zone) > len(found) && !above {
+			found = zone
+		}
+	}
+	return found
 }
 
 type rrKey struct {
@@ -84,6 +97,9 @@ func (v *validator) sections(m *dns.Msg, referral string) error {
 			case k.rtype == dns.TypeCNAME && len(sigs[k]) == 0 && v.byDNAME(k.name, sets):
 				continue
 			}
+			if len(sigs[k]) == 0 && slices.Contains(v.plain, v.zoneOf(k.name, k.rtype)) {
+				continue
+			}
 			if err := v.verify(set, sigs[k]); err != nil {
 				return err
 			}
@@ -109,31 +125,32 @@ func (v *validator) byDNAME(name string, sets map[rrKey][]dns.RR) bool {
 // answer checks a whole answer.
 func (v *validator) answer(m *dns.Msg) error {
 	name, qtype := strings.ToLower(m.Question[0].Name), m.Question[0].Qtype
-	if qtype == dns.TypeRRSIG || !dns.IsSubDomain(v.zone, name) {
+	if qtype == dns.TypeRRSIG || v.zoneOf(name, qtype) == "" {
 		return nil
 	}
 	answers, sigs := groups(m.Answer)
 	authority, _ := groups(m.Ns)
 	referral := ""
 	for k := range authority {
-		if k.rtype == dns.TypeNS && k.name != v.zone {
+		if k.rtype == dns.TypeNS && v.zoneOf(k.name, dns.TypeNone) != k.name {
 			referral = k.name
 		}
 	}
 	if err := v.sections(m, referral); err != nil {
 		return err
 	}
-	p := proofs(m.Ns)
-	if qtype == dns.TypeNSEC {
-		p = append(p, proofs(m.Answer)...)
-	}
+	var zone string
+	var p proofList
 	been := map[string]bool{}
 	for {
 		if been[name] || len(been) > maxChain-1 {
 			return nil // a circle, or a chain that is too long
 		}
-		if !dns.IsSubDomain(v.zone, name) {
+		if zone = v.zoneOf(name, qtype); zone == "" {
 			return nil
+		}
+		if p = proofs(m.Ns, zone); qtype == dns.TypeNSEC {
+			p = append(p, proofs(m.Answer, zone)...)
 		}
 		types := []uint16{qtype, dns.TypeCNAME}
 		if qtype == dns.TypeANY {
@@ -167,6 +184,8 @@ func (v *validator) answer(m *dns.Msg) error {
 		name = strings.ToLower(set[0].(*dns.CNAME).Target)
 	}
 	switch {
+	case slices.Contains(v.plain, zone):
+		return nil
 	case referral != "":
 		if authority[rrKey{referral, dns.TypeDS}] != nil {
 			return nil
@@ -174,7 +193,7 @@ func (v *validator) answer(m *dns.Msg) error {
 		return p.noData(referral, dns.TypeDS, true)
 	case m.Rcode == dns.RcodeYXDomain:
 		return nil
-	case authority[rrKey{v.zone, dns.TypeSOA}] == nil && qtype != dns.TypeNSEC:
+	case authority[rrKey{zone, dns.TypeSOA}] == nil && qtype != dns.TypeNSEC:
 		return errors.New("neither an answer nor a SOA record")
 	case m.Rcode == dns.RcodeNameError:
 		return p.noName(name)
@@ -184,9 +203,12 @@ func (v *validator) answer(m *dns.Msg) error {
 
 type proofList []dns.RR
 
-func proofs(section []dns.RR) (p proofList) {
+// proofs returns those that the keys of a zone have signed.
+func proofs(section []dns.RR, zone string) (p proofList) {
+	_, sigs := groups(section)
 	for _, rr := range section {
-		if t := rr.Header().Rrtype; t == dns.TypeNSEC || t == dns.TypeNSEC3 {
+		k := rrKey{strings.ToLower(rr.Header().Name), rr.Header().Rrtype}
+		if (k.rtype == dns.TypeNSEC || k.rtype == dns.TypeNSEC3) && slices.ContainsFunc(sigs[k], func(sig *dns.RRSIG) bool { return strings.EqualFold(sig.SignerName, zone) }) {
 			p = append(p, rr)
 		}
 	}
