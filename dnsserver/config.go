@@ -117,7 +117,7 @@ type Zone struct {
 	DNSSEC *DNSSEC `json:"dnssec"`
 	// Primaries make the zone a copy of theirs, which is kept up to date by
 	// zone transfers (RFC 5936, RFC 1995). They are tried in this order. A
-	// transfer may take 512 MiB of memory, which is about 800,000 records of
+	// copy may take 512 MiB of memory, which is about 800,000 records of
 	// addresses. Empty means that this server is the source of the zone.
 	Primaries []Peer `json:"primaries"`
 	// AllowTransfer is who may have the whole zone by a transfer: addresses,

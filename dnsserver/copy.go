@@ -21,6 +21,7 @@ type zoneCopy struct {
 	asked     atomic.Int32  // the primary to ask first
 	store     copyStore
 	held      *zone     // also when it is too old to be served
+	size      int       // of held, as a transfer of all of it counts
 	expires   time.Time // zero: there is none
 	checked   time.Time // when the store was last told
 }
@@ -78,6 +79,9 @@ func (zs *zones) openCopy(ctx context.Context, cfg *Zone) (*servedZone, error) {
 	}
 	if held != nil {
 		c.held, c.checked = held, checked
+		for r := range held.records() {
+			c.size += r.cost()
+		}
 		c.expires = checked.Add(held.soaTimer(soaExpireField))
 		if zs.now().Before(c.expires) {
 			z.ref.current.Store(held)
@@ -196,7 +200,15 @@ func (t *transfers) refreshFrom(ctx context.Context, z *servedZone, p *peer) err
 	}
 	in, err := t.fetch(ctx, z.name, p, held)
 	var next *zone
+	size := c.size
 	if err == nil && in.deltas != nil {
+		// Changes that are small may add up to what no full transfer may.
+		for _, d := range in.deltas {
+			size += d.growth()
+		}
+		if size > t.maxCopy {
+			return tooLarge(t.maxCopy)
+		}
 		next, err = held.changed(in.deltas)
 	}
 	if err != nil && held != nil && ctx.Err() == nil && wantsAll(err) {
@@ -224,7 +236,9 @@ func (t *transfers) refreshFrom(ctx context.Context, z *servedZone, p *peer) err
 		if next, err = newCopy(z.name, in.whole, counters); err != nil {
 			return err
 		}
+		size = in.size
 	}
+	c.size = size
 	t.heard(ctx, z, next, in.deltas, true)
 	return nil
 }

@@ -203,3 +203,56 @@ func TestExpiredCopyGivesWay(t *testing.T) {
 		}
 	}
 }
+
+// Changes do not make a copy larger than a transfer of all of it may be, one by
+// one, nor after a restart.
+func TestCopyGrows(t *testing.T) {
+	testenv.Goroutines(t)
+	const first = 5
+	serial := first
+	filler := func(serial int) string {
+		return fmt.Sprintf("n%d.example.com. 300 IN TXT %q", serial, strings.Repeat("x", 200))
+	}
+	p := hostile(t, func(q *dns.Msg, send func(*dns.Msg) error) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = zoneRecords(soaLine(serial), "example.com. 300 IN NS ns1.example.com.", soaLine(serial))
+		if q.Question[0].Qtype == dns.TypeIXFR {
+			have := int(q.Ns[0].(*dns.SOA).Serial)
+			m.Answer = zoneRecords(soaLine(serial))
+			for at := have; at < serial; at++ {
+				m.Answer = append(m.Answer, zoneRecords(soaLine(at), soaLine(at+1), filler(at+1))...)
+			}
+			m.Answer = append(m.Answer, zoneRecords(soaLine(serial))...)
+		}
+		send(m)
+	})
+	store := memory(t)
+	open := func() (*transfers, *servedZone) {
+		t.Helper()
+		zs := &zones{now: time.Now, store: store, responder: &responder{}, list: map[string]*servedZone{}}
+		zs.responder.zones.Store(newZoneSet(nil))
+		z, err := zs.openCopy(t.Context(), &Zone{Name: "example.com", Primaries: []Peer{p}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := newTransfers(zs)
+		tr.maxCopy = 16 << 10
+		return tr, z
+	}
+	tr, z := open()
+	var err error
+	for ; err == nil && serial < first+30; serial++ {
+		err = tr.refresh(t.Context(), z)
+	}
+	if !errors.Is(err, errTransferSize) || serial < first+5 || serial > first+15 { // 1.4 KB each
+		t.Errorf("%v at serial %d", err, serial)
+	}
+	last := z.copy.held.serial()
+	tr, z = open()
+	if err := tr.refresh(t.Context(), z); !errors.Is(err, errTransferSize) {
+		t.Errorf("after a restart: %v", err)
+	}
+	if now := z.ref.current.Load(); now == nil || now.serial() != last {
+		t.Errorf("what there was is not served on: %v", now != nil)
+	}
+}

@@ -73,3 +73,15 @@ func (s *rrset) ttlOr(other uint32) uint32 {
 	}
 	return s.ttl()
 }
+
+// growth is by how much a change that was told record by record makes a copy
+// larger.
+func (d *delta) growth() (n int) {
+	for i := range d.come {
+		n += d.come[i].cost()
+	}
+	for i := range d.gone {
+		n -= d.gone[i].cost()
+	}
+	return n
+}

@@ -52,6 +52,13 @@ var (
 // are there several times while a zone is made of it: measured, and rounded up.
 const recordCost = 500
 
+func (r *record) cost() int { return recordCost + 4*(len(r.name)+len(r.data)) }
+
+// tooLarge is the error of a zone that takes more than limit octets of memory.
+func tooLarge(limit int) error {
+	return fmt.Errorf("%w: this server takes what fits into %d MiB of memory", errTransferSize, limit>>20)
+}
+
 // rcodeError is a response code in place of a transfer.
 type rcodeError int
 
@@ -75,8 +82,8 @@ func (in *transferIn) message(a *answerIn) (end bool, err error) {
 		if in.state == inEnd {
 			return false, errTransfer
 		}
-		if in.size += recordCost + 4*(len(r.name)+len(r.data)); in.size > in.limit {
-			return false, fmt.Errorf("%w: this server takes what fits into %d MiB of memory", errTransferSize, in.limit>>20)
+		if in.size += r.cost(); in.size > in.limit {
+			return false, tooLarge(in.limit)
 		}
 		if err := in.record(r.record); err != nil {
 			return false, err
