@@ -22,7 +22,7 @@ type zoneCopy struct {
 	store     copyStore
 	held      *zone     // also when it is too old to be served
 	size      int       // of held, as a transfer of all of it counts
-	expires   time.Time // zero: there is none
+	expires   time.Time // zero: there is none; changed under the zone's lock
 	checked   time.Time // when the store was last told
 }
 
@@ -130,7 +130,10 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 		case <-c.wake:
 			timer.Stop()
 		}
+		meanwhile, end := context.WithCancel(ctx)
+		t.goes(func(context.Context) { t.watch(meanwhile, z) })
 		err := t.refresh(ctx, z)
+		end()
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -146,10 +149,23 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 		if err != nil {
 			t.log.Warn("a zone could not be brought up to date", "zone", nameText(z.name), "again_in", wait.Round(time.Second), "err", err)
 		}
-		if c.held != nil && !t.now().Before(c.expires) && z.ref.current.Swap(nil) != nil {
+		if !sleep(ctx, wakePause) { // however many notifications there are
+			return
+		}
+	}
+}
+
+// watch takes the copy out of service when it expires, until ctx ends: a transfer
+// under way may take longer than that.
+func (t *transfers) watch(ctx context.Context, z *servedZone) {
+	for {
+		z.mu.Lock()
+		left := z.copy.expires.Sub(t.now())
+		if left <= 0 && z.ref.current.Swap(nil) != nil {
 			t.log.Error("a copy of a zone has expired and is not served any more: no primary has been heard for too long", "zone", nameText(z.name))
 		}
-		if !sleep(ctx, wakePause) { // however many notifications there are
+		z.mu.Unlock()
+		if left <= 0 || !sleep(ctx, left) {
 			return
 		}
 	}
@@ -259,7 +275,9 @@ func wantsAll(err error) bool {
 func (t *transfers) heard(ctx context.Context, z *servedZone, next *zone, deltas []*delta, isNew bool) {
 	c := z.copy
 	now := t.now()
+	z.mu.Lock()
 	c.expires = now.Add(max(next.soaTimer(soaExpireField), t.minRefresh))
+	z.mu.Unlock()
 	var err error
 	if isNew {
 		c.held = next

@@ -156,6 +156,39 @@ func TestCopyExpires(t *testing.T) {
 	served(s, "192.0.2.25")
 }
 
+// A transfer that takes long does not have the copy of before served past its
+// end.
+func TestCopyExpiresDuringTransfer(t *testing.T) {
+	testenv.Goroutines(t)
+	const soa = "example.com. 300 IN SOA ns1.example.com. hostmaster.example.com. 1 1 1 1 60"
+	slowly := make(chan struct{})
+	p := hostile(t, func(q *dns.Msg, send func(*dns.Msg) error) {
+		m := new(dns.Msg).SetReply(q)
+		m.Answer = zoneRecords(soa)
+		if q.Question[0].Qtype == dns.TypeAXFR {
+			m.Answer = append(m.Answer, zoneRecords("mail.example.com. 300 IN A 192.0.2.25", soa)...)
+		} else {
+			select {
+			case <-slowly:
+			case <-t.Context().Done():
+			}
+		}
+		send(m)
+	})
+	s := testServerOf(t, nil, follower(p), 0)
+	for _, want := range []string{"192.0.2.25", "SERVFAIL", "192.0.2.25"} {
+		testenv.WaitFor(t, transferPause/2, func() error {
+			if got := lookup(t, s.responder, "mail.example.com.", dns.TypeA); !strings.Contains(got[0], want) {
+				return fmt.Errorf("%q, want %s", got, want)
+			}
+			return nil
+		})
+		if want == "SERVFAIL" {
+			close(slowly) // the primary has nothing new
+		}
+	}
+}
+
 // An expired copy does not stand in the way of what a primary has now, even
 // under a lower serial number; one that has not does.
 func TestExpiredCopyGivesWay(t *testing.T) {
