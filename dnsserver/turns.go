@@ -3,10 +3,12 @@ package dnsserver
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // turns bound how much goes on with other servers at once: in all, and with each
-// of them, so that those that are slow or do not answer hold up nobody else.
+// of them, so that those that are slow or do not answer hold up nobody else. What
+// takes longer than slowTurn counts for its own server alone from then on.
 type turns struct {
 	all  chan struct{}
 	each int
@@ -14,6 +16,8 @@ type turns struct {
 	mu    sync.Mutex
 	peers map[string]chan struct{} // by address; no more than are configured
 }
+
+const slowTurn = 10 * time.Second
 
 func newTurns(all, each int) *turns {
 	return &turns{all: make(chan struct{}, all), each: each, peers: make(map[string]chan struct{})}
@@ -40,5 +44,11 @@ func (t *turns) take(ctx context.Context, p *peer) (give func(), err error) {
 		<-own
 		return nil, context.Cause(ctx)
 	}
-	return func() { <-t.all; <-own }, nil
+	leave := sync.OnceFunc(func() { <-t.all })
+	slow := time.AfterFunc(slowTurn, leave)
+	return func() {
+		slow.Stop()
+		leave()
+		<-own
+	}, nil
 }

@@ -56,6 +56,38 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// Servers that are slow, however many, keep nobody else waiting for long.
+func TestSlowTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(2, 1)
+		var gives []func()
+		for _, slow := range []string{"a", "b"} {
+			give, err := turns.take(t.Context(), &peer{addr: slow})
+			if err != nil {
+				t.Fatal(err)
+			}
+			gives = append(gives, give)
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*slowTurn)
+		defer cancel()
+		give, err := turns.take(ctx, &peer{addr: "c"})
+		if err != nil || time.Since(began) != slowTurn {
+			t.Fatalf("%v after %v", err, time.Since(began))
+		}
+		if _, err := turns.take(ctx, &peer{addr: "a"}); err == nil { // which has its share
+			t.Error("a slow server has more than its share")
+		}
+		give()
+		for _, give := range gives {
+			give()
+		}
+		if len(turns.all) != 0 || len(turns.peers["a"]) != 0 {
+			t.Errorf("%d turns are taken, of a %d", len(turns.all), len(turns.peers["a"]))
+		}
+	})
+}
+
 // silent is a server that takes connections and datagrams, and says nothing.
 func silent(t *testing.T) Peer {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
