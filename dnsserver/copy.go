@@ -24,6 +24,7 @@ type zoneCopy struct {
 	size      int       // of held, as a transfer of all of it counts
 	expires   time.Time // zero: there is none; changed under the zone's lock
 	checked   time.Time // when the store was last told
+	storing   atomic.Bool
 }
 
 const (
@@ -279,6 +280,7 @@ func (t *transfers) heard(ctx context.Context, z *servedZone, next *zone, deltas
 	c.expires = now.Add(max(next.soaTimer(soaExpireField), t.minRefresh))
 	z.mu.Unlock()
 	var err error
+	c.storing.Store(true)
 	if isNew {
 		c.held = next
 		if deltas != nil {
@@ -291,6 +293,7 @@ func (t *transfers) heard(ctx context.Context, z *servedZone, next *zone, deltas
 		c.checked = now
 		err = errors.Join(err, c.store.keepChecked(ctx, now))
 	}
+	c.storing.Store(false)
 	if err != nil && ctx.Err() == nil {
 		t.log.Error("a copy of a zone could not be kept: until the next change it will be missing after a restart", "zone", nameText(z.name), "err", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/dcrouter/dcrouter/internal/grace"
 )
 
 // ErrRunning is returned by Start when the Server is running or still
@@ -121,7 +123,7 @@ func (s *Server) Start(ctx context.Context) error {
 	defer s.start.Unlock()
 	if r := s.run.Load(); r != nil {
 		select {
-		case <-r.stopped:
+		case <-r.ended:
 		default:
 			return ErrRunning
 		}
@@ -154,9 +156,10 @@ func (s *Server) current() *run {
 
 // Stop takes in no more queries, answers those that came before, and waits for
 // zone transfers under way until ctx ends; then it cuts them off and returns
-// ctx's error. Afterwards no goroutine of the Server is left, and the sockets of
-// the host are closed. It may be called at any time, also several times at
-// once.
+// ctx's error. Afterwards the sockets of the host are closed, and no goroutine of
+// the Server is left, unless the storage hangs: what waits for it is given up
+// 12 s after the end of ctx, with an error that says which zones it is about. It
+// may be called at any time, also several times at once.
 func (s *Server) Stop(ctx context.Context) error {
 	s.start.Lock() // a Start under way is brought to its end
 	r := s.run.Load()
@@ -172,8 +175,20 @@ func (s *Server) Stop(ctx context.Context) error {
 		return nil
 	}
 	if first {
-		r.stopErr = r.stop(ctx)
-		s.transfers.stop()
+		patience, end := context.WithCancel(ctx)
+		defer end()
+		defer context.AfterFunc(r.ctx, end)() // another caller has less
+		err := grace.Wait(patience, lastWrites, func() error {
+			defer close(r.ended)
+			defer r.cancel()
+			err := r.stop(ctx)
+			s.transfers.stop()
+			return err
+		})
+		if errors.Is(err, grace.ErrHangs) {
+			err = fmt.Errorf("dnsserver: what is new in these zones is not stored: %s: %w", s.contents.unwritten(), err)
+		}
+		r.stopErr = err
 		close(r.stopped)
 		return r.stopErr
 	}
@@ -186,6 +201,10 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	return r.stopErr
 }
+
+// lastWrites is how long the storage may take with what is under way when the
+// time of Stop is over.
+const lastWrites = updateTimeout + 2*time.Second
 
 // Wait blocks until the Server has stopped or cannot go on, and returns the
 // error in the latter case. Before Start it returns nil at once.

@@ -42,6 +42,7 @@ type run struct {
 	conns    map[booked]struct{}
 
 	stopped chan struct{} // closed when Stop is through
+	ended   chan struct{} // closed when nothing is left, which is later where the storage hangs
 	stopErr error         // what Stop returns; set before stopped is closed
 	fail    func(error)   // reports that the run cannot go on; the first one counts
 	failed  chan struct{} // closed then
@@ -57,7 +58,7 @@ type boundListener struct {
 func newRun(s *Server) *run {
 	r := &run{
 		s: s, log: s.log, conns: make(map[booked]struct{}), updates: make(chan struct{}, maxUpdatesUDP),
-		stopped: make(chan struct{}), failed: make(chan struct{}),
+		stopped: make(chan struct{}), ended: make(chan struct{}), failed: make(chan struct{}),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.http1 = newHTTP1Server(r)
@@ -243,7 +244,7 @@ func (r *run) beginStop() bool {
 }
 
 // stop waits after beginStop for queries under way until ctx ends, then ends
-// them.
+// them. The caller ends r.ctx.
 func (r *run) stop(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -262,7 +263,6 @@ func (r *run) stop(ctx context.Context) error {
 		err = errors.New("dnsserver: queries were under way")
 		<-done
 	}
-	r.cancel()
 	r.closeSockets()
 	return err
 }

@@ -63,6 +63,32 @@ type servedZone struct {
 // errSecondary keeps changes to where they belong.
 var errSecondary = errors.New("the zone is a copy of another server's; change it there")
 
+// unwritten names the zones of which something is being stored.
+func (zs *zones) unwritten() string {
+	var names []string
+	for _, z := range zs.sorted() {
+		if z.storing() {
+			names = append(names, nameText(z.name))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// storing reports whether something of the zone is being stored, or waits for
+// that: all but copies are under a lock meanwhile.
+func (z *servedZone) storing() bool {
+	free := z.mu.TryLock()
+	if free {
+		z.mu.Unlock()
+	}
+	if free && z.signer != nil {
+		if free = z.signer.mu.TryLock(); free {
+			z.signer.mu.Unlock()
+		}
+	}
+	return !free || z.copy != nil && z.copy.storing.Load()
+}
+
 // find returns the zone that a wire name is in.
 func (zs *zones) find(name string) (*servedZone, error) {
 	zs.mu.Lock()
