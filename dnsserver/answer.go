@@ -33,9 +33,14 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 			break
 		}
 		// Where the alias leads out of our zones, whoever asked goes on.
-		if ref = zs.find(m, m.qtype == dns.TypeDS); ref == nil {
+		next := zs.find(m, m.qtype == dns.TypeDS)
+		if next == nil {
 			break
 		}
+		if next == ref {
+			continue // with the same version
+		}
+		ref = next
 		if z = ref.current.Load(); z == nil {
 			break
 		}

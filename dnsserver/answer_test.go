@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -35,6 +36,32 @@ func TestBackToDNAME(t *testing.T) {
 		if m.Rcode != dns.RcodeSuccess || len(m.Answer) != want || len(m.Ns) != 0 {
 			t.Error(m)
 		}
+	}
+}
+
+// An answer is of one version of a zone, whatever changes come meanwhile.
+func TestAnswerOfOneVersion(t *testing.T) {
+	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+"old DNAME example.com.\n")}}})
+	ref := &zs.sorted()[0].ref
+	e := ref.current.Load().change()
+	e.add(&record{"\x03old\x07example\x03com\x00", dns.TypeTXT, 300, "\x01x"})
+	versions := []*zone{ref.current.Load(), e.finish()}
+	done := make(chan struct{})
+	var changes sync.WaitGroup
+	defer changes.Wait()
+	defer close(done)
+	changes.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+				ref.current.Store(versions[i%2])
+			}
+		}
+	})
+	for range 5000 {
+		answerTo(t, r, new(dns.Msg).SetQuestion("old.old.example.com.", dns.TypeDNAME), overUDP)
 	}
 }
 

@@ -308,6 +308,9 @@ func answerTo(t testing.TB, r *responder, q *dns.Msg, how transport) *dns.Msg {
 // that is not in one piece with its signatures behind it.
 func orderly(m *dns.Msg) error {
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		if len(section) < 2 {
+			continue
+		}
 		seen, ended := map[string]bool{}, map[string]bool{}
 		last := ""
 		for _, rr := range section {
@@ -348,7 +351,7 @@ func TestAnswersAgainstOracle(t *testing.T) {
 		o, z := randomZone(r, zoneZ)
 		checkOracle(t, r, oracles{o}, testResponder(z), seen)
 	}
-	for range 100 {
+	for range 50 {
 		var list oracles
 		var zones []*zone
 		for _, top := range severalZones() {
