@@ -43,8 +43,8 @@ type Server struct {
 	routesMu   sync.Mutex // serialises changes of routes
 	configured string     // identity of the Config's routes
 
-	mu  sync.Mutex // serialises Start and Stop's beginning, and guards run
-	run *run       // nil before Start; kept after Stop for Wait
+	start sync.Mutex          // serialises Start and Stop's beginning
+	run   atomic.Pointer[run] // nil before Start; kept after Stop for Wait
 }
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
@@ -182,11 +182,11 @@ func (s *Server) Check() error {
 // bound; on an error it takes everything back. ctx limits the start alone. A
 // Server that has stopped can be started again.
 func (s *Server) Start(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.run != nil {
+	s.start.Lock()
+	defer s.start.Unlock()
+	if r := s.run.Load(); r != nil {
 		select {
-		case <-s.run.stopped:
+		case <-r.stopped:
 		default:
 			return ErrRunning
 		}
@@ -205,7 +205,7 @@ func (s *Server) Start(ctx context.Context) error {
 		return err
 	}
 	s.warn()
-	s.run = r
+	s.run.Store(r)
 	r.serve()
 	return nil
 }
@@ -213,19 +213,15 @@ func (s *Server) Start(ctx context.Context) error {
 // UseStorage is [WithStorage] for hosts that have no storage yet when they make
 // the Server. It holds from the next Start on.
 func (s *Server) UseStorage(store *storage.Store) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.start.Lock()
+	defer s.start.Unlock()
 	s.routesMu.Lock() // UpdateRoutes may be under way
 	defer s.routesMu.Unlock()
 	s.opts.store = store
 }
 
 // latest returns the run of the last Start, or nil.
-func (s *Server) latest() *run {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.run
-}
+func (s *Server) latest() *run { return s.run.Load() }
 
 // current returns the run that is serving, or nil.
 func (s *Server) current() *run {
@@ -242,7 +238,9 @@ func (s *Server) current() *run {
 // storage hangs: what waits for it is given up 32 s after that, which is an error.
 // It may be called at any time, also several times at once.
 func (s *Server) Stop(ctx context.Context) error {
+	s.start.Lock() // a Start under way is brought to its end
 	r := s.latest()
+	s.start.Unlock()
 	if r == nil {
 		s.closeGiven()
 		return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/grace"
+	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -19,12 +20,14 @@ import (
 // of the test.
 type stuck struct {
 	storage.Backend
-	now atomic.Bool
-	end chan struct{}
+	now   atomic.Bool
+	waits atomic.Int32
+	end   chan struct{}
 }
 
 func (b *stuck) Put(ctx context.Context, key string, value []byte) error {
 	if b.now.Load() {
+		b.waits.Add(1)
 		<-b.end
 	}
 	return b.Backend.Put(ctx, key, value)
@@ -103,4 +106,34 @@ func TestStopSessionHangs(t *testing.T) {
 		}
 		close(end)
 	})
+}
+
+// What is asked for metrics does not wait for a Start whose storage does not answer.
+func TestStatsWhileStartHangs(t *testing.T) {
+	b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
+	st, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	cfg := Config{UseSocketHandler: true, Ports: Ports(0), Hostname: "mx.example.com", Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes}
+	cfg.Defaults.DKIM.KeySize = 1024
+	s, err := New(cfg, WithStorage(st), WithMailbox(newMailbox(nil).take), WithResolver(noDNS{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.now.Store(true)
+	started := make(chan error, 1)
+	go func() { started <- s.Start(t.Context()) }()
+	waitFor(t, func() bool { return b.waits.Load() > 0 })
+	s.Stats()
+	s.Addrs()
+	b.now.Store(false)
+	close(b.end)
+	if err := testenv.Receive(t, started); err != nil {
+		t.Error(err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
