@@ -41,7 +41,7 @@ type Server struct {
 
 	routes     atomic.Pointer[routeTable]
 	routesMu   sync.Mutex // serialises changes of routes
-	configured string     // identity of the Config's routes
+	configured []byte     // the Config's routes as JSON
 
 	start sync.Mutex          // serialises Start and Stop's beginning
 	run   atomic.Pointer[run] // nil before Start; kept after Stop for Wait
@@ -83,7 +83,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	if s.users, err = newUsers(&cfg, &s.opts); err != nil {
 		return nil, err
 	}
-	if s.configured, err = identity(cfg.Routes); err != nil {
+	if s.configured, err = conf.Encode(routeList{cfg.Routes}, true); err != nil {
 		return nil, err
 	}
 	s.routes.Store(compileRoutes(cloneRoutes(cfg.Routes), s.forwards()))

@@ -20,8 +20,10 @@ const routesKey = "email/routes.json"
 
 // storedRoutes is the value at routesKey.
 type storedRoutes struct {
-	// From identifies the Config's routes that were in force before.
+	// From identifies the Config's routes that were in force before, by their hash.
+	// Given are these themselves: after an upgrade they may have another hash.
 	From   string          `json:"from"`
+	Given  json.RawMessage `json:"given,omitempty"`
 	Routes json.RawMessage `json:"routes"`
 }
 
@@ -61,7 +63,7 @@ func (s *Server) UpdateRoutes(ctx context.Context, routes []Route) error {
 		if err != nil {
 			return err
 		}
-		value, err := json.Marshal(storedRoutes{s.configured, text})
+		value, err := json.Marshal(storedRoutes{identity(s.configured), s.configured, text})
 		if err != nil {
 			return err
 		}
@@ -98,7 +100,7 @@ func (s *Server) loadRoutes(ctx context.Context) error {
 	if err == nil {
 		err = json.Unmarshal(value, &stored)
 	}
-	if err == nil && stored.From != s.configured {
+	if err == nil && stored.From != identity(s.configured) && !conf.Same[routeList](stored.Given, s.configured) {
 		s.log.Info("the configured routes are new, so the stored ones are not used")
 		return nil
 	}
@@ -115,10 +117,9 @@ func (s *Server) loadRoutes(ctx context.Context) error {
 	return nil
 }
 
-func identity(routes []Route) (string, error) {
-	b, err := conf.Encode(routeList{routes}, true)
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:]), err
+func identity(routes json.RawMessage) string {
+	sum := sha256.Sum256(routes)
+	return hex.EncodeToString(sum[:])
 }
 
 // cloneRoutes copies routes so that the host may change its own.

@@ -54,7 +54,7 @@ type history struct {
 
 	mu     sync.Mutex
 	v      versionStore
-	base   string             // hash of what the host was started with
+	given  json.RawMessage    // what the host was started with
 	cancel context.CancelFunc // of the wait for a confirmation
 	wait   sync.WaitGroup
 }
@@ -83,17 +83,21 @@ func (h *history) open(ctx context.Context) error {
 	if err := errors.Join(errGiven, errCurrent); err != nil {
 		return fmt.Errorf("opsapi: the configuration: %w", err)
 	}
-	h.base = h.hash(given)
+	h.given = given
 	before := h.v.head
+	same := h.isGiven(ctx, &before)
 	last, known := h.v.find(before.Confirmed)
 	if !known {
 		return h.written(ctx, h.record(ctx, current, ""))
+	}
+	if h.hash(current) != last.Hash {
+		h.renew(ctx, last)
 	}
 	undo, unfinished := h.unfinished()
 	var err error
 	want := current
 	switch {
-	case h.base != before.Base && (unfinished || last.Author != hostAuthor):
+	case !same && (unfinished || last.Author != hostAuthor):
 		want = given
 	case h.hash(current) != last.Hash && (unfinished || last.Author != hostAuthor):
 		want, err = h.v.document(ctx, last.Version)
@@ -128,11 +132,44 @@ func (h *history) open(ctx context.Context) error {
 	if h.hash(want) != last.Hash {
 		return h.written(ctx, h.record(ctx, want, ""))
 	}
-	h.v.head = headRecord{Current: last.Version, Confirmed: last.Version, Base: h.base}
-	if h.v.head == before {
+	h.v.head = h.head(last.Version)
+	if h.v.head.equal(&before) {
 		return nil
 	}
 	return h.written(ctx, h.v.setHead(ctx, h.v.head))
+}
+
+// isGiven reports whether the host is started with what it was when head was
+// written, maybe by a version of the program that writes it otherwise.
+func (h *history) isGiven(ctx context.Context, head *headRecord) bool {
+	if head.Base == h.hash(h.given) {
+		return true
+	}
+	before, err := h.source.Parse(ctx, head.Given, head.Given)
+	return err == nil && bytes.Equal(before, h.given)
+}
+
+// renew has a version written as the host writes it now, which may be otherwise
+// than when it was made: else it would look like another one. What cannot be read
+// any more stays as it is.
+func (h *history) renew(ctx context.Context, version *versionRecord) {
+	r, err := h.v.read(ctx, versionKey(version.Version))
+	if err != nil {
+		return
+	}
+	doc, err := h.source.Parse(ctx, r.Document, r.Document)
+	if err != nil || h.hash(doc) == r.Hash {
+		return
+	}
+	r.Document, r.Hash = doc, h.hash(doc)
+	if err := h.v.write(ctx, r); err != nil {
+		h.log.Warn("the history of the configuration cannot be written", "err", err)
+	}
+}
+
+// head says that a version is in force, and confirmed.
+func (h *history) head(version int) headRecord {
+	return headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given}
 }
 
 // takenBack says that a change was undone that nobody had confirmed.
@@ -170,7 +207,7 @@ func (h *history) record(ctx context.Context, doc json.RawMessage, comment strin
 	if err := h.v.write(ctx, r); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
-	if err := h.v.setHead(ctx, headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}); err != nil {
+	if err := h.v.setHead(ctx, h.head(r.Version)); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
 	return h.v.trim(ctx)
@@ -272,7 +309,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	if err := h.source.Apply(ctx, doc); err != nil {
 		return Applied{}, errors.Join(err, h.takeBack(ctx, nil, r.Version))
 	}
-	head := headRecord{Current: r.Version, Confirmed: r.Version, Base: h.base}
+	head := h.head(r.Version)
 	if c.confirmWithin > 0 {
 		head.Confirmed = current.Version
 		head.ConfirmBy = r.Time.Add(c.confirmWithin)
@@ -351,7 +388,7 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 	if !h.v.head.pending() || current.Version != version {
 		return Applied{}, notPending(version)
 	}
-	if err := h.v.setHead(ctx, headRecord{Current: version, Confirmed: version, Base: h.base}); err != nil {
+	if err := h.v.setHead(ctx, h.head(version)); err != nil {
 		return Applied{}, err
 	}
 	h.stopWaiting()
@@ -389,7 +426,7 @@ func (h *history) revert(ctx context.Context, version int) (Applied, error) {
 		return Applied{}, err
 	}
 	h.stopWaiting()
-	if err := h.v.setHead(ctx, headRecord{Current: previous.Version, Confirmed: previous.Version, Base: h.base}); err != nil {
+	if err := h.v.setHead(ctx, h.head(previous.Version)); err != nil {
 		return Applied{}, err
 	}
 	if err := h.v.markReverted(ctx, version); err != nil {

@@ -1,6 +1,7 @@
 package opsapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,8 +44,15 @@ type headRecord struct {
 	// ConfirmBy is when the current one takes itself back.
 	ConfirmBy time.Time `json:"confirmBy,omitzero"`
 	// Base is the hash of what the host was started with when the version was
-	// made.
-	Base string `json:"base"`
+	// made. Given is that itself: after an upgrade it may have another hash.
+	Base  string          `json:"base"`
+	Given json.RawMessage `json:"given,omitempty"`
+}
+
+// equal reports whether nothing has to be written to have h in place of other.
+func (h *headRecord) equal(other *headRecord) bool {
+	return h.Current == other.Current && h.Confirmed == other.Confirmed && h.ConfirmBy.Equal(other.ConfirmBy) &&
+		h.Base == other.Base && bytes.Equal(h.Given, other.Given)
 }
 
 // pending reports whether a change waits to be confirmed.
@@ -121,7 +129,7 @@ func (v *versionStore) document(ctx context.Context, n int) (json.RawMessage, er
 // write stores a version, a new one or one that has changed.
 func (v *versionStore) write(ctx context.Context, r versionRecord) error {
 	r.Size = len(r.Document)
-	data, err := json.Marshal(r)
+	data, err := marshal(r) // the document stays as it is
 	if err != nil {
 		return err
 	}
@@ -168,7 +176,7 @@ func (v *versionStore) next() int {
 
 // setHead stores which version is in force.
 func (v *versionStore) setHead(ctx context.Context, h headRecord) error {
-	data, err := json.Marshal(h)
+	data, err := marshal(h)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,9 @@ type Configuration interface {
 	// Parse reads what a client sent, strictly, and validates it. A secret that is
 	// *** is the one at the same place of prev. [IdentityFrom] of ctx says who the
 	// client is, should there be what operators must not put into routes, such as
-	// files of the machine by which they would become admins.
+	// files of the machine by which they would become admins. It also reads what an
+	// earlier version of the host has returned, doc and prev being the same, and
+	// without a client: what means the same comes back as the same bytes.
 	Parse(ctx context.Context, doc, prev json.RawMessage) (json.RawMessage, error)
 	// Redact returns doc with *** for secrets.
 	Redact(doc json.RawMessage) (json.RawMessage, error)

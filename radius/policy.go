@@ -223,16 +223,17 @@ const policyKey = "radius/policy.json"
 
 // storedPolicy is how it is stored: as text, so that its secrets are in it.
 type storedPolicy struct {
-	// From identifies the Config's policy that was in force before.
+	// From identifies the Config's policy that was in force before, by its hash.
+	// Given is that itself: after an upgrade it may have another hash.
 	From   string          `json:"from"`
+	Given  json.RawMessage `json:"given,omitempty"`
 	Policy json.RawMessage `json:"policy"`
 }
 
 // identity names a policy by its contents.
-func (p *Policy) identity() (string, error) {
-	b, err := conf.Encode(*p, true)
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:]), err
+func identity(policy json.RawMessage) string {
+	sum := sha256.Sum256(policy)
+	return hex.EncodeToString(sum[:])
 }
 
 func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, error)) error {
@@ -259,7 +260,7 @@ func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, erro
 		if err != nil {
 			return err
 		}
-		value, err := json.Marshal(storedPolicy{s.configured, text})
+		value, err := json.Marshal(storedPolicy{identity(s.configured), s.configured, text})
 		if err != nil {
 			return err
 		}
@@ -288,7 +289,7 @@ func (s *Server) loadPolicy(ctx context.Context) error {
 	if err == nil {
 		err = json.Unmarshal(value, &stored)
 	}
-	if err == nil && stored.From != s.configured {
+	if err == nil && stored.From != identity(s.configured) && !conf.Same[Policy](stored.Given, s.configured) {
 		s.log.Info("the configured policy is new, so the stored one is not used")
 		return nil
 	}

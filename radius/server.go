@@ -32,7 +32,7 @@ type Server struct {
 
 	rules      atomic.Pointer[rules]
 	policyMu   sync.Mutex // serialises changes of rules and of where they are stored
-	configured string     // identity of the Config's policy
+	configured []byte     // the Config's policy as JSON
 
 	stateKey   [32]byte // signs the State of EAP
 	duplicates duplicates
@@ -77,7 +77,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	policy = policy.clone()
 	s.cfg.MACAuth, s.cfg.VLANAssignment = nil, nil
 	var err error
-	if s.configured, err = policy.identity(); err != nil {
+	if s.configured, err = conf.Encode(policy, true); err != nil {
 		return nil, err
 	}
 	s.rules.Store(compile(policy))
