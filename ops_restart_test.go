@@ -116,6 +116,55 @@ func TestNewConfigurationReplacesAllChanges(t *testing.T) {
 	wantChanged(signIn(t, r), 0)
 }
 
+// That holds, and for all of them, where the program has changed something since, of
+// which a client may have seen a version or not.
+func TestNewConfigurationReplacesChangesBeforeOthers(t *testing.T) {
+	for _, seen := range []bool{true, false} {
+		cfg, folder := everyLive(t), t.TempDir()
+		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		o := signIn(t, r)
+		changeAll(o, 0)
+		if err := r.UpdateRoutes(t.Context(), cfg.Proxy.Routes); err != nil {
+			t.Fatal(err)
+		}
+		if seen {
+			wantChanged(o, 2)
+		}
+		stop(t, r)
+		cfg.Proxy.MaxConnections = 100
+		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		wantChanged(signIn(t, r), 0)
+	}
+}
+
+// Without another configuration all is as it was at the end: what was changed through
+// the API, and what the program has changed since.
+func TestAllChangesOutlastRestart(t *testing.T) {
+	for _, seen := range []bool{true, false} {
+		cfg, folder := everyLive(t), t.TempDir()
+		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		o := signIn(t, r)
+		changeAll(o, 0)
+		rules := r.Email().Routes()
+		rules[0].Name = "by the program"
+		if err := r.UpdateDomainRules(t.Context(), rules); err != nil {
+			t.Fatal(err)
+		}
+		if seen {
+			wantChanged(o, 2)
+		}
+		for range 2 {
+			stop(t, r)
+			r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+			wantChanged(signIn(t, r), 2)
+			if name := r.Email().Routes()[0].Name; name != "by the program" {
+				t.Errorf("the route of mail is %q", name)
+			}
+		}
+		stop(t, r)
+	}
+}
+
 // watchedStorage calls a func before a key is read.
 type watchedStorage struct {
 	storage.Backend

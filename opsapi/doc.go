@@ -49,7 +49,8 @@
 // Each change of the configuration is a version, with its author and what
 // differs. It can be bound to the version that its author saw (ifMatch), and it
 // can take itself back unless it is confirmed in time, for changes that may cut
-// off whoever makes them. What is in force by the API comes back after a
-// restart, unless the host has been given another configuration meanwhile.
-// Whoever changes something is in the audit log.
+// off whoever makes them. Once something was changed through the API, what was in
+// force when the host stopped is in force after the next start, all of it and whoever
+// changed it last, unless that start is with another configuration: then that is in
+// force, all of it. Whoever changes something is in the audit log.
 package opsapi

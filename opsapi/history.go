@@ -65,11 +65,11 @@ func (h *history) hash(doc json.RawMessage) string {
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// open reads the versions and has that in force which the history says: the last
-// one, if it was made through the API, without a change that was not confirmed or
-// not finished. What the host changed by itself it will change again. If the host
-// is started with another configuration than that which the version was made from,
-// then that is in force.
+// open reads the versions and has that in force which the history says: once
+// something was changed through the API the last one, without a change that was not
+// confirmed or not finished. Until then the host is left alone: what it changed by
+// itself it will change again, or keeps. If the host is started with another
+// configuration than before, then that is in force, all of it.
 //
 // That the history cannot be written is no reason not to start.
 func (h *history) open(ctx context.Context) error {
@@ -94,12 +94,15 @@ func (h *history) open(ctx context.Context) error {
 		h.renew(ctx, last)
 	}
 	undo, unfinished := h.unfinished()
+	changed := before.Changed || last.Author != hostAuthor
+	h.v.head.Changed = changed && same
 	var err error
 	want := current
 	switch {
-	case !same && (unfinished || last.Author != hostAuthor):
+	case !changed && !unfinished:
+	case !same:
 		want = given
-	case h.hash(current) != last.Hash && (unfinished || last.Author != hostAuthor):
+	case h.hash(current) != last.Hash:
 		want, err = h.v.document(ctx, last.Version)
 	}
 	if err == nil && !bytes.Equal(want, current) {
@@ -123,7 +126,7 @@ func (h *history) open(ctx context.Context) error {
 		h.takenBack(ctx, undo)
 	}
 	switch hash := h.hash(want); {
-	case last.Author == hostAuthor:
+	case !changed:
 	case hash != last.Hash:
 		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
 	case h.hash(current) != hash:
@@ -169,7 +172,7 @@ func (h *history) renew(ctx context.Context, version *versionRecord) {
 
 // head says that a version is in force, and confirmed.
 func (h *history) head(version int) headRecord {
-	return headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given}
+	return headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given, Changed: h.v.head.Changed}
 }
 
 // takenBack says that a change was undone that nobody had confirmed.
@@ -213,6 +216,22 @@ func (h *history) record(ctx context.Context, doc json.RawMessage, comment strin
 	return h.v.trim(ctx)
 }
 
+// note makes a version of what the host has changed since, where that is to come
+// back at the next start. A change that waits to be confirmed is not.
+func (h *history) note() error {
+	ctx, cancel := h.within(context.Background(), drainTime)
+	defer cancel()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.v.head.pending() || !h.v.head.Changed {
+		return nil
+	}
+	if _, _, err := h.sync(ctx); err != nil {
+		return fmt.Errorf("opsapi: what the host has changed is not in the history of the configuration: %w", err)
+	}
+	return nil
+}
+
 // close ends the wait for a confirmation. The change stays in force until the
 // next start.
 func (h *history) close() {
@@ -241,6 +260,7 @@ func (h *history) sync(ctx context.Context) (json.RawMessage, *versionRecord, er
 		if h.v.head.pending() {
 			h.log.Warn("the host has changed the configuration: what waited to be confirmed is not taken back", "version", h.v.head.Current)
 			h.stopWaiting()
+			h.v.head.Changed = true
 		}
 		if err := h.record(ctx, doc, ""); err != nil {
 			return nil, nil, err
@@ -310,6 +330,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 		return Applied{}, errors.Join(err, h.takeBack(ctx, nil, r.Version))
 	}
 	head := h.head(r.Version)
+	head.Changed = head.Changed || c.confirmWithin == 0
 	if c.confirmWithin > 0 {
 		head.Confirmed = current.Version
 		head.ConfirmBy = r.Time.Add(c.confirmWithin)
@@ -388,7 +409,9 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 	if !h.v.head.pending() || current.Version != version {
 		return Applied{}, notPending(version)
 	}
-	if err := h.v.setHead(ctx, h.head(version)); err != nil {
+	head := h.head(version)
+	head.Changed = true
+	if err := h.v.setHead(ctx, head); err != nil {
 		return Applied{}, err
 	}
 	h.stopWaiting()

@@ -47,12 +47,15 @@ type headRecord struct {
 	// made. Given is that itself: after an upgrade it may have another hash.
 	Base  string          `json:"base"`
 	Given json.RawMessage `json:"given,omitempty"`
+	// Changed is set once something was changed through the API since the host was
+	// started with that, for good.
+	Changed bool `json:"changed,omitempty"`
 }
 
 // equal reports whether nothing has to be written to have h in place of other.
 func (h *headRecord) equal(other *headRecord) bool {
 	return h.Current == other.Current && h.Confirmed == other.Confirmed && h.ConfirmBy.Equal(other.ConfirmBy) &&
-		h.Base == other.Base && bytes.Equal(h.Given, other.Given)
+		h.Changed == other.Changed && h.Base == other.Base && bytes.Equal(h.Given, other.Given)
 }
 
 // pending reports whether a change waits to be confirmed.

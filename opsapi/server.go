@@ -371,6 +371,9 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	r.wait.Wait()
 	r.drain(ctx)
+	if r.history != nil {
+		r.stopErr = errors.Join(r.stopErr, r.history.note())
+	}
 	r.stopErr = errors.Join(r.stopErr, r.close())
 	close(r.stopped)
 	return r.stopErr

@@ -17,8 +17,8 @@ import (
 // are in them unless said otherwise.
 type Configuration interface {
 	// Given returns the configuration that the host was started with. When it is
-	// another one than at the start before, it replaces what was changed through
-	// the API.
+	// another one than at the start before, and something was changed through the API
+	// since that, it replaces all that was changed, by the host, too.
 	Given(ctx context.Context) (json.RawMessage, error)
 	// Current returns the configuration in force. After Apply it is what was
 	// applied.
