@@ -41,9 +41,12 @@ type accountRecord struct {
 	Epoch uint64 `json:"epoch"`
 }
 
-func accountKey(name string) string {
+func accountKey(name string) string { return "ops/accounts/" + nameKey(name) }
+
+// nameKey stands for a user's name in keys.
+func nameKey(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	return "ops/accounts/" + hex.EncodeToString(sum[:16])
+	return hex.EncodeToString(sum[:16])
 }
 
 // loadAccounts makes the accounts of the configuration.

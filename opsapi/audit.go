@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,9 +49,9 @@ type AuditEntry struct {
 }
 
 // audit is the audit log: a value in the storage for each entry, of which the
-// oldest go. Nothing here changes one. What changes nothing has a trail of its own,
-// since every user may as often as he likes, and must not push out what others have
-// changed.
+// oldest go of who has the most. Nothing here changes one. Every user may do as much
+// as he likes, and must not push out what others have done; what changes nothing has
+// a trail of its own.
 type audit struct {
 	store *storage.Store
 
@@ -60,23 +61,39 @@ type audit struct {
 	attempts trail
 }
 
-// trail are the numbers of entries with a prefix, the oldest first.
+// trail are the entries with a prefix.
 type trail struct {
-	prefix  string
-	numbers []uint64
+	prefix string
+	count  int
+	by     map[string][]uint64 // numbers of a user's entries, the oldest first, by nameKey
 }
 
-func auditKey(prefix string, seq uint64) string { return fmt.Sprintf("%s%016d", prefix, seq) }
+func newTrail(prefix string) trail { return trail{prefix: prefix, by: map[string][]uint64{}} }
+
+// key is that of an entry of a user, or of one of before they were kept by users,
+// who is "" then.
+func (t *trail) key(who string, seq uint64) string {
+	if who != "" {
+		who += "/"
+	}
+	return fmt.Sprintf("%s%s%016d", t.prefix, who, seq)
+}
+
+func (t *trail) add(who string, seq uint64) {
+	t.by[who] = append(t.by[who], seq)
+	t.count++
+}
 
 func loadAudit(ctx context.Context, store *storage.Store) (*audit, error) {
-	a := &audit{store: store, changes: trail{prefix: auditPrefix}, attempts: trail{prefix: attemptPrefix}}
+	a := &audit{store: store, changes: newTrail(auditPrefix), attempts: newTrail(attemptPrefix)}
 	for _, t := range []*trail{&a.changes, &a.attempts} {
 		for key, err := range store.List(ctx, t.prefix) { // in order
 			if err != nil {
 				return nil, fmt.Errorf("opsapi: the audit log: %w", err)
 			}
-			if n, err := strconv.ParseUint(strings.TrimPrefix(key, t.prefix), 10, 64); err == nil {
-				t.numbers = append(t.numbers, n)
+			folder, number := path.Split(strings.TrimPrefix(key, t.prefix))
+			if n, err := strconv.ParseUint(number, 10, 64); err == nil {
+				t.add(strings.TrimSuffix(folder, "/"), n)
 				a.last = max(a.last, n)
 			}
 		}
@@ -96,21 +113,21 @@ func (a *audit) trail(e *AuditEntry) *trail {
 func (a *audit) add(ctx context.Context, e AuditEntry) (AuditEntry, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t := a.trail(&e)
+	t, who := a.trail(&e), nameKey(e.User)
 	for range maxTaken {
 		e.Seq = a.last + 1
 		data, err := json.Marshal(e)
 		if err != nil {
 			return e, err
 		}
-		_, err = a.store.Create(ctx, auditKey(t.prefix, e.Seq), data)
+		_, err = a.store.Create(ctx, t.key(who, e.Seq), data)
 		if err != nil && !errors.Is(err, storage.ErrExists) {
 			return e, err
 		}
 		// The number is taken where the storage did what it said it had not, or by
 		// another process that shares it.
 		a.last = e.Seq
-		t.numbers = append(t.numbers, e.Seq)
+		t.add(who, e.Seq)
 		if err == nil {
 			return e, a.trim(ctx, t)
 		}
@@ -118,13 +135,20 @@ func (a *audit) add(ctx context.Context, e AuditEntry) (AuditEntry, error) {
 	return e, fmt.Errorf("%d numbers in a row are taken", maxTaken)
 }
 
-// trim removes the oldest entries beyond what is kept.
+// trim removes entries beyond what is kept.
 func (a *audit) trim(ctx context.Context, t *trail) error {
-	for len(t.numbers) > auditEntries {
-		if err := a.store.Delete(ctx, auditKey(t.prefix, t.numbers[0])); err != nil {
+	for t.count > auditEntries {
+		most := ""
+		for who, numbers := range t.by {
+			if len(numbers) > len(t.by[most]) {
+				most = who
+			}
+		}
+		if err := a.store.Delete(ctx, t.key(most, t.by[most][0])); err != nil {
 			return err
 		}
-		t.numbers = t.numbers[1:]
+		t.by[most] = t.by[most][1:]
+		t.count--
 	}
 	return nil
 }
@@ -133,23 +157,24 @@ func (a *audit) trim(ctx context.Context, t *trail) error {
 // before or more left out unless it is 0, until visit returns false.
 func (a *audit) newest(ctx context.Context, before uint64, visit func(AuditEntry) bool) error {
 	type place struct {
-		prefix string
-		seq    uint64
+		key string
+		seq uint64
 	}
 	var list []place
 	a.mu.Lock()
-	for _, t := range []trail{a.changes, a.attempts} {
-		for _, n := range t.numbers {
-			if before == 0 || n < before {
-				list = append(list, place{t.prefix, n})
+	for _, t := range []*trail{&a.changes, &a.attempts} {
+		for who, numbers := range t.by {
+			for _, n := range numbers {
+				if before == 0 || n < before {
+					list = append(list, place{t.key(who, n), n})
+				}
 			}
 		}
 	}
 	a.mu.Unlock()
 	slices.SortFunc(list, func(x, y place) int { return cmp.Compare(y.seq, x.seq) })
 	for _, at := range list {
-		key := auditKey(at.prefix, at.seq)
-		data, err := a.store.Get(ctx, key)
+		data, err := a.store.Get(ctx, at.key)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // gone meanwhile
 		}
@@ -158,7 +183,7 @@ func (a *audit) newest(ctx context.Context, before uint64, visit func(AuditEntry
 		}
 		var e AuditEntry
 		if err := json.Unmarshal(data, &e); err != nil {
-			return fmt.Errorf("%s cannot be read: %w", key, err)
+			return fmt.Errorf("%s cannot be read: %w", at.key, err)
 		}
 		if !visit(e) {
 			return nil

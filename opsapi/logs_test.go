@@ -144,7 +144,7 @@ func TestAuditLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	add(1)
-	if n := a.changes.numbers; len(n) != auditEntries || n[0] != 7 || a.last != auditEntries+6 {
+	if n := a.changes.by[nameKey("ann")]; len(n) != auditEntries || n[0] != 7 || a.last != auditEntries+6 {
 		t.Errorf("%d from %d to %d", len(n), n[0], a.last)
 	}
 	var seqs []uint64
@@ -156,13 +156,14 @@ func TestAuditLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.store.Create(t.Context(), auditKey(auditPrefix, 1), []byte("{}")); err != nil {
+	first := b.changes.key(nameKey("ann"), 1)
+	if _, err := b.store.Create(t.Context(), first, []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := b.add(t.Context(), AuditEntry{}); err != nil || e.Seq != 2 {
+	if e, err := b.add(t.Context(), AuditEntry{User: "ann"}); err != nil || e.Seq != 2 {
 		t.Errorf("the next is %d, %v", e.Seq, err)
 	}
-	if data, err := b.store.Get(t.Context(), auditKey(auditPrefix, 1)); err != nil || string(data) != "{}" {
+	if data, err := b.store.Get(t.Context(), first); err != nil || string(data) != "{}" {
 		t.Errorf("an entry was written over: %s, %v", data, err)
 	}
 }
@@ -211,6 +212,41 @@ func TestAttemptsPushNoChangeOut(t *testing.T) {
 	add("addBlock")
 	if page, _ := read(0, 1); page[0] != "addBlock" {
 		t.Errorf("the newest is %v", page)
+	}
+}
+
+// However much somebody changes, what others have changed stays in the log, also what
+// is from before entries were kept by users.
+func TestUsersPushNobodyElseOut(t *testing.T) {
+	store := openStore(t)
+	if _, err := store.Create(t.Context(), auditPrefix+"0000000000000001", []byte(`{"seq":1,"user":"admin","method":"old"}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, restart := range []bool{false, true} {
+		a, err := loadAudit(t.Context(), store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add := func(user string, n int) {
+			for range n {
+				if _, err := a.add(t.Context(), AuditEntry{User: user, Method: "updateRoutes", Outcome: outcomeOK}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if restart {
+			add("otto", 10)
+		} else {
+			add("admin", 2)
+			add("otto", auditEntries)
+		}
+		users := map[string]int{}
+		if err := a.newest(t.Context(), 0, func(e AuditEntry) bool { users[e.User]++; return true }); err != nil {
+			t.Fatal(err)
+		}
+		if users["admin"] != 3 || users["otto"] != auditEntries-3 {
+			t.Errorf("after a restart: %t, the log has %v", restart, users)
+		}
 	}
 }
 
