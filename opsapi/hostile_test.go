@@ -209,7 +209,7 @@ func TestTrustedProxiesHaveAllConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		bounded := newBoundedListener(ln, 8, func(netip.Addr) bool { return trusted })
+		bounded := newBoundedListener(ln, 8, func(netip.Addr) bool { return trusted }, func(string) {})
 		go http.Serve(bounded, http.NotFoundHandler())
 		served := 0
 		for range 8 {

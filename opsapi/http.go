@@ -51,6 +51,9 @@ func (s *Server) Handler() http.Handler {
 			http.Error(w, "not running", http.StatusServiceUnavailable)
 			return
 		}
+		if from := parseAddr(r.RemoteAddr); !s.trusts(from) {
+			s.running().crowd.note(r, from)
+		}
 		handler.ServeHTTP(w, r)
 	})
 }
@@ -88,6 +91,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 	done = func() {}
 	busy := &RetryError{After: s.busyTime, Reason: "too many requests are being read"}
 	if !in.small.take(who) {
+		s.running().crowd.full(holder(c.address))
 		return nil, done, busy
 	}
 	defer in.small.release(who)
@@ -97,6 +101,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) (body []byte, 
 		return body, done, err
 	}
 	if !in.large.take(who) {
+		s.running().crowd.full(holder(c.address))
 		return nil, done, busy
 	}
 	done = func() { in.large.release(who) }

@@ -602,7 +602,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bounded := newBoundedListener(ln, 1, func(netip.Addr) bool { return false })
+	bounded := newBoundedListener(ln, 1, func(netip.Addr) bool { return false }, func(string) {})
 	accepted := make(chan net.Conn)
 	go func() {
 		defer close(accepted)

@@ -15,12 +15,13 @@ type boundedListener struct {
 	trusts func(netip.Addr) bool // who may have more
 	tokens chan struct{}
 	places *places
+	full   func(who string) // is told of who was refused
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newBoundedListener(ln net.Listener, most int, trusts func(netip.Addr) bool) *boundedListener {
-	return &boundedListener{Listener: ln, trusts: trusts, tokens: make(chan struct{}, most), places: newPlaces(most, max(1, most/4)), closed: make(chan struct{})}
+func newBoundedListener(ln net.Listener, most int, trusts func(netip.Addr) bool, full func(who string)) *boundedListener {
+	return &boundedListener{Listener: ln, trusts: trusts, tokens: make(chan struct{}, most), places: newPlaces(most, max(1, most/4)), full: full, closed: make(chan struct{})}
 }
 
 // Accept waits for a connection, and for room for it.
@@ -42,6 +43,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		}
 		if !l.places.take(who) {
 			conn.Close()
+			l.full(who)
 			continue
 		}
 		return &boundedConn{Conn: conn, release: sync.OnceFunc(func() {

@@ -152,8 +152,11 @@ func (g *gate) isFamiliar(name, address string) bool {
 
 // locks reports whether the last failure has locked something.
 func (g *gate) locks(name string, from netip.Addr) bool {
-	now := g.now()
-	return !g.failures(name).Locked(name, now).IsZero() || !g.byAddress.Locked(lockoutKey(from), now).IsZero()
+	return !g.failures(name).Locked(name, g.now()).IsZero() || g.locksAddress(from)
+}
+
+func (g *gate) locksAddress(from netip.Addr) bool {
+	return !g.byAddress.Locked(lockoutKey(from), g.now()).IsZero()
 }
 
 // locked is the error for who has to wait.

@@ -76,6 +76,9 @@ func (s *Server) login(ctx context.Context, req loginRequest) (identityResponse,
 // not go into the audit log, but for the one time that it locks an account that
 // there is.
 func (s *Server) failedLogin(ctx context.Context, c *caller, name string, err error) {
+	if r := s.running(); r.gate.locksAddress(c.address) {
+		r.crowd.full(holder(c.address))
+	}
 	var known *Error
 	if !errors.As(err, &known) || known.Code == CodeLocked { // that it was locked has been said
 		return

@@ -61,6 +61,7 @@ type run struct {
 	streams   chan struct{} // and for each stream of events
 	bodies    room          // for requests of who has signed in
 	strangers room          // and of others
+	crowd     *crowd
 
 	ctx      context.Context // ends when streams should
 	cancel   context.CancelFunc
@@ -180,7 +181,7 @@ func (s *Server) Start(ctx context.Context) error {
 	r := &run{
 		started: s.now(), stopped: make(chan struct{}), failed: make(chan error, 1),
 		slots: make(chan struct{}, maxRequests), streams: make(chan struct{}, maxStreams),
-		bodies: newRoom(), strangers: newRoom(),
+		bodies: newRoom(), strangers: newRoom(), crowd: &crowd{log: s.log, now: s.now},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.over, r.giveUp = context.WithCancel(context.Background())
@@ -284,7 +285,7 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 	if local := parseAddr(r.ln.Addr().String()); s.opts.tls == nil && local.IsValid() && !local.IsLoopback() {
 		s.log.Warn("passwords would go over the network in the clear: put a proxy with TLS in front, or give a TLS configuration", "address", r.ln.Addr().String())
 	}
-	r.ln = newBoundedListener(r.ln, maxConnections, s.trusts)
+	r.ln = newBoundedListener(r.ln, maxConnections, s.trusts, r.crowd.full)
 	if s.opts.tls != nil {
 		c := s.opts.tls.Clone()
 		if len(c.NextProtos) == 0 {
