@@ -19,7 +19,8 @@ import (
 // hostAuthor is who made versions that did not come through the API.
 const hostAuthor = "host"
 
-// applyTime bounds a change, which goes on if its client does not wait for it.
+// applyTime bounds a change, which goes on if its client does not wait for it but ends
+// soon after Stop waits no longer.
 const applyTime = 2 * time.Minute
 
 // revertAgain is when a change that could not be taken back is tried again.
@@ -219,7 +220,7 @@ func (h *history) record(ctx context.Context, doc json.RawMessage, comment strin
 // note makes a version of what the host has changed since, where that is to come
 // back at the next start. A change that waits to be confirmed is not.
 func (h *history) note() error {
-	ctx, cancel := h.within(context.Background(), drainTime)
+	ctx, cancel := lasting(context.Background(), h.over, drainTime)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -280,20 +281,9 @@ type change struct {
 	build func(ctx context.Context, current json.RawMessage) (json.RawMessage, error)
 }
 
-// within returns the context of a change. It goes on if its client does not wait for
-// it, but ends a grace after Stop waits no longer.
-func (h *history) within(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
-	stop := context.AfterFunc(h.over, func() { time.AfterFunc(grace, cancel) })
-	return ctx, func() {
-		stop()
-		cancel()
-	}
-}
-
 // apply makes a change, or nothing and an error.
 func (h *history) apply(ctx context.Context, c change) (Applied, error) {
-	ctx, cancel := h.within(ctx, 0)
+	ctx, cancel := lasting(ctx, h.over, 0)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -355,7 +345,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 // brought back if it is not nil. It has time of its own: that of the change may be
 // over.
 func (h *history) takeBack(ctx context.Context, before json.RawMessage, version int) error {
-	ctx, cancel := h.within(ctx, drainTime)
+	ctx, cancel := lasting(ctx, h.over, drainTime)
 	defer cancel()
 	var err error
 	if before != nil {
@@ -398,7 +388,7 @@ func notPending(version int) error {
 
 // confirm makes a change stay.
 func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
-	ctx, cancel := h.within(ctx, 0)
+	ctx, cancel := lasting(ctx, h.over, 0)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -421,7 +411,7 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 
 // revert takes a change back that waits to be confirmed.
 func (h *history) revert(ctx context.Context, version int) (Applied, error) {
-	ctx, cancel := h.within(ctx, 0)
+	ctx, cancel := lasting(ctx, h.over, 0)
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -136,6 +136,7 @@ func (s *Server) invoke(ctx context.Context, c *caller, name string, request jso
 		return nil, &RetryError{After: s.busyTime, Reason: "too many requests are under way"}
 	}
 	defer release(r.slots)
+	defer r.writes.begin(name)()
 	response, err := m.call(context.WithValue(ctx, callerKey{}, c), request)
 	var retry *RetryError
 	if m.audited && !errors.As(err, &retry) {
@@ -154,7 +155,10 @@ func (s *Server) record(ctx context.Context, c *caller, method string, err error
 		e.Outcome = outcomeError
 		e.Detail = strings.TrimPrefix(e.Detail+": "+bounded(clientError(err).Text), ": ")
 	}
-	added, err := s.running().audit.add(context.WithoutCancel(ctx), e)
+	r := s.running()
+	ctx, cancel := lasting(ctx, r.over, drainTime/2)
+	defer cancel()
+	added, err := r.audit.add(ctx, e)
 	if err != nil {
 		s.log.Error("the audit log cannot be written", "err", err, "user", e.User, "method", method, "outcome", e.Outcome, "detail", e.Detail)
 		return

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/conf"
+	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -32,6 +33,8 @@ type Server struct {
 	events  *events
 	// busyTime is after what time to come again who found all busy.
 	busyTime time.Duration
+	stopTime time.Duration // see the constants
+	hangTime time.Duration
 	boot     string // tells numbers of events from those of another Server
 	proxies  []netip.Prefix
 
@@ -62,6 +65,7 @@ type run struct {
 	bodies    room          // for requests of who has signed in
 	strangers room          // and of others
 	crowd     *crowd
+	writes    writes
 
 	ctx      context.Context // ends when streams should
 	cancel   context.CancelFunc
@@ -89,12 +93,18 @@ const (
 	sweepPeriod    = time.Minute
 	answerTimeout  = 5 * time.Minute // longer than a change of the configuration may take
 	drainTime      = 2 * time.Second
+	// stopTime bounds a Stop without a deadline: who has waited for longer gets no
+	// answer any more.
+	stopTime = answerTimeout
+	// hangTime is how long what should have ended is waited for: a storage that does
+	// not heed its context may take for ever.
+	hangTime = 5 * time.Second
 )
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
 // error joins all mistakes, each a [*FieldError].
 func New(cfg Config, opts ...Option) (*Server, error) {
-	s := &Server{cfg: cfg, events: newEvents(), boot: rand.Text()[:10], busyTime: 250 * time.Millisecond}
+	s := &Server{cfg: cfg, events: newEvents(), boot: rand.Text()[:10], busyTime: 250 * time.Millisecond, stopTime: stopTime, hangTime: hangTime}
 	for _, o := range opts {
 		o(&s.opts)
 	}
@@ -304,7 +314,9 @@ func (s *Server) listen(ctx context.Context, r *run) error {
 func (r *run) close() error {
 	var errs []error
 	if r.history != nil {
+		end := r.writes.begin("that an unconfirmed change of the configuration is taken back")
 		r.history.close()
+		end()
 	}
 	r.giveUp()
 	if r.ln != nil {
@@ -333,10 +345,12 @@ func (s *Server) Addr() net.Addr {
 	return nil
 }
 
-// Stop ends streams of events, waits for requests under way until ctx ends, then
-// closes their connections, ends the context of a change of the configuration that is
-// being applied, and returns ctx's error. Afterwards no goroutine of
-// the Server is left. It may be called at any time, also several times at once.
+// Stop ends streams of events, waits for requests under way until ctx ends or for 5
+// minutes, then closes their connections, ends the context of a change of the
+// configuration that is being applied, and returns the context's error. Afterwards no
+// goroutine of the Server is left, unless the storage hangs: what waits for it is given
+// up 5 s after that, and the error says what may not be stored. It may be called at any
+// time, also several times at once.
 // A change of the configuration that waits to be confirmed is taken back at the
 // next Start.
 func (s *Server) Stop(ctx context.Context) error {
@@ -363,27 +377,39 @@ func (s *Server) Stop(ctx context.Context) error {
 		return r.stopErr
 	}
 	r.cancel()
+	ctx, cancel := context.WithTimeout(ctx, s.stopTime)
+	defer cancel()
 	defer context.AfterFunc(ctx, r.giveUp)()
+	r.stopErr = grace.Wait(r.over, s.hangTime, func() error { return r.stop(ctx) })
+	if errors.Is(r.stopErr, grace.ErrHangs) {
+		r.stopErr = errors.Join(ctx.Err(), fmt.Errorf("opsapi: the storage, or code of the host: %w (under way, and maybe not stored: %s)", r.stopErr, &r.writes))
+	}
+	close(r.stopped)
+	return r.stopErr
+}
+
+// stop ends what runs, with ctx's error if it did not by itself.
+func (r *run) stop(ctx context.Context) error {
 	silent := time.AfterFunc(silentGrace, r.silent.close)
-	r.stopErr = r.server.Shutdown(ctx)
+	err := r.server.Shutdown(ctx)
 	silent.Stop()
-	if r.stopErr != nil {
+	if err != nil {
 		r.server.Close()
 	}
 	r.wait.Wait()
-	r.drain(ctx)
+	err = errors.Join(err, r.drain(ctx))
 	if r.history != nil {
-		r.stopErr = errors.Join(r.stopErr, r.history.note())
+		end := r.writes.begin("what the host has changed in the configuration")
+		err = errors.Join(err, r.history.note())
+		end()
 	}
-	r.stopErr = errors.Join(r.stopErr, r.close())
-	close(r.stopped)
-	return r.stopErr
+	return errors.Join(err, r.close())
 }
 
 // drain waits for requests that are in the host's code although their
 // connection is closed, or that came through Handler: until ctx ends, and a
 // little longer since that is only just the case.
-func (r *run) drain(ctx context.Context) {
+func (r *run) drain(ctx context.Context) error {
 	late, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(drainTime, cancel) })
@@ -393,11 +419,11 @@ func (r *run) drain(ctx context.Context) {
 			select {
 			case tokens <- struct{}{}:
 			case <-late.Done():
-				r.stopErr = errors.Join(r.stopErr, errors.New("opsapi: requests are under way that do not end"))
-				return
+				return fmt.Errorf("opsapi: requests are under way that do not end: %s", &r.writes)
 			}
 		}
 	}
+	return nil
 }
 
 // Wait blocks until the Server has stopped or cannot go on, and returns the
@@ -430,7 +456,10 @@ func (s *Server) tick(r *run) {
 		case <-r.ctx.Done():
 			return
 		case <-sweep.C:
-			if err := r.sessions.sweep(r.ctx); err != nil && r.ctx.Err() == nil {
+			end := r.writes.begin("that sessions have ended")
+			err := r.sessions.sweep(r.ctx)
+			end()
+			if err != nil && r.ctx.Err() == nil {
 				s.log.Warn("sessions that have ended cannot be removed", "err", err)
 			}
 		case <-stats.C:
