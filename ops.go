@@ -1,6 +1,7 @@
 package dcrouter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,8 +103,18 @@ type opsConfiguration struct {
 	mu     sync.Mutex // held while it is changed
 
 	codeMu sync.Mutex
-	code   map[string]proxy.Action // of routes with code that there are or were, by name
+	code   map[string]routeCode // of routes with code that there are or were, by name
+	learnt uint64               // how often it was looked for
 }
+
+// routeCode is a route's action that is code.
+type routeCode struct {
+	proxy.Action
+	seen uint64 // when it was in force last, by learnt
+}
+
+// maxRouteCode is how many routes with code are remembered that are in force no more.
+const maxRouteCode = 1000
 
 // canonical is a configuration in the form in which two that mean the same are
 // the same: a section about nothing but routes, of which there are none, is
@@ -179,17 +190,31 @@ func (o *opsConfiguration) Parse(ctx context.Context, doc, prev json.RawMessage)
 }
 
 // learnCode remembers the code of the routes in force, by which they come back when
-// their removal is taken back.
+// their removal is taken back, and forgets what was in force longest ago.
 func (o *opsConfiguration) learnCode() {
+	o.learnt++
 	for _, rt := range o.router.Routes() {
 		a := rt.Action
 		if rt.Name == "" || a.Handler == nil && a.SocketHandler == nil && !slices.ContainsFunc(a.Targets, func(t proxy.Target) bool { return t.PortFunc != nil }) {
 			continue
 		}
 		if o.code == nil {
-			o.code = map[string]proxy.Action{}
+			o.code = map[string]routeCode{}
 		}
-		o.code[rt.Name] = a
+		o.code[rt.Name] = routeCode{a, o.learnt}
+	}
+	var gone []string
+	for name, c := range o.code {
+		if c.seen < o.learnt {
+			gone = append(gone, name)
+		}
+	}
+	if len(gone) <= maxRouteCode {
+		return
+	}
+	slices.SortFunc(gone, func(x, y string) int { return cmp.Compare(o.code[x].seen, o.code[y].seen) })
+	for _, name := range gone[:len(gone)-maxRouteCode] {
+		delete(o.code, name)
 	}
 }
 

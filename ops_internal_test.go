@@ -121,6 +121,30 @@ func TestHalfAConfigurationIsTakenBack(t *testing.T) {
 	}
 }
 
+// Code of routes that are gone is remembered within bounds, that of before the longest
+// goes first; what is in force stays.
+func TestRouteCodeIsBounded(t *testing.T) {
+	route := func(name string) proxy.Route {
+		return proxy.Route{Name: name, Match: proxy.Match{Ports: proxy.Ports(8080), Path: "/" + name}, Action: proxy.Action{Handler: http.NotFoundHandler()}}
+	}
+	r, err := New(WithProxy(proxy.Config{Routes: []proxy.Route{route("stays"), route("first")}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &opsConfiguration{router: r}
+	o.learnCode()
+	for i := range maxRouteCode + 1 {
+		if err := r.UpdateRoutes(t.Context(), []proxy.Route{route("stays"), route(fmt.Sprint(i))}); err != nil {
+			t.Fatal(err)
+		}
+		o.learnCode()
+	}
+	_, first := o.code["first"]
+	if _, stays := o.code["stays"]; len(o.code) != maxRouteCode+2 || !stays || first {
+		t.Errorf("%d are remembered; the first: %t, the one in force: %t", len(o.code), first, stays)
+	}
+}
+
 // A flood of events does not push out those of another kind.
 func TestShownEventsAreBounded(t *testing.T) {
 	var s shownEvents
