@@ -197,8 +197,8 @@ type OutboundLimits struct {
 type Queue struct {
 	// Concurrency is how many deliveries go on at once, not counting those that take
 	// longer than 30 seconds, of which there may be ten times as many. Where there
-	// would be more, the one that has gone on longest ends, and is tried again
-	// later: after five minutes at least. The default 0 means 50.
+	// would be more, the one that has gone on longest ends, after five minutes at
+	// least, and is tried again later. The default 0 means 50.
 	Concurrency int `json:"concurrency"`
 	// ConcurrencyPerSite is how many of them go to the same servers. It begins
 	// with 5 and grows as long as they do well. The default 0 means 20.

@@ -118,9 +118,24 @@ func (r *run) sendToHop(ctx context.Context, d *delivery, h *hop, seal []byte, f
 	})
 }
 
+// watchedContent tells the scheduler of a job when all of the message is on its way.
+type watchedContent struct {
+	transport.Content
+	ctx context.Context
+}
+
+func (c watchedContent) ReadAt(p []byte, at int64) (int, error) {
+	n, err := c.Content.ReadAt(p, at)
+	sched.SetLate(c.ctx, at+int64(n) >= c.Size())
+	return n, err
+}
+
 // send makes the transaction, or several.
 func (r *run) send(ctx context.Context, d *delivery, req *transport.Request) outcome {
-	sent := r.transport.Send(ctx, req)
+	watched := *req
+	watched.Content = watchedContent{req.Content, ctx}
+	sent := r.transport.Send(ctx, &watched)
+	sched.SetLate(ctx, false)
 	out := outcome{results: make([]result, len(sent.Recipients)), site: sched.Outcome{Trouble: sent.Trouble}}
 	for i := range sent.Attempts {
 		out.steps = append(out.steps, stepOf(&sent.Attempts[i]))

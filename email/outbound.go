@@ -213,7 +213,7 @@ func (r *run) closeOutbound(ctx context.Context) error {
 		errs = append(errs, o.dmarcrpt.Close(ctx))
 	}
 	if o.webhooks != nil {
-		r.s.webhooks.Store(nil)
+		r.s.webhooks.CompareAndSwap(o.webhooks, nil) // another run may have begun
 		errs = append(errs, o.webhooks.Close(ctx))
 	}
 	if o.sources != nil {

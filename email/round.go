@@ -34,6 +34,7 @@ type round struct {
 	left int   // jobs under way or waiting
 
 	tried   bool      // something was
+	works   bool      // somebody has got it
 	changed bool      // what is not noted yet
 	stuck   bool      // no route takes one of the recipients
 	dropped bool      // Stop has cut it short, or what holds it up
@@ -301,7 +302,9 @@ func (j *job) panicked(err error) {
 		a := &rd.p.Recipients[i]
 		a.Reply = valueOr(a.Reply, err.Error())
 	}
-	rd.p.note(step{At: rd.q.r.s.now(), Kind: EventDeferred, Recipients: list, Text: err.Error()})
+	if len(list) > 0 {
+		rd.p.note(step{At: rd.q.r.s.now(), Kind: EventDeferred, Recipients: list, Text: err.Error()})
+	}
 }
 
 func (j *job) attempt(ctx context.Context) sched.Outcome {
@@ -391,6 +394,12 @@ func (rd *round) bring(ctx context.Context, d *delivery, to place, j *job, list 
 			break
 		}
 		if err := context.Cause(ctx); len(list) > 0 && err != nil { // nor would the others get far
+			if site.Works { // it is only that they are many
+				rd.mu.Lock()
+				rd.putOff(rd.q.r.s.now().Add(turn))
+				rd.mu.Unlock()
+				break
+			}
 			rd.record(d, to, list, all(result{said: err.Error(), reply: unreachable()}, list), false)
 			break
 		}
@@ -443,6 +452,7 @@ func (rd *round) record(d *delivery, to place, list []int, out outcome, more boo
 			continue // says nothing about the recipient
 		}
 		rd.tried, rd.changed = true, true
+		rd.works = rd.works || res.ok
 		rd.events = append(rd.events, rd.q.r.settle(d, rd.p, list[n], to.route, res))
 	}
 	if rd.changed && (more || rd.left > 1) {
@@ -519,7 +529,9 @@ func (rd *round) finish() {
 	}
 	p, env := rd.p, rd.env
 	if rd.tried {
-		p.Tries++
+		if !rd.works || rd.later.IsZero() { // else it gets ahead, and it is not the turn of some yet
+			p.Tries++
+		}
 		rd.changed = true
 	}
 	if p.open() == 0 {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -210,6 +212,74 @@ func TestAGreatManyTarpits(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		if got := st.status(id); got.Status != StatusBounced {
 			t.Errorf("it is %q in the end", got.Status)
+		}
+	})
+}
+
+// What is ended for others, because it takes long, has not been for nothing: a server
+// that takes its time over a message it has gets it once, and who is one of many
+// recipients is not given up before it was his turn.
+func TestEndedForOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tarpits, friends = 300, 100
+		dns := hosts{"a.example": "192.0.2.1", "b.example": "192.0.2.2", "c.example": "192.0.2.3"}
+		for i := range tarpits {
+			dns[fmt.Sprintf("d%d.example", i)] = "192.0.2.66"
+		}
+		var got, many atomic.Int32
+		cfg := relay("a.example")
+		cfg.Queue.Concurrency = 10 // and 100 that are slow
+		cfg.Queue.MaxRetries = new(0)
+		st := onStage(t, cfg, nil, WithResolver(dns), WithDialer(func(_ context.Context, _ netip.Addr, _, address string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			host, _, _ := net.SplitHostPort(address)
+			go converse(theirs, func(command string) string {
+				switch {
+				case host == "192.0.2.2" && command == ".":
+					got.Add(1)
+					time.Sleep(7 * time.Minute)
+				case host == "192.0.2.3" && command == ".":
+					many.Add(1)
+					time.Sleep(10 * time.Second)
+				case host == "192.0.2.66" && command != "" && !strings.HasPrefix(command, "EHLO"):
+					time.Sleep(4 * time.Minute)
+					if strings.HasPrefix(command, "RCPT") {
+						return "451 4.3.0 Later"
+					}
+				}
+				return ""
+			})
+			return ours, nil
+		}))
+		send := func(to ...string) {
+			t.Helper()
+			if _, err := st.SendEmail(t.Context(), Email{From: "u@a.example", Bcc: to, Subject: "s", Text: "t"}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		send("friend@b.example")
+		var to []string
+		for i := range friends {
+			to = append(to, fmt.Sprintf("x%d@c.example", i))
+		}
+		send(to...)
+		to = nil
+		for i := range tarpits {
+			to = append(to, fmt.Sprintf("x@d%d.example", i))
+		}
+		send(to...)
+		time.Sleep(5 * time.Hour)
+		delivered := 0
+		for _, e := range st.seen(EventDelivered) {
+			delivered += len(e.Recipients)
+		}
+		if got.Load() != 1 || many.Load() < friends || delivered != friends+1 {
+			t.Errorf("b.example got %d copies, c.example %d; %d recipients have it", got.Load(), many.Load(), delivered)
+		}
+		ended := slices.ContainsFunc(st.seen(EventDeferred), func(e Event) bool { return strings.Contains(e.Reason, sched.ErrSlow.Error()) })
+		if !ended {
+			t.Error("nothing was ended")
 		}
 	})
 }

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -212,6 +213,8 @@ func (s *Scheduler) spawn() {
 func (s *Scheduler) work(st *site, j Job) {
 	ctx, end := context.WithCancelCause(s.ctx) // a job that is ended is the last one
 	defer end(nil)
+	late := new(atomic.Bool)
+	ctx = context.WithValue(ctx, lateKey{}, late)
 	for j != nil {
 		now := s.cfg.Now()
 		s.mu.Lock()
@@ -225,7 +228,7 @@ func (s *Scheduler) work(st *site, j Job) {
 		case now.Before(rest):
 			j.Skip(rest, why)
 		default:
-			a = s.watch(end)
+			a = s.watch(end, late)
 			o = j.Run(ctx)
 		}
 		s.mu.Lock()
@@ -250,6 +253,7 @@ func (s *Scheduler) work(st *site, j Job) {
 // attempt is a job that runs. It is guarded by Scheduler.mu.
 type attempt struct {
 	end   context.CancelCauseFunc // ends the job
+	late  *atomic.Bool            // see SetLate
 	timer *time.Timer
 	over  bool
 	state pace
@@ -268,8 +272,8 @@ const (
 // slowAfter. Where there is no room for one more that is slow, and its place is
 // needed, the one that has gone on longest ends: to see who has most of them does not
 // help, as a stranger has as many sites as he likes.
-func (s *Scheduler) watch(end context.CancelCauseFunc) *attempt {
-	a := &attempt{end: end}
+func (s *Scheduler) watch(end context.CancelCauseFunc, late *atomic.Bool) *attempt {
+	a := &attempt{end: end, late: late}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a.timer = time.AfterFunc(slowAfter, func() {
@@ -289,14 +293,26 @@ func (s *Scheduler) watch(end context.CancelCauseFunc) *attempt {
 	return a
 }
 
+type lateKey struct{}
+
+// SetLate says of the job that has a context from Run that it is too late to end it,
+// or not so any more: a server may have the message and has not said so yet, which
+// would then get it again. Such a job is ended only where all are like that.
+func SetLate(ctx context.Context, yes bool) {
+	if late, ok := ctx.Value(lateKey{}).(*atomic.Bool); ok {
+		late.Store(yes)
+	}
+}
+
 // endLongest has the slow job end that has gone on longest, unless there are many
 // already that do not end though they are to.
 func (s *Scheduler) endLongest() bool {
 	if len(s.slow) == 0 || s.ending >= s.cfg.SlowJobs {
 		return false
 	}
-	a := s.slow[0]
-	s.slow = slices.Delete(s.slow, 0, 1)
+	i := max(0, slices.IndexFunc(s.slow, func(a *attempt) bool { return !a.late.Load() }))
+	a := s.slow[i]
+	s.slow = slices.Delete(s.slow, i, i+1)
 	a.state = ending
 	s.ending++
 	a.end(ErrSlow)
