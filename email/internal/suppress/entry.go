@@ -202,7 +202,8 @@ func (e *Entry) prepare(now time.Time) (err error) {
 	return nil
 }
 
-// oneLine shortens text of strangers, and takes out what is not to be printed.
+// oneLine shortens text of strangers, and takes out what is not to be printed, or
+// what a file of it would lose.
 func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -213,5 +214,5 @@ func oneLine(s string) string {
 	if len(s) > MaxDetail {
 		s = strings.ToValidUTF8(s[:MaxDetail], "") // not half a character
 	}
-	return s
+	return strings.TrimSpace(s)
 }

@@ -26,6 +26,7 @@ func FuzzSegment(f *testing.F) {
 func FuzzImport(f *testing.F) {
 	f.Add([]byte("address,reason,detail,added,expires\na@example.com,bounce,\"x\ny\",2020-01-01T00:00:00Z,\n"))
 	f.Add([]byte("\"a@example.com\n"))
+	f.Add([]byte("address,detail\na@example.com,x\x00\n"))
 	f.Add([]byte("'=a@example.com,x\n''b@example.com\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, again := open(t, nil), open(t, nil)
