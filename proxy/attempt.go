@@ -136,10 +136,10 @@ func (e *entry) report(o outcome, err error) {
 		e.abandon()
 		return
 	case doubtful:
-		// Nobody knows whether it is broken, so those to whom it is well must not be
-		// kept out.
-		e.abandon()
-		t.failed(err)
+		if e.circuit != nil {
+			e.circuit.gate.abandon()
+		}
+		t.doubted(err)
 		return
 	case unreachable:
 		t.failed(err)

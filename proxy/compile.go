@@ -29,7 +29,7 @@ type assembly struct {
 	limiters map[rateLimiterKey]*rateLimiter
 	loaded   map[policyFiles]*tlsPolicy
 	files    map[*tlsPolicy]*certfile.Pair
-	dead     map[*target]bool // by any check; nil until asked for
+	dead     map[namedTarget]bool // by any check; nil until asked for
 	serving  bool
 }
 
@@ -317,23 +317,29 @@ func (a *assembly) health(t *target, check HealthCheck, name string) *health {
 	if h == nil {
 		h = &health{target: t, check: check, name: name}
 		// A new check of a target that is known to be dead begins there.
-		h.bad.Store(a.isDead(t))
+		h.bad.Store(a.isDead(t, name))
 	}
 	a.healths[key] = h
 	return h
 }
 
-// isDead reports whether any check has found t dead.
-func (a *assembly) isDead(t *target) bool {
+// isDead reports whether any check that may ask for that name has found t dead.
+func (a *assembly) isDead(t *target, name string) bool {
 	if a.dead == nil {
-		a.dead = make(map[*target]bool)
+		a.dead = make(map[namedTarget]bool)
 		for _, h := range a.p.healths {
 			if h.bad.Load() {
-				a.dead[h.target] = true
+				a.dead[namedTarget{h.target, h.name}] = true
 			}
 		}
 	}
-	return a.dead[t]
+	return a.dead[namedTarget{t, name}]
+}
+
+// namedTarget is a target as a health check sees it.
+type namedTarget struct {
+	*target
+	name string
 }
 
 // commit makes the assembly the Proxy's. It cannot fail.

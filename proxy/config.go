@@ -277,8 +277,9 @@ type Match struct {
 	//     for HTTP with some server counts as HTTP: a line of more than 4 KiB, one
 	//     with a URI, as of RTSP, "GET" and one word, a PROXY header that nobody
 	//     may send. On a port where another route is about HTTP alone, by a
-	//     condition or by its action, it takes only HTTP: some servers find a
-	//     request in what is none, and what that route protects would be open.
+	//     condition (Domains and ClientIP are none) or by its action, it takes only
+	//     HTTP: some servers find a request in what is none, and what that route
+	//     protects would be open.
 	//   - "tcp" passes the stream through without looking inside, unless a
 	//     condition or the action is about HTTP, or a domain must be found in
 	//     it. It is the choice for protocols that share a port with HTTP, and for
@@ -425,9 +426,9 @@ type HealthCheck struct {
 	// Path is requested with GET; an answer of 2xx or 3xx is healthy. Without
 	// a Path, a TCP connection that opens is, for UDP too. With TLS to the target
 	// the handshake has to succeed in both cases. Where the name to expect is the one
-	// that clients ask for, see [UpstreamTLS], the check asks for the Host that the
-	// route sets, or for the first of its Match's Domains that is one name. If there
-	// is none it asks for no name (SNI), and the certificate may be for any.
+	// that clients ask for, see [UpstreamTLS], the check asks for no name (SNI), and
+	// the certificate may be for any. If TLS fails so, it asks again for the Host that
+	// the route sets, or for the first of its Match's Domains that is one name.
 	Path string `json:"path"`
 	// Port is probed instead of the target's. It is needed where the target's
 	// port is not fixed.

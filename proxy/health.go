@@ -27,7 +27,7 @@ func (h HealthCheck) withDefaults() HealthCheck {
 type health struct {
 	target *target
 	check  HealthCheck
-	name   string // to ask for where that is up to clients, or ""
+	name   string // to ask for, where that is up to clients, if it cannot be had without
 	bad    atomic.Bool
 	stop   context.CancelFunc // nil: not watching
 }
@@ -48,7 +48,14 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 			return t.connect(ctx, network, addr, t.ownHeader())
 		},
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			return t.dialTLS(ctx, addr, cmp.Or(h.name, t.ownName()), t.ownHeader(), check.Timeout)
+			name, _, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			if name == t.key.host {
+				name = t.ownName()
+			}
+			return t.dialTLS(ctx, addr, name, t.ownHeader(), check.Timeout)
 		},
 	}
 	if t.h2 != nil {
@@ -94,11 +101,22 @@ func (h *health) watch(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// probe asks the target once.
+// probe asks the target. One that knows nobody without a name is asked again with
+// that of the route: at once, the certificate would have to be for that, and may be
+// for another of the route's names.
 func (h *health) probe(ctx context.Context, client *http.Client) error {
-	t, check := h.target, h.check
-	ctx, cancel := context.WithTimeout(ctx, check.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, h.check.Timeout)
 	defer cancel()
+	err := h.ask(ctx, client, "")
+	if err != nil && h.name != "" && asTLSError(err) != nil {
+		err = h.ask(ctx, client, h.name)
+	}
+	return err
+}
+
+// ask asks the target once, by a name unless that is "".
+func (h *health) ask(ctx context.Context, client *http.Client, name string) error {
+	t, check := h.target, h.check
 	port := t.key.port
 	if check.Port != 0 {
 		port = check.Port
@@ -113,7 +131,7 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 		case t.tls == nil:
 			conn, err = t.connect(ctx, "tcp", addr, t.ownHeader())
 		default:
-			conn, err = t.dialTLS(ctx, addr, cmp.Or(h.name, t.ownName()), t.ownHeader(), check.Timeout)
+			conn, err = t.dialTLS(ctx, addr, cmp.Or(name, t.ownName()), t.ownHeader(), check.Timeout)
 		}
 		if err != nil {
 			return err
@@ -122,11 +140,14 @@ func (h *health) probe(ctx context.Context, client *http.Client) error {
 	}
 	scheme, host := "http", t.key.host
 	if t.tls != nil {
-		scheme, host = "https", t.serverName(h.name)
+		scheme, host = "https", t.serverName(name)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, strconv.Itoa(port))+check.Path, nil)
 	if err != nil {
 		return err
+	}
+	if name != "" {
+		req.Host = name // without the port, as clients have it
 	}
 	req.Header.Set("User-Agent", "dcrouter-health-check")
 	resp, err := client.Do(req)

@@ -130,6 +130,27 @@ func TestBrokenTLSOfTarget(t *testing.T) {
 	}
 }
 
+// Who goes on asking does not make the time longer for which a target comes last.
+func TestDoubtIsNotProlonged(t *testing.T) {
+	tg := new(target)
+	tg.doubted(errSilent)
+	until := tg.pause.until.Load()
+	time.Sleep(time.Millisecond)
+	tg.doubted(errSilent)
+	if until == 0 || tg.pause.until.Load() != until {
+		t.Error("the pause is another one")
+	}
+	tg.pause.until.Store(1)
+	if !tg.pause.enter(&pick{}, failPause) {
+		t.Fatal("nobody may try")
+	}
+	until = tg.pause.until.Load()
+	tg.doubted(errSilent)
+	if tg.pause.until.Load() != until || tg.pause.trying.Load() {
+		t.Error("after a try that tells nothing it is not the next one's turn when the pause is over")
+	}
+}
+
 // A target of which nothing has been heard for a while must not be out for everybody
 // because of what one client asks for, nor must each such request go to all targets.
 func TestMadeUpNamesBeforeOthers(t *testing.T) {

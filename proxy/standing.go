@@ -28,6 +28,18 @@ func (t *target) failed(err error) {
 	t.pause.shut(failPause)
 }
 
+// doubted notes that it could not be reached, maybe for what a client wants. Those to
+// whom it is well must not be kept out, so the pause ends as it would have without:
+// else who goes on asking would keep it from being tried.
+func (t *target) doubted(err error) {
+	t.failures.Add(1)
+	t.noteError(err)
+	t.pause.trying.Store(false)
+	if t.pause.until.Load() == 0 {
+		t.pause.shut(failPause)
+	}
+}
+
 // reached notes that it could.
 func (t *target) reached() {
 	if t.tls != nil {

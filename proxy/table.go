@@ -144,7 +144,7 @@ func (t *table) find(key string, near int) *route {
 
 func newPortRoutes(routes []*route) *portRoutes {
 	p := &portRoutes{direct: true}
-	strict := slices.ContainsFunc(routes, func(r *route) bool { return r.http && !r.streams })
+	strict := slices.ContainsFunc(routes, func(r *route) bool { return r.http && !r.streams && r.Match.Protocol != "udp" })
 	p.hello.strict, p.terminated.strict, p.plain.strict = strict, strict, strict
 	for _, r := range routes {
 		p.add(r)
