@@ -294,13 +294,19 @@ func closeStore(ctx context.Context, store *storage.Store, err error) error {
 // returns all mistakes in them. Together with New it finds what is wrong with a
 // configuration without serving it.
 //
-// With [WithSockets] it also finds ports that Start could not bind, beside those
-// sockets: the other process goes on then, and has given up nothing. It leaves out
-// the ports of parts that have options of their own, such as [proxy.WithListener].
+// With [WithSockets] it also finds ports that the first Start could not bind, beside
+// those sockets: the other process goes on then, and has given up nothing. It leaves
+// out the ports of parts that have options of their own, such as
+// [proxy.WithListener], and does not know of routes that the operations API has.
 func (r *Router) Check() error {
 	var errs []error
-	if r.succeeds != nil {
-		errs = append(errs, r.config.probe(&r.sockets, r.succeeds))
+	if r.succeeds != nil && r.isNew() {
+		c, p := r.config, proxy.Config{}
+		if c.Proxy != nil {
+			p = *c.Proxy
+		}
+		p.Routes, c.Proxy = r.Routes(), &p
+		errs = append(errs, c.probe(&r.sockets, r.succeeds))
 	}
 	if r.dns != nil {
 		errs = append(errs, inSection("dnsServerConfig", "dns", r.dns.Check()))
@@ -315,6 +321,13 @@ func (r *Router) Check() error {
 		errs = append(errs, inSection("smartProxyConfig.acme", "certificates", r.certs.Check()))
 	}
 	return errors.Join(append(errs, r.routesError(len(r.Routes()), r.proxy.Check()))...)
+}
+
+// isNew reports whether nobody has called Start.
+func (r *Router) isNew() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.run == nil && r.underWay == nil
 }
 
 // Unready returns what keeps Start from serving though the configuration is

@@ -236,6 +236,19 @@ func TestCheckFindsTakenPorts(t *testing.T) {
 		}
 	}
 
+	// What counts are the routes that were given last.
+	later := next(config(b, forward("web", a, to)))
+	if err := later.UpdateRoutes(t.Context(), []proxy.Route{forward("web", a, to), forward("more", tcp, to)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := later.Check(); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("routes that came later: %v", err)
+	}
+	later = next(config(b, forward("web", tcp, to)))
+	if err := errors.Join(later.UpdateRoutes(t.Context(), []proxy.Route{forward("web", a, to)}), later.Check()); err != nil {
+		t.Errorf("routes that went: %v", err)
+	}
+
 	// HTTP and mail change places.
 	swapped := next(config(a, forward("web", b, to)))
 	if err := swapped.Check(); err != nil {
@@ -248,6 +261,9 @@ func TestCheckFindsTakenPorts(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop(t, old)
+	if err := swapped.Check(); err != nil {
+		t.Errorf("of what serves: %v", err)
+	}
 	if body, err := fetch(fmt.Sprintf("127.0.0.1:%d", b)); body != "x" || err != nil {
 		t.Errorf("HTTP at the port of mail: %q, %v", body, err)
 	}
