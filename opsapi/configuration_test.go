@@ -229,12 +229,13 @@ func TestRoutes(t *testing.T) {
 }
 
 // openHistory makes a history without a server around it.
-func openHistory(t *testing.T, h *host, store *storage.Store) *history {
+func openHistory(t *testing.T, h Configuration, store *storage.Store) *history {
 	t.Helper()
-	x := &history{source: h, log: slog.New(slog.DiscardHandler), now: time.Now, key: []byte("k"), v: versionStore{store: store}, publish: func(configurationEvent) {}, over: context.Background()}
+	x := &history{source: h, log: slog.New(slog.DiscardHandler), now: time.Now, key: []byte("k"), v: versionStore{store: store}, publish: func(configurationEvent) {}}
 	if err := x.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	x.start(context.Background())
 	return x
 }
 
@@ -528,6 +529,9 @@ func TestChangeThatTakesTooLong(t *testing.T) {
 			t.Error("it was stored")
 		}
 		backend.key = ""
+		if _, err := x.get(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
 		if h.greeting() != "" || len(x.v.list) != 1 {
 			t.Errorf("the change is in force: %q, %+v", h.greeting(), x.v)
 		}
@@ -643,9 +647,14 @@ func TestChangeThatCannotBeStored(t *testing.T) {
 	defer store.Close()
 	h := newHost()
 	x := openHistory(t, h, store)
-	for _, broken = range []string{versionPrefix, headKey} {
+	for _, key := range []string{versionPrefix, headKey} {
+		broken = key
 		if _, err := x.apply(t.Context(), greetChange(h, "lost", 0)); err == nil || !strings.Contains(err.Error(), "the disk is full") {
 			t.Errorf("got %v", err)
+		}
+		broken = ""
+		if _, err := x.get(t.Context(), 0); err != nil {
+			t.Error(err)
 		}
 		if h.greeting() != "" || x.v.head.Current != 1 || len(x.v.list) != 1 {
 			t.Errorf("the change is in force: %q, %+v", h.greeting(), x.v)

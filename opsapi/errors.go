@@ -26,7 +26,7 @@ const (
 	CodeForbidden       = "forbidden"       // the role does not do
 	CodeNotFound        = "not_found"
 	CodeConflict        = "conflict" // somebody else has changed it
-	CodePending         = "pending"  // a change waits to be confirmed
+	CodePending         = "pending"  // a change waits to be confirmed, or to be taken back
 	CodeTooLarge        = "too_large"
 	CodeLocked          = "locked" // retryAt says until when
 	CodeFailed          = "failed" // what the host's code said

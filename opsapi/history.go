@@ -2,6 +2,7 @@ package opsapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +58,9 @@ type history struct {
 	mu     sync.Mutex
 	v      versionStore
 	given  json.RawMessage    // what the host was started with
-	cancel context.CancelFunc // of the wait for a confirmation
+	owed   *owed              // nil: nothing
+	cancel context.CancelFunc // of the wait for a confirmation, or for what is owed
+	closed bool
 	wait   sync.WaitGroup
 }
 
@@ -87,60 +91,61 @@ func (h *history) open(ctx context.Context) error {
 	h.given = given
 	before := h.v.head
 	same := h.isGiven(ctx, &before)
-	last, known := h.v.find(before.Confirmed)
-	if !known {
-		return h.written(ctx, h.record(ctx, current, ""))
-	}
-	if h.hash(current) != last.Hash {
-		h.renew(ctx, last)
-	}
 	undo, unfinished := h.unfinished()
+	o := &owed{doc: current, undo: undo}
+	found, known := h.v.find(before.Confirmed)
+	last := versionRecord{Author: hostAuthor}
+	if known {
+		if h.hash(current) != found.Hash {
+			h.renew(ctx, found)
+		}
+		last = *found
+	}
 	changed := before.Changed || last.Author != hostAuthor
-	h.v.head.Changed = changed && same
-	var err error
-	want := current
+	h.v.setChanged(changed && same)
 	switch {
 	case !changed && !unfinished:
-	case !same:
-		want = given
+	case !same || !known:
+		o.doc = given
 	case h.hash(current) != last.Hash:
-		want, err = h.v.document(ctx, last.Version)
-	}
-	if err == nil && !bytes.Equal(want, current) {
-		err = h.source.Apply(ctx, want)
-	}
-	if err != nil {
-		h.log.Error("the configuration that was in force cannot be brought back", "version", last.Version, "err", err)
-		if unfinished { // what was not confirmed must not stay for that
-			if err := h.source.Apply(ctx, given); err != nil {
-				h.log.Error("a change of the configuration that was not confirmed cannot be taken back", "version", undo, "err", err)
-			} else {
-				h.takenBack(ctx, undo)
-			}
-			if current, err = h.source.Current(ctx); err != nil {
-				return fmt.Errorf("opsapi: the configuration: %w", err)
-			}
+		var err error
+		if o.doc, err = h.v.document(ctx, last.Version); err != nil {
+			h.log.Error("a version of the configuration cannot be read", "version", last.Version, "err", err)
 		}
-		return h.written(ctx, h.record(ctx, current, fmt.Sprintf("version %d could not be brought back", last.Version)))
+		o.version, o.instead = last.Version, current
+		if unfinished { // what was not confirmed must not stay where that cannot come back
+			o.instead = given
+		}
 	}
-	if unfinished {
-		h.takenBack(ctx, undo)
+	if h.hash(o.doc) == last.Hash {
+		o.version = last.Version
 	}
-	switch hash := h.hash(want); {
-	case !changed:
-	case hash != last.Hash:
+	h.owed = o
+	err := h.settle(ctx)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	if err == nil && unfinished {
+		h.log.Warn("a change of the configuration was not confirmed or not finished before the end: it is taken back", "version", undo)
+	}
+	switch {
+	case err != nil:
+		h.fails(err)
+	case !changed || o.comment != "":
+	case o.version != last.Version:
 		h.log.Info("the host is started with another configuration: it replaces the one changed through the API", "version", last.Version)
-	case h.hash(current) != hash:
+	case h.hash(current) != last.Hash:
 		h.log.Info("the configuration is the one changed through the API", "version", last.Version, "author", last.Author)
 	}
-	if h.hash(want) != last.Hash {
-		return h.written(ctx, h.record(ctx, want, ""))
-	}
-	h.v.head = h.head(last.Version)
-	if h.v.head.equal(&before) {
-		return nil
-	}
-	return h.written(ctx, h.v.setHead(ctx, h.v.head))
+	return nil
+}
+
+// start has what is owed settled from now on. over ends when Stop waits no longer.
+func (h *history) start(over context.Context) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = over
+	h.keepTrying()
 }
 
 // isGiven reports whether the host is started with what it was when head was
@@ -176,38 +181,28 @@ func (h *history) head(version int) headRecord {
 	return headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given, Changed: h.v.head.Changed}
 }
 
-// takenBack says that a change was undone that nobody had confirmed.
-func (h *history) takenBack(ctx context.Context, version int) {
-	h.log.Warn("a change of the configuration was not confirmed or not finished before the end: it is taken back", "version", version)
-	if err := h.v.markReverted(ctx, version); err != nil {
-		h.log.Warn("the history of the configuration cannot be written", "err", err)
-	}
-}
-
 // unfinished returns the change that was under way at the end: it waited to be
 // confirmed, or nobody has got an answer yet.
 func (h *history) unfinished() (version int, ok bool) {
 	if h.v.head.pending() {
 		return h.v.head.Current, true
 	}
-	newest := h.v.list[len(h.v.list)-1]
-	return newest.Version, newest.Version > h.v.head.Current && newest.Author != hostAuthor && !newest.Reverted
+	for _, r := range slices.Backward(h.v.list) {
+		if r.Version > h.v.head.Current && r.Author != hostAuthor && !r.Reverted {
+			return r.Version, true
+		}
+	}
+	return 0, false
 }
 
-// written returns err of the history at a start if the start is over, and logs it
-// otherwise: the next change writes all of it.
-func (h *history) written(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil {
-		return err
-	}
-	h.v.head.Current, h.v.head.ConfirmBy = h.v.head.Confirmed, time.Time{} // what waited is taken back, or cannot be
-	h.log.Error("the history of the configuration cannot be written; it is tried again with the next change", "err", err)
-	return nil
+// version makes the record of the next one.
+func (h *history) version(doc json.RawMessage, author, comment string) versionRecord {
+	return versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: author, Time: h.now().UTC(), Comment: comment, Document: doc}
 }
 
 // record makes a version of what the host has put into force by itself.
-func (h *history) record(ctx context.Context, doc json.RawMessage, comment string) error {
-	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: hostAuthor, Time: h.now().UTC(), Comment: comment, Document: doc}
+func (h *history) record(ctx context.Context, doc json.RawMessage) error {
+	r := h.version(doc, hostAuthor, "")
 	if err := h.v.write(ctx, r); err != nil {
 		return fmt.Errorf("opsapi: the history of the configuration: %w", err)
 	}
@@ -224,7 +219,7 @@ func (h *history) note() error {
 	defer cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.v.head.pending() || !h.v.head.Changed {
+	if h.owed != nil || h.v.head.pending() || !h.v.head.Changed {
 		return nil
 	}
 	if _, _, err := h.sync(ctx); err != nil {
@@ -237,6 +232,7 @@ func (h *history) note() error {
 // next start.
 func (h *history) close() {
 	h.mu.Lock()
+	h.closed = true
 	h.stopWaiting()
 	h.mu.Unlock()
 	h.wait.Wait()
@@ -250,20 +246,31 @@ func (h *history) stopWaiting() {
 }
 
 // sync returns the configuration in force. If the host has changed it since, that
-// is a version too.
+// is a version too; not so while there is one that has to come back.
 func (h *history) sync(ctx context.Context) (json.RawMessage, *versionRecord, error) {
+	if h.owed != nil && h.owed.applied {
+		if err := h.settle(ctx); err != nil {
+			h.fails(err)
+		}
+	}
 	doc, err := h.source.Current(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	current, known := h.v.find(h.v.head.Current)
+	if h.owed != nil {
+		if !known {
+			return nil, nil, h.owes()
+		}
+		return doc, current, nil
+	}
 	if !known || current.Hash != h.hash(doc) {
 		if h.v.head.pending() {
 			h.log.Warn("the host has changed the configuration: what waited to be confirmed is not taken back", "version", h.v.head.Current)
 			h.stopWaiting()
-			h.v.head.Changed = true
+			h.v.setChanged(true)
 		}
-		if err := h.record(ctx, doc, ""); err != nil {
+		if err := h.record(ctx, doc); err != nil {
 			return nil, nil, err
 		}
 		current, _ = h.v.find(h.v.head.Current)
@@ -288,7 +295,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before, current, err := h.sync(ctx)
-	if err != nil {
+	if err = cmp.Or(err, h.owes()); err != nil {
 		return Applied{}, err
 	}
 	if c.ifMatch != "" && c.ifMatch != current.Hash {
@@ -312,12 +319,13 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	if err != nil {
 		return Applied{}, err
 	}
-	r := versionRecord{Version: h.v.next(), Hash: h.hash(doc), Author: c.author, Time: h.now().UTC(), Comment: c.comment, Document: doc}
+	r := h.version(doc, c.author, c.comment)
 	if err := h.v.write(ctx, r); err != nil {
 		return Applied{}, fmt.Errorf("the history of the configuration: %w", err)
 	}
+	back := &owed{doc: before, version: current.Version, undo: r.Version, forget: true}
 	if err := h.source.Apply(ctx, doc); err != nil {
-		return Applied{}, errors.Join(err, h.takeBack(ctx, nil, r.Version))
+		return Applied{}, errors.Join(err, h.takeBack(ctx, back))
 	}
 	head := h.head(r.Version)
 	head.Changed = head.Changed || c.confirmWithin == 0
@@ -327,7 +335,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	}
 	if err := h.v.setHead(ctx, head); err != nil { // it would be gone after a restart
 		err = fmt.Errorf("the history of the configuration: %w", err)
-		return Applied{}, errors.Join(err, h.takeBack(ctx, before, r.Version))
+		return Applied{}, errors.Join(err, h.takeBack(ctx, back))
 	}
 	if err := h.v.trim(ctx); err != nil {
 		h.log.Warn("old versions of the configuration cannot be removed", "err", err)
@@ -341,21 +349,27 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	return Applied{r.Version, r.Hash, head.ConfirmBy, changes}, nil
 }
 
-// takeBack has a version that could not come to be forgotten, and the one before
-// brought back if it is not nil. It has time of its own: that of the change may be
-// over.
-func (h *history) takeBack(ctx context.Context, before json.RawMessage, version int) error {
-	ctx, cancel := lasting(ctx, h.over, drainTime)
-	defer cancel()
-	var err error
-	if before != nil {
-		err = h.source.Apply(ctx, before)
-	}
-	return errors.Join(err, h.v.forget(ctx, version))
-}
-
 // waitFor takes a version back if it is not confirmed in time.
 func (h *history) waitFor(version int, d time.Duration) {
+	h.after(d, func(ctx context.Context) bool {
+		_, err := h.revert(ctx, version)
+		switch {
+		case err == nil:
+			h.log.Warn("a change of the configuration was not confirmed in time and is taken back", "version", version)
+			return true
+		case ctx.Err() != nil: // it was confirmed at the last moment, or is owed
+			return true
+		}
+		h.log.Error("a change of the configuration that nobody confirmed cannot be taken back yet", "version", version, "err", err)
+		return false
+	})
+}
+
+// after calls a func when d is over, and again until it is done.
+func (h *history) after(d time.Duration, done func(context.Context) bool) {
+	if h.closed {
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	h.wait.Go(func() {
@@ -367,15 +381,9 @@ func (h *history) waitFor(version int, d time.Duration) {
 				return
 			case <-timer.C:
 			}
-			_, err := h.revert(ctx, version)
-			if err == nil {
-				h.log.Warn("a change of the configuration was not confirmed in time and is taken back", "version", version)
+			if done(ctx) {
 				return
 			}
-			if isInvalid(err) && ctx.Err() != nil { // confirmed at the last moment
-				return
-			}
-			h.log.Error("a change of the configuration that nobody confirmed cannot be taken back yet", "version", version, "err", err)
 			d = revertAgain
 		}
 	})
@@ -393,7 +401,7 @@ func (h *history) confirm(ctx context.Context, version int) (Applied, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_, current, err := h.sync(ctx)
-	if err != nil {
+	if err = cmp.Or(err, h.owes()); err != nil {
 		return Applied{}, err
 	}
 	if !h.v.head.pending() || current.Version != version {
@@ -416,7 +424,7 @@ func (h *history) revert(ctx context.Context, version int) (Applied, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	from, current, err := h.sync(ctx)
-	if err != nil {
+	if err = cmp.Or(err, h.owes()); err != nil {
 		return Applied{}, err
 	}
 	if !h.v.head.pending() || current.Version != version {
@@ -435,16 +443,17 @@ func (h *history) revert(ctx context.Context, version int) (Applied, error) {
 	if err != nil {
 		return Applied{}, err
 	}
-	if err := h.source.Apply(ctx, doc); err != nil {
+	h.owed = &owed{doc: doc, version: previous.Version, undo: version}
+	if err := h.settle(ctx); err != nil {
+		if !h.owed.applied && h.inForce(ctx, from) {
+			h.owed = nil // nothing has changed: it waits on
+		} else {
+			h.fails(err)
+			h.keepTrying()
+		}
 		return Applied{}, err
 	}
 	h.stopWaiting()
-	if err := h.v.setHead(ctx, h.head(previous.Version)); err != nil {
-		return Applied{}, err
-	}
-	if err := h.v.markReverted(ctx, version); err != nil {
-		h.log.Warn("the history of the configuration cannot be written", "err", err)
-	}
 	h.publish(configurationEvent{What: "reverted", Version: previous.Version, Hash: previous.Hash, Author: author})
 	return Applied{Version: previous.Version, Hash: previous.Hash, Changes: changes}, nil
 }

@@ -68,6 +68,7 @@ type versionStore struct {
 	store *storage.Store
 	list  []versionRecord // without documents, the oldest first
 	head  headRecord
+	doubt bool // whether head is what is stored
 }
 
 func (v *versionStore) load(ctx context.Context) error {
@@ -177,17 +178,27 @@ func (v *versionStore) next() int {
 	return v.list[len(v.list)-1].Version + 1
 }
 
-// setHead stores which version is in force.
+// setHead stores which version is in force, unless that is stored for sure.
 func (v *versionStore) setHead(ctx context.Context, h headRecord) error {
+	if !v.doubt && h.equal(&v.head) {
+		return nil
+	}
 	data, err := marshal(h)
 	if err != nil {
 		return err
 	}
+	v.doubt = true
 	if err := v.store.Put(ctx, headKey, data); err != nil {
 		return err
 	}
-	v.head = h
+	v.head, v.doubt = h, false
 	return nil
+}
+
+// setChanged sets Changed of heads from now on.
+func (v *versionStore) setChanged(changed bool) {
+	v.doubt = v.doubt || changed != v.head.Changed
+	v.head.Changed = changed
 }
 
 // trim removes the oldest versions beyond what is kept.

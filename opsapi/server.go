@@ -256,13 +256,15 @@ func (s *Server) open(ctx context.Context, r *run) error {
 	restored := s.restored
 	s.restored = nil
 	if restored != nil && restored.v.store == store {
-		restored.over = r.over
 		r.history = restored
-		return nil
+	} else {
+		r.history = s.newHistory(store, r.sessions.key)
+		if err := r.history.open(ctx); err != nil {
+			return err
+		}
 	}
-	r.history = s.newHistory(store, r.sessions.key)
-	r.history.over = r.over
-	return r.history.open(ctx)
+	r.history.start(r.over)
+	return nil
 }
 
 func (s *Server) newHistory(store *storage.Store, key ed25519.PrivateKey) *history {
