@@ -93,7 +93,7 @@ func (h *history) open(ctx context.Context) error {
 	same := h.isGiven(ctx, &before)
 	undo, unfinished := h.unfinished()
 	o := &owed{doc: current, undo: undo}
-	found, known := h.v.find(before.Confirmed)
+	found, known := h.v.confirmed()
 	last := versionRecord{Author: hostAuthor}
 	if known {
 		if h.hash(current) != found.Hash {
@@ -178,7 +178,11 @@ func (h *history) renew(ctx context.Context, version *versionRecord) {
 
 // head says that a version is in force, and confirmed.
 func (h *history) head(version int) headRecord {
-	return headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given, Changed: h.v.head.Changed}
+	head := headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given, Changed: h.v.head.Changed}
+	if r, ok := h.v.find(version); ok {
+		head.Made = r.Time
+	}
+	return head
 }
 
 // unfinished returns the change that was under way at the end: it waited to be
@@ -330,7 +334,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	head := h.head(r.Version)
 	head.Changed = head.Changed || c.confirmWithin == 0
 	if c.confirmWithin > 0 {
-		head.Confirmed = current.Version
+		head.Confirmed, head.Made = current.Version, current.Time
 		head.ConfirmBy = r.Time.Add(c.confirmWithin)
 	}
 	if err := h.v.setHead(ctx, head); err != nil { // it would be gone after a restart

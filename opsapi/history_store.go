@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,6 +44,9 @@ type headRecord struct {
 	Confirmed int `json:"confirmed"`
 	// ConfirmBy is when the current one takes itself back.
 	ConfirmBy time.Time `json:"confirmBy,omitzero"`
+	// Made is when the confirmed one was made: with another time it is one that was
+	// refused, whose write came late and took the number.
+	Made time.Time `json:"made,omitzero"`
 	// Base is the hash of what the host was started with when the version was
 	// made. Given is that itself: after an upgrade it may have another hash.
 	Base  string          `json:"base"`
@@ -54,7 +58,7 @@ type headRecord struct {
 
 // equal reports whether nothing has to be written to have h in place of other.
 func (h *headRecord) equal(other *headRecord) bool {
-	return h.Current == other.Current && h.Confirmed == other.Confirmed && h.ConfirmBy.Equal(other.ConfirmBy) &&
+	return h.Current == other.Current && h.Confirmed == other.Confirmed && h.ConfirmBy.Equal(other.ConfirmBy) && h.Made.Equal(other.Made) &&
 		h.Changed == other.Changed && h.Base == other.Base && bytes.Equal(h.Given, other.Given)
 }
 
@@ -69,6 +73,7 @@ type versionStore struct {
 	list  []versionRecord // without documents, the oldest first
 	head  headRecord
 	doubt bool // whether head is what is stored
+	last  int  // the highest number that was ever used: a write that failed may yet come
 }
 
 func (v *versionStore) load(ctx context.Context) error {
@@ -95,8 +100,24 @@ func (v *versionStore) load(ctx context.Context) error {
 		}
 		record.Document = nil
 		v.list = append(v.list, record)
+		v.last = max(v.last, record.Version)
 	}
+	v.last = max(v.last, v.head.Current, v.head.Confirmed)
 	return nil
+}
+
+// confirmed returns the version that comes back at a start. A write of head that
+// failed may have come late, and name one that did not come to be: then it is the
+// newest before that.
+func (v *versionStore) confirmed() (*versionRecord, bool) {
+	for i := range slices.Backward(v.list) {
+		r := &v.list[i]
+		late := r.Version == v.head.Confirmed && !v.head.Made.IsZero() && !r.Time.Equal(v.head.Made)
+		if r.Version <= v.head.Confirmed && !r.Reverted && !late {
+			return r, true
+		}
+	}
+	return nil, false
 }
 
 func (v *versionStore) read(ctx context.Context, key string) (versionRecord, error) {
@@ -137,6 +158,7 @@ func (v *versionStore) write(ctx context.Context, r versionRecord) error {
 	if err != nil {
 		return err
 	}
+	v.last = max(v.last, r.Version)
 	if err := v.store.Put(ctx, versionKey(r.Version), data); err != nil {
 		return err
 	}
@@ -171,12 +193,7 @@ func (v *versionStore) forget(ctx context.Context, n int) error {
 }
 
 // next is the number of the next version.
-func (v *versionStore) next() int {
-	if len(v.list) == 0 {
-		return 1
-	}
-	return v.list[len(v.list)-1].Version + 1
-}
+func (v *versionStore) next() int { return v.last + 1 }
 
 // setHead stores which version is in force, unless that is stored for sure.
 func (v *versionStore) setHead(ctx context.Context, h headRecord) error {
