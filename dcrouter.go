@@ -378,49 +378,6 @@ func (r *Router) start(ctx context.Context, u *underWay) error {
 	if err != nil {
 		return err
 	}
-	if r.dns != nil {
-		r.dns.UseStorage(store)
-	}
-	if r.radius != nil {
-		r.radius.UseStorage(store)
-	}
-	if r.email != nil {
-		r.email.UseStorage(store)
-	}
-	if r.records != nil {
-		if err := r.records.open(ctx, store); err != nil {
-			return errors.Join(inSection("emailConfig", "mail records", err), store.Close())
-		}
-	}
-	if r.ops != nil {
-		r.ops.UseStorage(store)
-	}
-	if r.blocking != nil {
-		r.blocking.keeper.use(store)
-	}
-	if r.certs != nil {
-		if err := r.certs.Load(ctx, store); err != nil {
-			return errors.Join(inSection("smartProxyConfig.acme", "certificates", err), store.Close())
-		}
-	}
-	if r.local != nil {
-		if err := r.local.open(ctx, store, r.log); err != nil {
-			return errors.Join(err, store.Close())
-		}
-	}
-	if r.mailCert != nil {
-		if err := r.mailCert.open(ctx, store, r.config.Email.Hostname, r.log); err != nil {
-			return errors.Join(inSection("emailConfig", "email", err), store.Close())
-		}
-	}
-	if r.hello != nil {
-		if err := r.hello.open(ctx, store); err != nil {
-			if r.certs != nil {
-				err = errors.Join(err, r.certs.Stop(ctx))
-			}
-			return errors.Join(err, store.Close())
-		}
-	}
 	all := r.components()
 	if resumes {
 		for i := range all {
@@ -429,29 +386,21 @@ func (r *Router) start(ctx context.Context, u *underWay) error {
 			}
 		}
 	}
-	for i := range len(all) + 1 {
-		err := ctx.Err() // what came before may not have heeded it
-		switch {
-		case err != nil:
-		case i == len(all):
-			err = r.takeSockets()
-		default:
-			r.note(u, "starting "+all[i].name)
-			if err = all[i].start(ctx); err != nil {
-				err = r.sectionError(&all[i], err)
-			}
+	r.note(u, "reading the storage")
+	started, err := 0, r.load(ctx, store)
+	if err == nil {
+		started, err = r.startAll(ctx, u, all)
+	}
+	if err != nil {
+		// A Stop that comes now does not hurry this: it waits, and what would be cut
+		// off by it might say so at the next one.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeToTakeBack)
+		defer cancel()
+		err = errors.Join(err, stop(ctx, all[:started]))
+		if r.certs != nil { // it may have been loaded
+			err = errors.Join(err, r.certs.Stop(ctx))
 		}
-		if err != nil {
-			// A Stop that comes now does not hurry this: it waits, and what would be cut
-			// off by it might say so at the next one.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeToTakeBack)
-			defer cancel()
-			err = errors.Join(err, stop(ctx, all[:i]))
-			if r.certs != nil { // it has been loaded
-				err = errors.Join(err, r.certs.Stop(ctx))
-			}
-			return errors.Join(err, store.Close())
-		}
+		return closeStore(ctx, store, err)
 	}
 	if r.hello == nil {
 		r.withdrawOldHellos(ctx, store)
@@ -461,6 +410,24 @@ func (r *Router) start(ctx context.Context, u *underWay) error {
 	r.run = &run{store: store, stopped: make(chan struct{})}
 	r.mu.Unlock()
 	return nil
+}
+
+// startAll starts subsystems, and returns how many of them have, all of them if
+// there is no error.
+func (r *Router) startAll(ctx context.Context, u *underWay, all []component) (started int, err error) {
+	for i := range all {
+		if err := ctx.Err(); err != nil { // what came before may not have heeded it
+			return i, err
+		}
+		r.note(u, "starting "+all[i].name)
+		if err := all[i].start(ctx); err != nil {
+			return i, r.sectionError(&all[i], err)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return len(all), err
+	}
+	return len(all), r.takeSockets()
 }
 
 func (r *Router) latest() *run {

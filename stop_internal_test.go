@@ -15,6 +15,7 @@ import (
 	"github.com/dcrouter/dcrouter/dnsserver"
 	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/proxy"
 	"github.com/dcrouter/dcrouter/radius"
 	"github.com/dcrouter/dcrouter/storage"
@@ -59,6 +60,44 @@ func TestStopStorageHangs(t *testing.T) {
 		err = closeStore(ctx, store, stop(ctx, list))
 		if took := time.Since(began); !errors.Is(err, grace.ErrHangs) || took > 10*time.Second+timeToAnswer+2*time.Second || stopped != 2 {
 			t.Errorf("%d of 2 sound ones stopped, all after %v: %v", stopped, took, err)
+		}
+	})
+}
+
+// stuckBackend is one whose Close hangs, and which has no keys of a prefix to tell.
+type stuckBackend struct {
+	storage.Backend
+	prefix string
+	end    chan struct{}
+}
+
+func (stuckBackend) Open(context.Context) error { return nil }
+
+func (b stuckBackend) Close() error {
+	<-b.end
+	return nil
+}
+
+func (b stuckBackend) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, b.prefix) {
+		return nil, errors.New("no answer")
+	}
+	return b.Backend.Get(ctx, key)
+}
+
+// A Start that fails does not wait for ever for such a storage either.
+func TestStartFailsStorageHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := stuckBackend{storage.Memory(), "ops/", make(chan struct{})}
+		defer synctest.Wait()
+		defer close(b.end)
+		r, err := New(WithStorage(b), WithOps(opsapi.Config{Port: new(int), Admin: opsapi.Admin{Username: "admin", Password: "hunter2hunter2"}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := r.Start(t.Context()); !errors.Is(err, grace.ErrHangs) || time.Since(began) > timeToTakeBack+timeToAnswer {
+			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
 }
