@@ -206,15 +206,8 @@ func (r *Router) components() []component {
 	return list
 }
 
-// startProxy starts the proxy with the routes that were changed last through the
-// operations API: what is closed there is not open until that starts. Email and
-// RADIUS, which keep such changes by themselves, have started already.
+// startProxy starts the proxy, and says where its routes are from if it fails.
 func (r *Router) startProxy(ctx context.Context) error {
-	if r.ops != nil {
-		if err := r.ops.Restore(ctx); err != nil {
-			return err
-		}
-	}
 	err := r.proxy.Start(ctx)
 	if c := r.config.Proxy; err != nil && r.ops != nil && c != nil && !same(r.Routes(), c.Routes) {
 		err = fmt.Errorf("%w (with the routes as changed through the operations API: those of the configuration come back when anything in it is changed)", err)

@@ -49,5 +49,25 @@ func (r *Router) load(ctx context.Context, store *storage.Store) error {
 			return err
 		}
 	}
-	return nil
+	return r.restore(ctx, store)
+}
+
+// restore has in force what was changed last through the operations API, or in code,
+// before anybody is served: nobody finds open what is closed by it, or mail going by
+// routes that were not confirmed.
+func (r *Router) restore(ctx context.Context, store *storage.Store) error {
+	if r.radius != nil {
+		if err := r.radius.Restore(ctx); err != nil {
+			return inSection("radiusConfig", "radius", err)
+		}
+	}
+	if r.email != nil {
+		if err := r.email.Restore(ctx); err != nil {
+			return inSection("emailConfig", "email", err)
+		}
+	}
+	if r.ops == nil {
+		return nil
+	}
+	return inSection("opsServerConfig", "operations API", r.ops.Restore(ctx))
 }

@@ -206,6 +206,40 @@ func TestClosedRouteIsNotOpenAtTheStart(t *testing.T) {
 	}
 }
 
+// Nor does anybody get mail through, or into the network, by what nobody confirmed.
+func TestUnconfirmedChangeServesNobodyAtTheStart(t *testing.T) {
+	cfg := everyLive(t)
+	cfg.Email.Ports[0].Port, *cfg.RADIUS.Port = testenv.FreePort(t), testenv.FreePort(t)
+	mail, network := fmt.Sprintf("127.0.0.1:%d", cfg.Email.Ports[0].Port), fmt.Sprintf("127.0.0.1:%d", *cfg.RADIUS.Port)
+	var restarts, serves atomic.Bool
+	backend := &watchedStorage{Backend: storage.Memory(), reading: func(key string) {
+		if !restarts.Load() || !strings.HasPrefix(key, "ops/configuration/") {
+			return
+		}
+		ln, errMail := net.Listen("tcp", mail)
+		conn, errNetwork := net.ListenPacket("udp", network)
+		if errMail != nil || errNetwork != nil {
+			serves.Store(true)
+		}
+		if errMail == nil {
+			ln.Close()
+		}
+		if errNetwork == nil {
+			conn.Close()
+		}
+	}}
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
+	changeAll(signIn(t, r), 600)
+	stop(t, r)
+	restarts.Store(true)
+	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
+	restarts.Store(false)
+	if serves.Load() {
+		t.Error("mail or RADIUS is served before the change is taken back")
+	}
+	wantChanged(signIn(t, r), 0)
+}
+
 // Routes that cannot be served any more do not keep those of the host from it.
 func TestRoutesThatCannotBeBroughtBack(t *testing.T) {
 	folder, port := t.TempDir(), testenv.FreePort(t)

@@ -220,7 +220,7 @@ func TestLateStartTakesEverythingBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := testenv.FreePort(t)
-	b := newDeafBackend("radius")
+	b := newDeafBackend("radius/sessions")
 	r, err := New(WithStorage(b), WithDNS(dnsserver.Config{ListenHost: "127.0.0.1", Port: &port}),
 		WithRADIUS(radius.Config{ListenHost: "127.0.0.1", Port: new(0), AccountingPort: new(0), Secret: "a secret of the tests"}),
 		WithProxy(proxy.Config{}, proxy.WithListener("127.0.0.1:1", given)))

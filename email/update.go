@@ -84,6 +84,11 @@ func (l *routeList) validate() error {
 	return check.Err()
 }
 
+// Restore puts the routes into force that are stored, as Start does, but sooner: for
+// hosts that change them before anybody is served. It does nothing without
+// [WithStorage].
+func (s *Server) Restore(ctx context.Context) error { return s.loadRoutes(ctx) }
+
 // loadRoutes puts the stored routes into force, if they follow those of Config.
 func (s *Server) loadRoutes(ctx context.Context) error {
 	if s.opts.store == nil {

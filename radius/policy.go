@@ -273,6 +273,11 @@ func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, erro
 	return nil
 }
 
+// Restore puts the policy into force that is stored, as Start does, but sooner: for
+// hosts that change it before anybody is served. It does nothing without
+// [WithStorage].
+func (s *Server) Restore(ctx context.Context) error { return s.loadPolicy(ctx) }
+
 // loadPolicy takes up what was stored, if it is of this Config.
 func (s *Server) loadPolicy(ctx context.Context) error {
 	s.policyMu.Lock()
