@@ -3,6 +3,7 @@ package dcrouter
 import (
 	"context"
 
+	"github.com/dcrouter/dcrouter/opsapi"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -66,8 +67,14 @@ func (r *Router) restore(ctx context.Context, store *storage.Store) error {
 			return inSection("emailConfig", "email", err)
 		}
 	}
-	if r.ops == nil {
-		return nil
+	if r.ops != nil {
+		return inSection("opsServerConfig", "operations API", r.ops.Restore(ctx))
 	}
-	return inSection("opsServerConfig", "operations API", r.ops.Restore(ctx))
+	// It may have been there before: what nobody confirmed does not stay as nobody can
+	// confirm it any more.
+	configuration, err := newOpsConfiguration(r)
+	if err != nil {
+		return err
+	}
+	return opsapi.Restore(ctx, store, configuration, r.log)
 }

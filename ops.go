@@ -51,12 +51,10 @@ func (r *Router) setUpOps(o *options) error {
 			return err
 		}
 	}
-	given, err := conf.Encode(canonical(r.config), true)
+	configuration, err := newOpsConfiguration(r)
 	if err != nil {
 		return err
 	}
-	configuration := &opsConfiguration{router: r, given: given}
-	configuration.learnCode()
 	all := []opsapi.Option{
 		opsapi.WithLogger(r.log), opsapi.WithLogs(r.logs), opsapi.WithSockets(&r.sockets),
 		opsapi.WithStats(func() any { return r.Stats() }),
@@ -115,6 +113,16 @@ type routeCode struct {
 
 // maxRouteCode is how many routes with code are remembered that are in force no more.
 const maxRouteCode = 1000
+
+func newOpsConfiguration(r *Router) (*opsConfiguration, error) {
+	given, err := conf.Encode(canonical(r.config), true)
+	if err != nil {
+		return nil, err
+	}
+	o := &opsConfiguration{router: r, given: given}
+	o.learnCode()
+	return o, nil
+}
 
 // canonical is a configuration in the form in which two that mean the same are
 // the same: a section about nothing but routes, of which there are none, is

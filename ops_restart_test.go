@@ -240,6 +240,50 @@ func TestUnconfirmedChangeServesNobodyAtTheStart(t *testing.T) {
 	wantChanged(signIn(t, r), 0)
 }
 
+// Nor does it stay when the operations API is taken away.
+func TestUnconfirmedChangeGoesWithTheAPI(t *testing.T) {
+	cfg, folder := everyLive(t), t.TempDir()
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	changeAll(signIn(t, r), 600)
+	stop(t, r)
+	without := cfg
+	without.Ops = nil
+	for range 2 {
+		r = start(t, dcrouter.WithConfig(without), dcrouter.WithStorage(storage.Dir(folder)))
+		if routes, mail, vlans := r.Routes(), r.Email().Routes(), r.RADIUS().Policy().VLANAssignment; routes[0].Name != "before" || mail[0].Name != "before" || len(vlans) != 0 {
+			t.Errorf("in force are %v, %v, %v", routes, mail, vlans)
+		}
+		stop(t, r)
+	}
+	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	wantChanged(signIn(t, r), 0)
+}
+
+// What code changes without the API stays as ever.
+func TestChangesByCodeOutlastTheAPI(t *testing.T) {
+	cfg, folder := everyLive(t), t.TempDir()
+	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	changeAll(signIn(t, r), 0)
+	stop(t, r)
+	cfg.Ops = nil
+	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	rules := r.Email().Routes()
+	if rules[0].Name != "before" {
+		t.Errorf("the route of mail is %q: with another configuration, that is in force", rules[0].Name)
+	}
+	rules[0].Name = "by the program"
+	if err := r.UpdateDomainRules(t.Context(), rules); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		stop(t, r)
+		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		if name := r.Email().Routes()[0].Name; name != "by the program" {
+			t.Errorf("the route of mail is %q", name)
+		}
+	}
+}
+
 // Routes that cannot be served any more do not keep those of the host from it.
 func TestRoutesThatCannotBeBroughtBack(t *testing.T) {
 	folder, port := t.TempDir(), testenv.FreePort(t)

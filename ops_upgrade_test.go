@@ -60,10 +60,13 @@ func TestUpgradeKeepsChanges(t *testing.T) {
 	wantChanged(signIn(t, r), 0)
 }
 
-// So it is without the API, of what was changed in code.
+// So it is of what was changed in code, where there never was an API.
 func TestUpgradeKeepsChangesInCode(t *testing.T) {
 	cfg, backend := beforeUpgrade(t)
 	cfg.Ops = nil
+	if err := backend.Delete(t.Context(), "ops/configuration/head"); err != nil {
+		t.Fatal(err)
+	}
 	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(backend))
 	if routes, policy := r.Email().Routes(), r.RADIUS().Policy(); routes[0].Name != "changed" || policy.VLANAssignment[0].VLANName != "changed" {
 		t.Errorf("the mail's routes are %v, the policy %v", routes, policy)

@@ -268,12 +268,36 @@ func (s *Server) open(ctx context.Context, r *run) error {
 }
 
 func (s *Server) newHistory(store *storage.Store, key ed25519.PrivateKey) *history {
-	mac := hmac.New(sha256.New, key.Seed())
-	mac.Write([]byte("hashes of configurations"))
 	return &history{
-		source: s.opts.configuration, log: s.log, now: s.now, key: mac.Sum(nil), v: versionStore{store: store},
+		source: s.opts.configuration, log: s.log, now: s.now, key: hashKey(key), v: versionStore{store: store},
 		publish: func(e configurationEvent) { s.publishOwn(topicConfiguration, e) },
 	}
+}
+
+// hashKey makes the key of hashes of configurations.
+func hashKey(key ed25519.PrivateKey) []byte {
+	mac := hmac.New(sha256.New, key.Seed())
+	mac.Write([]byte("hashes of configurations"))
+	return mac.Sum(nil)
+}
+
+// Restore is [Server.Restore] for a host that has no Server, but may have had one
+// with this storage: what nobody confirmed is taken back, and where its configuration
+// is another one than with the Server, that is in force. Without a history in the
+// storage it does nothing. Nothing is logged where log is nil.
+func Restore(ctx context.Context, store *storage.Store, c Configuration, log *slog.Logger) error {
+	if _, err := store.Get(ctx, headKey); errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	key, err := loadKey(ctx, store)
+	if err != nil {
+		return err
+	}
+	h := &history{source: c, log: log.With("component", "ops"), now: time.Now, key: hashKey(key), v: versionStore{store: store}}
+	return h.open(ctx)
 }
 
 func (s *Server) listen(ctx context.Context, r *run) error {
