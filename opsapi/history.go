@@ -328,7 +328,7 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 		return Applied{}, fmt.Errorf("the history of the configuration: %w", err)
 	}
 	back := &owed{doc: before, version: current.Version, undo: r.Version, forget: true}
-	if err := h.source.Apply(ctx, doc); err != nil {
+	if err := h.put(ctx, doc); err != nil {
 		return Applied{}, errors.Join(err, h.takeBack(ctx, back))
 	}
 	head := h.head(r.Version)
@@ -351,6 +351,17 @@ func (h *history) apply(ctx context.Context, c change) (Applied, error) {
 	}
 	h.publish(configurationEvent{what, r.Version, r.Hash, r.Author, head.ConfirmBy})
 	return Applied{r.Version, r.Hash, head.ConfirmBy, changes}, nil
+}
+
+// put has the host apply a document. Where that fails, parts of the host may have
+// stored it all the same: from then on they follow the history at a start, as if it
+// had been applied. What is wrong with the document itself they have not stored.
+func (h *history) put(ctx context.Context, doc json.RawMessage) error {
+	err := h.source.Apply(ctx, doc)
+	if err != nil && !isInvalid(err) {
+		h.v.setChanged(true)
+	}
+	return err
 }
 
 // waitFor takes a version back if it is not confirmed in time.

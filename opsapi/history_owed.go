@@ -72,7 +72,7 @@ func (h *history) bringOne(ctx context.Context, doc json.RawMessage) error {
 	if h.inForce(ctx, doc) {
 		return nil
 	}
-	return h.source.Apply(ctx, doc)
+	return h.put(ctx, doc)
 }
 
 func (h *history) inForce(ctx context.Context, doc json.RawMessage) bool {
