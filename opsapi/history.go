@@ -218,9 +218,7 @@ func (h *history) record(ctx context.Context, doc json.RawMessage) error {
 
 // note makes a version of what the host has changed since, where that is to come
 // back at the next start. A change that waits to be confirmed is not.
-func (h *history) note() error {
-	ctx, cancel := lasting(context.Background(), h.over, drainTime)
-	defer cancel()
+func (h *history) note(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.owed != nil || h.v.head.pending() || !h.v.head.Changed {

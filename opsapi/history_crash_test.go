@@ -222,6 +222,21 @@ func TestCrashBeforeEachWrite(t *testing.T) {
 	}
 }
 
+// What the host changes by itself once something was changed through the API is noted
+// from time to time, and so is there after a crash.
+func TestChangesByTheHostOutlastACrash(t *testing.T) {
+	store, h := openStore(t), newHost()
+	d := openDesk(t, h, store)
+	d.greet(d.admin(), "hello", nil).into(&Applied{})
+	h.set(func(c *hostConfig) { c.Greeting = "by the program" })
+	d.server.sweep(d.server.running())
+	again := newHost() // while the first one has not stopped
+	openDesk(t, again, store)
+	if again.greeting() != "by the program" {
+		t.Errorf("the host says %q", again.greeting())
+	}
+}
+
 // Whichever writes fail, what is in force in the end is what was for good last, and
 // after a restart, too.
 func TestFailuresAtEachWrite(t *testing.T) {

@@ -38,7 +38,7 @@ func wantOwed(t *testing.T, x *history, versions int) {
 	if _, err := x.get(t.Context(), 0); err != nil {
 		t.Error(err)
 	}
-	if err := x.note(); err != nil {
+	if err := x.note(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if _, err := x.apply(t.Context(), greetChange(newHost(), "other", 0)); err == nil || clientError(err).Code != CodePending {

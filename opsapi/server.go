@@ -426,7 +426,9 @@ func (r *run) stop(ctx context.Context) error {
 	err = errors.Join(err, r.drain(ctx))
 	if r.history != nil {
 		end := r.writes.begin("what the host has changed in the configuration")
-		err = errors.Join(err, r.history.note())
+		ctx, cancel := lasting(context.Background(), r.over, drainTime)
+		err = errors.Join(err, r.history.note(ctx))
+		cancel()
 		end()
 	}
 	return errors.Join(err, r.close())
@@ -482,12 +484,7 @@ func (s *Server) tick(r *run) {
 		case <-r.ctx.Done():
 			return
 		case <-sweep.C:
-			end := r.writes.begin("that sessions have ended")
-			err := r.sessions.sweep(r.ctx)
-			end()
-			if err != nil && r.ctx.Err() == nil {
-				s.log.Warn("sessions that have ended cannot be removed", "err", err)
-			}
+			s.sweep(r)
 		case <-stats.C:
 			if s.events.topic(topicStats).Watched() {
 				s.publishOwn(topicStats, s.statistics(r))
@@ -500,6 +497,26 @@ func (s *Server) tick(r *run) {
 				}
 			}
 		}
+	}
+}
+
+// sweep removes sessions that have ended, and notes what the host has changed: should
+// it crash, that is not lost for longer.
+func (s *Server) sweep(r *run) {
+	end := r.writes.begin("that sessions have ended")
+	err := r.sessions.sweep(r.ctx)
+	end()
+	if err != nil && r.ctx.Err() == nil {
+		s.log.Warn("sessions that have ended cannot be removed", "err", err)
+	}
+	if r.history == nil {
+		return
+	}
+	end = r.writes.begin("what the host has changed in the configuration")
+	err = r.history.note(r.ctx)
+	end()
+	if err != nil && r.ctx.Err() == nil {
+		s.log.Warn("what the host has changed in the configuration cannot be stored", "err", err)
 	}
 }
 
