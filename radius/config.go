@@ -236,9 +236,10 @@ type Limits struct {
 	// MaxConcurrent is how many requests may wait for the Authorizer, how many
 	// records for the accounting sink and storage, and how many of each for the
 	// home servers of a realm: what is slow or down holds up nothing else. Over
-	// RadSec they wait for room, 256 requests and 256 records of a connection; then
-	// the next packet is read when one of the requests is answered, and further
-	// records are ignored. The default 0 means 256.
+	// RadSec they wait for room, in turn with other connections, 256 requests and 256
+	// records of a connection, 128 KiB of each; then the next packet is read when one
+	// of the requests is answered, and further records are ignored. What waits is
+	// given up when the client closes the connection. The default 0 means 256.
 	MaxConcurrent int `json:"maxConcurrent"`
 	// RateLimit holds for each address of a client. Nil means no limit.
 	RateLimit *RateLimit `json:"rateLimit"`

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	layeh "layeh.com/radius"
-
 	"github.com/dcrouter/dcrouter/internal/certfile"
 	"github.com/dcrouter/dcrouter/internal/conf"
 )
@@ -201,7 +199,7 @@ func (r *run) acceptRadSec() {
 		}
 		r.reading.Go(func() {
 			defer rs.leave(c)
-			conn := &radSecConn{rs: rs, raw: c, from: from, client: client, logins: make(places, maxPending), records: make(places, maxPending)}
+			conn := &radSecConn{rs: rs, raw: c, from: from, client: client, logins: newBacklog(), records: newBacklog(), waiting: make(map[places][]func(bool))}
 			if err := conn.serve(); err != nil && r.stopping.Load() == 0 {
 				r.s.drop(dropped{from: from, client: client, why: badRadSec, err: err, radSec: true})
 			}
@@ -217,31 +215,13 @@ type radSecConn struct {
 	from   netip.AddrPort
 	client *client
 
-	writing         sync.Mutex
-	logins, records places // for requests whose answers are to come
-}
+	ctx     context.Context // ends when nobody waits for answers any more
+	working sync.WaitGroup  // who is at requests
+	writing sync.Mutex
 
-// maxPending is how many logins, and how many records, of one connection can be
-// under way: a client has no more identifiers (RFC 6613 section 2.6.4).
-const maxPending = 256
-
-// enter takes a place for a request until it is answered. The next packet is not
-// read before there is one for a login. There may be none for a record, which then
-// has the identifier of one that its client has given up: logins behind it do not
-// wait for that.
-func (c *radSecConn) enter(in *arrival) bool {
-	if in.d.code() == layeh.CodeAccountingRequest {
-		return c.records.enter(c.rs.r.ctx, false)
-	}
-	return c.logins.enter(c.rs.r.ctx, true)
-}
-
-func (c *radSecConn) leave(in *arrival) {
-	if in.d.code() == layeh.CodeAccountingRequest {
-		c.records.leave()
-	} else {
-		c.logins.leave()
-	}
+	logins, records *backlog
+	waitingMu       sync.Mutex
+	waiting         map[places][]func(entered bool) // to start; a key has a takeTurns
 }
 
 // serve takes packets until the client closes, is silent for long, or sends
@@ -257,11 +237,14 @@ func (c *radSecConn) serve() error {
 	if err := c.checkName(); err != nil {
 		return err
 	}
-	defer func() { // answers need the connection
-		for range maxPending {
-			c.logins <- struct{}{}
-			c.records <- struct{}{}
+	var gone context.CancelFunc
+	c.ctx, gone = context.WithCancel(c.rs.r.ctx)
+	defer gone()
+	defer func() {
+		if c.rs.r.stopping.Load() == 0 {
+			gone()
 		}
+		c.working.Wait() // answers need the connection
 	}()
 	b := make([]byte, maxPacket)
 	for {
@@ -325,9 +308,10 @@ func (c *radSecConn) checkName() error {
 }
 
 // send answers. A client that does not read is cut off.
-func (c *radSecConn) send(d datagram, _ *arrival) {
+func (c *radSecConn) send(d datagram, in *arrival) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	in.leave() // with the answer the client has its identifier again
 	c.raw.SetWriteDeadline(time.Now().Add(radSecWrite))
 	if _, err := c.tls.Write(d); err != nil {
 		c.raw.Close()

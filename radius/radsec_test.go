@@ -234,23 +234,17 @@ func TestRadSecCertificateName(t *testing.T) {
 	}
 }
 
-// Stop waits for answers that are under way.
+// Stop waits for answers that are under way, also of requests that wait for others.
 func TestRadSecStop(t *testing.T) {
-	cfg, client, _, _ := radSecConfig(t)
-	cfg.MACAuth = nil
-	begun, proceed := make(chan struct{}), make(chan struct{})
-	s := startServer(t, cfg, WithAuthorizer(func(context.Context, *Request) (Decision, error) {
-		close(begun)
-		<-proceed
-		return Decision{Accept: true}, nil
-	}))
+	s, client, _, proceed := startTurns(t)
 	conn := dialRadSec(t, s, client)
 	dialRadSec(t, s, client) // an idle one
-	q := mab("alice")
-	q.secret = radSecSecret
+	q := request{user: "alice", secret: radSecSecret, sign: true, random: make([]byte, 16)}
 	d := q.encode(t)
-	conn.Write(d)
-	<-begun
+	for range 3 {
+		conn.Write(d)
+	}
+	waitForLogins(t, s, 3)
 	stopped := make(chan error)
 	go func() { stopped <- s.Stop(context.Background()) }()
 	testenv.WaitFor(t, testPatience, func() error {
@@ -260,7 +254,9 @@ func TestRadSecStop(t *testing.T) {
 		return nil
 	})
 	close(proceed)
-	checkReply(t, readPacket(t, conn), d, radSecSecret)
+	for range 3 {
+		checkReply(t, readPacket(t, conn), d, radSecSecret)
+	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}

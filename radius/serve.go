@@ -32,6 +32,7 @@ type arrival struct {
 	service service
 	at      time.Time
 	conn    *radSecConn // nil for UDP
+	backlog *backlog    // that it is in
 
 	out sender
 	via []byte // for out: the address that the packet was sent to
@@ -45,6 +46,9 @@ type sender interface {
 
 // tls reports whether nobody can be in between.
 func (in *arrival) tls() bool { return in.conn != nil }
+
+// isRecord reports whether it is about accounting.
+func (in *arrival) isRecord() bool { return in.d.code() == layeh.CodeAccountingRequest }
 
 // take deals with a packet. Its bytes are the caller's again afterwards. It
 // reports whether the packet was sound.
@@ -217,34 +221,30 @@ func (in *arrival) clone() *arrival {
 // it is worth it; those behind it on the connection are read meanwhile, and may be
 // answered before it.
 func (r *run) later(in *arrival, p places, wait bool, work func(context.Context) (datagram, error)) {
-	wait = wait && in.tls()
-	entered := !in.tls() || in.conn.enter(in)
-	if !entered || !wait && !p.enter(r.ctx, false) {
-		if entered && in.tls() {
-			in.conn.leave(in)
-		}
-		r.answer(in, nil, &dropError{overloaded, nil})
-		return
-	}
 	waiting := &r.loggingIn
-	if in.d.code() == layeh.CodeAccountingRequest {
+	if in.isRecord() {
 		waiting = &r.reporting
 	}
 	waiting.Add(1)
-	r.working.Go(func() {
+	do := func(entered bool) {
 		defer waiting.Add(-1)
-		if in.tls() {
-			defer in.conn.leave(in)
-		}
 		reply, err := func() (datagram, error) {
-			if wait && !p.enter(r.ctx, true) {
+			if !entered {
 				return nil, &dropError{overloaded, nil}
 			}
 			defer p.leave()
 			return work(r.ctx)
 		}()
 		r.answer(in, reply, err)
-	})
+	}
+	switch {
+	case in.tls():
+		in.conn.later(in, p, wait, do)
+	case p.enter(r.ctx, false):
+		r.working.Go(func() { do(true) })
+	default:
+		do(false)
+	}
 }
 
 // answer sends the answer, to everybody who asked, or accounts for why there is
