@@ -8,19 +8,23 @@ import (
 
 // turns bound how much goes on with other servers at once: in all, and with each
 // of them, so that those that are slow or do not answer hold up nobody else. What
-// takes longer than slowTurn counts for its own server alone from then on.
+// takes longer than slowTurn makes room in all for others, as long as there is
+// some in slow.
 type turns struct {
-	all  chan struct{}
-	each int
+	all, slow chan struct{}
+	each      int
 
 	mu    sync.Mutex
 	peers map[string]chan struct{} // by address; no more than are configured
 }
 
-const slowTurn = 10 * time.Second
+const (
+	slowTurn = 10 * time.Second
+	slowMore = 4 // so many times as many may be slow
+)
 
 func newTurns(all, each int) *turns {
-	return &turns{all: make(chan struct{}, all), each: each, peers: make(map[string]chan struct{})}
+	return &turns{all: make(chan struct{}, all), slow: make(chan struct{}, slowMore*all), each: each, peers: make(map[string]chan struct{})}
 }
 
 // take waits for a turn with a server until ctx ends, and returns what ends the
@@ -44,11 +48,22 @@ func (t *turns) take(ctx context.Context, p *peer) (give func(), err error) {
 		<-own
 		return nil, context.Cause(ctx)
 	}
-	leave := sync.OnceFunc(func() { <-t.all })
-	slow := time.AfterFunc(slowTurn, leave)
+	place, over, moved := t.all, make(chan struct{}), make(chan struct{})
+	move := time.AfterFunc(slowTurn, func() {
+		defer close(moved)
+		select {
+		case t.slow <- struct{}{}:
+			place = t.slow
+			<-t.all
+		case <-over:
+		}
+	})
 	return func() {
-		slow.Stop()
-		leave()
+		if !move.Stop() {
+			close(over)
+			<-moved
+		}
+		<-place
 		<-own
 	}, nil
 }

@@ -82,8 +82,40 @@ func TestSlowTurns(t *testing.T) {
 		for _, give := range gives {
 			give()
 		}
-		if len(turns.all) != 0 || len(turns.peers["a"]) != 0 {
-			t.Errorf("%d turns are taken, of a %d", len(turns.all), len(turns.peers["a"]))
+		if len(turns.all)+len(turns.slow) != 0 || len(turns.peers["a"]) != 0 {
+			t.Errorf("%d and %d turns are taken, of a %d", len(turns.all), len(turns.slow), len(turns.peers["a"]))
+		}
+	})
+}
+
+// However many servers are slow, what goes on at once has a bound in all.
+func TestSlowTurnsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(2, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var gives []func()
+		for i := range 100 {
+			give, err := turns.take(ctx, &peer{addr: fmt.Sprint(i)})
+			if err != nil {
+				break
+			}
+			gives = append(gives, give)
+		}
+		if want := 2 + slowMore*2; len(gives) != want {
+			t.Fatalf("%d at once, want %d", len(gives), want)
+		}
+		gives[0]() // a slow one ends, and a place becomes free for others
+		began := time.Now()
+		give, err := turns.take(t.Context(), &peer{addr: "quick"})
+		if err != nil || time.Since(began) > slowTurn {
+			t.Fatalf("%v after %v", err, time.Since(began))
+		}
+		for _, give := range append(gives[1:], give) {
+			give()
+		}
+		if len(turns.all)+len(turns.slow) != 0 {
+			t.Errorf("%d and %d turns are taken", len(turns.all), len(turns.slow))
 		}
 	})
 }
