@@ -119,7 +119,7 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 	}
 	retry := t.firstRetry
 	for {
-		if left := c.expires.Sub(t.now()); c.held != nil && left > 0 {
+		if left := t.expire(z); left > 0 {
 			wait = min(wait, left) // not to serve it for longer
 		}
 		timer := time.NewTimer(wait)
@@ -160,16 +160,22 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 // under way may take longer than that.
 func (t *transfers) watch(ctx context.Context, z *servedZone) {
 	for {
-		z.mu.Lock()
-		left := z.copy.expires.Sub(t.now())
-		if left <= 0 && z.ref.current.Swap(nil) != nil {
-			t.log.Error("a copy of a zone has expired and is not served any more: no primary has been heard for too long", "zone", nameText(z.name))
-		}
-		z.mu.Unlock()
-		if left <= 0 || !sleep(ctx, left) {
+		if left := t.expire(z); left <= 0 || !sleep(ctx, left) {
 			return
 		}
 	}
+}
+
+// expire takes the copy out of service if it has expired, and returns how long it
+// may be served on.
+func (t *transfers) expire(z *servedZone) (left time.Duration) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	left = z.copy.expires.Sub(t.now())
+	if left <= 0 && z.ref.current.Swap(nil) != nil {
+		t.log.Error("a copy of a zone has expired and is not served any more: no primary has been heard for too long", "zone", nameText(z.name))
+	}
+	return left
 }
 
 // jitter returns up to a quarter less, so that not all zones come at once.
@@ -307,6 +313,9 @@ func (t *transfers) heard(ctx context.Context, z *servedZone, next *zone, deltas
 			z.history.add(d)
 		}
 		next.counters.updates.Add(1)
+	}
+	if !t.now().Before(c.expires) {
+		return // the storage took so long
 	}
 	if z.ref.current.Swap(next) != next && z.all.published != nil {
 		z.all.published(z, nil)

@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,11 +11,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/miekg/dns"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/storage"
 )
 
 // follower serves a copy of example.com, and lets it be transferred on.
@@ -187,6 +190,73 @@ func TestCopyExpiresDuringTransfer(t *testing.T) {
 			close(slowly) // the primary has nothing new
 		}
 	}
+}
+
+// A copy that expires just after a primary was asked in vain is not served until
+// the next time.
+func TestCopyExpiresBetween(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr, z := loneCopy(t, nil)
+		tr.heard(t.Context(), z, newestCopy(t, z), nil, true)
+		z.copy.expires = time.Now().Add(wakePause / 2)
+		z.copy.hurry()
+		ctx, cancel := context.WithCancel(t.Context())
+		tr.running = ctx
+		tr.work.Go(func() { tr.follow(ctx, z) })
+		time.Sleep(2 * wakePause)
+		synctest.Wait()
+		if z.ref.current.Load() != nil {
+			t.Error("an expired copy is served")
+		}
+		cancel()
+		tr.work.Wait()
+	})
+}
+
+// Nor is one that expires while the storage takes it.
+func TestCopyExpiresBeingKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
+		st, err := storage.Open(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		tr, z := loneCopy(t, st)
+		next := newestCopy(t, z)
+		b.now.Store(true)
+		var work sync.WaitGroup
+		work.Go(func() { tr.heard(t.Context(), z, next, nil, true) })
+		time.Sleep(next.soaTimer(soaExpireField) + time.Second)
+		close(b.end)
+		work.Wait()
+		if z.ref.current.Load() != nil {
+			t.Error("an expired copy is served")
+		}
+	})
+}
+
+// loneCopy is a copy of example.com, of which there is nothing yet and that nobody
+// follows. Its primary refuses.
+func loneCopy(t *testing.T, store *storage.Store) (*transfers, *servedZone) {
+	t.Helper()
+	zs := &zones{now: time.Now, store: store, responder: &responder{}, list: map[string]*servedZone{}}
+	zs.responder.zones.Store(newZoneSet(nil))
+	z, err := zs.openCopy(t.Context(), &Zone{Name: "example.com", Primaries: []Peer{{Addr: "127.0.0.1:9"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newTransfers(zs), z
+}
+
+// newestCopy is what a primary may have of example.com.
+func newestCopy(t *testing.T, z *servedZone) *zone {
+	t.Helper()
+	next, err := newCopy(z.name, []record{mustRecord(soaLine(1)), mustRecord("example.com. 300 IN NS ns1.example.com.")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
 }
 
 // An expired copy does not stand in the way of what a primary has now, even
