@@ -28,7 +28,7 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 	}
 	m.aa = true
 	z := first
-	for range maxChain {
+	for i := range maxChain {
 		if !z.answer(m, anyOverTCP) || m.full || m.goesInCircle() {
 			break
 		}
@@ -37,16 +37,31 @@ func (zs *zoneSet) answer(m *message, anyOverTCP bool) *zone {
 		if next == nil {
 			break
 		}
-		if next == ref {
-			continue // with the same version
-		}
+		m.versions[i] = version{ref, z}
 		ref = next
-		if z = ref.current.Load(); z == nil {
+		if z = m.versionOf(ref, i+1); z == nil {
 			break
 		}
 	}
 	m.proveStars()
 	return first
+}
+
+// version is a zone as an answer has seen it first.
+type version struct {
+	of   *zoneRef
+	zone *zone
+}
+
+// versionOf returns what is served of a zone, in the version that is among the
+// first n of the answer if it is there.
+func (m *message) versionOf(ref *zoneRef, n int) *zone {
+	for _, v := range m.versions[:n] {
+		if v.of == ref {
+			return v.zone
+		}
+	}
+	return ref.current.Load()
 }
 
 // goesInCircle reports whether the name that an alias has led to has been asked

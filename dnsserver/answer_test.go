@@ -39,12 +39,17 @@ func TestBackToDNAME(t *testing.T) {
 	}
 }
 
-// An answer is of one version of a zone, whatever changes come meanwhile.
+// An answer is of one version of each zone, whatever changes come meanwhile and
+// whether aliases lead back at once or by way of another zone.
 func TestAnswerOfOneVersion(t *testing.T) {
-	zs, r := openZones(t, nil, Config{Zones: []Zone{{Name: "example.com", File: zoneFile(t, exampleZone+"old DNAME example.com.\n")}}})
-	ref := &zs.sorted()[0].ref
+	zs, r := openZones(t, nil, Config{Zones: []Zone{
+		{Name: "example.com", File: zoneFile(t, exampleZone+"old DNAME example.com.\nother DNAME example.net.\n")},
+		{Name: "example.net", File: zoneFile(t, strings.ReplaceAll(exampleZone, "example.com", "example.net")+"x CNAME other.example.com.\n")},
+	}})
+	ref := &zs.get("\x07example\x03com\x00").ref
 	e := ref.current.Load().change()
 	e.add(&record{"\x03old\x07example\x03com\x00", dns.TypeTXT, 300, "\x01x"})
+	e.add(&record{"\x05other\x07example\x03com\x00", dns.TypeTXT, 300, "\x01x"})
 	versions := []*zone{ref.current.Load(), e.finish()}
 	done := make(chan struct{})
 	var changes sync.WaitGroup
@@ -61,7 +66,9 @@ func TestAnswerOfOneVersion(t *testing.T) {
 		}
 	})
 	for range 5000 {
-		answerTo(t, r, new(dns.Msg).SetQuestion("old.old.example.com.", dns.TypeDNAME), overUDP)
+		for _, name := range []string{"old.old.example.com.", "x.other.example.com."} {
+			answerTo(t, r, new(dns.Msg).SetQuestion(name, dns.TypeDNAME), overUDP)
+		}
 	}
 }
 

@@ -45,8 +45,9 @@ type message struct {
 	targets [64]*node // whose addresses have been added
 	target  int
 
-	hops [maxChain]uint16 // where the names before it are
-	hop  int
+	hops     [maxChain]uint16 // where the names before it are
+	hop      int
+	versions [maxChain]version // of the zones that aliases have led out of
 
 	qtype uint16
 	rcode int
