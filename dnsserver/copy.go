@@ -117,6 +117,10 @@ func (t *transfers) follow(ctx context.Context, z *servedZone) {
 	if c.held != nil { // after a restart not all at once
 		wait = rand.N(2 * time.Second)
 	}
+	if c.size > t.maxCopy {
+		t.log.Warn("the kept copy of a zone is larger than a zone from others may be, so no change will be taken and it will expire: have its primary serve less in it, or move a part to a zone of its own",
+			"zone", nameText(z.name), "octets", c.size, "most", t.maxCopy, "expires", c.expires)
+	}
 	retry := t.firstRetry
 	for {
 		if left := t.expire(z); left > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -352,6 +353,15 @@ func TestCopyGrows(t *testing.T) {
 	}
 	last := z.copy.held.serial()
 	tr, z = open()
+	tr.maxCopy = z.copy.size - 1 // as if it had grown under another version of this program
+	var log strings.Builder
+	tr.log = slog.New(slog.NewTextHandler(&log, nil))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	tr.follow(ended, z)
+	if n := strings.Count(log.String(), "no change will be taken"); n != 1 {
+		t.Errorf("%d warnings:\n%s", n, log.String())
+	}
 	if err := tr.refresh(t.Context(), z); !errors.Is(err, errTransferSize) {
 		t.Errorf("after a restart: %v", err)
 	}
