@@ -186,7 +186,11 @@ func (s *Server) Stop(ctx context.Context) error {
 			return err
 		})
 		if errors.Is(err, grace.ErrHangs) {
-			err = fmt.Errorf("dnsserver: what is new in these zones is not stored: %s: %w", s.contents.unwritten(), err)
+			what := "something is still under way in the storage"
+			if names := s.contents.unwritten(); names != "" {
+				what = "what is new in these zones is not stored: " + names
+			}
+			err = fmt.Errorf("dnsserver: %s: %w", what, err)
 		}
 		r.stopErr = err
 		close(r.stopped)

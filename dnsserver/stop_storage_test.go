@@ -73,3 +73,24 @@ func TestStopStorageHangs(t *testing.T) {
 		}
 	})
 }
+
+// Where it is nothing of a zone that hangs, the error names none.
+func TestStopHangsWithoutZone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{Listen: new(bool), NameServers: []string{"ns1.example.com"}, Zones: []Zone{{Name: "example.com"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		end := make(chan struct{})
+		defer close(end)
+		s.transfers.goes(func(context.Context) { <-end })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Stop(ctx); !errors.Is(err, grace.ErrHangs) || strings.Contains(err.Error(), "zone") {
+			t.Error(err)
+		}
+	})
+}
