@@ -405,8 +405,8 @@ func (zs *zones) reloadZone(ctx context.Context, cfg *Zone, records, defaults []
 	z.mu.Lock() // no change may come in between
 	defer z.mu.Unlock()
 	own := b.edit.serial()
-	// Not zs.store, which is for the next Start, and without a change that was
-	// refused but may be there: the next one is going to take its place.
+	// Without a change that was refused but may be there: the next one is going to
+	// take its place.
 	kept := journal{store: z.journal.store, prefix: z.journal.prefix, before: z.journal.next}
 	if _, _, err := kept.load(ctx, func(s keptSet) {
 		b.edit.replace(b.edit.nodeKey(s.name), newSet(s.rtype, s.ttl, s.data))

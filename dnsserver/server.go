@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 	"github.com/dcrouter/dcrouter/internal/grace"
 )
 
-// ErrRunning is returned by Start when the Server is running or still
+// ErrRunning is returned by Start when the Server is running, starting or still
 // stopping.
 var ErrRunning = errors.New("dnsserver: already running")
 
@@ -42,11 +43,17 @@ type Server struct {
 	messages  sync.Pool // *[]byte, see getMessage
 	reading   [2]sync.Pool
 
-	// start serialises Start and Stop's beginning.
-	start     sync.Mutex
+	start     sync.Mutex // Start's beginning and end, and Stop's beginning
+	starting  *starting  // nil if no Start is under way
 	givenGone bool
 
 	run atomic.Pointer[run] // nil before Start; kept after Stop for Wait
+}
+
+// starting is a Start under way.
+type starting struct {
+	giveUp context.CancelFunc
+	done   chan struct{}
 }
 
 // New makes a Server. It checks the whole configuration and does no I/O; the
@@ -64,7 +71,7 @@ func New(cfg Config, opts ...Option) (*Server, error) {
 	}
 	s.log = s.log.With("component", "dnsserver")
 	s.responder.init(&cfg)
-	s.contents = zones{responder: &s.responder, store: s.opts.store, log: s.log, now: wallClock, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
+	s.contents = zones{responder: &s.responder, log: s.log, now: wallClock, wake: make(chan struct{}, 1), parentDS: s.opts.parentDS}
 	newTransfers(&s.contents).changed = s.opts.zoneChanged
 	if s.transfers.aliases.resolver = s.opts.resolver; s.opts.resolver == nil {
 		s.transfers.aliases.resolver = newStubResolver(cfg.Resolvers)
@@ -119,8 +126,42 @@ func (o *options) check(c *Config) error {
 // limits the start alone. A Server that has stopped can be started again, unless
 // it had sockets of the host's.
 func (s *Server) Start(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	start := &starting{cancel, make(chan struct{})}
+	if err := s.beginStart(start); err != nil {
+		return err
+	}
+	defer s.endStart(start)
+	if err := s.contents.loadAll(ctx, &s.cfg); err != nil {
+		return err
+	}
+	r := newRun(s)
+	if err := r.bind(ctx); err != nil {
+		r.cancel()
+		return err
+	}
 	s.start.Lock()
 	defer s.start.Unlock()
+	if err := ctx.Err(); err != nil { // Stop does not wait any longer
+		r.cancel()
+		r.unbind()
+		return err
+	}
+	s.run.Store(r)
+	r.listen()
+	s.transfers.start()
+	s.transfers.goes(s.contents.upkeep)
+	return nil
+}
+
+// beginStart makes a Start the one under way, if there may be one.
+func (s *Server) beginStart(start *starting) error {
+	s.start.Lock()
+	defer s.start.Unlock()
+	if s.starting != nil {
+		return ErrRunning
+	}
 	if r := s.run.Load(); r != nil {
 		select {
 		case <-r.ended:
@@ -131,18 +172,34 @@ func (s *Server) Start(ctx context.Context) error {
 	if s.givenGone && s.opts.given() {
 		return errGivenClosed
 	}
-	if err := s.contents.loadAll(ctx, &s.cfg); err != nil {
-		return err
+	s.starting = start
+	s.contents.store = s.opts.store
+	return nil
+}
+
+func (s *Server) endStart(start *starting) {
+	s.start.Lock()
+	defer s.start.Unlock()
+	s.starting = nil
+	close(start.done)
+}
+
+// awaitStart waits for the end of a Start that is under way, and gives up on it when
+// ctx ends. s.start is held before and after.
+func (s *Server) awaitStart(ctx context.Context) error {
+	for s.starting != nil {
+		done := s.starting.done
+		s.start.Unlock()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+		s.start.Lock()
+		if err := ctx.Err(); err != nil && s.starting != nil {
+			s.starting.giveUp()
+			return err
+		}
 	}
-	r := newRun(s)
-	if err := r.bind(ctx); err != nil {
-		r.cancel()
-		return err
-	}
-	s.run.Store(r)
-	r.listen()
-	s.transfers.start()
-	s.transfers.goes(s.contents.upkeep)
 	return nil
 }
 
@@ -159,9 +216,11 @@ func (s *Server) current() *run {
 // ctx's error. Afterwards the sockets of the host are closed, and no goroutine of
 // the Server is left, unless the storage hangs: what waits for it is given up
 // 12 s after the end of ctx, with an error that says which zones it is about. It
-// may be called at any time, also several times at once.
+// may be called at any time, also several times at once. It waits for a Start that
+// is under way; if ctx ends before, that Start fails.
 func (s *Server) Stop(ctx context.Context) error {
-	s.start.Lock() // a Start under way is brought to its end
+	s.start.Lock()
+	startErr := s.awaitStart(ctx)
 	r := s.run.Load()
 	first := r != nil && r.beginStop()
 	if !s.givenGone {
@@ -172,7 +231,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	s.start.Unlock()
 	if r == nil {
-		return nil
+		return startErr
 	}
 	if first {
 		patience, end := context.WithCancel(ctx)
@@ -203,7 +262,7 @@ func (s *Server) Stop(ctx context.Context) error {
 		r.cut()
 		<-r.stopped
 	}
-	return r.stopErr
+	return cmp.Or(startErr, r.stopErr)
 }
 
 // lastWrites is how long the storage may take with what is under way when the

@@ -87,15 +87,19 @@ func (r *run) bind(ctx context.Context) error {
 	if err == nil {
 		err = ctx.Err()
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		r.unbind()
 	}
+	return err
+}
+
+// unbind takes back what bind has done.
+func (r *run) unbind() {
 	if r.s.opts.given() { // the host's stay open: it may try again
 		r.packets = r.packets[len(r.s.opts.packetConns):]
 		r.streams = r.streams[len(r.s.opts.listeners):]
 	}
 	r.closeSockets()
-	return err
 }
 
 // bindPlain opens what DNS over UDP and TCP takes, of one port, or takes what

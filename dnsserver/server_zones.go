@@ -36,7 +36,7 @@ func (s *Server) Derive(ctx context.Context, tx *Tx) error { return s.contents.d
 func (s *Server) UseStorage(store *storage.Store) {
 	s.start.Lock()
 	defer s.start.Unlock()
-	s.contents.store = store
+	s.opts.store = store
 }
 
 // ZoneInfo is what a zone is like.

@@ -94,3 +94,55 @@ func TestStopHangsWithoutZone(t *testing.T) {
 		}
 	})
 }
+
+// mute is a backend that reads nothing until the end of the test.
+type mute struct {
+	storage.Backend
+	end chan struct{}
+}
+
+func (b *mute) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, "dns/") {
+		<-b.end
+	}
+	return b.Backend.Get(ctx, key)
+}
+
+// A Start that waits for a storage that hangs holds Stop up for its time only, and
+// fails then.
+func TestStopWhileStartHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &mute{storage.Memory(), make(chan struct{})}
+		st, err := storage.Open(t.Context(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer st.Close()
+		s, err := New(Config{Listen: new(bool), NameServers: []string{"ns1.example.com"}, Zones: []Zone{{Name: "example.com"}}}, WithStorage(st))
+		if err != nil {
+			t.Fatal(err)
+		}
+		started := make(chan error, 1)
+		go func() { started <- s.Start(t.Context()) }()
+		synctest.Wait()
+		if err := s.Start(t.Context()); !errors.Is(err, ErrRunning) {
+			t.Errorf("another start: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := s.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		close(b.end)
+		if err := <-started; err == nil {
+			t.Errorf("the start that was given up: %v", err)
+		}
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
