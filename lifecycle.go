@@ -38,25 +38,6 @@ func (r *Router) begin(ctx context.Context) (context.Context, *underWay, error) 
 	return ctx, u, nil
 }
 
-// startAlone is start when nothing else is under way. If a Stop has not waited for
-// its end, it stops what has started.
-func (r *Router) startAlone(ctx context.Context) (err error) {
-	ctx, u, err := r.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		late := !r.finish(u)
-		if late {
-			err = errors.Join(err, r.end(ctx))
-		}
-		if late || err != nil && context.Cause(ctx) == errStopCalled {
-			err = errors.Join(errStopCalled, err)
-		}
-	}()
-	return r.start(ctx, u)
-}
-
 // note says what a Start is at.
 func (r *Router) note(u *underWay, at string) {
 	r.mu.Lock()

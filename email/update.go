@@ -2,8 +2,6 @@ package email
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,11 +18,8 @@ const routesKey = "email/routes.json"
 
 // storedRoutes is the value at routesKey.
 type storedRoutes struct {
-	// From identifies the Config's routes that were in force before, by their hash.
-	// Given are these themselves: after an upgrade they may have another hash.
-	From   string          `json:"from"`
-	Given  json.RawMessage `json:"given,omitempty"`
-	Routes json.RawMessage `json:"routes"`
+	conf.Origin                 // the Config's routes that were in force before
+	Routes      json.RawMessage `json:"routes"`
 }
 
 // routeList gives routes the form of a configuration.
@@ -63,7 +58,7 @@ func (s *Server) UpdateRoutes(ctx context.Context, routes []Route) error {
 		if err != nil {
 			return err
 		}
-		value, err := json.Marshal(storedRoutes{identity(s.configured), s.configured, text})
+		value, err := json.Marshal(storedRoutes{conf.Origin{Given: s.configured}, text})
 		if err != nil {
 			return err
 		}
@@ -105,7 +100,7 @@ func (s *Server) loadRoutes(ctx context.Context) error {
 	if err == nil {
 		err = json.Unmarshal(value, &stored)
 	}
-	if err == nil && stored.From != identity(s.configured) && !conf.Same[routeList](stored.Given, s.configured) {
+	if err == nil && !conf.IsFrom[routeList](stored.Origin, s.configured) {
 		s.log.Info("the configured routes are new, so the stored ones are not used")
 		return nil
 	}
@@ -120,11 +115,6 @@ func (s *Server) loadRoutes(ctx context.Context) error {
 	}
 	s.routes.Store(compileRoutes(list.Routes, s.forwards()))
 	return nil
-}
-
-func identity(routes json.RawMessage) string {
-	sum := sha256.Sum256(routes)
-	return hex.EncodeToString(sum[:])
 }
 
 // cloneRoutes copies routes so that the host may change its own.

@@ -151,8 +151,8 @@ func (h *history) start(over context.Context) {
 // isGiven reports whether the host is started with what it was when head was
 // written, maybe by a version of the program that writes it otherwise.
 func (h *history) isGiven(ctx context.Context, head *headRecord) bool {
-	if head.Base == h.hash(h.given) {
-		return true
+	if head.Given == nil {
+		return head.Base == h.hash(h.given)
 	}
 	before, err := h.source.Parse(ctx, head.Given, head.Given)
 	return err == nil && bytes.Equal(before, h.given)
@@ -178,7 +178,7 @@ func (h *history) renew(ctx context.Context, version *versionRecord) {
 
 // head says that a version is in force, and confirmed.
 func (h *history) head(version int) headRecord {
-	head := headRecord{Current: version, Confirmed: version, Base: h.hash(h.given), Given: h.given, Changed: h.v.head.Changed}
+	head := headRecord{Current: version, Confirmed: version, Given: h.given, Changed: h.v.head.Changed}
 	if r, ok := h.v.find(version); ok {
 		head.Made = r.Time
 	}

@@ -47,10 +47,10 @@ type headRecord struct {
 	// Made is when the confirmed one was made: with another time it is one that was
 	// refused, whose write came late and took the number.
 	Made time.Time `json:"made,omitzero"`
-	// Base is the hash of what the host was started with when the version was
-	// made. Given is that itself: after an upgrade it may have another hash.
-	Base  string          `json:"base"`
+	// Given is what the host was started with when the version was made. Base is its
+	// hash, which there was in place of it before.
 	Given json.RawMessage `json:"given,omitempty"`
+	Base  string          `json:"base,omitempty"`
 	// Changed is set once something was changed through the API since the host was
 	// started with that, for good.
 	Changed bool `json:"changed,omitempty"`

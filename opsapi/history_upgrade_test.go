@@ -32,7 +32,6 @@ func TestConfigurationOutlastsUpgrade(t *testing.T) {
 	}
 	head := x.v.head
 	head.Given = rewrite(head.Given)
-	head.Base = x.hash(head.Given)
 	if err := x.v.setHead(t.Context(), head); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +54,7 @@ func TestConfigurationOutlastsRestartByHash(t *testing.T) {
 	}
 	x.close()
 	head := x.v.head
-	head.Given = nil
+	head.Given, head.Base = nil, x.hash(head.Given)
 	if err := x.v.setHead(t.Context(), head); err != nil {
 		t.Fatal(err)
 	}

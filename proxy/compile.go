@@ -293,7 +293,7 @@ func (a *assembly) balancer(r, old *route) (*balancer, error) {
 		t.round = a.round
 		e := entry{target: t, weight: max(cfg.Weight, 1), portFunc: cfg.PortFunc}
 		if check := act.LoadBalancing.HealthCheck; check != nil {
-			e.health = a.health(t, check.withDefaults(), r.ownName())
+			e.health = a.health(t, check.withDefaults(), r.checkName())
 		}
 		if breaker := act.LoadBalancing.CircuitBreaker; breaker != nil {
 			e.circuit = a.circuit(t, breaker.settings())

@@ -103,10 +103,10 @@ func (r *route) names(name string) bool {
 	return ok && (slices.Contains(r.domains, domain{exactDomain, name}) || fixed == name)
 }
 
-// ownName is the name that the route asks a target for where no client does: the
+// checkName is the name that the route asks a target for where no client does: the
 // host that it sets, or else the first of its domains that is one name. It is ""
 // if there is none.
-func (r *route) ownName() string {
+func (r *route) checkName() string {
 	isName := func(host string) bool { _, err := netip.ParseAddr(host); return err != nil }
 	if set := r.requestEdits.set.Get("Host"); set != "" {
 		if host, ok := canonicalHost(set); ok && isName(host) {

@@ -2,8 +2,6 @@ package radius
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -223,17 +221,8 @@ const policyKey = "radius/policy.json"
 
 // storedPolicy is how it is stored: as text, so that its secrets are in it.
 type storedPolicy struct {
-	// From identifies the Config's policy that was in force before, by its hash.
-	// Given is that itself: after an upgrade it may have another hash.
-	From   string          `json:"from"`
-	Given  json.RawMessage `json:"given,omitempty"`
-	Policy json.RawMessage `json:"policy"`
-}
-
-// identity names a policy by its contents.
-func identity(policy json.RawMessage) string {
-	sum := sha256.Sum256(policy)
-	return hex.EncodeToString(sum[:])
+	conf.Origin                 // the Config's policy that was in force before
+	Policy      json.RawMessage `json:"policy"`
 }
 
 func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, error)) error {
@@ -260,7 +249,7 @@ func (s *Server) editPolicy(ctx context.Context, edit func(Policy) (Policy, erro
 		if err != nil {
 			return err
 		}
-		value, err := json.Marshal(storedPolicy{identity(s.configured), s.configured, text})
+		value, err := json.Marshal(storedPolicy{conf.Origin{Given: s.configured}, text})
 		if err != nil {
 			return err
 		}
@@ -294,7 +283,7 @@ func (s *Server) loadPolicy(ctx context.Context) error {
 	if err == nil {
 		err = json.Unmarshal(value, &stored)
 	}
-	if err == nil && stored.From != identity(s.configured) && !conf.Same[Policy](stored.Given, s.configured) {
+	if err == nil && !conf.IsFrom[Policy](stored.Origin, s.configured) {
 		s.log.Info("the configured policy is new, so the stored one is not used")
 		return nil
 	}

@@ -1,6 +1,31 @@
 package conf
 
-import "testing"
+import (
+	"crypto/sha256"
+	"fmt"
+	"testing"
+)
+
+func TestIsFrom(t *testing.T) {
+	type outer struct {
+		Name string `json:"name"`
+	}
+	doc := []byte(`{"name":"a"}`)
+	for _, test := range []struct {
+		from Origin
+		want bool
+	}{
+		{Origin{Given: []byte(`{ "name": "a" }`)}, true},
+		{Origin{Given: []byte(`{"name":"b"}`)}, false},
+		{Origin{Hash: "00"}, false},
+		{Origin{Hash: fmt.Sprintf("%x", sha256.Sum256(doc))}, true},
+		{Origin{}, false},
+	} {
+		if IsFrom[outer](test.from, doc) != test.want {
+			t.Errorf("%+v: want %t", test.from, test.want)
+		}
+	}
+}
 
 func TestSame(t *testing.T) {
 	type inner struct {
