@@ -36,6 +36,12 @@ func everyLive(t *testing.T) dcrouter.Config {
 	}
 }
 
+// startIn starts a Router that keeps what it has in a folder.
+func startIn(t *testing.T, folder string, cfg dcrouter.Config) *dcrouter.Router {
+	t.Helper()
+	return start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+}
+
 // changeAll changes all of everyLive to something with "changed" in it.
 func changeAll(o *operator, confirmWithin int) {
 	o.t.Helper()
@@ -61,12 +67,12 @@ func wantChanged(o *operator, n int) {
 func TestUnconfirmedChangeDoesNotOutlastRestart(t *testing.T) {
 	testenv.Goroutines(t)
 	cfg, folder := everyLive(t), t.TempDir()
-	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r := startIn(t, folder, cfg)
 	o := signIn(t, r)
 	changeAll(o, 600)
 	wantChanged(o, 3)
 	stop(t, r)
-	again := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	again := startIn(t, folder, cfg)
 	o = signIn(t, again)
 	wantChanged(o, 0)
 	var history struct {
@@ -101,18 +107,18 @@ func TestUnconfirmedChangeDoesNotOutlastRestart(t *testing.T) {
 	}
 	changeAll(o, 0)
 	stop(t, again)
-	again = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	again = startIn(t, folder, cfg)
 	wantChanged(signIn(t, again), 3)
 }
 
 // Another configuration replaces all that was changed through the API.
 func TestNewConfigurationReplacesAllChanges(t *testing.T) {
 	cfg, folder := everyLive(t), t.TempDir()
-	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r := startIn(t, folder, cfg)
 	changeAll(signIn(t, r), 0)
 	stop(t, r)
 	cfg.Proxy.MaxConnections = 100
-	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r = startIn(t, folder, cfg)
 	wantChanged(signIn(t, r), 0)
 }
 
@@ -121,7 +127,7 @@ func TestNewConfigurationReplacesAllChanges(t *testing.T) {
 func TestNewConfigurationReplacesChangesBeforeOthers(t *testing.T) {
 	for _, seen := range []bool{true, false} {
 		cfg, folder := everyLive(t), t.TempDir()
-		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		r := startIn(t, folder, cfg)
 		o := signIn(t, r)
 		changeAll(o, 0)
 		if err := r.UpdateRoutes(t.Context(), cfg.Proxy.Routes); err != nil {
@@ -132,7 +138,7 @@ func TestNewConfigurationReplacesChangesBeforeOthers(t *testing.T) {
 		}
 		stop(t, r)
 		cfg.Proxy.MaxConnections = 100
-		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		r = startIn(t, folder, cfg)
 		wantChanged(signIn(t, r), 0)
 	}
 }
@@ -142,7 +148,7 @@ func TestNewConfigurationReplacesChangesBeforeOthers(t *testing.T) {
 func TestAllChangesOutlastRestart(t *testing.T) {
 	for _, seen := range []bool{true, false} {
 		cfg, folder := everyLive(t), t.TempDir()
-		r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		r := startIn(t, folder, cfg)
 		o := signIn(t, r)
 		changeAll(o, 0)
 		rules := r.Email().Routes()
@@ -155,7 +161,7 @@ func TestAllChangesOutlastRestart(t *testing.T) {
 		}
 		for range 2 {
 			stop(t, r)
-			r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+			r = startIn(t, folder, cfg)
 			wantChanged(signIn(t, r), 2)
 			if name := r.Email().Routes()[0].Name; name != "by the program" {
 				t.Errorf("the route of mail is %q", name)
@@ -243,7 +249,7 @@ func TestUnconfirmedChangeServesNobodyAtTheStart(t *testing.T) {
 // Nor does it stay when the operations API is taken away.
 func TestUnconfirmedChangeGoesWithTheAPI(t *testing.T) {
 	cfg, folder := everyLive(t), t.TempDir()
-	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r := startIn(t, folder, cfg)
 	changeAll(signIn(t, r), 600)
 	stop(t, r)
 	without := cfg
@@ -255,18 +261,18 @@ func TestUnconfirmedChangeGoesWithTheAPI(t *testing.T) {
 		}
 		stop(t, r)
 	}
-	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r = startIn(t, folder, cfg)
 	wantChanged(signIn(t, r), 0)
 }
 
 // What code changes without the API stays as ever.
 func TestChangesByCodeOutlastTheAPI(t *testing.T) {
 	cfg, folder := everyLive(t), t.TempDir()
-	r := start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r := startIn(t, folder, cfg)
 	changeAll(signIn(t, r), 0)
 	stop(t, r)
 	cfg.Ops = nil
-	r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+	r = startIn(t, folder, cfg)
 	rules := r.Email().Routes()
 	if rules[0].Name != "before" {
 		t.Errorf("the route of mail is %q: with another configuration, that is in force", rules[0].Name)
@@ -277,7 +283,7 @@ func TestChangesByCodeOutlastTheAPI(t *testing.T) {
 	}
 	for range 2 {
 		stop(t, r)
-		r = start(t, dcrouter.WithConfig(cfg), dcrouter.WithStorage(storage.Dir(folder)))
+		r = startIn(t, folder, cfg)
 		if name := r.Email().Routes()[0].Name; name != "by the program" {
 			t.Errorf("the route of mail is %q", name)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
+	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -217,19 +218,14 @@ func TestCopyExpiresBetween(t *testing.T) {
 // Nor is one that expires while the storage takes it.
 func TestCopyExpiresBeingKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
-		st, err := storage.Open(t.Context(), b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer st.Close()
+		b, st := teststore.OpenStuck(t)
 		tr, z := loneCopy(t, st)
 		next := newestCopy(t, z)
-		b.now.Store(true)
+		b.Stick()
 		var work sync.WaitGroup
 		work.Go(func() { tr.heard(t.Context(), z, next, nil, true) })
 		time.Sleep(next.soaTimer(soaExpireField) + time.Second)
-		close(b.end)
+		b.Free()
 		work.Wait()
 		if z.ref.current.Load() != nil {
 			t.Error("an expired copy is served")

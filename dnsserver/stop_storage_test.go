@@ -4,40 +4,20 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/grace"
+	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
 	"github.com/dcrouter/dcrouter/storage"
 )
-
-// stuck is a backend that writes nothing more from some moment on, until the end
-// of the test.
-type stuck struct {
-	storage.Backend
-	now atomic.Bool
-	end chan struct{}
-}
-
-func (b *stuck) Put(ctx context.Context, key string, value []byte) error {
-	if b.now.Load() {
-		<-b.end
-	}
-	return b.Backend.Put(ctx, key, value)
-}
 
 // A storage that hangs, whatever it is told, holds Stop up for a while only, and
 // what is not stored is told.
 func TestStopStorageHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
-		st, err := storage.Open(t.Context(), b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer st.Close()
+		b, st := teststore.OpenStuck(t)
 		s, err := New(Config{Listen: new(bool), NameServers: []string{"ns1.example.com"}, Zones: []Zone{
 			{Name: "example.com", DNSSEC: &DNSSEC{}}, {Name: "example.org"},
 		}}, WithStorage(st))
@@ -47,7 +27,7 @@ func TestStopStorageHangs(t *testing.T) {
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		b.now.Store(true)
+		b.Stick()
 		time.Sleep(20 * 24 * time.Hour) // now the zone is being signed anew
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -62,9 +42,8 @@ func TestStopStorageHangs(t *testing.T) {
 		if err := s.Start(t.Context()); !errors.Is(err, ErrRunning) {
 			t.Errorf("a start while the storage hangs: %v", err)
 		}
-		close(b.end)
+		b.Free()
 		synctest.Wait()
-		b.now.Store(false)
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}

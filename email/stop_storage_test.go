@@ -13,36 +13,13 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/storage"
+	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
 )
-
-// stuck is a backend that writes nothing more from some moment on, until the end
-// of the test.
-type stuck struct {
-	storage.Backend
-	now   atomic.Bool
-	waits atomic.Int32
-	end   chan struct{}
-}
-
-func (b *stuck) Put(ctx context.Context, key string, value []byte) error {
-	if b.now.Load() {
-		b.waits.Add(1)
-		<-b.end
-	}
-	return b.Backend.Put(ctx, key, value)
-}
 
 // A storage that hangs, whatever it is told, holds Stop up for a while only.
 func TestStopStorageHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
-		st, err := storage.Open(t.Context(), b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer st.Close()
-		defer close(b.end)
+		b, st := teststore.OpenStuck(t)
 		cfg := Config{UseSocketHandler: true, Ports: Ports(0), Hostname: "mx.example.com", Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes}
 		cfg.Defaults.DKIM.KeySize = 1024
 		s, err := New(cfg, WithStorage(st), WithMailbox(newMailbox(nil).take), WithResolver(noDNS{}))
@@ -52,7 +29,7 @@ func TestStopStorageHangs(t *testing.T) {
 		if err := s.Start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		b.now.Store(true)
+		b.Stick()
 		if err := s.Suppressions().Add(Suppression{Address: "a@example.org", Reason: SuppressedUnsubscribe}); err != nil {
 			t.Fatal(err)
 		}
@@ -110,26 +87,20 @@ func TestStopSessionHangs(t *testing.T) {
 
 // What is asked for metrics does not wait for a Start whose storage does not answer.
 func TestStatsWhileStartHangs(t *testing.T) {
-	b := &stuck{Backend: storage.Memory(), end: make(chan struct{})}
-	st, err := storage.Open(t.Context(), b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
+	b, st := teststore.OpenStuck(t)
 	cfg := Config{UseSocketHandler: true, Ports: Ports(0), Hostname: "mx.example.com", Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes}
 	cfg.Defaults.DKIM.KeySize = 1024
 	s, err := New(cfg, WithStorage(st), WithMailbox(newMailbox(nil).take), WithResolver(noDNS{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.now.Store(true)
+	b.Stick()
 	started := make(chan error, 1)
 	go func() { started <- s.Start(t.Context()) }()
-	waitFor(t, func() bool { return b.waits.Load() > 0 })
+	testenv.Receive(t, b.Hung())
 	s.Stats()
 	s.Addrs()
-	b.now.Store(false)
-	close(b.end)
+	b.Free()
 	if err := testenv.Receive(t, started); err != nil {
 		t.Error(err)
 	}

@@ -574,9 +574,10 @@ func (f forgetful) Apply(ctx context.Context, doc json.RawMessage) error {
 	return f.host.Apply(ctx, doc)
 }
 
-// A full disk does not keep a host from starting.
-func TestStartOnAFullDisk(t *testing.T) {
-	var full atomic.Bool
+// openDisk opens a storage that takes nothing more while full is set.
+func openDisk(t *testing.T) (full *atomic.Bool, store *storage.Store) {
+	t.Helper()
+	full = new(atomic.Bool)
 	backend := storage.Memory()
 	store, err := storage.Open(t.Context(), storage.Funcs(backend.Get, func(ctx context.Context, key string, value []byte) error {
 		if full.Load() {
@@ -587,7 +588,13 @@ func TestStartOnAFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	t.Cleanup(func() { store.Close() })
+	return full, store
+}
+
+// A full disk does not keep a host from starting.
+func TestStartOnAFullDisk(t *testing.T) {
+	full, store := openDisk(t)
 	h, clock := newHost(), testenv.NewClock(time.Now())
 	open := func() *desk { return openDesk(t, h, store, WithClock(clock.Now)) }
 	d := open()

@@ -8,8 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/dcrouter/dcrouter/storage"
 )
 
 // halfway is a host that stops half way when it applies something, so many times.
@@ -154,18 +152,7 @@ func TestRefusedChangeThatStopsHalfWay(t *testing.T) {
 // A change that is taken back but cannot be noted is noted later.
 func TestRevertThatCannotBeStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var full atomic.Bool
-		backend := storage.Memory()
-		store, err := storage.Open(t.Context(), storage.Funcs(backend.Get, func(ctx context.Context, key string, value []byte) error {
-			if full.Load() {
-				return errors.New("no space left on device")
-			}
-			return backend.Put(ctx, key, value)
-		}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer store.Close()
+		full, store := openDisk(t)
 		h := newHost()
 		x := openHistory(t, h, store)
 		pending, err := x.apply(t.Context(), greetChange(h, "pending", time.Minute))

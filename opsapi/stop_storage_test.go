@@ -6,32 +6,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/storage"
+	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
 )
-
-// hanging is a storage that does not answer any more, whatever the context says.
-type hanging struct {
-	storage.Backend
-	now  atomic.Bool
-	once sync.Once
-	hung chan struct{}
-	end  chan struct{}
-}
-
-func (h *hanging) Put(ctx context.Context, key string, value []byte) error {
-	if h.now.Load() {
-		h.once.Do(func() { close(h.hung) })
-		<-h.end
-	}
-	return h.Backend.Put(ctx, key, value)
-}
 
 // Stop comes to an end though the storage does not answer, and says what may be
 // missing.
@@ -48,11 +29,7 @@ func TestStopWithAHangingStorage(t *testing.T) {
 		}, "what the host has changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			backend := &hanging{Backend: storage.Memory(), hung: make(chan struct{}), end: make(chan struct{})}
-			store, err := storage.Open(t.Context(), bare{backend})
-			if err != nil {
-				t.Fatal(err)
-			}
+			backend, store := teststore.OpenStuck(t)
 			h := newHost()
 			s, err := New(testConfig(), WithStorage(store), WithConfiguration(h))
 			if err != nil {
@@ -77,14 +54,14 @@ func TestStopWithAHangingStorage(t *testing.T) {
 			if text := post(token, "updateConfiguration", `{"configuration":{"greeting":"hello"}}`); !strings.Contains(text, `"version":2`) {
 				t.Fatal(text)
 			}
-			backend.now.Store(true)
+			backend.Stick()
 			ended := make(chan struct{})
 			c.begin(h, func() {
 				defer close(ended)
 				post(token, "updateConfiguration", `{"configuration":{"greeting":"lost"}}`)
 			})
 			if c.want == "updateConfiguration" {
-				testenv.Receive(t, backend.hung)
+				testenv.Receive(t, backend.Hung())
 			} else {
 				close(ended)
 			}
@@ -100,7 +77,7 @@ func TestStopWithAHangingStorage(t *testing.T) {
 			if err := testenv.Receive(t, stopped); !errors.Is(err, grace.ErrHangs) || !errors.Is(err, want) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Stop: %v", err)
 			}
-			close(backend.end)
+			backend.Free()
 			testenv.Receive(t, ended)
 		})
 	}

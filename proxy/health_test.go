@@ -636,19 +636,3 @@ func TestRequestsAreNotSentTwice(t *testing.T) {
 		t.Error("the target that breaks off was never met")
 	}
 }
-
-// A certificate for another of the route's names is no reason to give a target up,
-// where it has one for who asks for no name.
-func TestHealthCheckWithOtherCertificate(t *testing.T) {
-	t.Parallel()
-	files, pool := tlsFiles(t, "a.test", "*.b.test")
-	settings := *files
-	target := tlsUpstream(t, files.Certificate.CertPath, files.Certificate.KeyPath)
-	settings.Mode, settings.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
-	r := checked(tlsRoute("r", &settings, forwardTo(target), "b.test", "*.b.test"), HealthCheck{Interval: 5 * time.Millisecond, UnhealthyAfter: 1, HealthyAfter: 1})
-	p := startBare(t, Config{Routes: []Route{r}})
-	time.Sleep(50 * time.Millisecond) // some probes
-	if status, _ := get(t, client(t, addr(t, p, 0), pool), "https://x.b.test/"); status != 200 {
-		t.Errorf("%d, %+v", status, p.Stats().Targets)
-	}
-}

@@ -12,8 +12,24 @@ import (
 	"github.com/dcrouter/dcrouter/internal/testenv"
 )
 
-// What is expected of a target by its address is the name that a client asks for,
-// and of a check that of the route.
+// probedTLS is a server with TLS that counts connections.
+func probedTLS(t *testing.T, handler http.HandlerFunc, config *tls.Config) (Target, *atomic.Int64) {
+	probes := new(atomic.Int64)
+	s := httptest.NewUnstartedServer(handler)
+	s.TLS, s.EnableHTTP2 = config, true
+	s.Config.ErrorLog = newNetLog(testLogger(t))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			probes.Add(1)
+		}
+	}
+	s.StartTLS()
+	closeAfter(t, s)
+	return targetOf(s.Listener.Addr()), probes
+}
+
+// What is expected of a target by its address is the name that a client asks for. The
+// check asks for none, so any certificate of the authority will do.
 func TestHealthCheckOfTLS(t *testing.T) {
 	t.Parallel()
 	files, pool := tlsFiles(t, "a.test")
@@ -36,18 +52,7 @@ func TestHealthCheckOfTLS(t *testing.T) {
 		for _, protocol := range []string{HTTP1, H2} {
 			for _, path := range []string{"", "/health"} {
 				t.Run(test.name+" "+protocol+" "+path, func(t *testing.T) {
-					var probes atomic.Int64
-					s := httptest.NewUnstartedServer(says("ok"))
-					s.TLS, s.EnableHTTP2 = &tls.Config{Certificates: []tls.Certificate{pair}}, true
-					s.Config.ErrorLog = newNetLog(testLogger(t))
-					s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-						if state == http.StateNew {
-							probes.Add(1)
-						}
-					}
-					s.StartTLS()
-					closeAfter(t, s)
-					target := targetOf(s.Listener.Addr())
+					target, probes := probedTLS(t, says("ok"), &tls.Config{Certificates: []tls.Certificate{pair}})
 					settings := *files
 					settings.Mode, settings.Upstream = TerminateAndReencrypt, test.up
 					r := checked(tlsRoute("r", &settings, forwardTo(target), "a.test"), HealthCheck{Path: path, Interval: 5 * time.Millisecond, UnhealthyAfter: 1, HealthyAfter: 1})
@@ -70,8 +75,8 @@ func TestHealthCheckOfTLS(t *testing.T) {
 	}
 }
 
-// A server that knows nobody without his name is healthy by the name that the route
-// has for it, and by no other.
+// A server that knows nobody without a name is healthy by the one that the route has
+// for it, and by no other.
 func TestHealthCheckAsksForName(t *testing.T) {
 	t.Parallel()
 	files, _ := tlsFiles(t, "a.test")
@@ -93,27 +98,16 @@ func TestHealthCheckAsksForName(t *testing.T) {
 		for _, protocol := range []string{HTTP1, H2} {
 			for _, path := range []string{"", "/health"} {
 				t.Run(test.name+" "+protocol+" "+path, func(t *testing.T) {
-					var probes atomic.Int64
-					s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					target, probes := probedTLS(t, func(w http.ResponseWriter, r *http.Request) {
 						if host, _ := canonicalHost(r.Host); host != "a.test" {
 							w.WriteHeader(http.StatusMisdirectedRequest)
 						}
-					}))
-					s.TLS, s.EnableHTTP2 = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+					}, &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 						if hello.ServerName != "a.test" {
 							return nil, errUnknownName
 						}
 						return &pair, nil
-					}}, true
-					s.Config.ErrorLog = newNetLog(testLogger(t))
-					s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-						if state == http.StateNew {
-							probes.Add(1)
-						}
-					}
-					s.StartTLS()
-					closeAfter(t, s)
-					target := targetOf(s.Listener.Addr())
+					}})
 					settings := *files
 					settings.Mode, settings.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
 					r := checked(tlsRoute("r", &settings, forwardTo(target), test.domains...), HealthCheck{Path: path, Interval: 5 * time.Millisecond, UnhealthyAfter: 1, HealthyAfter: 1})
@@ -132,5 +126,25 @@ func TestHealthCheckAsksForName(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// A certificate for another of the route's names is no reason to give a target up,
+// where it has one for who asks for no name.
+func TestHealthCheckWithOtherCertificate(t *testing.T) {
+	t.Parallel()
+	files, pool := tlsFiles(t, "a.test", "*.b.test")
+	pair, err := tls.LoadX509KeyPair(files.Certificate.CertPath, files.Certificate.KeyPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, probes := probedTLS(t, says("ok"), &tls.Config{Certificates: []tls.Certificate{pair}})
+	settings := *files
+	settings.Mode, settings.Upstream = TerminateAndReencrypt, UpstreamTLS{CAPath: files.Certificate.CertPath}
+	r := checked(tlsRoute("r", &settings, forwardTo(target), "b.test", "*.b.test"), HealthCheck{Interval: 5 * time.Millisecond, UnhealthyAfter: 1, HealthyAfter: 1})
+	p := startBare(t, Config{Routes: []Route{r}})
+	eventually(t, "it is probed", func() bool { return probes.Load() > 2 })
+	if status, _ := get(t, client(t, addr(t, p, 0), pool), "https://x.b.test/"); status != 200 {
+		t.Errorf("%d, %+v", status, p.Stats().Targets)
 	}
 }

@@ -16,40 +16,50 @@ import (
 	"github.com/dcrouter/dcrouter/storage"
 )
 
+// lateBackend gives up the first write to a key with the prefix, which late has come
+// through.
+type lateBackend struct {
+	storage.Backend
+	prefix string
+	late   func() error
+}
+
+func (b *lateBackend) Put(ctx context.Context, key string, value []byte) error {
+	if b.late != nil || !strings.HasPrefix(key, b.prefix) {
+		return b.Backend.Put(ctx, key, value)
+	}
+	value = slices.Clone(value)
+	b.late = func() error { return b.Backend.Put(context.Background(), key, value) }
+	return errors.New("it takes too long")
+}
+
+// again stops a Server and starts it.
+func again(t *testing.T, s *Server) {
+	t.Helper()
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A write that the storage has given up may come through later. It replaces no
 // record that was acknowledged meanwhile, also by a Server that was started anew.
 func TestLateWriteToTheJournal(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprint("restart=", restart), func(t *testing.T) {
-			memory := storage.Memory()
-			var late func() error
-			backend := &putBackend{memory, func(ctx context.Context, key string, value []byte) error {
-				if late == nil && strings.HasPrefix(key, journalPrefix) {
-					value = slices.Clone(value)
-					late = func() error { return memory.Put(context.Background(), key, value) }
-					return errors.New("it takes too long")
-				}
-				return memory.Put(ctx, key, value)
-			}}
+			backend := &lateBackend{Backend: storage.Memory(), prefix: journalPrefix}
 			s := startServer(t, Config{}, WithStorage(openStore(t, backend)))
-			again := func() {
-				t.Helper()
-				if err := s.Stop(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if err := s.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
 			silence(t, s, dialServer(t, acctAddr(s)), acct(StatusStart, "lost").encode(t), accountingFailed)
 			if restart {
-				again()
+				again(t, s)
 			}
 			ask(t, acctAddr(s), acct(StatusStart, "kept").encode(t), testSecret)
-			if err := late(); err != nil {
+			if err := backend.late(); err != nil {
 				t.Fatal(err)
 			}
-			again()
+			again(t, s)
 			if got := openSessions(s); !slices.Contains(got, "kept") {
 				t.Errorf("open are %v, without the one that was acknowledged", got)
 			}
@@ -61,27 +71,9 @@ func TestLateWriteToTheJournal(t *testing.T) {
 func TestLateWriteToTheState(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprint("restart=", restart), func(t *testing.T) {
-			memory := storage.Memory()
-			var late func() error
-			backend := &putBackend{memory, func(ctx context.Context, key string, value []byte) error {
-				if late == nil && strings.HasPrefix(key, statePrefix) {
-					value = slices.Clone(value)
-					late = func() error { return memory.Put(context.Background(), key, value) }
-					return errors.New("it takes too long")
-				}
-				return memory.Put(ctx, key, value)
-			}}
+			backend := &lateBackend{Backend: storage.Memory(), prefix: statePrefix}
 			store := openStore(t, backend)
 			s := startServer(t, Config{}, WithStorage(store))
-			again := func() {
-				t.Helper()
-				if err := s.Stop(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				if err := s.Start(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
 			record := func(octets uint32) {
 				t.Helper()
 				ask(t, acctAddr(s), acct(StatusInterim, "x", number(rfc2866.AcctInputOctets_Type, octets)).encode(t), testSecret)
@@ -91,7 +83,7 @@ func TestLateWriteToTheState(t *testing.T) {
 				t.Fatal("the write has not failed")
 			}
 			if restart {
-				again()
+				again(t, s)
 			}
 			for octets := range uint32(3) {
 				record(2 + octets)
@@ -99,10 +91,10 @@ func TestLateWriteToTheState(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := late(); err != nil {
+			if err := backend.late(); err != nil {
 				t.Fatal(err)
 			}
-			again()
+			again(t, s)
 			for session := range s.Sessions() {
 				if session.InputOctets != 4 {
 					t.Errorf("%d octets are known, 4 were acknowledged", session.InputOctets)
