@@ -340,21 +340,20 @@ func (r *Router) Unready() error {
 // when all of them have bound their ports; on an error it takes everything
 // back. ctx limits the start alone. A Router that has stopped can be started
 // again, and one that was handed over goes on.
-func (r *Router) Start(ctx context.Context) (err error) {
+func (r *Router) Start(ctx context.Context) error {
 	ctx, u, err := r.begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		late := !r.finish(u) // a Stop has not waited for it
-		if late {
-			err = errors.Join(err, r.end(ctx))
-		}
-		if late || err != nil && context.Cause(ctx) == errStopCalled {
-			err = errors.Join(errStopCalled, err)
-		}
-	}()
-	return r.start(ctx, u)
+	err = r.start(ctx, u)
+	late := !r.finish(u) // a Stop has not waited for it
+	if late {
+		err = errors.Join(err, r.end(ctx))
+	}
+	if late || err != nil && context.Cause(ctx) == errStopCalled {
+		err = errors.Join(errStopCalled, err)
+	}
+	return err
 }
 
 // start is Start when nothing else is under way.

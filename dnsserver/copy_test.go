@@ -18,7 +18,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
 	"github.com/dcrouter/dcrouter/storage"
 )
 
@@ -218,7 +217,7 @@ func TestCopyExpiresBetween(t *testing.T) {
 // Nor is one that expires while the storage takes it.
 func TestCopyExpiresBeingKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, st := teststore.OpenStuck(t)
+		b, st := openStuck(t)
 		tr, z := loneCopy(t, st)
 		next := newestCopy(t, z)
 		b.Stick()

@@ -9,15 +9,41 @@ import (
 	"time"
 
 	"github.com/dcrouter/dcrouter/internal/grace"
-	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
+	"github.com/dcrouter/dcrouter/internal/testenv"
 	"github.com/dcrouter/dcrouter/storage"
 )
+
+// stuck is a storage in memory whose writes hang at times.
+type stuck struct {
+	storage.Backend
+	testenv.Hang
+}
+
+func (b *stuck) Put(ctx context.Context, key string, value []byte) error {
+	b.Wait()
+	return b.Backend.Put(ctx, key, value)
+}
+
+// openStuck opens one. Both end with the test.
+func openStuck(t *testing.T) (*stuck, *storage.Store) {
+	t.Helper()
+	b := &stuck{Backend: storage.Memory()}
+	store, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Free()
+		store.Close()
+	})
+	return b, store
+}
 
 // A storage that hangs, whatever it is told, holds Stop up for a while only, and
 // what is not stored is told.
 func TestStopStorageHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, st := teststore.OpenStuck(t)
+		b, st := openStuck(t)
 		s, err := New(Config{Listen: new(bool), NameServers: []string{"ns1.example.com"}, Zones: []Zone{
 			{Name: "example.com", DNSSEC: &DNSSEC{}}, {Name: "example.org"},
 		}}, WithStorage(st))

@@ -13,13 +13,39 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
+	"github.com/dcrouter/dcrouter/storage"
 )
+
+// stuck is a storage in memory whose writes hang at times.
+type stuck struct {
+	storage.Backend
+	testenv.Hang
+}
+
+func (b *stuck) Put(ctx context.Context, key string, value []byte) error {
+	b.Wait()
+	return b.Backend.Put(ctx, key, value)
+}
+
+// openStuck opens one. Both end with the test.
+func openStuck(t *testing.T) (*stuck, *storage.Store) {
+	t.Helper()
+	b := &stuck{Backend: storage.Memory()}
+	store, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Free()
+		store.Close()
+	})
+	return b, store
+}
 
 // A storage that hangs, whatever it is told, holds Stop up for a while only.
 func TestStopStorageHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, st := teststore.OpenStuck(t)
+		b, st := openStuck(t)
 		cfg := Config{UseSocketHandler: true, Ports: Ports(0), Hostname: "mx.example.com", Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes}
 		cfg.Defaults.DKIM.KeySize = 1024
 		s, err := New(cfg, WithStorage(st), WithMailbox(newMailbox(nil).take), WithResolver(noDNS{}))
@@ -87,7 +113,7 @@ func TestStopSessionHangs(t *testing.T) {
 
 // What is asked for metrics does not wait for a Start whose storage does not answer.
 func TestStatsWhileStartHangs(t *testing.T) {
-	b, st := teststore.OpenStuck(t)
+	b, st := openStuck(t)
 	cfg := Config{UseSocketHandler: true, Ports: Ports(0), Hostname: "mx.example.com", Domains: []Domain{{Domain: "example.com"}}, Routes: toMailboxes}
 	cfg.Defaults.DKIM.KeySize = 1024
 	s, err := New(cfg, WithStorage(st), WithMailbox(newMailbox(nil).take), WithResolver(noDNS{}))

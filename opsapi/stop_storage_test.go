@@ -11,8 +11,34 @@ import (
 
 	"github.com/dcrouter/dcrouter/internal/grace"
 	"github.com/dcrouter/dcrouter/internal/testenv"
-	"github.com/dcrouter/dcrouter/internal/testenv/teststore"
+	"github.com/dcrouter/dcrouter/storage"
 )
+
+// hanging is a storage in memory whose writes hang at times.
+type hanging struct {
+	storage.Backend
+	testenv.Hang
+}
+
+func (b *hanging) Put(ctx context.Context, key string, value []byte) error {
+	b.Wait()
+	return b.Backend.Put(ctx, key, value)
+}
+
+// openHanging opens one. Both end with the test.
+func openHanging(t *testing.T) (*hanging, *storage.Store) {
+	t.Helper()
+	b := &hanging{Backend: storage.Memory()}
+	store, err := storage.Open(t.Context(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Free()
+		store.Close()
+	})
+	return b, store
+}
 
 // Stop comes to an end though the storage does not answer, and says what may be
 // missing.
@@ -29,7 +55,7 @@ func TestStopWithAHangingStorage(t *testing.T) {
 		}, "what the host has changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			backend, store := teststore.OpenStuck(t)
+			backend, store := openHanging(t)
 			h := newHost()
 			s, err := New(testConfig(), WithStorage(store), WithConfiguration(h))
 			if err != nil {
